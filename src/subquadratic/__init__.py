@@ -1,0 +1,1 @@
+"""Five sub-quadratic transformers behind one contract."""
