@@ -1,7 +1,8 @@
 """Every test starts from the same random state, on one thread, with uninitialised memory poisoned.
 
-With deterministic algorithms on, torch fills what `torch.empty` and friends return with NaN, so that code reading memory it
-never wrote fails instead of passing by luck. `warn_only`: operations without a deterministic form may still be used.
+With deterministic algorithms on, torch fills what `torch.empty` and friends return with NaN, so that code reading
+memory it never wrote fails instead of passing by luck. `warn_only`: operations without a deterministic form may still
+be used.
 """
 
 import os
@@ -21,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A process per core for the whole suite; none for a run of named files, where starting them costs more than it saves."""
+    """A process per core for the whole suite; none for named files, where starting them costs more than it saves."""
     named = config.args if config.args_source is config.ArgsSource.ARGS else []
     whole_suite = not named or any(Path(__file__).is_relative_to(Path(name).absolute()) for name in named)
     return (os.cpu_count() or 1) if whole_suite else 0
