@@ -1,0 +1,148 @@
+"""The residual stack that the models share: norm, token shift, layer, add; plain, checkpointed or reversible, with the same parameter names.
+
+Axes: B batch, N length, D width.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..ops.errors import require
+from ..ops.state import State, state
+from .norms import Gain, make_norm
+from .reversible import run_reversible
+from .token_shift import ShiftState, TokenShift
+
+Arguments = dict[str, Any]  # what a forward call shares among all branches: mask, context, ... by the name of the layers' own arguments
+CONTEXT = ("context", "context_mask")  # read once, when a streaming state is made
+
+
+@state
+class BranchState(State):
+    """What a branch remembers; None for parts that remember nothing."""
+
+    shift: ShiftState | None
+    layer: State | None
+
+
+@state
+class StackState(State):
+    """One state per branch, in order."""
+
+    branches: tuple[BranchState, ...]
+
+
+class Branch(nn.Module):
+    """One residual branch: x -> layer(shift(norm(x))), times a learned gain under ReZero.
+
+    Args:
+        layer: maps (B, N, D) to (B, N, D); with ``init_state`` and ``extend`` if it remembers.
+        dim: D.
+        norm: "layer", "scale" or "rezero".
+        reads: the shared arguments that ``layer`` takes by keyword.
+        token_shift: shift tokens before the layer.
+        causal: direction of the shift.
+    """
+
+    def __init__(
+        self, layer: nn.Module, *, dim: int, norm: str = "layer", reads: Sequence[str] = (), token_shift: bool = False, causal: bool = True
+    ):
+        super().__init__()
+        self.norm = make_norm(norm, dim)
+        self.shift = TokenShift(dim, causal=causal) if token_shift else None
+        self.layer = layer
+        self.gain = Gain() if norm == "rezero" else None
+        self.reads = tuple(reads)
+
+    def forward(self, x: Tensor, arguments: Arguments) -> Tensor:
+        """What the branch adds to the residual stream: (B, N, D) -> (B, N, D)."""
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.shift is not None:
+            x = self.shift(x, arguments.get("mask"))
+        x = self.layer(x, **{name: arguments[name] for name in self.reads if name in arguments})
+        return x if self.gain is None else self.gain(x)
+
+    def init_state(self, batch_size: int, arguments: Arguments, *, device: torch.device, dtype: torch.dtype) -> BranchState:
+        """The state before the first token; ``arguments`` may hold a context, which is read here once and for all."""
+        shift = None if self.shift is None else self.shift.init_state(batch_size, device=device, dtype=dtype)
+        if not hasattr(self.layer, "init_state"):
+            return BranchState(shift, None)
+        context = {name: arguments[name] for name in CONTEXT if name in self.reads and name in arguments}
+        return BranchState(shift, self.layer.init_state(batch_size, device=device, dtype=dtype, **context))
+
+    def extend(self, x: Tensor, state: BranchState, arguments: Arguments) -> tuple[Tensor, BranchState]:
+        """As ``forward`` for the next piece."""
+        shift, inner = state.shift, state.layer
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.shift is not None and shift is not None:
+            x, shift = self.shift.extend(x, shift, mask=arguments.get("mask"))
+        given = {name: arguments[name] for name in self.reads if name in arguments and name not in CONTEXT}
+        if inner is None:
+            x = self.layer(x, **given)
+        else:
+            x, inner = self.layer.extend(x, inner, **given)
+        return (x if self.gain is None else self.gain(x)), BranchState(shift, inner)
+
+
+class ResidualStack(nn.Module):
+    """Branches one after another, each added to the stream.
+
+    Args:
+        blocks: one dict of named branches per layer; None values are left out.
+        reversible: two streams that take turns (RevNet, arXiv 1707.04585): activations are recomputed in backward from the outputs, and the result
+            is the mean of the streams. Memory does not grow with depth.
+        checkpointing: recompute each branch in backward from its input.
+
+    Raises:
+        ValueError: if both ``reversible`` and ``checkpointing`` are asked for.
+    """
+
+    def __init__(self, blocks: Iterable[dict[str, Branch | None]], *, reversible: bool = False, checkpointing: bool = False):
+        super().__init__()
+        require(not (reversible and checkpointing), "reversible=True already recomputes activations: leave checkpointing=False with it")
+        self.blocks = nn.ModuleList(nn.ModuleDict({name: branch for name, branch in block.items() if branch is not None}) for block in blocks)
+        self.reversible, self.checkpointing = reversible, checkpointing
+
+    def branches(self) -> list[Branch]:
+        """Every branch, in the order in which they run."""
+        return [branch for block in self.blocks for branch in block.values()]
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        """(B, N, D) -> (B, N, D); ``arguments`` go to the branches that read them."""
+        if self.reversible:
+            return run_reversible(self.branches(), x, arguments)
+        for branch in self.branches():
+            if self.checkpointing and torch.is_grad_enabled():
+                x = x + checkpoint(branch, x, arguments, use_reentrant=False)
+            else:
+                x = x + branch(x, arguments)
+        return x
+
+    def init_state(self, batch_size: int, *, device: torch.device, dtype: torch.dtype, **arguments: Any) -> StackState:
+        """The state of every branch before the first token."""
+        return StackState(tuple(branch.init_state(batch_size, arguments, device=device, dtype=dtype) for branch in self.branches()))
+
+    def extend(self, x: Tensor, state: StackState, **arguments: Any) -> tuple[Tensor, StackState]:
+        """(B, N, D) and the state before -> (B, N, D) and the state after."""
+        states = []
+        streams = [x, x]  # the same tensor twice when there is only one stream
+        for index, (branch, before) in enumerate(zip(self.branches(), state.branches, strict=True)):
+            source = streams[(index + 1) % 2] if self.reversible else streams[0]
+            delta, after = branch.extend(source, before, arguments)
+            states.append(after)
+            target = index % 2 if self.reversible else 0
+            streams[target] = streams[target] + delta
+        return (streams[0] + streams[1]) / 2 if self.reversible else streams[0], StackState(tuple(states))
+
+
+def default_device(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    """Those given, or those of the module's first floating parameter."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return torch.device(device) if device is not None else parameter.device, dtype or parameter.dtype
+    return torch.device(device or "cpu"), dtype or torch.get_default_dtype()

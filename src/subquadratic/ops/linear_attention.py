@@ -1,0 +1,263 @@
+"""Linear attention over positive features, with the normaliser and a stabiliser inside: the engine of FAVOR+.
+
+Performer (arXiv 2009.14794), eq. 4, and its causal form (appendix B.1), in a shape that is exactly causal and streams. With a feature k_t given as
+k'_t exp(m_t), m_t the running maximum of the exponents, causal attention is a gated recurrence in which nothing overflows:
+
+    S_t = exp(m_{t-1} - m_t) S_{t-1} + k'_t v_t^T,   z_t likewise,   o_t = q'_t S_t / q'_t z_t
+
+and a maximum over the past never sees the future. Computed chunk by chunk: a C x C matmul inside a chunk, the summary (S, z, m) between chunks.
+
+Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features, G chunks, C chunk length.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import require_positive
+from .precision import exact_dtype, no_autocast
+from .state import State, state
+
+EMPTY = -1e30  # the maximum of no exponents: finite, so that differences are never NaN
+NOTHING = 1e-24  # a normaliser below this has no key to speak of: the output is zero, and so is its gradient
+
+
+@state
+class FeatureState(State):
+    """Summary of the keys and values seen so far; float32 (float64 for float64 inputs)."""
+
+    total: Tensor  # (B, H, M, K)   sum of exp(log k - maximum) v^T
+    weight: Tensor  # (B, H, M)     sum of exp(log k - maximum)
+    maximum: Tensor  # (B, H, 1)    causal: one for all features; (B, H, M) for a summary made in one go
+    values: Tensor  # (B, H, K)     sum of v, which an additive feature epsilon reads
+    count: Tensor  # (B, H, 1)      number of keys
+
+
+def empty_features(
+    batch: int, heads: int, features: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> FeatureState:
+    """The summary of no tokens."""
+    zeros = torch.zeros(batch, heads, features, width + 1, device=device, dtype=dtype)
+    maximum = torch.full((batch, heads, 1), EMPTY, device=device, dtype=dtype)
+    return FeatureState(zeros[..., :-1].clone(), zeros[..., -1].clone(), maximum, zeros[..., 0, :-1].clone(), zeros[..., 0, -1:].clone())
+
+
+def normalise(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """numerator / denominator, and exactly zero (gradient too) where the denominator says that there was no key."""
+    some = denominator > NOTHING
+    return torch.where(some, numerator / torch.where(some, denominator, 1.0), 0.0)
+
+
+def summarise_features(
+    keys: Tensor, values: Tensor, mask: Tensor | None = None, *, exponents: bool = True, maximum: Tensor | None = None
+) -> FeatureState:
+    """Everything that any query can ask of a whole set of keys and values.
+
+    Args:
+        keys: (B, H, S, M) logarithms of the key features, or the features themselves with ``exponents=False``.
+        values: (B, H, S, K).
+        mask: (B, S) bool, True = real token.
+        maximum: stabiliser (B, H, 1 or M), constant for autograd; None takes each feature's own maximum, with which no normaliser can underflow.
+    """
+    values = zero_keys(values, mask)
+    if exponents:
+        if mask is not None:
+            keys = keys.masked_fill(~mask[:, None, :, None], -torch.inf)
+        if maximum is None:
+            maximum = keys.detach().amax(dim=-2)
+        maximum = maximum.clamp_min(EMPTY)
+        keys = (keys - maximum[..., None, :]).exp()
+    else:
+        keys = zero_keys(keys, mask)
+        maximum = torch.zeros_like(keys[..., 0, :1])
+    count = values.new_full(keys.shape[:2] + (1,), keys.shape[-2]) if mask is None else mask.sum(-1).to(values.dtype)[:, None, None].expand(
+        -1, keys.shape[1], -1
+    )
+    return FeatureState(keys.transpose(-1, -2) @ values, keys.sum(dim=-2), maximum, values.sum(dim=-2), count)
+
+
+def zero_keys(tensor: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, H, S, .) with padded rows zero."""
+    return tensor if mask is None else tensor.masked_fill(~mask[:, None, :, None], 0.0)
+
+
+def read_features(log_queries: Tensor, summary: FeatureState, *, feature_epsilon: float = 0.0) -> Tensor:
+    """Linear attention of queries to a summary (bidirectional and cross-attention).
+
+    Args:
+        log_queries: (B, H, N, M) logarithms of the query features.
+        summary: from :func:`summarise_features`.
+        feature_epsilon: added to every feature of queries and keys, relative to their maximum. Needs a summary with one maximum for all features.
+
+    Returns:
+        (B, H, N, K); zero where there is no key.
+    """
+    if summary.maximum.shape[-1] > 1:
+        log_queries = log_queries + summary.maximum[..., None, :]
+    queries = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp()
+    return read_with_queries(queries + feature_epsilon, summary, feature_epsilon=feature_epsilon)
+
+
+def read_with_queries(queries: Tensor, summary: FeatureState, *, feature_epsilon: float = 0.0, denominator_epsilon: float = 0.0) -> Tensor:
+    """As :func:`read_features`, for query features that are already exponentiated: (B, H, N, M) -> (B, H, N, K)."""
+    numerator = queries @ summary.total
+    denominator = queries @ summary.weight[..., None]
+    if feature_epsilon or denominator_epsilon:
+        mass = queries.sum(dim=-1, keepdim=True)
+        numerator = numerator + feature_epsilon * mass * summary.values[..., None, :]
+        denominator = denominator + (feature_epsilon * summary.count[..., None, :] + denominator_epsilon) * mass
+    return normalise(numerator, denominator)
+
+
+def causal_linear_attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    state: FeatureState | None = None,
+    *,
+    mask: Tensor | None = None,
+    exponents: bool = True,
+    candidates: Tensor | None = None,
+    feature_epsilon: float = 0.0,
+    denominator_epsilon: float = 0.0,
+    chunk: int = 128,
+) -> tuple[Tensor, FeatureState]:
+    """Causal linear attention with a running-maximum stabiliser.
+
+    Args:
+        queries: (B, H, N, M) query features >= 0, scaled per row as one likes (the scale cancels).
+        keys: (B, H, N, M) logarithms of the key features, or the features themselves with ``exponents=False`` (then nothing is rescaled).
+        values: (B, H, N, K).
+        state: what came before; None at the start of a sequence.
+        mask: (B, N) bool, True = real token.
+        candidates: (B, H, N) what the running maximum is taken of; None: each key's largest exponent.
+        feature_epsilon: added to each key feature, relative to exp(running maximum) (the caller adds it to the queries).
+        denominator_epsilon: times the sum of the query features, times exp(-running maximum), added to the normaliser.
+        chunk: positions per C x C matmul. Changes speed, not the result.
+
+    Returns:
+        (B, H, N, K) in the dtype of ``values`` (zeros where no real key has come yet), and the summary after the last token.
+
+    Raises:
+        ValueError: if shapes disagree or ``chunk`` < 1.
+
+    Cost O(N M K + N C (M + K)) a head; memory O(N (M + C) + N M K / C): no N x M x K tensor exists.
+    """
+    batch, heads, length, features = queries.shape
+    if keys.shape != queries.shape or values.shape[:-1] != queries.shape[:-1]:
+        raise ValueError(
+            f"queries, keys and values must agree in (batch, heads, length), and the first two in features: "
+            f"got {tuple(queries.shape)}, {tuple(keys.shape)}, {tuple(values.shape)}"
+        )
+    require_positive(chunk=chunk)
+    dtype = exact_dtype(queries, values)
+    with no_autocast(values):
+        if state is None:
+            state = empty_features(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
+        output, state = _causal(
+            queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype), state, mask, exponents, candidates,
+            feature_epsilon, denominator_epsilon, min(chunk, length),
+        )  # fmt: skip
+    return output.to(values.dtype), state
+
+
+def _causal(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    state: FeatureState,
+    mask: Tensor | None,
+    exponents: bool,
+    candidates: Tensor | None,
+    feature_epsilon: float,
+    denominator_epsilon: float,
+    chunk: int,
+) -> tuple[Tensor, FeatureState]:
+    length = queries.shape[-2]
+    if exponents:
+        if mask is not None:
+            keys = keys.masked_fill(~mask[:, None, :, None], -torch.inf)
+        candidates = keys.amax(dim=-1) if candidates is None else candidates
+        if mask is not None:
+            candidates = candidates.masked_fill(~mask[:, None, :], -torch.inf)
+        candidates = candidates.detach().clamp_min(EMPTY)
+        maximum = torch.maximum(candidates.cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing
+        keys = (keys - maximum[..., None]).exp()
+    else:
+        keys = zero_keys(keys, mask)
+        maximum = torch.zeros_like(keys[..., 0])
+    present = torch.ones_like(maximum) if mask is None else mask[:, None].to(maximum.dtype).expand_as(maximum)
+    extra = denominator_epsilon * (-maximum).clamp_max(60.0).exp() * queries.sum(dim=-1) if denominator_epsilon else None  # (B, H, N)
+
+    padding = -length % chunk
+    queries, keys, values = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (queries, keys, values))
+    present = F.pad(present, (0, padding))
+    maximum = F.pad(maximum, (0, padding), mode="replicate") if padding else maximum
+    queries, keys, values = (_chunks(tensor, chunk) for tensor in (queries, keys, values))  # (B, H, G, C, .)
+    maximum, present = (tensor.unflatten(-1, (-1, chunk)) for tensor in (maximum, present))  # (B, H, G, C)
+
+    last = maximum[..., -1:]  # (B, H, G, 1)
+    arriving = torch.cat((state.maximum[..., None, :], last[..., :-1, :]), dim=-2)  # the maximum before each chunk
+    rescaled = keys * (maximum - last).exp()[..., None]
+    totals, weights, state = _scan(rescaled.transpose(-1, -2) @ values, rescaled.sum(dim=-2), (arriving - last).exp(), state, last)
+
+    decay = (maximum[..., None, :] - maximum[..., :, None]).masked_fill(_future(chunk, maximum.device), -torch.inf).exp()
+    scores = (queries @ keys.transpose(-1, -2)) * decay  # (B, H, G, C, C), zero above the diagonal
+    carried = queries * (arriving - maximum).exp()[..., None]
+    numerator = scores @ values + carried @ totals
+    denominator = scores.sum(dim=-1, keepdim=True) + carried @ weights[..., None]
+    if feature_epsilon:
+        mass = queries.sum(dim=-1, keepdim=True)
+        sums = values.flatten(2, 3).cumsum(dim=-2) + state.values[..., None, :]
+        counts = present.flatten(2, 3).cumsum(dim=-1) + state.count
+        numerator = numerator + feature_epsilon * mass * _chunks(sums, chunk)
+        denominator = denominator + feature_epsilon * mass * counts.unflatten(-1, (-1, chunk))[..., None]
+    numerator, denominator = (tensor.flatten(2, 3)[..., :length, :] for tensor in (numerator, denominator))
+    if extra is not None:
+        denominator = denominator + extra[..., None]
+    after = FeatureState(
+        state.total, state.weight, state.maximum, state.values + values.sum(dim=(2, 3)), state.count + present.sum(dim=(2, 3))[..., None]
+    )
+    return normalise(numerator, denominator), after
+
+
+def _scan(totals: Tensor, weights: Tensor, decays: Tensor, state: FeatureState, last: Tensor) -> tuple[Tensor, Tensor, FeatureState]:
+    """The summary before each chunk, (B, H, G, M, K) and (B, H, G, M), and the one after the last."""
+    total, weight = state.total, state.weight
+    before_totals, before_weights = [], []
+    for g in range(totals.shape[2]):
+        before_totals.append(total)
+        before_weights.append(weight)
+        total = torch.addcmul(totals[:, :, g], decays[:, :, g, :, None], total)
+        weight = torch.addcmul(weights[:, :, g], decays[:, :, g], weight)
+    after = FeatureState(total, weight, last[..., -1, :], state.values, state.count)
+    return torch.stack(before_totals, dim=2), torch.stack(before_weights, dim=2), after
+
+
+def _chunks(tensor: Tensor, chunk: int) -> Tensor:
+    return tensor.unflatten(-2, (-1, chunk))
+
+
+def _future(size: int, device: torch.device) -> Tensor:
+    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
+
+
+def linear_attention_reference(
+    log_queries: Tensor, log_keys: Tensor, values: Tensor, *, causal: bool, mask: Tensor | None = None, return_attention: bool = False
+) -> Tensor:
+    """The definition: weights proportional to sum_f q_f k_f, formed in the logarithm. The oracle of the tests; O(N S M), exact in float64.
+
+    Args:
+        log_queries, log_keys: (B, H, N, M), (B, H, S, M).
+        values: (B, H, S, K).
+        causal: position i sees keys up to i only.
+        mask: (B, S) bool, True = real key.
+        return_attention: give the weights (B, H, N, S) instead of the output.
+    """
+    scores = torch.logsumexp(log_queries[..., :, None, :] + log_keys[..., None, :, :], dim=-1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+    if causal:
+        scores = scores.masked_fill(_future(scores.shape[-1], scores.device), -torch.inf)
+    weights = scores.softmax(dim=-1).nan_to_num(0.0)
+    return weights if return_attention else weights @ values

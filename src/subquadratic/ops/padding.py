@@ -1,0 +1,59 @@
+"""Padding masks as positions: a padded token is as if it were not there.
+
+Axes: B batch, N length, D width. A mask is bool (B, N), True = real token; None means that every token is real.
+"""
+
+import torch
+from torch import Tensor
+
+
+def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
+    """Position of each token among the real ones of its row.
+
+    Args:
+        mask: (B, N) bool or None.
+        length: N, for ``mask=None``.
+        seen: (B,) int64, real tokens that came before this piece; None = none.
+        device: where, for ``mask=None`` and ``seen=None``.
+
+    Returns:
+        (N,) int64 when no row differs (no mask, nothing seen), else (B, N). A padded token gets the position that a real one would have there,
+        0 at least.
+    """
+    if mask is None:
+        positions = torch.arange(length, device=device if seen is None else seen.device)
+        return positions if seen is None else positions + seen[:, None]
+    positions = (mask.cumsum(dim=-1) - 1).clamp_min(0)
+    return positions if seen is None else positions + seen[:, None]
+
+
+def count_real(mask: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
+    """(B,) int64: real tokens per row."""
+    if mask is None:
+        return torch.full((batch,), length, dtype=torch.int64, device=device)
+    return mask.sum(dim=-1)
+
+
+def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, N, D) with padded rows exactly zero, whatever they held (NaN included)."""
+    return x if mask is None else x.masked_fill(~mask[..., None], 0.0)
+
+
+def pack_left(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Order that brings each row's real tokens to its front, in their order.
+
+    Returns:
+        ``order`` (B, N) int64 and the mask after it (B, N), real tokens first. Undo with :func:`unpack`.
+    """
+    order = torch.argsort(mask.logical_not().to(torch.uint8), dim=-1, stable=True)
+    return order, mask.gather(1, order)
+
+
+def pack(x: Tensor, order: Tensor) -> Tensor:
+    """(B, N, D) rearranged by ``order``."""
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def unpack(x: Tensor, order: Tensor) -> Tensor:
+    """Undo :func:`pack`."""
+    return torch.zeros_like(x).scatter(1, order[..., None].expand(-1, -1, x.shape[-1]), x)

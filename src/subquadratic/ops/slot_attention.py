@@ -1,0 +1,116 @@
+"""Low-rank attention: softmax attention of every position to R slots, each a weighted sum of the sequence.
+
+Linformer (arXiv 2006.04768), eq. 7, and a causal form: the slots that position i reads hold positions up to i only,
+
+    K_i = sum_{j<=i} E_j (x) k_j,   V_i = sum_{j<=i} F_j (x) v_j,   o_i = softmax(q_i K_i^T / sqrt(K)) V_i
+
+computed chunk by chunk without ever forming K_i: scores = q K^T + tril(q k^T) E, output = p V + tril(p F^T) v.
+
+Axes: B batch, H heads, N length, K head width, R slots, G chunks, C chunk length. Keys and values may have one head for all.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import require_positive
+from .precision import exact_dtype, no_autocast
+from .state import State, state
+
+
+@state
+class SlotState(State):
+    """The slots after the tokens seen so far; float32 (float64 for float64 inputs)."""
+
+    keys: Tensor  # (B, H or 1, R, K)
+    values: Tensor  # (B, H or 1, R, K)
+
+
+def empty_slots(
+    batch: int, heads: int, slots: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> SlotState:
+    """Slots of no tokens."""
+    zeros = torch.zeros(batch, heads, slots, width, device=device, dtype=dtype)
+    return SlotState(zeros, zeros.clone())
+
+
+def causal_slot_attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_weights: Tensor,
+    value_weights: Tensor,
+    state: SlotState | None = None,
+    *,
+    dropout: float = 0.0,
+    chunk: int = 128,
+) -> tuple[Tensor, SlotState]:
+    """Causal Linformer attention of the next N positions.
+
+    Args:
+        queries: (B, H, N, K).
+        keys, values: (B, H or 1, N, K), zero for padding.
+        key_weights, value_weights: E and F at these positions, (N, R) or (B, N, R).
+        state: the slots before; None at the start of a sequence.
+        dropout: of the attention weights over slots; 0 outside training.
+        chunk: positions per C x C matmul. Changes speed, not the result.
+
+    Returns:
+        (B, H, N, K) in the dtype of ``values``, and the slots after the last position.
+
+    Raises:
+        ValueError: if shapes disagree or ``chunk`` < 1.
+
+    Cost O(N (R K + C (K + R))) a head, memory O(N (R + C) + N R K / C).
+    """
+    batch, _, length, width = queries.shape
+    slots = key_weights.shape[-1]
+    if key_weights.shape[-2] != length or value_weights.shape != key_weights.shape:
+        raise ValueError(
+            f"key_weights and value_weights must be (length, slots) = ({length}, R) or with a batch axis before, "
+            f"got {tuple(key_weights.shape)} and {tuple(value_weights.shape)}"
+        )
+    require_positive(chunk=chunk)
+    dtype, given = exact_dtype(queries, values), values.dtype
+    with no_autocast(values):
+        if state is None:
+            state = empty_slots(batch, keys.shape[1], slots, width, device=queries.device, dtype=dtype)
+        chunk = min(chunk, length)
+        padding = -length % chunk
+        queries, keys, values = (_chunks(tensor.to(dtype), chunk, padding) for tensor in (queries, keys, values))  # (B, H, G, C, K)
+        key_weights, value_weights = (_weight_chunks(tensor.to(dtype), chunk, padding) for tensor in (key_weights, value_weights))  # (B|1, 1, G, C, R)
+        key_slots, last_keys = _before_each(key_weights.transpose(-1, -2) @ keys, state.keys)
+        value_slots, last_values = _before_each(value_weights.transpose(-1, -2) @ values, state.values)
+
+        queries = queries * width**-0.5
+        scores = queries @ key_slots.transpose(-1, -2) + (queries @ keys.transpose(-1, -2)).tril() @ key_weights
+        weights = F.dropout(scores.softmax(dim=-1), dropout)
+        output = weights @ value_slots + (weights @ value_weights.transpose(-1, -2)).tril() @ values
+    return output.flatten(2, 3)[..., :length, :].to(given), SlotState(last_keys, last_values)
+
+
+def _before_each(sums: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Running totals of (B, H, G, R, K) before each chunk, and after the last."""
+    line = torch.cat((start[:, :, None], sums), dim=2).cumsum(dim=2)
+    return line[:, :, :-1], line[:, :, -1]
+
+
+def _chunks(tensor: Tensor, chunk: int, padding: int) -> Tensor:
+    return F.pad(tensor, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))
+
+
+def _weight_chunks(weights: Tensor, chunk: int, padding: int) -> Tensor:
+    if weights.dim() == 2:
+        weights = weights[None]
+    return _chunks(weights, chunk, padding)[:, None]
+
+
+def causal_slot_attention_reference(queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, value_weights: Tensor) -> Tensor:
+    """The definition, one position at a time, for weights (N, R). The oracle of the tests."""
+    rows = []
+    for i in range(queries.shape[-2]):
+        key_slots = key_weights[: i + 1].T @ keys[..., : i + 1, :]
+        value_slots = value_weights[: i + 1].T @ values[..., : i + 1, :]
+        scores = queries[..., i : i + 1, :] @ key_slots.transpose(-1, -2) * queries.shape[-1] ** -0.5
+        rows.append(scores.softmax(dim=-1) @ value_slots)
+    return torch.cat(rows, dim=-2)
