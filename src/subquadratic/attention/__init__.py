@@ -1,0 +1,9 @@
+"""Token mixers, one file per mechanism: drop-in layers that map (B, N, D) to (B, N, D)."""
+
+from .additive import AdditiveAttention
+from .favor import FavorAttention
+from .low_rank import LowRankAttention
+from .softmax import SoftmaxAttention
+from .window import WindowAttention
+
+__all__ = ["AdditiveAttention", "FavorAttention", "LowRankAttention", "SoftmaxAttention", "WindowAttention"]

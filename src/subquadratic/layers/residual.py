@@ -105,7 +105,9 @@ class ResidualStack(nn.Module):
     def __init__(self, blocks: Iterable[dict[str, Branch | None]], *, reversible: bool = False, checkpointing: bool = False):
         super().__init__()
         require(not (reversible and checkpointing), "reversible=True already recomputes activations: leave checkpointing=False with it")
-        self.blocks = nn.ModuleList(nn.ModuleDict({name: branch for name, branch in block.items() if branch is not None}) for block in blocks)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({name: branch for name, branch in block.items() if branch is not None}) for block in blocks
+        )
         self.reversible, self.checkpointing = reversible, checkpointing
 
     def branches(self) -> list[Branch]:

@@ -42,7 +42,9 @@ def _plain(branches: Sequence[nn.Module], x: Tensor, arguments: Arguments) -> Te
 
 class _Reversible(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, branches: Sequence[nn.Module], arguments: Arguments, shared: list[str], x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, branches: Sequence[nn.Module], arguments: Arguments, shared: list[str], x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         ctx.branches, ctx.arguments, ctx.shared = branches, arguments, shared
         ctx.parameters = tensors[len(shared) :]
         ctx.replays = []

@@ -68,7 +68,10 @@ class BackboneConfig:
         require_choice("norm", self.norm, NORMS)
         require_choice("positions", self.positions, POSITIONS)
         require(self.ff_mult > 0, f"ff_mult must be greater than 0, got {self.ff_mult!r}")
-        require(not (self.reversible and self.checkpointing), "reversible=True already recomputes activations: leave checkpointing=False with it")
+        require(
+            not (self.reversible and self.checkpointing),
+            "reversible=True already recomputes activations: leave checkpointing=False with it",
+        )
         if self.causal_only and not self.causal:
             raise ValueError(f"causal must be True for {self.model_type}: it exists only in causal form, got {self.causal!r}")
         if self.head_dim is None and self.dim % self.heads:
@@ -77,7 +80,9 @@ class BackboneConfig:
             require(self.positions == "axial", f"axial_shape is for positions='axial', got positions={self.positions!r}")
             object.__setattr__(self, "axial_shape", tuple(self.axial_shape))  # JSON gives a list
         if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(f"head_dim must be even for rotary positions, got {self.head_width}; choose an even head_dim or other positions")
+            raise ValueError(
+                f"head_dim must be even for rotary positions, got {self.head_width}; choose an even head_dim or other positions"
+            )
 
     @property
     def head_width(self) -> int:
@@ -127,7 +132,10 @@ class BackboneConfig:
         for key in values:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
-                raise ValueError(f"{found.__name__} has no field {key!r}" + (f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"))
+                raise ValueError(
+                    f"{found.__name__} has no field {key!r}"
+                    + (f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}")
+                )
         return found(**values)
 
 

@@ -23,7 +23,9 @@ class EfficientState(State):
     maximum: Tensor  # (B, H, K)    running maximum per feature
 
 
-def empty_efficient(batch: int, heads: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> EfficientState:
+def empty_efficient(
+    batch: int, heads: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> EfficientState:
     """The summary of no tokens."""
     zeros = torch.zeros(batch, heads, width, width + 1, device=device, dtype=dtype)
     return EfficientState(zeros[..., 1:].clone(), zeros[..., 0].clone(), torch.full_like(zeros[..., 0], EMPTY))

@@ -70,8 +70,10 @@ def summarise_features(
     else:
         keys = zero_keys(keys, mask)
         maximum = torch.zeros_like(keys[..., 0, :1])
-    count = values.new_full(keys.shape[:2] + (1,), keys.shape[-2]) if mask is None else mask.sum(-1).to(values.dtype)[:, None, None].expand(
-        -1, keys.shape[1], -1
+    count = (
+        values.new_full(keys.shape[:2] + (1,), keys.shape[-2])
+        if mask is None
+        else mask.sum(-1).to(values.dtype)[:, None, None].expand(-1, keys.shape[1], -1)
     )
     return FeatureState(keys.transpose(-1, -2) @ values, keys.sum(dim=-2), maximum, values.sum(dim=-2), count)
 

@@ -78,7 +78,9 @@ def causal_slot_attention(
         chunk = min(chunk, length)
         padding = -length % chunk
         queries, keys, values = (_chunks(tensor.to(dtype), chunk, padding) for tensor in (queries, keys, values))  # (B, H, G, C, K)
-        key_weights, value_weights = (_weight_chunks(tensor.to(dtype), chunk, padding) for tensor in (key_weights, value_weights))  # (B|1, 1, G, C, R)
+        key_weights, value_weights = (
+            _weight_chunks(tensor.to(dtype), chunk, padding) for tensor in (key_weights, value_weights)
+        )  # (B|1, 1, G, C, R)
         key_slots, last_keys = _before_each(key_weights.transpose(-1, -2) @ keys, state.keys)
         value_slots, last_values = _before_each(value_weights.transpose(-1, -2) @ values, state.values)
 

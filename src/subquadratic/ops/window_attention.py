@@ -77,7 +77,9 @@ def _blocks(
     sides = (1, 0) if causal else (1, 1)
     keys, values = (_look_around(tensor, *sides, dim=2) for tensor in (keys, values))  # (B, H, G, 2 W or 3 W, K)
     key_places = _look_around(places, *sides, dim=0, fill=-(10**9))  # a place beyond either end is nobody's neighbour
-    allowed = _look_around(real, *sides, dim=real.dim() - 2)[..., None, :] & _near(places[..., :, None], key_places[..., None, :], window, causal, sliding)
+    allowed = _look_around(real, *sides, dim=real.dim() - 2)[..., None, :] & _near(
+        places[..., :, None], key_places[..., None, :], window, causal, sliding
+    )
     allowed = allowed.expand(batch, heads, -1, -1, -1) if allowed.dim() == 5 else allowed.expand(1, heads, -1, -1, -1)
     output = softmax_attention(
         queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), allowed=allowed.flatten(1, 2), dropout=dropout
@@ -156,5 +158,7 @@ def window_allowed_reference(length: int, window: int, causal: bool, sliding: bo
         if sliding:
             rows.append([(0 <= i - j < window) if causal else abs(i - j) < window for j in range(length)])
         else:
-            rows.append([(j <= i and i // window - j // window <= 1) if causal else abs(i // window - j // window) <= 1 for j in range(length)])
+            rows.append(
+                [(j <= i and i // window - j // window <= 1) if causal else abs(i // window - j // window) <= 1 for j in range(length)]
+            )
     return torch.tensor(rows)

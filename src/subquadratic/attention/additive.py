@@ -1,0 +1,199 @@
+"""Additive attention: one global query and one global key instead of pairwise scores (Fastformer, arXiv 2108.09084), bidirectional and causal.
+
+Axes: B batch, N length, D width, H heads, K head width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
+from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_probability
+from ..ops.padding import count_real, token_positions, zero_padding
+from ..ops.precision import exact_dtype, no_autocast
+from ..ops.prefix_softmax import PoolState, empty_pool, prefix_softmax_mean, softmax_mean
+from ..ops.state import State, state
+
+
+@state
+class AdditiveState(State):
+    """The two running means of a causal layer. Its size does not depend on the length."""
+
+    query_pool: PoolState
+    key_pool: PoolState
+    seen: Tensor  # (B,) int64, real tokens so far
+
+
+class AdditiveAttention(nn.Module):
+    """Multi-head additive attention.
+
+    With q, k, v the maps of x, per head: g_q = sum_i softmax_i(W_a q_i / sqrt(K)) q_i (eqs. 3-4); p_i = k_i * g_q; g_k = sum_i softmax_i(W_b p_i /
+    sqrt(K)) p_i (eqs. 5-6); u_i = v_i * g_k; the output is W_u u + q, mapped back to D (eq. 7 and section 3.3). In the causal form both means run over the
+    positions up to i.
+
+    Args:
+        dim: D.
+        heads: H.
+        head_dim: K; None: dim / heads.
+        causal: a position sees itself and what came before.
+        share_query_value: v = q, the authors' default.
+        rotary: products with a global vector become products of complex numbers, one factor conjugated, all turned by their rotary angle: the
+            result then depends on distances between tokens only.
+        tie_logit_vectors: W_a and W_b come from outside (arguments of each call), shared by all layers.
+        dropout: of the output.
+        qkv_bias, out_bias: biases of the maps.
+
+    Raises:
+        ValueError: for values out of range or an odd head width with ``rotary``.
+
+    Cost O(N K) a head, and O(N C) causal with chunks of C. Streaming state: 2 H (K + 2) numbers, whatever the length.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 8,
+        head_dim: int | None = None,
+        causal: bool = False,
+        share_query_value: bool = True,
+        rotary: bool = False,
+        tie_logit_vectors: bool = False,
+        dropout: float = 0.0,
+        qkv_bias: bool = True,
+        out_bias: bool = True,
+    ):
+        super().__init__()
+        width = head_width(dim, heads, head_dim)
+        require_even(width, rotary)
+        require_probability(dropout=dropout)
+        inner = heads * width
+        self.dim, self.heads, self.width, self.causal, self.rotary = dim, heads, width, causal, rotary
+        self.query = nn.Linear(dim, inner, bias=qkv_bias)
+        self.key = nn.Linear(dim, inner, bias=qkv_bias)
+        self.value = None if share_query_value else nn.Linear(dim, inner, bias=qkv_bias)
+        self.query_logits = None if tie_logit_vectors else nn.Parameter(logit_vectors(heads, inner))
+        self.key_logits = None if tie_logit_vectors else nn.Parameter(logit_vectors(heads, inner))
+        self.transform = nn.Linear(inner, inner)
+        self.output = nn.Linear(inner, dim, bias=out_bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, query_logits: Tensor | None = None, key_logits: Tensor | None = None
+    ) -> Tensor:
+        """Additive attention over the whole sequence.
+
+        Args:
+            x: (B, N, D).
+            mask: (B, N) bool, True = real token.
+            query_logits, key_logits: W_a and W_b (H, H K), with ``tie_logit_vectors`` only.
+
+        Returns:
+            (B, N, D), zero at padded positions.
+
+        Raises:
+            ValueError: for wrong shapes, or logit vectors missing or given in vain.
+        """
+        y, _ = self._run(x, mask, None, query_logits, key_logits)
+        return y
+
+    def init_state(self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AdditiveState:
+        """The state before the first token.
+
+        Raises:
+            NotCausalError: if the layer is bidirectional.
+        """
+        if not self.causal:
+            raise NotCausalError("this AdditiveAttention")
+        device, dtype = device or self.output.weight.device, torch.promote_types(dtype or self.output.weight.dtype, torch.float32)
+        pools = (empty_pool(batch_size, self.heads, self.width, device=torch.device(device), dtype=dtype) for _ in range(2))
+        return AdditiveState(*pools, torch.zeros(batch_size, dtype=torch.int64, device=device))
+
+    def extend(
+        self,
+        x: Tensor,
+        state: AdditiveState,
+        *,
+        mask: Tensor | None = None,
+        query_logits: Tensor | None = None,
+        key_logits: Tensor | None = None,
+    ) -> tuple[Tensor, AdditiveState]:
+        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what came before."""
+        y, pools = self._run(x, mask, state, query_logits, key_logits)
+        return y, AdditiveState(*pools, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
+
+    def _run(
+        self, x: Tensor, mask: Tensor | None, state: AdditiveState | None, query_logits: Tensor | None, key_logits: Tensor | None
+    ) -> tuple[Tensor, tuple[PoolState, ...]]:
+        check_sequence(x, self.dim)
+        check_mask(mask, x.shape[0], x.shape[1])
+        x = zero_padding(x, mask)
+        given = x.dtype
+        queries, keys = self.query(x), self.key(x)
+        values = queries if self.value is None else self.value(x)
+        dtype = exact_dtype(queries)
+        with no_autocast(x):  # three factors of the size of an activation: too large for float16
+            positions = token_positions(mask, x.shape[1], None if state is None else state.seen, device=x.device) if self.rotary else None
+            mixed, pools = self._mix(
+                queries.to(dtype), keys.to(dtype), values.to(dtype), mask, state, positions,
+                self._logits("query_logits", self.query_logits, query_logits).to(dtype),
+                self._logits("key_logits", self.key_logits, key_logits).to(dtype),
+            )  # fmt: skip
+            mixed = F.linear(mixed, self.transform.weight.to(dtype), self.transform.bias.to(dtype)) + queries.to(dtype)
+            bias = None if self.output.bias is None else self.output.bias.to(dtype)
+            y = F.linear(mixed, self.output.weight.to(dtype), bias)
+        limit = torch.finfo(given).max
+        y = y.clamp(-limit, limit).to(given) if given == torch.float16 else y.to(given)
+        return zero_padding(self.dropout(y), mask), pools
+
+    def _mix(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        state: AdditiveState | None,
+        positions: Tensor | None,
+        query_logits: Tensor,
+        key_logits: Tensor,
+    ) -> tuple[Tensor, tuple[PoolState, ...]]:
+        """u of the paper, (B, N, H K), from q, k and v of the same shape."""
+        scale = self.width**-0.5
+        logits = (queries @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
+        queries, keys, values = (split_heads(tensor, self.heads) for tensor in (queries, keys, values))
+        if positions is not None:
+            queries, keys, values = (rotate(tensor, positions) for tensor in (queries, keys, values))
+        global_query, query_pool = self._mean(logits, queries, mask, None if state is None else state.query_pool)
+        biased = _product(keys, global_query, positions is not None)
+        logits = (merge_heads(biased) @ key_logits.T).transpose(1, 2) * scale
+        if positions is not None:
+            biased = rotate(biased, positions)
+        global_key, key_pool = self._mean(logits, biased, mask, None if state is None else state.key_pool)
+        return merge_heads(_product(values, global_key, positions is not None)), tuple(
+            pool for pool in (query_pool, key_pool) if pool is not None
+        )
+
+    def _mean(self, logits: Tensor, values: Tensor, mask: Tensor | None, pool: PoolState | None) -> tuple[Tensor, PoolState | None]:
+        if self.causal:
+            return prefix_softmax_mean(logits, values, mask, pool)
+        return softmax_mean(logits, values, mask), None
+
+    def _logits(self, name: str, own: Tensor | None, given: Tensor | None) -> Tensor:
+        if own is None:
+            require(given is not None, f"tie_logit_vectors takes the vectors from outside: pass {name}, (heads, heads * head_dim)")
+            return given  # type: ignore[return-value]
+        require(given is None, f"{name} is for tie_logit_vectors=True; this layer has its own")
+        return own
+
+
+def logit_vectors(heads: int, inner: int) -> Tensor:
+    """One fresh logit vector per head, (H, H K), of the scale of a linear layer."""
+    return torch.randn(heads, inner) * inner**-0.5
+
+
+def _product(x: Tensor, whole: Tensor, rotary: bool) -> Tensor:
+    """x * whole, (B, H, N, K) and (B, H, N or 1, K); with ``rotary`` channel pairs (i, i + K/2) are complex numbers and ``whole`` is conjugated."""
+    if not rotary:
+        return x * whole
+    (real, imaginary), (whole_real, whole_imaginary) = x.chunk(2, dim=-1), whole.chunk(2, dim=-1)
+    return torch.cat((real * whole_real + imaginary * whole_imaginary, imaginary * whole_real - real * whole_imaginary), dim=-1)

@@ -1,0 +1,238 @@
+"""Exact softmax attention: the baseline of every comparison. Full or sliding window, self or cross, with a key-value cache.
+
+Axes: B batch, N length (queries), S length (keys), D width, H heads, K head width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, require_even, rotate, split_heads
+from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
+from ..ops.padding import count_real, pack, pack_left, token_positions, unpack, zero_padding
+from ..ops.softmax_attention import bottom_right_causal, softmax_attention
+from ..ops.state import State, state
+from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
+
+
+@state
+class CacheState(State):
+    """Keys and values of every token so far."""
+
+    keys: Tensor  # (B, H, S, K)
+    values: Tensor  # (B, H, S, K)
+    real: Tensor  # (B, S) bool
+    seen: Tensor  # (B,) int64, real tokens so far
+
+
+@state
+class ContextState(State):
+    """Keys and values of a context, computed once."""
+
+    keys: Tensor  # (B, H, S, K)
+    values: Tensor  # (B, H, S, K)
+    real: Tensor  # (B, S) bool
+
+
+class SoftmaxAttention(nn.Module):
+    """Multi-head softmax attention (Vaswani et al., arXiv 1706.03762).
+
+    Args:
+        dim: D.
+        heads: H.
+        head_dim: K; None: dim / heads.
+        causal: a position attends to itself and what came before.
+        window: attend to the last ``window`` tokens only (each side when bidirectional); None: to all.
+        rotary: rotary positions on queries and keys (not in cross-attention).
+        dropout: of the attention weights.
+        qkv_bias, out_bias: biases of the maps.
+        qk_norm: give queries and keys one learned length per head.
+        context_dim: width of a context, for cross-attention; None: D.
+
+    Raises:
+        ValueError: for values out of range or an odd head width with ``rotary``.
+
+    Cost O(N S K) a head, or O(N W K) with a window W; memory O(N K) in forward and backward. State: 2 H K numbers a token, or 4 W H K with a window.
+    """
+
+    sliding = True  # a window moves with the position; WindowAttention may cut the sequence into blocks instead
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 8,
+        head_dim: int | None = None,
+        causal: bool = False,
+        window: int | None = None,
+        rotary: bool = False,
+        dropout: float = 0.0,
+        qkv_bias: bool = False,
+        out_bias: bool = True,
+        qk_norm: bool = False,
+        context_dim: int | None = None,
+    ):
+        super().__init__()
+        width = head_width(dim, heads, head_dim)
+        require_even(width, rotary)
+        require_positive(window=window, context_dim=context_dim)
+        require_probability(dropout=dropout)
+        self.dim, self.heads, self.width, self.context_dim = dim, heads, width, context_dim or dim
+        self.causal, self.window, self.rotary, self.dropout = causal, window, rotary, dropout
+        self.query = nn.Linear(dim, heads * width, bias=qkv_bias)
+        self.key = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
+        self.value = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
+        self.output = nn.Linear(heads * width, dim, bias=out_bias)
+        self.query_norm = QueryKeyNorm(heads, width) if qk_norm else None
+        self.key_norm = QueryKeyNorm(heads, width) if qk_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        return_attention: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attention of every position to the sequence itself, or to ``context``.
+
+        Args:
+            x: (B, N, D).
+            mask: (B, N) bool, True = real token.
+            context: (B, S, context_dim); only for a bidirectional layer.
+            context_mask: (B, S) bool.
+            return_attention: also give the weights (B, H, N, S). Forms N x S numbers: for looking at short sequences.
+
+        Returns:
+            (B, N, D), zero at padded positions; with ``return_attention`` the pair (output, weights).
+
+        Raises:
+            ValueError: for wrong shapes, or a context given to a causal or windowed layer.
+        """
+        check_sequence(x, self.dim)
+        check_mask(mask, x.shape[0], x.shape[1])
+        x = zero_padding(x, mask)
+        if context is not None:
+            output = self._attend_context(x, self._read_context(context, context_mask), return_attention)
+        else:
+            require(context_mask is None, "context_mask is given without a context")
+            output = self._attend(x, mask, return_attention)
+        y, weights = output
+        y = zero_padding(self.output(merge_heads(y)), mask)
+        return (y, weights) if return_attention else y
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> CacheState | WindowState | ContextState:
+        """The state before the first token; with ``context``, that context's keys and values.
+
+        Raises:
+            NotCausalError: if the layer is bidirectional and no context is given.
+        """
+        if context is not None:
+            return self._read_context(context, context_mask)
+        if not self.causal:
+            raise NotCausalError("this SoftmaxAttention")
+        place = {"device": device or self.output.weight.device, "dtype": dtype or self.output.weight.dtype}
+        if self.window is not None:
+            return empty_window(batch_size, self.heads, self.window, self.width, **place)
+        nothing = torch.zeros(batch_size, self.heads, 0, self.width, **place)
+        seen = torch.zeros(batch_size, dtype=torch.int64, device=place["device"])
+        return CacheState(nothing, nothing, torch.zeros(batch_size, 0, dtype=torch.bool, device=place["device"]), seen)
+
+    def extend(
+        self, x: Tensor, state: CacheState | WindowState | ContextState, *, mask: Tensor | None = None
+    ) -> tuple[Tensor, CacheState | WindowState | ContextState]:
+        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after."""
+        check_sequence(x, self.dim)
+        check_mask(mask, x.shape[0], x.shape[1])
+        x = zero_padding(x, mask)
+        if isinstance(state, ContextState):
+            y, _ = self._attend_context(x, state, False)
+            return zero_padding(self.output(merge_heads(y)), mask), state
+        queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], state.seen))
+        if isinstance(state, WindowState):
+            y, after = extend_window_attention(queries, keys, values, state, sliding=self.sliding, mask=mask, dropout=self._dropping())
+        else:
+            y, after = self._extend_cache(queries, keys, values, state, mask)
+        return zero_padding(self.output(merge_heads(y)), mask), after
+
+    def _extend_cache(
+        self, queries: Tensor, keys: Tensor, values: Tensor, state: CacheState, mask: Tensor | None
+    ) -> tuple[Tensor, CacheState]:
+        batch, _, length, _ = queries.shape
+        new = torch.ones(batch, length, dtype=torch.bool, device=queries.device) if mask is None else mask
+        keys = torch.cat((state.keys.to(keys.dtype), keys), dim=2)
+        values = torch.cat((state.values.to(values.dtype), values), dim=2)
+        real = torch.cat((state.real, new), dim=1)
+        allowed = real[:, None, None] & bottom_right_causal(length, keys.shape[2], queries.device)
+        y = softmax_attention(queries, keys, values, allowed=allowed, dropout=self._dropping())
+        return y, CacheState(keys, values, real, state.seen + count_real(mask, batch, length, queries.device))
+
+    def _attend(self, x: Tensor, mask: Tensor | None, return_attention: bool) -> tuple[Tensor, Tensor | None]:
+        order = None
+        if mask is not None and self.causal:  # with the padding at the end, causality alone hides it, and the fused kernel needs no mask
+            order, mask = pack_left(mask)
+            x = pack(x, order)
+        queries, keys, values = self._maps(
+            x, token_positions(None, x.shape[1], device=x.device) if self.causal else token_positions(mask, x.shape[1], device=x.device)
+        )
+        weights = None
+        if return_attention:
+            require(order is None, "return_attention of a causal layer takes no mask: pass one unpadded sequence at a time")
+            everything = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], self.heads, -1, -1)
+            weights = self._scores(queries, keys, everything, mask)
+        y = self._scores(queries, keys, values, mask)
+        if order is not None:
+            y = split_heads(unpack(merge_heads(y), order), self.heads)
+        return y, weights
+
+    def _scores(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        if self.window is not None:
+            return window_attention(
+                queries, keys, values, window=self.window, causal=self.causal, sliding=self.sliding, mask=mask, dropout=self._dropping()
+            )
+        allowed = None if mask is None or self.causal else mask[:, None, None]
+        return softmax_attention(queries, keys, values, allowed=allowed, causal=self.causal, dropout=self._dropping())
+
+    def _attend_context(self, x: Tensor, context: ContextState, return_attention: bool) -> tuple[Tensor, Tensor | None]:
+        queries = split_heads(self.query(x), self.heads)
+        if self.query_norm is not None:
+            queries = self.query_norm(queries)
+        allowed = context.real[:, None, None]
+        weights = None
+        if return_attention:
+            everything = torch.eye(context.keys.shape[2], dtype=x.dtype, device=x.device).expand(x.shape[0], self.heads, -1, -1)
+            weights = softmax_attention(queries, context.keys, everything, allowed=allowed)
+        return softmax_attention(queries, context.keys, context.values, allowed=allowed, dropout=self._dropping()), weights
+
+    def _read_context(self, context: Tensor, context_mask: Tensor | None) -> ContextState:
+        require(
+            not self.causal and self.window is None,
+            "a context needs causal=False and window=None: there is no order between the two sequences",
+        )
+        check_sequence(context, self.context_dim, name="context")
+        check_mask(context_mask, context.shape[0], context.shape[1], name="context_mask")
+        context = zero_padding(context, context_mask)
+        keys, values = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
+        if self.key_norm is not None:
+            keys = self.key_norm(keys)
+        real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if context_mask is None else context_mask
+        return ContextState(keys, values, real)
+
+    def _maps(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values = (split_heads(map_(x), self.heads) for map_ in (self.query, self.key, self.value))
+        if self.query_norm is not None and self.key_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if self.rotary:
+            queries, keys = rotate(queries, positions), rotate(keys, positions)
+        return queries, keys, values
+
+    def _dropping(self) -> float:
+        return self.dropout if self.training else 0.0

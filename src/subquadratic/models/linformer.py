@@ -1,0 +1,97 @@
+"""Linformer (Wang et al., arXiv 2006.04768): a Transformer that attends to R learned sums of the sequence.
+
+Axes: B batch, N length, D width, H heads, R slots.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..attention.low_rank import SHARING, LowRankAttention, slot_weights
+from ..layers.residual import Branch
+from ..layers.slots import PROJECTIONS, SlotProjection
+from ..ops.errors import require, require_choice, require_positive
+from .backbone import StackBackbone, make_branch, make_feed_forward
+from .config import BackboneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinformerConfig(BackboneConfig):
+    """Configuration of a :class:`Linformer`."""
+
+    model_type: ClassVar[str] = "linformer"
+
+    max_length: int | None = None
+    """The most positions; required, but for bidirectional models with projection "pool" or "conv", which take any number."""
+    slots: int = 256
+    """R, what the paper calls k; 256 is its choice for sequences of 512 and more."""
+    share: str = "none"
+    """"none": two projections per layer; "kv": one per layer for keys and values; "layer": one for the whole model (the paper's best)."""
+    one_kv_head: bool = False
+    """One head of keys and values for all queries."""
+    projection: str = "learned"
+    """How the sequence is summed into slots: "learned", "pool" or "conv"."""
+    positions: str | None = "learned"
+    """As in every model, but not "rotary": a slot mixes positions, so there is no angle to turn it by."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.positions != "rotary",
+            "positions must not be 'rotary' for linformer: a slot mixes positions; use 'learned', 'fixed' or 'axial'",
+        )
+        super().__post_init__()
+        require_positive(max_length=self.max_length, slots=self.slots)
+        require_choice("share", self.share, SHARING)
+        require_choice("projection", self.projection, PROJECTIONS)
+        if self.max_length is None and (self.causal or self.projection == "learned"):
+            raise ValueError("max_length is required: the number of positions that the slots have weights for, got None")
+
+    @property
+    def length_limit(self) -> int | None:
+        """``max_length``."""
+        return self.max_length
+
+    def build(self) -> "Linformer":
+        """A freshly initialised :class:`Linformer`."""
+        return Linformer(self)
+
+
+class Linformer(StackBackbone):
+    """(B, N, D) -> (B, N, D) at cost O(N R D), causal or bidirectional; see :class:`LinformerConfig`.
+
+    A causal model streams with a state of constant size, up to ``max_length`` tokens.
+    """
+
+    config: LinformerConfig
+
+    def __init__(self, config: LinformerConfig):
+        super().__init__(config, _blocks(config))
+        layerwise = config.share == "layer"
+        self.projection = (
+            SlotProjection(config.slots, max_length=config.max_length, kind=config.projection, shared=True) if layerwise else None
+        )
+
+    def shared(self, x: Tensor, mask: Tensor | None, seen: Tensor | None) -> dict[str, Any]:
+        """E of all layers at the positions of ``x``, with layer-wise sharing."""
+        if self.projection is None:
+            return {}
+        return {"key_weights": slot_weights(self.projection, x, mask, seen, causal=self.config.causal)[0]}
+
+
+def _blocks(config: LinformerConfig) -> Iterator[dict[str, Branch | None]]:
+    for _ in range(config.depth):
+        attention = LowRankAttention(
+            config.dim,
+            heads=config.heads,
+            head_dim=config.head_dim,
+            max_length=config.max_length,
+            slots=config.slots,
+            causal=config.causal,
+            share=config.share,
+            one_kv_head=config.one_kv_head,
+            projection=config.projection,
+            dropout=config.attention_dropout,
+        )
+        yield {"attention": make_branch(config, attention, reads=("mask", "key_weights")), "feed_forward": make_feed_forward(config)}
