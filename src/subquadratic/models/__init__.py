@@ -1,0 +1,27 @@
+"""Backbones, one file per paper, and the heads that make models of them."""
+
+from .config import BackboneConfig, config_class, model_types
+from .encoder_decoder import EncoderDecoder
+from .fastformer import Fastformer, FastformerConfig
+from .language_model import LanguageModel
+from .linformer import Linformer, LinformerConfig
+from .performer import Performer, PerformerConfig
+from .sequence_classifier import SequenceClassifier
+from .transformer import Transformer, TransformerConfig
+
+__all__ = [
+    "BackboneConfig",
+    "EncoderDecoder",
+    "Fastformer",
+    "FastformerConfig",
+    "LanguageModel",
+    "Linformer",
+    "LinformerConfig",
+    "Performer",
+    "PerformerConfig",
+    "SequenceClassifier",
+    "Transformer",
+    "TransformerConfig",
+    "config_class",
+    "model_types",
+]

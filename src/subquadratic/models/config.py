@@ -24,6 +24,9 @@ class BackboneConfig:
 
     model_type: ClassVar[str] = ""
     causal_only: ClassVar[bool] = False
+    aligned_right: ClassVar[bool] = (
+        False  # whether outputs are each row's last real positions, aligned right, instead of standing at their inputs
+    )
     _classes: ClassVar[dict[str, type["BackboneConfig"]]] = {}
 
     dim: int

@@ -1,0 +1,107 @@
+"""Tokens to vectors: table, position embedding, [MASK] embedding, dropout. Shared by all heads.
+
+Axes: B batch, N length, D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.norms import ScaleNorm
+from ..layers.positions import make_positions
+from ..ops.errors import check_mask, require, require_positive
+from ..ops.padding import token_positions, zero_padding
+from .config import BackboneConfig
+
+
+class TokenEmbedding(nn.Module):
+    """(B, N) tokens -> (B, N, D), for a backbone's configuration.
+
+    Args:
+        config: of the backbone; ``positions`` says what is added.
+        vocab_size: V.
+        max_length: the most positions; required for learned and axial positions. None: what the backbone can take.
+
+    Raises:
+        ValueError: for values out of range, or a ``max_length`` over the backbone's own.
+    """
+
+    def __init__(self, config: BackboneConfig, *, vocab_size: int, max_length: int | None):
+        super().__init__()
+        require_positive(vocab_size=vocab_size, max_length=max_length)
+        limit = config.length_limit
+        require(
+            limit is None or max_length is None or max_length <= limit,
+            f"max_length must be at most {limit}, the backbone's own, got {max_length}",
+        )
+        self.max_length = max_length if max_length is not None else limit
+        self.vocab_size = vocab_size
+        self.table = nn.Embedding(vocab_size, config.dim)
+        nn.init.normal_(self.table.weight, std=0.02)
+        self.positions = make_positions(config.positions, config.dim, max_length=self.max_length, axial_shape=config.axial_shape)
+        held = getattr(self.positions, "max_length", None)
+        if held is not None:
+            require(
+                max_length is None or max_length <= held, f"max_length must be at most {held}, what axial_shape holds, got {max_length}"
+            )
+            self.max_length = held if self.max_length is None else self.max_length
+        self.mask_vector = None if config.causal else nn.Parameter(torch.randn(config.dim) * 0.02)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Embed tokens.
+
+        Args:
+            tokens: (B, N) int64 in [0, V); anything at padded positions.
+            mask: (B, N) bool, True = real token.
+            masked: (B, N) bool, True = hidden: the [MASK] vector stands there instead (bidirectional models).
+            seen: (B,) int64, real tokens before this piece.
+
+        Returns:
+            (B, N, D), zero at padded positions.
+
+        Raises:
+            ValueError: for wrong shapes, tokens out of range, or more positions than ``max_length``.
+        """
+        require(
+            tokens.dim() == 2 and tokens.shape[1] >= 1, f"tokens must be (batch, length) with length at least 1, got {tuple(tokens.shape)}"
+        )
+        require(not tokens.is_floating_point() and tokens.dtype != torch.bool, f"tokens must be integers, got dtype {tokens.dtype}")
+        check_mask(mask, tokens.shape[0], tokens.shape[1])
+        check_mask(masked, tokens.shape[0], tokens.shape[1], name="masked")
+        if mask is not None:
+            tokens = tokens.masked_fill(~mask, 0)
+        if not torch.compiler.is_compiling():
+            self._check_range(tokens)
+        positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
+        self._check_length(tokens.shape[1], positions, bounded=mask is None and seen is None)
+        x = self.table(tokens)
+        if masked is not None:
+            if self.mask_vector is None:
+                raise ValueError("masked is for bidirectional models: a causal model predicts the next token, and has no [MASK]")
+            x = torch.where(masked[..., None], self.mask_vector.to(x.dtype), x)
+        if self.positions is not None:
+            x = x + self.positions(positions).to(x.dtype)
+        return zero_padding(self.dropout(x), mask)
+
+    def _check_range(self, tokens: Tensor) -> None:
+        if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+            return  # reading a value back would break the capture
+        low, high = (int(value) for value in tokens.aminmax())
+        require(
+            0 <= low and high < self.vocab_size,
+            f"tokens must be at least 0 and less than vocab_size={self.vocab_size}, got {low} to {high}",
+        )
+
+    def _check_length(self, length: int, positions: Tensor, *, bounded: bool) -> None:
+        if self.max_length is None or torch.compiler.is_compiling() or (length <= self.max_length and positions.dim() == 1):
+            return
+        longest = length if bounded else int(positions.max()) + 1
+        require(
+            longest <= self.max_length,
+            f"the sequence has {longest} positions, but max_length is {self.max_length}: shorten it, or use a longer model",
+        )
+
+
+def final_norm(config: BackboneConfig) -> nn.Module:
+    """The norm before a head: ScaleNorm with norm="scale", else LayerNorm (under ReZero too, as published)."""
+    return ScaleNorm(config.dim) if config.norm == "scale" else nn.LayerNorm(config.dim)

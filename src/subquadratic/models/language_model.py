@@ -1,0 +1,263 @@
+"""A backbone with token embedding and output head: predicts the next token, or masked tokens when bidirectional.
+
+Axes: B batch, N length, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import generation
+from ..ops.cross_entropy import IGNORE, chunked_cross_entropy
+from ..ops.errors import require, require_probability
+from ..ops.padding import count_real, pack_left
+from ..ops.state import State, state
+from .config import BackboneConfig
+from .embedding import TokenEmbedding, final_norm
+from .saving import Pretrained
+
+
+@state
+class LanguageModelState(State):
+    """What a language model remembers of the tokens before."""
+
+    backbone: State
+    seen: Tensor  # (B,) int64, real tokens so far
+
+
+class LanguageModel(Pretrained):
+    """Logits over a vocabulary at every position, from any backbone.
+
+    Args:
+        config: the backbone's configuration.
+        vocab_size: V; 256 for bytes.
+        max_length: the most positions a sequence may have; required for learned and axial positions. None: no limit but the backbone's.
+        tie_embeddings: the output map is the token table.
+
+    Raises:
+        ValueError: for values out of range.
+
+    A Perceiver AR gives outputs for its last positions only, aligned right.
+    """
+
+    def __init__(self, config: BackboneConfig, *, vocab_size: int = 256, max_length: int | None = None, tie_embeddings: bool = False):
+        super().__init__()
+        self.config, self.vocab_size, self.tie_embeddings = config, vocab_size, tie_embeddings
+        self.embedding = TokenEmbedding(config, vocab_size=vocab_size, max_length=max_length)
+        self.backbone = config.build()
+        self.norm = final_norm(config)
+        self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=0.02)
+
+    @property
+    def max_length(self) -> int | None:
+        """The most positions a sequence may have; None: any number."""
+        return self.embedding.max_length
+
+    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, **arguments: Any) -> Tensor:
+        """Logits of a whole sequence.
+
+        Args:
+            tokens: (B, N) int64 in [0, V).
+            mask: (B, N) bool, True = real token; padding may be anywhere.
+            masked: (B, N) bool, True = hidden from the model ([MASK]); bidirectional models only.
+            arguments: ``context`` and ``context_mask`` for models with cross-attention, ``latents`` for a Perceiver AR.
+
+        Returns:
+            (B, N, V), zero at padded positions; a Perceiver AR: (B, min(N, latents), V), each row's last real positions, aligned right.
+
+        Raises:
+            ValueError: for wrong shapes, tokens out of range, more positions than ``max_length``.
+        """
+        return self._logits(self.hidden(tokens, mask=mask, masked=masked, **arguments))
+
+    def hidden(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, **arguments: Any) -> Tensor:
+        """As ``forward``, but the normed hidden states (B, N, D) that the output map would read."""
+        x = self.embedding(tokens, mask=mask, masked=masked)
+        x = self.backbone(x, mask=mask, **arguments)
+        return _normed(self.norm, x, valid_outputs(mask, x.shape[1], self.config))
+
+    def loss(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        mask_probability: float = 0.15,
+        generator: torch.Generator | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """Mean cross-entropy in nats per predicted token; logits never exist whole.
+
+        Args:
+            tokens: (B, N) int64.
+            mask: (B, N) bool, True = real token.
+            mask_probability: share of each row's real tokens that a bidirectional model must guess (at least one).
+            generator: chooses those, on the device of ``tokens``.
+            arguments: as in ``forward``.
+
+        Returns:
+            A scalar. Causal: every token from those before it (a Perceiver AR: its last ``latents`` tokens). Bidirectional: hidden tokens.
+
+        Raises:
+            ValueError: if a causal model gets a single token, which leaves nothing to predict.
+        """
+        if not self.config.causal:
+            masked = choose_masked(tokens, mask, mask_probability, generator)
+            hidden = self.hidden(tokens, mask=mask, masked=masked, **arguments)
+            return self._cross_entropy(hidden, tokens.masked_fill(~masked, IGNORE))
+        require(
+            tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
+        )
+        inputs, targets, mask = next_tokens(tokens, mask)
+        hidden = self.hidden(inputs, mask=mask, **arguments)
+        return self._cross_entropy(hidden, align_targets(targets, mask, hidden.shape[1], self.config))
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> LanguageModelState:
+        """The state before the first token; arguments as in the backbone's ``init_state``.
+
+        Raises:
+            NotCausalError: if the model is bidirectional.
+        """
+        context_arguments = {} if context is None else {"context": context, "context_mask": context_mask}
+        before = self.backbone.init_state(batch_size, device=device, dtype=dtype, **context_arguments)
+        return LanguageModelState(before, torch.zeros(batch_size, dtype=torch.int64, device=device or self.embedding.table.weight.device))
+
+    def extend(
+        self, tokens: Tensor, state: LanguageModelState, *, mask: Tensor | None = None, last_only: bool = False
+    ) -> tuple[Tensor, LanguageModelState]:
+        """The next tokens, any number from 1.
+
+        Args:
+            tokens: (B, N) int64.
+            state: from ``init_state`` or an earlier ``extend``; not changed.
+            mask: (B, N) bool, True = real token.
+            last_only: logits of each row's last real token only.
+
+        Returns:
+            Logits (B, N, V), or (B, 1, V), and the state after.
+        """
+        x = self.embedding(tokens, mask=mask, seen=state.seen)
+        x, backbone = self.backbone.extend(x, state.backbone, mask=mask)
+        after = LanguageModelState(backbone, state.seen + count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device))
+        valid = valid_outputs(mask, x.shape[1], self.config)
+        if last_only:
+            x, valid = last_outputs(x, valid)
+        return self._logits(_normed(self.norm, x, valid)), after
+
+    def generate(self, prompt: Tensor, *, max_new_tokens: int, **options: Any) -> Tensor:
+        """The prompt and what the model makes of it: (B, N) -> (B, N + new); options as in :func:`subquadratic.generation.stream`.
+
+        Raises:
+            ValueError: also if the result would have more positions than ``max_length``.
+        """
+        self._check_room(prompt, max_new_tokens, options)
+        return generation.generate(self, prompt, max_new_tokens=max_new_tokens, **options)
+
+    def stream(self, prompt: Tensor, *, max_new_tokens: int, **options: Any) -> Iterator[Tensor]:
+        """As ``generate``, but gives the new tokens one step at a time, (B,) each."""
+        self._check_room(prompt, max_new_tokens, options)
+        return generation.stream(self, prompt, max_new_tokens=max_new_tokens, **options)
+
+    def redraw_(self, generator: torch.Generator | None = None) -> None:
+        """Redraw random projections in place, where the backbone has any."""
+        redraw = getattr(self.backbone, "redraw_", None)
+        if redraw is not None:
+            redraw(generator)
+
+    def options(self) -> dict[str, Any]:
+        """What the model was built with, as plain values."""
+        return {
+            "config": self.config.to_dict(),
+            "vocab_size": self.vocab_size,
+            "max_length": self.max_length,
+            "tie_embeddings": self.tie_embeddings,
+        }
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> Self:
+        """A model from what ``options`` gave."""
+        options = dict(options)
+        return cls(BackboneConfig.from_dict(options.pop("config")), **options)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self._output_weight())
+
+    def _cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return chunked_cross_entropy(hidden.flatten(0, 1), self._output_weight(), targets.flatten())
+
+    def _output_weight(self) -> Tensor:
+        return self.embedding.table.weight if self.head is None else self.head.weight
+
+    def _check_room(self, prompt: Tensor, max_new_tokens: int, options: dict[str, Any]) -> None:
+        if self.max_length is None or prompt.dim() != 2:
+            return
+        mask, before = options.get("mask"), options.get("state")
+        length = prompt.shape[1] if mask is None else int(mask.sum(dim=1).max())
+        length += 0 if before is None else int(before.seen.max())
+        require(
+            length + max_new_tokens - 1 <= self.max_length,  # the last new token is never read
+            f"a prompt of {length} tokens and max_new_tokens={max_new_tokens} do not fit max_length={self.max_length}: shorten either",
+        )
+
+
+def next_tokens(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs (B, N - 1), targets (B, N - 1) and mask of the inputs, for next-token prediction. Rows are packed to the left if there is a mask."""
+    if mask is not None:
+        order, mask = pack_left(mask)
+        tokens = tokens.gather(1, order)
+        mask = mask[:, 1:]  # an input counts if the token after it is real
+    return tokens[:, :-1], tokens[:, 1:], mask
+
+
+def align_targets(targets: Tensor, mask: Tensor | None, length: int, config: BackboneConfig) -> Tensor:
+    """Targets (B, N) of left-packed rows, for the ``length`` outputs of a backbone; the ones that do not count become -100."""
+    if mask is not None:
+        targets = targets.masked_fill(~mask, IGNORE)
+    if not config.aligned_right or mask is None:
+        return targets[:, -length:]
+    places = mask.sum(dim=1, keepdim=True) - length + torch.arange(length, device=targets.device)
+    return targets.gather(1, places.clamp_min(0)).masked_fill(places < 0, IGNORE)
+
+
+def valid_outputs(mask: Tensor | None, length: int, config: BackboneConfig) -> Tensor | None:
+    """(B, length) bool: which of a backbone's ``length`` outputs belong to real tokens; None: all."""
+    if mask is None or not config.aligned_right:
+        return mask
+    return torch.arange(length, device=mask.device) >= length - mask.sum(dim=1, keepdim=True)
+
+
+def last_outputs(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The last real output of each row, (B, 1, D), and whether there is one, (B, 1)."""
+    if valid is None:
+        return x[:, -1:], None
+    places = torch.arange(valid.shape[1], device=x.device)
+    last = torch.where(valid, places, 0).amax(dim=1)
+    return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1])), valid.any(dim=1, keepdim=True)
+
+
+def choose_masked(tokens: Tensor, mask: Tensor | None, probability: float, generator: torch.Generator | None) -> Tensor:
+    """(B, N) bool: a random ``probability`` share of each row's real tokens, rounded, one at least."""
+    require_probability(mask_probability=probability)
+    scores = torch.rand(tokens.shape, device=tokens.device, generator=generator)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, 2.0)  # after every real token
+    real = count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)[:, None]
+    wanted = torch.minimum((real * probability).round().long().clamp_min(1), real)
+    return scores.argsort(dim=1).argsort(dim=1) < wanted
+
+
+def _normed(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
+    x = norm(x)
+    return x if valid is None else x.masked_fill(~valid[..., None], 0.0)

@@ -1,0 +1,109 @@
+"""Saving a model as config.json + model.safetensors, and loading it back. Nothing is pickled; files are replaced whole or not at all."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+
+
+class Pretrained(nn.Module):
+    """A model that knows the options it was built with (``options()``) and how to be built from them (``from_options``)."""
+
+    def options(self) -> dict[str, Any]:
+        """Constructor options as plain values, ready for JSON."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> Self:
+        """The model that :meth:`options` describes, freshly initialised."""
+        raise NotImplementedError
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors into the folder ``path``, which is made if missing.
+
+        Raises:
+            ValueError: if an option has no plain form (a callable kernel).
+            OSError: if the folder cannot be written; files that were there stay as they were.
+        """
+        from safetensors.torch import save_file
+
+        content = {"format": FORMAT, "class": type(self).__name__, **self.options()}
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        replace_file(folder / WEIGHTS, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+        replace_file(folder / CONFIG, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
+        """The model saved in the folder ``path``, on the CPU, in eval mode.
+
+        Raises:
+            FileNotFoundError: if ``path`` holds no saved model.
+            ValueError: if it holds another kind of model, of another format, or damaged files.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(path)
+        content = read_config(folder)
+        if content.pop("class") != cls.__name__:
+            raise ValueError(f"{folder / CONFIG} describes a {read_config(folder)['class']}, not a {cls.__name__}")
+        try:
+            model = cls.from_options(content)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{folder / CONFIG} does not describe a {cls.__name__}: {error}") from error
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{folder} has {CONFIG} but no {WEIGHTS}")
+        try:
+            tensors = load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
+        try:
+            model.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+        return model.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json says, without its format number.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is missing, not JSON, or of another format.
+    """
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG}")
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / CONFIG} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or "class" not in content:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a subquadratic model")
+    if content.pop("format", None) != FORMAT:
+        raise ValueError(f"{folder / CONFIG} has another format than {FORMAT}, the one that this version reads")
+    return content
+
+
+def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a temporary file beside ``target``, then rename it: ``target`` is never half-written."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        temporary.replace(target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,142 @@
+"""A backbone with token embedding, pooling and a class head.
+
+Axes: B batch, N length, D width, V vocabulary.
+"""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops.errors import require_choice, require_positive
+from ..ops.padding import count_real
+from ..ops.state import State, state
+from .config import BackboneConfig
+from .embedding import TokenEmbedding, final_norm
+from .language_model import last_outputs, valid_outputs
+from .saving import Pretrained
+
+POOLINGS = ("mean", "last")
+
+
+@state
+class ClassifierState(State):
+    """What a classifier remembers of the tokens before."""
+
+    backbone: State
+    pooled: Tensor  # (B, D) float32: the sum of the normed hidden states ("mean"), or the latest one ("last")
+    seen: Tensor  # (B,) int64, real tokens so far
+
+
+class SequenceClassifier(Pretrained):
+    """Class logits of a whole sequence, from any backbone.
+
+    Args:
+        config: the backbone's configuration.
+        vocab_size: V; 256 for bytes.
+        num_classes: number of classes.
+        max_length: the most positions a sequence may have; required for learned and axial positions. None: no limit but the backbone's.
+        pooling: "mean" over the real positions, or the "last" real one. None: "mean", and "last" for a Perceiver AR (whose outputs are its last
+            positions only, so that a mean would depend on how the sequence was split).
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        vocab_size: int = 256,
+        num_classes: int,
+        max_length: int | None = None,
+        pooling: str | None = None,
+    ):
+        super().__init__()
+        require_positive(num_classes=num_classes)
+        pooling = pooling or ("last" if config.aligned_right else "mean")
+        require_choice("pooling", pooling, ("last",) if config.aligned_right else POOLINGS)
+        self.config, self.vocab_size, self.num_classes, self.pooling = config, vocab_size, num_classes, pooling
+        self.embedding = TokenEmbedding(config, vocab_size=vocab_size, max_length=max_length)
+        self.backbone = config.build()
+        self.norm = final_norm(config)
+        self.head = nn.Linear(config.dim, num_classes)
+
+    @property
+    def max_length(self) -> int | None:
+        """The most positions a sequence may have; None: any number."""
+        return self.embedding.max_length
+
+    def forward(self, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Class logits.
+
+        Args:
+            tokens: (B, N) int64 in [0, V).
+            mask: (B, N) bool, True = real token.
+
+        Returns:
+            (B, num_classes); zeros for a row with no real token.
+        """
+        x = self.norm(self.backbone(self.embedding(tokens, mask=mask), mask=mask))
+        seen = count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)
+        nothing = torch.zeros(x.shape[0], x.shape[2], device=x.device)
+        return self._classify(self._pool(x, valid_outputs(mask, x.shape[1], self.config), nothing), seen, x.dtype)
+
+    def loss(self, tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats of ``labels`` (B,) int64."""
+        return F.cross_entropy(self(tokens, mask=mask).float(), labels)
+
+    def init_state(self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ClassifierState:
+        """The state before the first token.
+
+        Raises:
+            NotCausalError: if the backbone is bidirectional.
+        """
+        before = self.backbone.init_state(batch_size, device=device, dtype=dtype)
+        place = device or self.head.weight.device
+        pooled = torch.zeros(batch_size, self.config.dim, device=place)
+        return ClassifierState(before, pooled, torch.zeros(batch_size, dtype=torch.int64, device=place))
+
+    def extend(self, tokens: Tensor, state: ClassifierState, *, mask: Tensor | None = None) -> tuple[Tensor, ClassifierState]:
+        """Class logits (B, num_classes) of everything so far, and the state after; equal to ``forward`` over all pieces at once."""
+        x, backbone = self.backbone.extend(self.embedding(tokens, mask=mask, seen=state.seen), state.backbone, mask=mask)
+        x = self.norm(x)
+        pooled = self._pool(x, valid_outputs(mask, x.shape[1], self.config), state.pooled)
+        seen = state.seen + count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)
+        return self._classify(pooled, seen, x.dtype), ClassifierState(backbone, pooled, seen)
+
+    def redraw_(self, generator: torch.Generator | None = None) -> None:
+        """Redraw random projections in place, where the backbone has any."""
+        redraw = getattr(self.backbone, "redraw_", None)
+        if redraw is not None:
+            redraw(generator)
+
+    def options(self) -> dict[str, Any]:
+        """What the model was built with, as plain values."""
+        return {
+            "config": self.config.to_dict(),
+            "vocab_size": self.vocab_size,
+            "num_classes": self.num_classes,
+            "max_length": self.max_length,
+            "pooling": self.pooling,
+        }
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> Self:
+        """A model from what ``options`` gave."""
+        options = dict(options)
+        return cls(BackboneConfig.from_dict(options.pop("config")), **options)
+
+    def _pool(self, x: Tensor, valid: Tensor | None, before: Tensor) -> Tensor:
+        """What is remembered of (B, N, D) hidden states after those ``before``."""
+        exact = torch.promote_types(x.dtype, torch.float32)
+        if self.pooling == "mean":
+            return before + (x if valid is None else x.masked_fill(~valid[..., None], 0.0)).to(exact).sum(dim=1)
+        last, some = last_outputs(x, valid)
+        return last[:, 0].to(exact) if some is None else torch.where(some, last[:, 0].to(exact), before)
+
+    def _classify(self, pooled: Tensor, seen: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.pooling == "mean":
+            pooled = pooled / seen.clamp_min(1)[:, None]
+        return self.head(pooled.to(dtype)).masked_fill(seen[:, None] == 0, 0.0)
