@@ -1,7 +1,8 @@
 """The memory of a Feedback Transformer as one line in time, and attention that reads it where it lies.
 
-A recurrent step writes one place and reads the places before it. Joining tensors at each step would keep a copy of the whole memory per step for
-backward; here a place is written once into storage made at the start, readers get views of it, and their gradients are summed into one buffer.
+A recurrent step writes one place and reads the places before it. Joining tensors at each step would keep a copy of the whole memory per
+step for backward; here a place is written once into storage made at the start, readers get views of it, and their gradients are summed into
+one buffer.
 
 Axes: B batch, N length (queries), S keys, G key-value maps, H heads, K head width, T places in the line.
 """
@@ -21,8 +22,8 @@ HIDDEN = torch.finfo(torch.float32).min / 2  # finite, so that a query with noth
 class MemoryLine:
     """Keys and values of T places, all zero at first, each written at most once after the start.
 
-    Order between writes and reads, which backward needs, is carried by a token: a scalar that ``write`` gives and ``read`` takes. Gradients flow
-    through both, once: not through the backward itself (no second derivatives), and not under ``torch.func``.
+    Order between writes and reads, which backward needs, is carried by a token: a scalar that ``write`` gives and ``read`` takes. Gradients
+    flow through both, once: not through the backward itself (no second derivatives), and not under ``torch.func``.
 
     Args:
         batch, places, groups, heads, width: B, T, G, H, K.
@@ -60,12 +61,14 @@ class MemoryLine:
         target.copy_(source if keep is None else torch.where(keep[:, None, :, None], target, source))
 
     def views(self, start: int, stop: int) -> tuple[Tensor, ...]:
-        """Keys and values in turn, without gradient. ``.data``: a later write to other places must not make what is saved here look stale."""
+        """Keys and values in turn, without gradient. ``.data``: a later write to other places must not make what is saved here look
+        stale."""
         window = self.store.data[..., start:stop, :]
         return tuple(window[group, part] for group in range(window.shape[0]) for part in (0, 1))
 
     def gradient(self) -> Tensor:
-        """Sum of the readers' gradients in the backward pass under way. A pass of its own starts at zero: an earlier one may have stopped half-way."""
+        """Sum of the readers' gradients in the backward pass under way. A pass of its own starts at zero: an earlier one may have stopped
+        half-way."""
         backward = torch._C._current_graph_task_id()
         if self._gradient is None or backward != self._backward:
             self._gradient = torch.zeros_like(self.store, dtype=exact_dtype(self.store))

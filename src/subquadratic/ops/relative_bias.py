@@ -1,4 +1,5 @@
-"""Relative distances in buckets, as in T5 (Raffel et al., arXiv 1910.10683, section 2.1): exact for near tokens, logarithmic for far ones."""
+"""Relative distances in buckets, as in T5 (Raffel et al., arXiv 1910.10683, section 2.1): exact for near tokens, logarithmic for far
+ones."""
 
 import math
 
@@ -25,7 +26,8 @@ def check_buckets(buckets: int, max_distance: int) -> None:
 def relative_buckets(distance: Tensor, *, buckets: int = 32, max_distance: int = 128) -> Tensor:
     """Bucket of each distance into the past.
 
-    Half of the buckets are for the distances 0, 1, ... themselves, the rest grow geometrically up to ``max_distance``; farther ones share the last.
+    Half of the buckets are for the distances 0, 1, ... themselves, the rest grow geometrically up to ``max_distance``; farther ones share
+    the last.
 
     Args:
         distance: (...) int64, query position minus key position; those below 0 count as 0.

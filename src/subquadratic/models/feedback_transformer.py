@@ -1,0 +1,359 @@
+"""Feedback Transformer (Fan et al., arXiv 2002.09402): all layers of a step attend to a memory of earlier steps that merges all their
+layers.
+
+Axes: B batch, N length, S length of a context, D width, L layers, G key-value maps, H heads, K head width, M memories, C segment length, P
+places of the open segment (C, or none for C = 1).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..attention.feedback import FeedbackMemory, RelativeBias
+from ..layers.norms import make_norm
+from ..layers.residual import BranchState, default_device
+from ..ops.errors import check_mask, check_sequence, require, require_positive
+from ..ops.feedback import HIDDEN, MemoryLine
+from ..ops.padding import count_real, zero_padding
+from ..ops.precision import exact_dtype
+from ..ops.relative_bias import check_buckets
+from ..ops.segments import Segments, bring_back, lay_out
+from ..ops.state import State, state
+from .config import BackboneConfig
+from .feedback_stack import Before, FeedbackLayer, FeedbackStack, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackTransformerConfig(BackboneConfig):
+    """Configuration of a :class:`FeedbackTransformer`."""
+
+    model_type: ClassVar[str] = "feedback_transformer"
+    causal_only: ClassVar[bool] = True
+
+    ff_glu: bool = True
+    """Gate the feed-forward layers, as the published package does; the paper has plain ones."""
+    positions: str | None = None
+    """"learned", "fixed" or "axial", added to the embedding by the heads, or None: the relative bias says where memories are."""
+    segment_length: int = 1
+    """1 is the paper's model: a token attends to the memories of earlier tokens. C > 1 computes C tokens in parallel: they attend to the
+    memories of earlier segments and causally to each other's hidden states. An approximation, some C times faster."""
+    memory_length: int = 256
+    """How many memories are kept; older ones are forgotten."""
+    share_key_value: bool = True
+    """One key-value map of the memory for all layers, as in the published package; False: one per layer, as in the authors' code."""
+    keep_last_hidden: bool = False
+    """The memory is the last layer's output alone, instead of the learned mixture of all layers."""
+    relative_bias: bool = True
+    """Learned bias by the distance between a token and a memory, in T5's buckets."""
+    relative_buckets: int = 32
+    """Buckets of the relative bias."""
+    relative_max_distance: int = 128
+    """Distances from about here on share the last bucket."""
+    detach_every: int | None = None
+    """Truncated back-propagation: in each call, gradients do not reach memories from before the last multiple of so many tokens. None: they
+    reach all."""
+    cross_attention: bool = False
+    """Each layer also attends to a context: memory, context, feed-forward."""
+    context_dim: int | None = None
+    """Width of the context; None: dim."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(segment_length=self.segment_length, memory_length=self.memory_length, detach_every=self.detach_every)
+        require_positive(context_dim=self.context_dim)
+        check_buckets(self.relative_buckets, self.relative_max_distance)
+        require(self.context_dim is None or self.cross_attention, "context_dim is for cross_attention=True")
+        require(
+            self.positions != "rotary",
+            "positions must be 'learned', 'fixed', 'axial' or None for feedback_transformer, got 'rotary': keys are made once, "
+            "when a memory is written, and distances are told by relative_bias",
+        )
+        require(
+            not self.reversible,
+            "reversible must be False for feedback_transformer, got True: a memory merges every layer's output, "
+            "which a reversible stack does not keep; use checkpointing=True to save activation memory",
+        )
+        require(
+            self.detach_every is None or self.detach_every % self.segment_length == 0,
+            f"detach_every must be a multiple of segment_length={self.segment_length}, got {self.detach_every}",
+        )
+
+    @property
+    def spare(self) -> int:
+        """P, places for the open segment."""
+        return self.segment_length if self.segment_length > 1 else 0
+
+    def build(self) -> "FeedbackTransformer":
+        """A freshly initialised :class:`FeedbackTransformer`."""
+        return FeedbackTransformer(self)
+
+
+@state
+class FeedbackState(State):
+    """The last memories in the order of time, aligned right to the beginning of the row's open segment; then what that segment has so far.
+
+    Kept as a line of fixed size: an ``extend`` of n tokens writes n places after it and keeps the last M, so nothing grows.
+    """
+
+    seen: Tensor  # (B,) int64, real tokens so far; seen mod C of them are in the open segment
+    memory: Tensor  # (B, M + P, G, 2, H, K) keys and values of memories, the open segment's last
+    open: Tensor | None  # (B, P, L, 2, H, K) keys and values of the open segment's hidden states; None for C = 1
+    context: tuple[BranchState, ...]  # per layer, keys and values of the context; empty without cross-attention
+
+    def reset(self, rows: Tensor) -> "FeedbackState":
+        """The state with an empty memory where ``rows`` (B,) bool is True: a new document begins there. A context stays."""
+        require(
+            rows.dtype is torch.bool and rows.shape == self.seen.shape,
+            f"rows must be bool {tuple(self.seen.shape)}, True = begin anew, got {rows.dtype} {tuple(rows.shape)}",
+        )
+        wipe = rows.to(self.memory.device)[:, None, None, None, None, None]
+        return FeedbackState(
+            self.seen.masked_fill(rows.to(self.seen.device), 0),
+            self.memory.masked_fill(wipe, 0.0),
+            None if self.open is None else self.open.masked_fill(wipe, 0.0),
+            self.context,
+        )
+
+
+class FeedbackTransformer(nn.Module):
+    """The backbone: (B, N, D) -> (B, N, D), causal; see :class:`FeedbackTransformerConfig`.
+
+    A row's segments begin at its real tokens 0, C, 2C, ...; padding is as if it were not there. An empty memory adds nothing. Carry memory
+    over windows with ``extend``, which gradients flow through; ``state.detach()`` cuts them, ``state.reset(rows)`` begins new documents.
+
+    Cost O(N M D) for attention, in N / C steps one after another. Keys and values of the memory are stored once, not once a step. No second
+    derivatives.
+    """
+
+    def __init__(self, config: FeedbackTransformerConfig):
+        super().__init__()
+        self.config = config
+        memory = FeedbackMemory(
+            config.dim,
+            depth=config.depth,
+            heads=config.heads,
+            head_dim=config.head_dim,
+            share_key_value=config.share_key_value,
+            keep_last_hidden=config.keep_last_hidden,
+            # Whatever the branches do: an unnormed mixture of the residual stream would make scores that grow with the embedding.
+            norm=make_norm("scale" if config.norm == "scale" else "layer", config.dim),
+        )
+        layers = (
+            FeedbackLayer(config, cross_attention=config.cross_attention, context_dim=config.context_dim) for _ in range(config.depth)
+        )
+        self.stack = FeedbackStack(layers, memory)
+        self.relative_bias = None
+        if config.relative_bias:
+            self.relative_bias = RelativeBias(config.heads, buckets=config.relative_buckets, max_distance=config.relative_max_distance)
+
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None, context_mask: Tensor | None = None
+    ) -> Tensor:
+        """A whole sequence, beginning with an empty memory.
+
+        Args:
+            x: (B, N, D).
+            mask: (B, N) bool, True = real token; padding may be anywhere.
+            context: (B, S, context_dim), where the configuration has cross-attention.
+            context_mask: (B, S) bool.
+
+        Returns:
+            (B, N, D), zero at padded positions. No norm follows the last layer: the heads have one.
+
+        Raises:
+            ValueError: for wrong shapes, or a context missing or given in vain.
+        """
+        self._check(x, mask)
+        contexts = self._read_context(x.shape[0], context, context_mask, device=x.device, dtype=x.dtype)
+        return self._run(x, mask, contexts, None)[0]
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> FeedbackState:
+        """The state before the first token.
+
+        Args:
+            batch_size: B.
+            context, context_mask: as in ``forward``; read here once, not again in ``extend``.
+            device, dtype: of the state; None: the parameters'.
+        """
+        place, kind = default_device(self, device, dtype)
+        contexts = self._read_context(batch_size, context, context_mask, device=place, dtype=kind)
+        config, shape = self.config, self.stack.memory.shape
+        memory = torch.zeros(batch_size, config.memory_length + config.spare, *shape, device=place, dtype=kind)
+        inside = torch.zeros(batch_size, config.spare, config.depth, *shape[1:], device=place, dtype=kind) if config.spare else None
+        return FeedbackState(torch.zeros(batch_size, dtype=torch.int64, device=place), memory, inside, contexts)
+
+    def extend(self, x: Tensor, state: FeedbackState, *, mask: Tensor | None = None) -> tuple[Tensor, FeedbackState]:
+        """The next piece of the sequence, of any length: (B, N, D) and the state before -> (B, N, D) and the state after.
+
+        Equal to ``forward`` over all pieces at once, up to rounding; a segment may be cut anywhere. The state given is not changed.
+        """
+        self._check(x, mask)
+        require(state.seen.shape[0] == x.shape[0], f"state must have the batch of x, {x.shape[0]}, got {state.seen.shape[0]}")
+        y, after = self._run(x, mask, state.context, state)
+        assert after is not None
+        return y, after
+
+    def _run(
+        self, x: Tensor, mask: Tensor | None, contexts: tuple[BranchState, ...], state: FeedbackState | None
+    ) -> tuple[Tensor, FeedbackState | None]:
+        """Segment after segment. Without a state before, none is made after."""
+        size = self.config.segment_length
+        phase = None if state is None or size == 1 else state.seen % size
+        segments = lay_out(zero_padding(x, mask), mask, phase)
+        if segments.x.shape[1] == 0:
+            return torch.zeros_like(x), state
+        call = _Call(self, segments, state, contexts)
+        y = torch.cat([call.segment(start) for start in range(0, call.total, size)], dim=1)
+        y = bring_back(y, segments, mask)
+        return y, None if state is None else call.after(count_real(mask, x.shape[0], x.shape[1], x.device))
+
+    def bias_table(self, memories: int, inside: int) -> Tensor:
+        """Attention bias by place in a segment.
+
+        Returns:
+            (H or 1, C', memories + inside): for a token in place s, first the ``memories`` before the segment, the last one at distance s +
+            1, then the segment's own places, the future hidden. C' = max(inside, 1).
+        """
+        weight = self.stack.memory.key_value.weight
+        distance = torch.arange(max(inside, 1), device=weight.device)[:, None] + memories
+        distance = distance - torch.arange(memories + inside, device=weight.device)
+        if self.relative_bias is None:
+            bias = torch.zeros(1, *distance.shape, device=weight.device, dtype=exact_dtype(weight))
+        else:
+            bias = self.relative_bias(distance)
+        return bias.masked_fill(distance < 0, HIDDEN) if inside else bias
+
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        check_sequence(x, self.config.dim)
+        check_mask(mask, x.shape[0], x.shape[1])
+
+    def _read_context(
+        self, batch: int, context: Tensor | None, context_mask: Tensor | None, *, device: torch.device, dtype: torch.dtype
+    ) -> tuple[BranchState, ...]:
+        if not self.config.cross_attention:
+            require(
+                context is None and context_mask is None,
+                "this FeedbackTransformer has no cross-attention: build it with cross_attention=True",
+            )
+            return ()
+        if context is None:
+            raise ValueError("this FeedbackTransformer has cross_attention=True: pass context, (batch, length, width)")
+        require(context.shape[0] == batch, f"context must have the batch of x, {batch}, got {context.shape[0]}")
+        return self.stack.read_context(context, context_mask, device=device, dtype=dtype)
+
+
+class _Call:
+    """One call's way through its segments.
+
+    Columns of the line: with a state before, its M memories and P open places first, where ``lead`` = M is the beginning of the first
+    segment; then a place per token. So the memories that a segment sees are always the M columns before it.
+    """
+
+    def __init__(self, model: FeedbackTransformer, segments: Segments, state: FeedbackState | None, contexts: tuple[BranchState, ...]):
+        config, memory = model.config, model.stack.memory
+        self.model, self.config, self.segments, self.state, self.contexts = model, config, segments, state, contexts
+        self.total = segments.slot + segments.x.shape[1]
+        self.lead = 0 if state is None else config.memory_length
+        self.cut = 0
+        weight, device = memory.key_value.weight, segments.x.device.type
+        self.line = MemoryLine(
+            segments.x.shape[0],
+            self.total + (0 if state is None else config.memory_length + config.spare),
+            groups=memory.groups,
+            heads=config.heads,
+            width=config.head_width,
+            device=weight.device,
+            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype,
+        )
+        self.token = self.line.start()
+        if state is not None:
+            self.token = self.line.write(state.memory, 0, self.token)
+        self.memories = min(config.memory_length, self.lead + self.total)
+        self.table = model.bias_table(self.memories, min(config.spare, self.total))
+        self.weights = memory.weights()
+        self.first = model.stack.ask_first(segments.x)
+        self.open = None if state is None else state.open
+
+    def segment(self, start: int) -> Tensor:
+        """The tokens (B, n, D) of the segment whose places begin at ``start``; its memories go on the line."""
+        if self.config.detach_every and start and start % self.config.detach_every == 0:
+            self.token, self.cut = self.line.start(), self.lead + start
+        low, high = max(self.segments.slot - start, 0), min(self.total - start, self.config.segment_length)
+        columns = slice(start + low - self.segments.slot, start + high - self.segments.slot)
+        keep = None if self.segments.real is None else ~self.segments.real[:, columns]
+        place, cut = self.lead + start, self.cut  # not self.cut below: a recomputation comes when it has moved on
+        bias, present = self._bias(start, low, high)
+
+        def compute(x: Tensor, token: Tensor, *first: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+            begin = max(place - self.config.memory_length, 0)
+            window = self.line.read(begin, place, token, cut=cut) if place > begin else []
+            before = None
+            if start == 0 and self.state is not None and self.state.open is not None:
+                before = Before(self.state.open, low, keep)
+            step = Step(window, bias, self.contexts, present, self.config.spare > 0, (first[0], first[1]), before)
+            hidden, inside = self.model.stack(x, step)
+            if self.state is not None or start + high < self.total:  # nobody reads the last memory of a call without a state
+                token = self.line.write(self.model.stack.memory(hidden, self.weights), place + low, token, keep=keep)
+            return hidden[-1], token, inside
+
+        given = (self.segments.x[:, columns], self.token, self.first[0][:, columns], self.first[1][:, :, columns])
+        if self.config.checkpointing and torch.is_grad_enabled():
+            y, self.token, inside = checkpoint(compute, *given, use_reentrant=False)
+        else:
+            y, self.token, inside = compute(*given)
+        self._leave_open(start, inside)
+        return y
+
+    def _bias(self, start: int, low: int, high: int) -> tuple[Tensor, Tensor | None]:
+        """The bias of a segment's places ``low`` to ``high``, and which rows have anything to see."""
+        width = min(self.lead + start, self.config.memory_length)
+        inside = high if self.config.spare else 0
+        bias = self.table[:, low:high, self.memories - width : self.memories + inside]
+        if self.state is None or start >= self.config.memory_length:
+            return bias, None
+        closed = (self.state.seen - self.state.seen % self.config.segment_length)[:, None]
+        empty = torch.arange(start, self.config.memory_length + start, device=bias.device) < self.config.memory_length - closed
+        bias = bias.masked_fill(F.pad(empty, (0, inside))[:, None, None], HIDDEN)
+        return bias, closed[:, 0] > 0 if start == 0 and not inside else None
+
+    def _leave_open(self, start: int, inside: list[Tensor]) -> None:
+        """Keep the hidden states' keys and values in rows whose open segment this is."""
+        if self.open is None:
+            return
+        size, end = self.config.segment_length, self.segments.end
+        last = self.total // size if end is None else (end // size)[:, None, None, None, None, None]
+        if isinstance(last, int) and last != start // size:
+            return
+        entries = torch.stack(inside, dim=2)
+        entries = F.pad(entries, (0, 0) * 4 + (0, size - entries.shape[1]))
+        self.open = entries if isinstance(last, int) else torch.where(last == start // size, entries, self.open)
+
+    def after(self, count: Tensor) -> FeedbackState:
+        """The state after ``count`` (B,) more tokens: the memories before each row's open segment, and what that has."""
+        assert self.state is not None
+        size, kept, end = self.config.segment_length, self.state.memory.shape[1], self.segments.end
+        if end is None:
+            begin = self.total // size * size
+            memory = _gathered(self.line.read(begin, begin + kept, self.token, cut=self.cut))
+        else:
+            memory = _gathered(self.line.read(0, self.line.store.shape[-2], self.token, cut=self.cut))
+            places = (end // size * size)[:, None] + torch.arange(kept, device=memory.device)
+            memory = memory.gather(1, places[..., None, None, None, None].expand(-1, -1, *memory.shape[2:]))
+        return FeedbackState(self.state.seen + count, memory, self.open, self.state.context)
+
+
+def _gathered(window: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """G pairs of (B, H, S, K) -> (B, S, G, 2, H, K), in storage of their own."""
+    return torch.stack([torch.stack(pair) for pair in window]).permute(2, 4, 0, 1, 3, 5).contiguous()
