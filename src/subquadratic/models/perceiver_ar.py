@@ -30,6 +30,7 @@ class PerceiverARConfig(BackboneConfig):
     """Configuration of a :class:`PerceiverAR`."""
 
     model_type: ClassVar[str] = "perceiver_ar"
+    aligned_right: ClassVar[bool] = True
     causal_only: ClassVar[bool] = True
 
     latents: int = 256
@@ -101,8 +102,7 @@ class CrossLayer(nn.Module):
 
 
 class PerceiverAR(nn.Module):
-    """The backbone: (B, N, D) -> (B, min(N, latents), D), outputs of the last positions; see
-    :class:`PerceiverARConfig`.
+    """(B, N, D) -> (B, min(N, latents), D), outputs of the last positions; see :class:`PerceiverARConfig`.
 
     ``reversible`` and ``checkpointing`` hold for the latent layers, checkpointing for the cross layers too. Learned,
     fixed and axial positions, and the norm after the last layer, belong to the heads.
@@ -125,9 +125,10 @@ class PerceiverAR(nn.Module):
                 and positions count real tokens only.
             latents: how many, for this call; None: as configured. With no more positions than that, all are latents.
 
-        Returns: (B, L, D) with L = min(N, latents): row b holds the outputs of its last real tokens, in order,
-            **aligned right**; with fewer than L real tokens its first slots are zero. Without a mask these are the
-            positions ``[:, -L:]`` of the input.
+        Returns:
+            (B, L, D) with L = min(N, latents): row b holds the outputs of its last real tokens, in order, **aligned
+            right**; with fewer than L real tokens its first slots are zero. Without a mask these are the positions
+            ``[:, -L:]`` of the input.
 
         Raises:
             ValueError: for wrong shapes, or ``latents`` less than 1.
@@ -144,14 +145,14 @@ class PerceiverAR(nn.Module):
             x = pack(zero_padding(x, mask), order)
         own, y = positions[..., prefix:], x[:, prefix:]
         context, places = self._drop_prefix(x, positions, prefix)
-        seen, among = (None, None) if mask is None else (allowed_pairs(own, places), allowed_pairs(own, own))
+        over_input, over_latents = (None, None) if mask is None else (allowed_pairs(own, places), allowed_pairs(own, own))
         for layer in self.cross:
-            arguments: dict[str, Any] = {"positions": own, "places": places, "allowed": seen}
+            arguments: dict[str, Any] = {"positions": own, "places": places, "allowed": over_input}
             if self.config.checkpointing and torch.is_grad_enabled():
                 y = checkpoint(layer, y, context, use_reentrant=False, **arguments)
             else:
                 y = layer(y, context, **arguments)
-        y = self.stack(y, positions=own, allowed=among)
+        y = self.stack(y, positions=own, allowed=over_latents)
         return y if mask is None else zero_padding(y, own >= 0)
 
     def init_state(
@@ -193,14 +194,16 @@ class PerceiverAR(nn.Module):
             state: from ``init_state`` or the ``extend`` before; it is not changed.
             mask: (B, N) bool, True = real token. Rows may have different numbers of them.
 
-        Returns: (B, min(N, latents), D), the outputs of each row's last real tokens so far, aligned right as in
-            ``forward``: without padding these are the piece's; a row with fewer real tokens in the piece than slots
-            shows outputs of earlier ones before them, or zeros where there are none. And the state after the piece.
+        Returns:
+            (B, min(N, latents), D), the outputs of each row's last real tokens so far, aligned right as in ``forward``:
+            without padding these are the piece's; a row with fewer real tokens in the piece than slots shows outputs of
+            earlier ones before them, or zeros where there are none. And the state after the piece.
 
         Raises:
             ValueError: for wrong shapes.
 
-        Once a stream has had padding, each call reads the number of tokens per row from the device, and one row's drop
+        A piece that is longer than a cycle runs one window of latents per cycle among its last ``latents`` tokens. Once
+        a stream has had padding, each call reads the number of tokens per row from the device, and one row's drop
         costs as much as all rows'.
         """
         check_sequence(x, self.config.dim)
@@ -229,8 +232,9 @@ class PerceiverAR(nn.Module):
         if all(self.config.latents_at(count) == limit for count in counts.after):
             stack = self._no_latents(x)  # the next token computes all latents anew
         empty = max(counts.after) - seen if counts.ragged else None
+        # clone: a view would keep the whole piece in memory
         answer = last_slots(outputs, min(length, limit), seen if counts.ragged else None)
-        return answer, PerceiverARState(seen, empty, tokens[:, -limit:], inputs, stack, outputs)
+        return answer, PerceiverARState(seen, empty, tokens[:, -limit:].clone(), inputs, stack, outputs)
 
     def _run(
         self, windows: list["Window"], counts: Counts, tokens: Tensor, inputs: tuple[LatentCache, ...], stack: StackState
@@ -243,22 +247,24 @@ class PerceiverAR(nn.Module):
         cached = _latent_width(stack)
         width = max(window.stop - window.start for window in windows)
         splice = counts.splice(starts, stops, older=cached, newer=width, width=max(window.stop - window.first for window in windows))
+        over_input: Tensor | None = None
+        over_latents: Tensor | None = None
         if counts.ragged:
             first, start, stop, _, after = torch.tensor([*zip(*windows, strict=True), counts.after], device=tokens.device)
             slots, held = slot_positions(stop, width), slot_positions(start, cached)
             positions = slots.masked_fill(slots < start[:, None], -1)
             held = held.masked_fill(held < first[:, None], -1)
-            seen = allowed_pairs(positions, slot_positions(after, inputs[0].keys.shape[2]))
-            among = allowed_pairs(positions, torch.cat((held, positions), dim=1))
+            over_input = allowed_pairs(positions, slot_positions(after, inputs[0].keys.shape[2]))
+            over_latents = allowed_pairs(positions, torch.cat((held, positions), dim=1))
             x = pack(tokens, (tokens.shape[1] - after[:, None] + slots).clamp_min(0))
         else:
-            positions, seen, among = torch.arange(starts[0], stops[0], device=tokens.device), None, None
+            positions = torch.arange(starts[0], stops[0], device=tokens.device)
             inputs = tuple(cache.map(lambda tensor: tensor[:, :, : stops[0]]) for cache in inputs)
             later = counts.after[0] - stops[0]
             x = tokens.narrow(1, tokens.shape[1] - later - width, width)
         for layer, cache in zip(self._cross_layers(), inputs, strict=True):
-            x = layer.attend(x, cache, positions=positions, allowed=seen)
-        return self.stack.extend(x, stack, positions=positions, allowed=among, splice=splice)
+            x = layer.attend(x, cache, positions=positions, allowed=over_input)
+        return self.stack.extend(x, stack, positions=positions, allowed=over_latents, splice=splice)
 
     def _drop_prefix(self, x: Tensor, positions: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         """What to attend to, and at which positions: everything, or in training the latents and a random choice of each
