@@ -23,7 +23,7 @@ class ScaleNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D); the norm is taken in float32."""
         exact = x.to(exact_dtype(x))
-        return (exact * (self.gain / exact.norm(dim=-1, keepdim=True).clamp_min(self.epsilon))).to(x.dtype)
+        return (exact / exact.norm(dim=-1, keepdim=True).clamp_min(self.epsilon) * self.gain).to(x.dtype)
 
 
 class Gain(nn.Module):
