@@ -1,0 +1,47 @@
+"""`subq convert`: a checkpoint of a published package into a model of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .options import parse
+
+EXAMPLES = """\
+examples:
+  subq convert old.pt --from performer_pytorch --out models/old
+  subq convert old.pt --from performer_pytorch --out models/old --hints.heads 8 --hints.causal true
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Turn a checkpoint of one of the published packages into a saved model; nothing in the file is executed."""
+
+    file: str
+    """What torch.save wrote (the state dict, or a dict that holds it), or a .safetensors file."""
+    package: str
+    """Published package: performer_pytorch, linformer, fast_transformer_pytorch, feedback_transformer_pytorch, perceiver_ar_pytorch."""
+    out: str
+    """Folder to write."""
+    overwrite: bool = False
+    """Replace the model in a folder that is not empty."""
+    hints: dict[str, Any] = field(default_factory=dict)
+    """What the weights do not tell, as --hints.NAME VALUE: the options the model was built with."""
+
+
+def run(argv: Sequence[str]) -> int:
+    renamed = {"package": "from"}
+    options = parse(ConvertOptions, argv, verb="convert", examples=EXAMPLES, positional="file", renamed=renamed)
+    file = Path(options.file).expanduser()
+    if not file.is_file():
+        raise ValueError(f"file: {'not a file' if file.exists() else 'no such file'}: {file}")
+
+    from ..compat.convert import convert_checkpoint
+
+    out = Path(options.out).expanduser()
+    convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
+    print(f"{file} is now the saved model {out}")
+    return 0

@@ -1,0 +1,90 @@
+"""The command `subq VERB ...`: finds the verb, runs it, and turns what went wrong into one line and an exit status.
+
+| status | meaning                                                     |
+|--------|-------------------------------------------------------------|
+| 0      | done                                                        |
+| 1      | it started and could not go on                              |
+| 2      | bad input: nothing was done                                 |
+| 128+n  | ended by signal n (130: Ctrl-C); what there was is saved    |
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "train": "train a model on text, by default on Python's own standard library",
+    "generate": "continue a text with a trained model",
+    "convert": "turn a checkpoint of one of the published packages into a model of ours",
+}
+EXTRA = {"accelerate", "docstring_parser", "jsonargparse", "rich", "transformers", "yaml"}
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+    return (
+        "usage: subq VERB [options]\n\n"
+        "Train and use transformers whose cost does not grow with the square of the length.\n\n"
+        f"{verbs}\n\n"
+        "subq VERB --help shows the options of a verb, with examples; subq --version the version."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `subq` with `argv` (the process's own); the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"subquadratic {version('subquadratic')}")
+        return 0
+    verb = argv[0]
+    if verb not in VERBS:
+        import difflib
+
+        close = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(VERBS)}"
+        return _fail("subq", f"unknown verb {verb!r}; {hint}")
+    return _run(verb, argv[1:])
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    """The verb's exit status. With SUBQ_TRACEBACK set, errors are raised instead, for whoever looks for a fault in subq."""
+    name = f"subq {verb}"
+    try:
+        return importlib.import_module(f"{__package__}.{verb}").run(argv)
+    except SystemExit as leave:  # the parser leaves so after --help
+        return leave.code if isinstance(leave.code, int) else 0
+    except KeyboardInterrupt:
+        return _fail(name, "interrupted", 130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in EXTRA:
+            raise
+        return _fail(name, f"needs the package {error.name}: pip install 'subquadratic[train]'")
+    except Exception as error:
+        if os.environ.get("SUBQ_TRACEBACK"):
+            raise
+        status = _expected(error)
+        if status is None:
+            raise
+        return _fail(name, str(error), status)
+
+
+def _expected(error: Exception) -> int | None:
+    """The exit status of an error that its text explains; None for one that only a traceback does."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "TrainingError" in kinds or "OutOfMemoryError" in kinds:
+        return 1
+    return 2 if kinds & {"UsageError", "ValueError", "OSError"} else None
+
+
+def _fail(name: str, message: str, status: int = 2) -> int:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    return status

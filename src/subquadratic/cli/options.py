@@ -1,0 +1,168 @@
+"""From a dataclass and a command line to an instance of it, with errors of one line that name what was meant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+T = TypeVar("T")
+
+
+class UsageError(Exception):
+    """A command line that cannot be understood; the text is one line."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no known name is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def parse(
+    options: type[T],
+    argv: Sequence[str],
+    *,
+    verb: str,
+    examples: str,
+    positional: str | None = None,
+    renamed: dict[str, str] | None = None,
+) -> T:
+    """An instance of the dataclass `options` from flags `--field VALUE` and a YAML file; flags win.
+
+    The first paragraph of the dataclass's docstring and the string under each field are the help. `positional` names the
+    field given without a flag; `renamed` gives fields another flag, for words that Python keeps for itself. A boolean
+    flag may stand alone. `--help` prints and leaves.
+
+    Raises:
+        UsageError: an unknown flag, a value of the wrong type, a file that cannot be read.
+    """
+    flags = {field.name: (renamed or {}).get(field.name, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]
+    hints = get_type_hints(options)
+    parser = _parser(options, flags, hints, verb=verb, examples=examples, positional=positional)
+    types = {flags[name]: hints[name] for name in flags if name != positional}
+    try:
+        found = parser.parse_args(_normalise(argv, types))
+    except argparse.ArgumentError as error:
+        raise UsageError(_one_line(str(error), types)) from error
+    return options(**{name: found[flag] for name, flag in flags.items()})
+
+
+def _parser(
+    options: type[Any],
+    flags: dict[str, str],
+    hints: dict[str, Any],
+    *,
+    verb: str,
+    examples: str,
+    positional: str | None,
+) -> ArgumentParser:
+    documented = docstring_parser.parse_from_object(options)
+    helps = {param.arg_name: param.description for param in documented.params}
+    parser = ArgumentParser(
+        prog=f"subq {verb}",
+        usage=f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]",
+        description=documented.short_description,
+        epilog=examples,
+        exit_on_error=False,
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options; flags win over it.")
+    for field in dataclasses.fields(options):
+        name, kind, text = flags[field.name], hints[field.name], helps[field.name]
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.name == positional:
+            parser.add_argument(name, type=kind, help=text, metavar=name.upper())
+        elif required:
+            parser.add_argument(f"--{name}", type=kind, help=text, required=True)
+        else:
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
+            parser.add_argument(f"--{name}", type=kind, help=text, default=default)
+    return parser
+
+
+def _normalise(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
+    """`--flag VALUE` as `--flag=VALUE`, so that a value may begin with a dash; boolean flags alone mean true; `--config`
+    comes first, so that flags win over it wherever it stands.
+
+    Raises:
+        UsageError: a flag that does not exist.
+    """
+    first: list[str] = []
+    rest: list[str] = []
+    known = [*types, "config", "print_config", "help"]
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        position += 1
+        name, equals, _ = word[2:].partition("=")
+        if not word.startswith("--") or word == "--":
+            rest.append(word)
+            continue
+        top = name.partition(".")[0]
+        if top not in known:
+            raise UsageError(f"unknown option --{name}{nearest('--' + top, ['--' + flag for flag in known])}")
+        follower = argv[position] if position < len(argv) else None
+        if not equals and top in types and types[top] in (bool, bool | None):
+            word += "=true" if follower not in ("true", "false") else f"={follower}"
+            position += follower in ("true", "false")
+        elif not equals and top not in ("help", "print_config"):
+            if follower is None or _is_flag(follower, known):
+                raise UsageError(f"--{name} needs a value")
+            word, position = f"{word}={follower}", position + 1
+        (first if top == "config" else rest).append(word)
+    return first + rest
+
+
+def _is_flag(word: str, known: Iterable[str]) -> bool:
+    return word.startswith("--") and re.split(r"[=.]", word[2:])[0] in known
+
+
+def _one_line(message: str, types: dict[str, Any]) -> str:
+    """What the parser says over several lines, in one."""
+    found = re.match(r'Parser key "([\w.]+)":', message)
+    value = re.search(r"(?:Given value|Got value): (.*)\s*$", message)
+    if found and value and found[1] in types:
+        return f"--{found[1]} must be {_spell(types[found[1]])}, got {value[1]!r}"
+    required = re.match(r"the following arguments are required: (.*)", message)
+    if required:
+        names = required[1].split(", ")
+        missing = [f"--{name}" if name in types else name.upper() for name in names]
+        return f"{' and '.join(missing)} {'is' if len(names) == 1 else 'are'} missing"
+    unknown = re.search(r"Option '([\w.]+)' is not accepted", message)
+    if unknown:
+        return f"unknown option {unknown[1]} in the configuration file{nearest(unknown[1], types)}"
+    return re.sub(r"\s+", " ", message).strip()
+
+
+def _spell(hint: Any) -> str:
+    """A type in words: `int | None` is an integer that may be left out."""
+    words = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+    if hint in words:
+        return words[hint]
+    parts = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
+    if len(parts) == 1 and parts[0] in words:
+        return words[parts[0]]
+    return f"one of {', '.join(map(str, parts))}" if parts else str(hint)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Examples keep their line breaks; a default is named where there is one to name; types are left to the text."""
+
+    def __init__(self, prog: str, **kwargs: Any) -> None:
+        width = min(100, int(os.environ.get("COLUMNS", "0")) or 100)
+        super().__init__(prog, max_help_position=28, width=width, **kwargs)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.option_strings and type(action.default) in (int, float, str) and action.default != argparse.SUPPRESS:
+            text = f"{text} Default: {action.default}."
+        return text

@@ -1,0 +1,68 @@
+"""Progress for people: a live line on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+def make_display(stream: TextIO | None = None) -> PlainDisplay:
+    """The display that suits `stream` (standard output)."""
+    stream = sys.stdout if stream is None else stream
+    return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
+
+
+def clock(seconds: float) -> str:
+    """`4:07`, or `1:02:33`."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class PlainDisplay:
+    """A line at most every `interval` seconds: for pipes and log files."""
+
+    def __init__(self, stream: TextIO, interval: float = 10.0) -> None:
+        self.stream, self.interval, self._last = stream, interval, -float("inf")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        print(text, file=self.stream, flush=True)
+
+    def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
+        """Where the run is: `bits` a byte in training, `speed` in tokens a second, `left` in seconds."""
+        if time.monotonic() - self._last >= self.interval:
+            self._last = time.monotonic()
+            self.say(self.line(step=step, bits=bits, speed=speed, left=left))
+
+    def line(self, *, step: int, bits: float, speed: float, left: float) -> str:
+        return f"step {step:>6,}  {bits:6.3f} bits/byte  {speed:>9,.0f} tokens/s  {clock(left):>7} left"
+
+    def close(self) -> None:
+        """No more updates; `say` still works."""
+
+
+class LiveDisplay(PlainDisplay):
+    """A progress bar that stays in place, below the lines that `say` writes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        columns = (BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}"))
+        self._console = Console(file=stream, highlight=False, markup=False)
+        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._task = self._progress.add_task("", total=1.0)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
+        self._progress.start()
+        line = self.line(step=step, bits=bits, speed=speed, left=left)
+        self._progress.update(self._task, completed=progress, description=line)
+
+    def close(self) -> None:
+        self._progress.stop()

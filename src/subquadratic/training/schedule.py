@@ -1,0 +1,48 @@
+"""How far a run is, by steps or by the clock, and the learning rate that follows from it."""
+
+from __future__ import annotations
+
+import math
+import time
+
+
+class Schedule:
+    """Progress from 0 to 1 towards `max_steps` or the end of `seconds`, whichever comes first.
+
+    With a time budget the learning rate follows the clock, so it has come down to its end when the time is up, however
+    fast the machine is and whatever else runs on it. `warmup` is a share of the run; `floor` the last rate over the peak.
+    """
+
+    def __init__(self, *, max_steps: int | None, seconds: float | None, warmup: float, floor: float = 0.01) -> None:
+        if max_steps is None and seconds is None:
+            raise ValueError("max_steps and seconds cannot both be None: the run would never end")
+        self.max_steps, self.seconds, self.warmup, self.floor = max_steps, seconds, warmup, floor
+        self.started = time.monotonic()
+        self.aside = 0.0  # seconds of the elapsed time that went into validations
+
+    def start(self, seconds: float | None) -> None:
+        """Start the clock; `seconds` is what is left of the budget for training itself."""
+        self.started, self.seconds, self.aside = time.monotonic(), seconds, 0.0
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def progress(self, step: int) -> float:
+        """Share of the run that is done after `step` optimizer steps."""
+        by_steps = step / self.max_steps if self.max_steps is not None else 0.0
+        by_clock = self.elapsed() / self.seconds if self.seconds is not None else 0.0
+        return min(1.0, max(by_steps, by_clock))
+
+    def remaining(self, step: int) -> float:
+        """Seconds to the end of the training, at the speed so far."""
+        progress = self.progress(step)
+        return self.elapsed() * (1 - progress) / progress if progress else 0.0
+
+    def factor(self, step: int) -> float:
+        """The learning rate of the step after `step`, over its peak."""
+        progress = self.progress(step)
+        if progress < self.warmup:
+            one_step = 1 / self.max_steps if self.max_steps is not None else 0.0
+            return max(0.01, min(1.0, (progress + one_step) / self.warmup))
+        share = (progress - self.warmup) / (1 - self.warmup)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share))
