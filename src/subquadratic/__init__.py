@@ -1,22 +1,33 @@
-"""Five sub-quadratic transformers behind one contract: forward over whole sequences, or extend a state of constant size."""
+"""Five sub-quadratic transformers behind one contract: forward over whole sequences, or extend a state of constant size.
 
-from . import attention
-from .models import (
-    BackboneConfig,
-    EncoderDecoder,
-    Fastformer,
-    FastformerConfig,
-    LanguageModel,
-    Linformer,
-    LinformerConfig,
-    Performer,
-    PerformerConfig,
-    SequenceClassifier,
-    Transformer,
-    TransformerConfig,
-)
-from .ops.errors import NotCausalError
-from .ops.state import State
+Names are loaded when they are first used, so that `subq --help` need not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import attention, compat
+    from .models import (
+        BackboneConfig,
+        EncoderDecoder,
+        Fastformer,
+        FastformerConfig,
+        FeedbackTransformer,
+        FeedbackTransformerConfig,
+        LanguageModel,
+        Linformer,
+        LinformerConfig,
+        PerceiverAR,
+        PerceiverARConfig,
+        Performer,
+        PerformerConfig,
+        SequenceClassifier,
+        Transformer,
+        TransformerConfig,
+    )
+    from .ops.errors import NotCausalError
+    from .ops.state import State
 
 __version__ = "0.1.0"
 
@@ -25,10 +36,14 @@ __all__ = [
     "EncoderDecoder",
     "Fastformer",
     "FastformerConfig",
+    "FeedbackTransformer",
+    "FeedbackTransformerConfig",
     "LanguageModel",
     "Linformer",
     "LinformerConfig",
     "NotCausalError",
+    "PerceiverAR",
+    "PerceiverARConfig",
     "Performer",
     "PerformerConfig",
     "SequenceClassifier",
@@ -42,8 +57,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "compat":  # only those who move from a published package pay for it
-        import importlib
-
-        return importlib.import_module(".compat", __name__)
+    if name in ("attention", "compat"):
+        return importlib.import_module(f".{name}", __name__)
+    if name in __all__:
+        home = {"NotCausalError": ".ops.errors", "State": ".ops.state"}.get(name, ".models")
+        value = getattr(importlib.import_module(home, __name__), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
