@@ -3,8 +3,10 @@
 from .config import BackboneConfig, config_class, model_types
 from .encoder_decoder import EncoderDecoder
 from .fastformer import Fastformer, FastformerConfig
+from .feedback_transformer import FeedbackTransformer, FeedbackTransformerConfig
 from .language_model import LanguageModel
 from .linformer import Linformer, LinformerConfig
+from .perceiver_ar import PerceiverAR, PerceiverARConfig
 from .performer import Performer, PerformerConfig
 from .sequence_classifier import SequenceClassifier
 from .transformer import Transformer, TransformerConfig
@@ -14,9 +16,13 @@ __all__ = [
     "EncoderDecoder",
     "Fastformer",
     "FastformerConfig",
+    "FeedbackTransformer",
+    "FeedbackTransformerConfig",
     "LanguageModel",
     "Linformer",
     "LinformerConfig",
+    "PerceiverAR",
+    "PerceiverARConfig",
     "Performer",
     "PerformerConfig",
     "SequenceClassifier",

@@ -20,12 +20,13 @@ class TokenEmbedding(nn.Module):
         config: of the backbone; ``positions`` says what is added.
         vocab_size: V.
         max_length: the most positions; required for learned and axial positions. None: what the backbone can take.
+        maskable: have a [MASK] vector.
 
     Raises:
         ValueError: for values out of range, or a ``max_length`` over the backbone's own.
     """
 
-    def __init__(self, config: BackboneConfig, *, vocab_size: int, max_length: int | None):
+    def __init__(self, config: BackboneConfig, *, vocab_size: int, max_length: int | None, maskable: bool = False):
         super().__init__()
         require_positive(vocab_size=vocab_size, max_length=max_length)
         limit = config.length_limit
@@ -44,7 +45,7 @@ class TokenEmbedding(nn.Module):
                 max_length is None or max_length <= held, f"max_length must be at most {held}, what axial_shape holds, got {max_length}"
             )
             self.max_length = held if self.max_length is None else self.max_length
-        self.mask_vector = None if config.causal else nn.Parameter(torch.randn(config.dim) * 0.02)
+        self.mask_vector = nn.Parameter(torch.randn(config.dim) * 0.02) if maskable else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
@@ -77,7 +78,7 @@ class TokenEmbedding(nn.Module):
         x = self.table(tokens)
         if masked is not None:
             if self.mask_vector is None:
-                raise ValueError("masked is for bidirectional models: a causal model predicts the next token, and has no [MASK]")
+                raise ValueError("masked is for bidirectional language models: a causal one predicts the next token, and has no [MASK]")
             x = torch.where(masked[..., None], self.mask_vector.to(x.dtype), x)
         if self.positions is not None:
             x = x + self.positions(positions).to(x.dtype)

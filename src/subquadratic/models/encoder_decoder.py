@@ -160,5 +160,6 @@ class EncoderDecoder(Pretrained):
     def from_options(cls, options: dict[str, Any]) -> Self:
         """A model from what ``options`` gave."""
         options = dict(options)
-        configs = (BackboneConfig.from_dict(options.pop(name)) for name in ("encoder_config", "decoder_config"))
-        return cls(*configs, **options)
+        encoder_config = BackboneConfig.from_dict(options.pop("encoder_config"))
+        decoder_config = BackboneConfig.from_dict(options.pop("decoder_config"))
+        return cls(encoder_config, decoder_config, **options)

@@ -46,7 +46,7 @@ class LanguageModel(Pretrained):
     def __init__(self, config: BackboneConfig, *, vocab_size: int = 256, max_length: int | None = None, tie_embeddings: bool = False):
         super().__init__()
         self.config, self.vocab_size, self.tie_embeddings = config, vocab_size, tie_embeddings
-        self.embedding = TokenEmbedding(config, vocab_size=vocab_size, max_length=max_length)
+        self.embedding = TokenEmbedding(config, vocab_size=vocab_size, max_length=max_length, maskable=not config.causal)
         self.backbone = config.build()
         self.norm = final_norm(config)
         self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
