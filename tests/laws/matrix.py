@@ -106,7 +106,7 @@ def configs(*, causal: bool | None = None) -> list[Any]:
     found = []
     for name, (kind, needed, options) in BACKBONES.items():
         for option, direction in itertools.product(options, (True, False)):
-            if causal is not None and direction is not causal or (kind.causal_only and not direction):
+            if (causal is not None and direction is not causal) or (kind.causal_only and not direction):
                 continue
             config = kind(**{**SMALL, **needed, **option, "causal": direction})
             label = "-".join([name, "causal" if direction else "both", *(f"{key}={value}" for key, value in option.items())])

@@ -4,6 +4,8 @@ A Perceiver AR whose latents are full follows a rule of its own, tested in tests
 tested while they grow.
 """
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from .matrix import LENGTH, configs, inputs, language_model, tokens
 
 def pieces(length: int, cuts: list[int]) -> list[slice]:
     borders = [0, *sorted(set(cuts)), length]
-    return [slice(a, b) for a, b in zip(borders, borders[1:], strict=False) if b > a]
+    return [slice(a, b) for a, b in itertools.pairwise(borders) if b > a]
 
 
 def length_for(config: sq.BackboneConfig) -> int:

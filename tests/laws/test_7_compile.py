@@ -1,4 +1,5 @@
-"""Law 7: torch.compile(fullgraph=True) of forward and backward, but for the Feedback Transformer's outer loop; torch.export in eval mode."""
+"""Law 7: torch.compile(fullgraph=True) of forward and backward, but for the Feedback Transformer's outer loop; torch.export in eval
+mode."""
 
 import pytest
 import torch

@@ -1,5 +1,7 @@
 """Linear attention over features against its definition, formed in the logarithm in float64."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,7 +48,7 @@ def test_pieces_equal_the_whole(cuts: list[int], chunk: int) -> None:
     whole, last = causal_linear_attention(scaled(queries), keys, values, mask=mask, **options)
     state, parts = None, []
     borders = [0, *sorted(set(cuts)), 30]
-    for a, b in zip(borders, borders[1:], strict=False):
+    for a, b in itertools.pairwise(borders):
         part, state = causal_linear_attention(
             scaled(queries)[:, :, a:b], keys[:, :, a:b], values[:, :, a:b], state, mask=mask[:, a:b], **options
         )
@@ -127,7 +129,7 @@ def test_memory_has_no_tensor_of_length_features_width() -> None:
     biggest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             nonlocal biggest
             result = function(*args, **(kwargs or {}))
             for tensor in torch.utils._pytree.tree_leaves(result):

@@ -1,5 +1,7 @@
 """Window attention against pair-by-pair definitions."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -48,7 +50,7 @@ def test_pieces_equal_the_whole(borders: tuple[int, ...], sliding: bool, masked:
     given = mask if masked else None
     whole = window_attention(q, k, v, window=5, causal=True, sliding=sliding, mask=given)
     state, parts = empty_window(2, 2, 5, 4, dtype=torch.float64), []
-    for a, b in zip(borders, borders[1:], strict=False):
+    for a, b in itertools.pairwise(borders):
         piece = (tensor[:, :, a:b] for tensor in (q, k, v))
         part, state = extend_window_attention(*piece, state, sliding=sliding, mask=None if given is None else given[:, a:b])
         parts.append(part)

@@ -1,4 +1,5 @@
-"""Additive attention: one global query and one global key instead of pairwise scores (Fastformer, arXiv 2108.09084), bidirectional and causal.
+"""Additive attention: one global query and one global key instead of pairwise scores (Fastformer, arXiv 2108.09084), bidirectional and
+causal.
 
 Axes: B batch, N length, D width, H heads, K head width.
 """
@@ -27,9 +28,10 @@ class AdditiveState(State):
 class AdditiveAttention(nn.Module):
     """Multi-head additive attention.
 
-    With q, k, v the maps of x, per head: g_q = sum_i softmax_i(W_a q_i / sqrt(K)) q_i (eqs. 3-4); p_i = k_i * g_q; g_k = sum_i softmax_i(W_b p_i /
-    sqrt(K)) p_i (eqs. 5-6); u_i = v_i * g_k; the output is W_u u + q, mapped back to D (eq. 7 and section 3.3). In the causal form both means run over the
-    positions up to i.
+    With q, k, v the maps of x, per head: g_q = sum_i softmax_i(W_a q_i / sqrt(K)) q_i (eqs. 3-4); p_i = k_i * g_q; g_k = sum_i
+        softmax_i(W_b p_i /
+    sqrt(K)) p_i (eqs. 5-6); u_i = v_i * g_k; the output is W_u u + q, mapped back to D (eq. 7 and section 3.3). In the causal form both
+    means run over the positions up to i.
 
     Args:
         dim: D.
@@ -37,8 +39,8 @@ class AdditiveAttention(nn.Module):
         head_dim: K; None: dim / heads.
         causal: a position sees itself and what came before.
         share_query_value: v = q, the authors' default.
-        rotary: products with a global vector become products of complex numbers, one factor conjugated, all turned by their rotary angle: the
-            result then depends on distances between tokens only.
+        rotary: products with a global vector become products of complex numbers, one factor conjugated, all turned by their rotary angle:
+            the result then depends on distances between tokens only.
         tie_logit_vectors: W_a and W_b come from outside (arguments of each call), shared by all layers.
         dropout: of the output.
         qkv_bias, out_bias: biases of the maps.
@@ -106,8 +108,9 @@ class AdditiveAttention(nn.Module):
         if not self.causal:
             raise NotCausalError("this AdditiveAttention")
         device, dtype = device or self.output.weight.device, torch.promote_types(dtype or self.output.weight.dtype, torch.float32)
-        pools = (empty_pool(batch_size, self.heads, self.width, device=torch.device(device), dtype=dtype) for _ in range(2))
-        return AdditiveState(*pools, torch.zeros(batch_size, dtype=torch.int64, device=device))
+        device = torch.device(device)
+        query_pool, key_pool = (empty_pool(batch_size, self.heads, self.width, device=device, dtype=dtype) for _ in range(2))
+        return AdditiveState(query_pool, key_pool, torch.zeros(batch_size, dtype=torch.int64, device=device))
 
     def extend(
         self,
@@ -118,9 +121,10 @@ class AdditiveAttention(nn.Module):
         query_logits: Tensor | None = None,
         key_logits: Tensor | None = None,
     ) -> tuple[Tensor, AdditiveState]:
-        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what came before."""
+        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
+        came before."""
         y, pools = self._run(x, mask, state, query_logits, key_logits)
-        return y, AdditiveState(*pools, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
+        return y, AdditiveState(pools[0], pools[1], state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
 
     def _run(
         self, x: Tensor, mask: Tensor | None, state: AdditiveState | None, query_logits: Tensor | None, key_logits: Tensor | None
@@ -192,7 +196,8 @@ def logit_vectors(heads: int, inner: int) -> Tensor:
 
 
 def _product(x: Tensor, whole: Tensor, rotary: bool) -> Tensor:
-    """x * whole, (B, H, N, K) and (B, H, N or 1, K); with ``rotary`` channel pairs (i, i + K/2) are complex numbers and ``whole`` is conjugated."""
+    """x * whole, (B, H, N, K) and (B, H, N or 1, K); with ``rotary`` channel pairs (i, i + K/2) are complex numbers and ``whole`` is
+    conjugated."""
     if not rotary:
         return x * whole
     (real, imaginary), (whole_real, whole_imaginary) = x.chunk(2, dim=-1), whole.chunk(2, dim=-1)

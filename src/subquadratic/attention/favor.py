@@ -50,7 +50,8 @@ class FavorAttention(nn.Module):
         head_dim: K; None: dim / heads.
         causal: a position attends to itself and what came before.
         features: M; None: floor(K ln K), as the paper suggests.
-        kernel: "softmax" (FAVOR+), "relu", any callable from projections to features >= 0 (generalised attention), or "efficient" (no projection).
+        kernel: "softmax" (FAVOR+), "relu", any callable from projections to features >= 0 (generalised attention), or "efficient" (no
+            projection).
         feature_epsilon: added to every softmax feature, relative to its stabiliser. 0 is unbiased; the published code has 1e-4.
         orthogonal_scaling: 0: row norms as Gaussian vectors have; 1: sqrt(K).
         rotary: rotary positions on queries and keys (not in cross-attention).
@@ -58,8 +59,8 @@ class FavorAttention(nn.Module):
         local_window: W: a local head sees its block of W tokens and the one before (also the one after, when bidirectional).
         dropout: of the output, and of the weights in local heads.
         qkv_bias, out_bias: biases of the maps.
-        qk_norm: give queries and keys one learned length per head. Random features fail once entries of q and k have standard deviation 1 or more;
-            this, or the ReLU kernel, is what helps.
+        qk_norm: give queries and keys one learned length per head. Random features fail once entries of q and k have standard deviation 1
+            or more; this, or the ReLU kernel, is what helps.
         context_dim: width of a context, for cross-attention; None: D.
         generator: draws the projection; None: the global CPU generator.
 
@@ -142,7 +143,8 @@ class FavorAttention(nn.Module):
             mask: (B, N) bool, True = real token.
             context: (B, S, context_dim); only for a bidirectional layer without local heads.
             context_mask: (B, S) bool.
-            return_attention: also give the weights (B, H, N, S) that the features imply. Forms N x S numbers: for looking at short sequences.
+            return_attention: also give the weights (B, H, N, S) that the features imply. Forms N x S numbers: for looking at short
+                sequences.
 
         Returns:
             (B, N, D), zero at padded positions; with ``return_attention`` the pair (output, weights).
@@ -188,12 +190,12 @@ class FavorAttention(nn.Module):
         if not self.causal:
             raise NotCausalError("this FavorAttention")
         device, dtype = device or self.output.weight.device, dtype or self.output.weight.dtype
-        place = {"device": torch.device(device), "dtype": torch.promote_types(dtype, torch.float32)}
+        device, exact = torch.device(device), torch.promote_types(dtype, torch.float32)
         summary: FeatureState | EfficientState | None = None
         if self.global_heads and self.kernel == "efficient":
-            summary = empty_efficient(batch_size, self.global_heads, self.width, **place)
+            summary = empty_efficient(batch_size, self.global_heads, self.width, device=device, dtype=exact)
         elif self.global_heads:
-            summary = empty_features(batch_size, self.global_heads, self.features, self.width, **place)
+            summary = empty_features(batch_size, self.global_heads, self.features, self.width, device=device, dtype=exact)
         window = (
             empty_window(batch_size, self.local_heads, self.local_window, self.width, device=device, dtype=dtype)
             if self.local_heads
@@ -202,7 +204,8 @@ class FavorAttention(nn.Module):
         return FavorState(summary, window, torch.zeros(batch_size, dtype=torch.int64, device=device))
 
     def extend(self, x: Tensor, state: FavorState, *, mask: Tensor | None = None) -> tuple[Tensor, FavorState]:
-        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what came before."""
+        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
+        came before."""
         check_sequence(x, self.dim)
         check_mask(mask, x.shape[0], x.shape[1])
         x = zero_padding(x, mask)
@@ -219,7 +222,8 @@ class FavorAttention(nn.Module):
         Args:
             queries, keys, values: (B, H, N, K), as they enter the feature map.
 
-        Below 0.1 the estimate is good; near 1 and above it carries nothing of the softmax (entries of q and k with standard deviation >= 1 do that).
+        Below 0.1 the estimate is good; near 1 and above it carries nothing of the softmax (entries of q and k with standard deviation >= 1
+        do that).
         """
         exact = softmax_attention(queries, keys, values, causal=self.causal)
         if self.causal:

@@ -1,7 +1,7 @@
 """Linformer: attention to R slots that the sequence is summed into (arXiv 2006.04768), bidirectional and causal.
 
-E^T (X W) = (E^T X) W, so the bidirectional form sums the sequence first and maps R slots instead of N tokens. The causal form (ours) lets a position read
-the slots as they were after its own token: ``ops/slot_attention.py``.
+E^T (X W) = (E^T X) W, so the bidirectional form sums the sequence first and maps R slots instead of N tokens. The causal form (ours) lets
+a position read the slots as they were after its own token: ``ops/slot_attention.py``.
 
 Axes: B batch, N length (queries), S length (keys), D width, H heads, K head width, R slots.
 """
@@ -166,7 +166,8 @@ class LowRankAttention(nn.Module):
         key_weights: Tensor | None = None,
         value_weights: Tensor | None = None,
     ) -> tuple[Tensor, LowRankState]:
-        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what came before.
+        """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
+        came before.
 
         Raises:
             ValueError: if the sequence grows over ``max_length``.

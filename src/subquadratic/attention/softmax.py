@@ -51,7 +51,8 @@ class SoftmaxAttention(nn.Module):
     Raises:
         ValueError: for values out of range or an odd head width with ``rotary``.
 
-    Cost O(N S K) a head, or O(N W K) with a window W; memory O(N K) in forward and backward. State: 2 H K numbers a token, or 4 W H K with a window.
+    Cost O(N S K) a head, or O(N W K) with a window W; memory O(N K) in forward and backward. State: 2 H K numbers a token, or 4 W H K with
+    a window.
     """
 
     sliding = True  # a window moves with the position; WindowAttention may cut the sequence into blocks instead
@@ -113,13 +114,12 @@ class SoftmaxAttention(nn.Module):
         check_mask(mask, x.shape[0], x.shape[1])
         x = zero_padding(x, mask)
         if context is not None:
-            output = self._attend_context(x, self._read_context(context, context_mask), return_attention)
+            y, weights = self._attend_context(x, self._read_context(context, context_mask), return_attention)
         else:
             require(context_mask is None, "context_mask is given without a context")
-            output = self._attend(x, mask, return_attention)
-        y, weights = output
+            y, weights = self._attend(x, mask, return_attention)
         y = zero_padding(self.output(merge_heads(y)), mask)
-        return (y, weights) if return_attention else y
+        return y if weights is None else (y, weights)
 
     def init_state(
         self,
@@ -139,12 +139,12 @@ class SoftmaxAttention(nn.Module):
             return self._read_context(context, context_mask)
         if not self.causal:
             raise NotCausalError("this SoftmaxAttention")
-        place = {"device": device or self.output.weight.device, "dtype": dtype or self.output.weight.dtype}
+        device, dtype = torch.device(device or self.output.weight.device), dtype or self.output.weight.dtype
         if self.window is not None:
-            return empty_window(batch_size, self.heads, self.window, self.width, **place)
-        nothing = torch.zeros(batch_size, self.heads, 0, self.width, **place)
-        seen = torch.zeros(batch_size, dtype=torch.int64, device=place["device"])
-        return CacheState(nothing, nothing, torch.zeros(batch_size, 0, dtype=torch.bool, device=place["device"]), seen)
+            return empty_window(batch_size, self.heads, self.window, self.width, device=device, dtype=dtype)
+        nothing = torch.zeros(batch_size, self.heads, 0, self.width, device=device, dtype=dtype)
+        seen = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        return CacheState(nothing, nothing, torch.zeros(batch_size, 0, dtype=torch.bool, device=device), seen)
 
     def extend(
         self, x: Tensor, state: CacheState | WindowState | ContextState, *, mask: Tensor | None = None
@@ -157,6 +157,7 @@ class SoftmaxAttention(nn.Module):
             y, _ = self._attend_context(x, state, False)
             return zero_padding(self.output(merge_heads(y)), mask), state
         queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], state.seen))
+        after: CacheState | WindowState
         if isinstance(state, WindowState):
             y, after = extend_window_attention(queries, keys, values, state, sliding=self.sliding, mask=mask, dropout=self._dropping())
         else:

@@ -29,7 +29,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """(B, V) with all but the nucleus at -inf: the fewest likeliest tokens whose probabilities reach ``p`` (arXiv 1904.09751); one at least."""
+    """(B, V) with all but the nucleus at -inf: the fewest likeliest tokens whose probabilities reach ``p`` (arXiv 1904.09751); one at
+    least."""
     ordered, order = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones have together

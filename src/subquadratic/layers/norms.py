@@ -27,7 +27,8 @@ class ScaleNorm(nn.Module):
 
 
 class Gain(nn.Module):
-    """One learned factor on a branch (ReZero, arXiv 2003.04887): the stack starts near the identity. Starts at 1e-3, the published Performer's value."""
+    """One learned factor on a branch (ReZero, arXiv 2003.04887): the stack starts near the identity. Starts at 1e-3, the published
+    Performer's value."""
 
     def __init__(self, start: float = 1e-3):
         super().__init__()

@@ -29,7 +29,8 @@ class LearnedPositions(nn.Module):
 
 
 class FixedPositions(nn.Module):
-    """Sines and cosines of geometric wavelengths (Vaswani et al., arXiv 1706.03762, section 3.5), computed when asked: any length, no buffer."""
+    """Sines and cosines of geometric wavelengths (Vaswani et al., arXiv 1706.03762, section 3.5), computed when asked: any length, no
+    buffer."""
 
     def __init__(self, dim: int):
         super().__init__()

@@ -1,4 +1,5 @@
-"""The residual stack that the models share: norm, token shift, layer, add; plain, checkpointed or reversible, with the same parameter names.
+"""The residual stack that the models share: norm, token shift, layer, add; plain, checkpointed or reversible, with the same parameter
+names.
 
 Axes: B batch, N length, D width.
 """
@@ -53,7 +54,7 @@ class Branch(nn.Module):
         super().__init__()
         self.norm = make_norm(norm, dim)
         self.shift = TokenShift(dim, causal=causal) if token_shift else None
-        self.layer = layer
+        self.layer: Any = layer
         self.gain = Gain() if norm == "rezero" else None
         self.reads = tuple(reads)
 
@@ -94,8 +95,8 @@ class ResidualStack(nn.Module):
 
     Args:
         blocks: one dict of named branches per layer; None values are left out.
-        reversible: two streams that take turns (RevNet, arXiv 1707.04585): activations are recomputed in backward from the outputs, and the result
-            is the mean of the streams. Memory does not grow with depth.
+        reversible: two streams that take turns (RevNet, arXiv 1707.04585): activations are recomputed in backward from the outputs, and
+            the result is the mean of the streams. Memory does not grow with depth.
         checkpointing: recompute each branch in backward from its input.
 
     Raises:
@@ -112,7 +113,8 @@ class ResidualStack(nn.Module):
 
     def branches(self) -> list[Branch]:
         """Every branch, in the order in which they run."""
-        return [branch for block in self.blocks for branch in block.values()]
+        blocks: Any = self.blocks
+        return [branch for block in blocks for branch in block.values()]
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         """(B, N, D) -> (B, N, D); ``arguments`` go to the branches that read them."""

@@ -2,8 +2,8 @@
 
 Streams a and b start equal; branches take turns: a += f_0(b), b += f_1(a), a += f_2(b), ... Each step can be undone by subtraction.
 
-What a naive version gets wrong and this one is tested for: inputs without gradient, frozen parameters, parameters shared between branches, two
-forwards before one backward, backward in eval mode, autocast, random numbers per call, tensors (a context) that several branches read.
+What a naive version gets wrong and this one is tested for: inputs without gradient, frozen parameters, parameters shared between branches,
+two forwards before one backward, backward in eval mode, autocast, random numbers per call, tensors (a context) that several branches read.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,10 +70,9 @@ class _Reversible(torch.autograd.Function):
                 start = streams[source].detach().requires_grad_()
                 delta = branch(start, {**ctx.arguments, **leaves})
                 wanted = [start, *leaves.values(), *parameters]
+                found: tuple[Tensor | None, ...] = (None,) * len(wanted)
                 if delta.requires_grad:
                     found = torch.autograd.grad(delta, wanted, gradient[target].to(delta.dtype), allow_unused=True)
-                else:
-                    found = (None,) * len(wanted)
             streams[target] = streams[target] - delta.detach()
             if found[0] is not None:
                 gradient[source] = gradient[source] + found[0]

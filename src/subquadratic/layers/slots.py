@@ -47,7 +47,8 @@ class SlotProjection(nn.Module):
 
         Args:
             positions: (N,) or (B, N) int64, below ``max_length`` where there is one.
-            lengths: (B,) real tokens per row, over which "pool" and "conv" spread their runs; None: over ``max_length`` (what a causal layer must do).
+            lengths: (B,) real tokens per row, over which "pool" and "conv" spread their runs; None: over ``max_length`` (what a causal
+                layer must do).
 
         Returns:
             Two tensors (N, R) or (B, N, R); the same one twice when shared.

@@ -20,7 +20,8 @@ class ShiftState(State):
 
 
 class TokenShift(nn.Module):
-    """Causal: the second half of the channels comes from the token before. Bidirectional: one third from the token after, one third unchanged,
+    """Causal: the second half of the channels comes from the token before. Bidirectional: one third from the token after, one third
+    unchanged,
     one third from the token before (channels that do not divide stay). Neighbours are real tokens: padding in between is skipped.
 
     Has no parameters.

@@ -111,7 +111,7 @@ class BackboneConfig:
         Raises:
             ValueError: for a field that has no plain form (a callable kernel).
         """
-        values = {"model_type": self.model_type}
+        values: dict[str, Any] = {"model_type": self.model_type}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if callable(value):

@@ -89,7 +89,7 @@ class TokenEmbedding(nn.Module):
             return  # reading a value back would break the capture
         low, high = (int(value) for value in tokens.aminmax())
         require(
-            0 <= low and high < self.vocab_size,
+            low >= 0 and high < self.vocab_size,
             f"tokens must be at least 0 and less than vocab_size={self.vocab_size}, got {low} to {high}",
         )
 

@@ -53,7 +53,7 @@ class EncoderDecoder(Pretrained):
         width = getattr(decoder_config, "context_dim", None) or decoder_config.dim
         require(
             width == encoder_config.dim,
-            f"decoder_config must read contexts of the encoder's width {encoder_config.dim}: set context_dim={encoder_config.dim}, got {width}",
+            f"decoder_config must read the encoder's width {encoder_config.dim}: set context_dim={encoder_config.dim}, got {width}",
         )
         self.encoder_config, self.decoder_config = encoder_config, decoder_config
         self.embedding = TokenEmbedding(encoder_config, vocab_size=vocab_size, max_length=max_length)

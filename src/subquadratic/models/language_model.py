@@ -47,7 +47,7 @@ class LanguageModel(Pretrained):
         super().__init__()
         self.config, self.vocab_size, self.tie_embeddings = config, vocab_size, tie_embeddings
         self.embedding = TokenEmbedding(config, vocab_size=vocab_size, max_length=max_length, maskable=not config.causal)
-        self.backbone = config.build()
+        self.backbone: Any = config.build()
         self.norm = final_norm(config)
         self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
         if self.head is not None:
@@ -213,7 +213,8 @@ class LanguageModel(Pretrained):
 
 
 def next_tokens(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs (B, N - 1), targets (B, N - 1) and mask of the inputs, for next-token prediction. Rows are packed to the left if there is a mask."""
+    """Inputs (B, N - 1), targets (B, N - 1) and mask of the inputs, for next-token prediction. Rows are packed to the left if there is a
+    mask."""
     if mask is not None:
         order, mask = pack_left(mask)
         tokens = tokens.gather(1, order)

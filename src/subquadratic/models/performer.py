@@ -60,9 +60,14 @@ class PerformerConfig(BackboneConfig):
             )
         for local in self.local_heads_per_layer:
             check_favor_options(
-                kernel=self.kernel, features=self.features, feature_epsilon=self.feature_epsilon, orthogonal_scaling=self.orthogonal_scaling,
-                heads=self.heads, local_heads=local, local_window=self.local_window,
-            )  # fmt: skip
+                kernel=self.kernel,
+                features=self.features,
+                feature_epsilon=self.feature_epsilon,
+                orthogonal_scaling=self.orthogonal_scaling,
+                heads=self.heads,
+                local_heads=local,
+                local_window=self.local_window,
+            )
         require_positive(redraw_interval=self.redraw_interval, context_dim=self.context_dim)
         require(self.context_dim is None or self.cross_attention, "context_dim is for cross_attention=True")
 
@@ -89,7 +94,8 @@ class Performer(StackBackbone):
 
     @torch.no_grad()
     def redraw_(self, generator: torch.Generator | None = None) -> None:
-        """Draw new projections in place, layer after layer from ``generator`` (a CPU generator: the same seed redraws alike on every rank)."""
+        """Draw new projections in place, layer after layer from ``generator`` (a CPU generator: the same seed redraws alike on every
+        rank)."""
         for module in self.modules():
             if isinstance(module, FavorAttention):
                 module.redraw_(generator)

@@ -37,8 +37,8 @@ class SequenceClassifier(Pretrained):
         vocab_size: V; 256 for bytes.
         num_classes: number of classes.
         max_length: the most positions a sequence may have; required for learned and axial positions. None: no limit but the backbone's.
-        pooling: "mean" over the real positions, or the "last" real one. None: "mean", and "last" for a Perceiver AR (whose outputs are its last
-            positions only, so that a mean would depend on how the sequence was split).
+        pooling: "mean" over the real positions, or the "last" real one. None: "mean", and "last" for a Perceiver AR (whose outputs are its
+            last positions only, so that a mean would depend on how the sequence was split).
 
     Raises:
         ValueError: for values out of range.
@@ -59,7 +59,7 @@ class SequenceClassifier(Pretrained):
         require_choice("pooling", pooling, ("last",) if config.aligned_right else POOLINGS)
         self.config, self.vocab_size, self.num_classes, self.pooling = config, vocab_size, num_classes, pooling
         self.embedding = TokenEmbedding(config, vocab_size=vocab_size, max_length=max_length)
-        self.backbone = config.build()
+        self.backbone: Any = config.build()
         self.norm = final_norm(config)
         self.head = nn.Linear(config.dim, num_classes)
 

@@ -58,19 +58,29 @@ class Transformer(StackBackbone):
 
 
 def _blocks(config: TransformerConfig) -> Iterator[dict[str, Branch | None]]:
-    common = {
-        "heads": config.heads,
-        "head_dim": config.head_dim,
-        "dropout": config.attention_dropout,
-        "qkv_bias": config.qkv_bias,
-        "out_bias": config.out_bias,
-        "qk_norm": config.qk_norm,
-    }
     for _ in range(config.depth):
-        attention = SoftmaxAttention(config.dim, causal=config.causal, window=config.window, rotary=config.positions == "rotary", **common)
-        cross = SoftmaxAttention(config.dim, context_dim=config.context_dim, **common) if config.cross_attention else None
+        attention = _attention(config, causal=config.causal, window=config.window, rotary=config.positions == "rotary")
+        cross = _attention(config, causal=False, context_dim=config.context_dim) if config.cross_attention else None
         yield {
             "attention": make_branch(config, attention, token_shift=config.token_shift),
             "cross_attention": None if cross is None else make_branch(config, cross, reads=("mask", "context", "context_mask")),
             "feed_forward": make_feed_forward(config, token_shift=config.token_shift),
         }
+
+
+def _attention(
+    config: TransformerConfig, *, causal: bool, window: int | None = None, rotary: bool = False, context_dim: int | None = None
+) -> SoftmaxAttention:
+    return SoftmaxAttention(
+        config.dim,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        causal=causal,
+        window=window,
+        rotary=rotary,
+        dropout=config.attention_dropout,
+        qkv_bias=config.qkv_bias,
+        out_bias=config.out_bias,
+        qk_norm=config.qk_norm,
+        context_dim=context_dim,
+    )

@@ -1,6 +1,7 @@
 """Efficient attention (arXiv 1812.01243): softmax over features for queries, over positions for keys, and its causal form.
 
-Bidirectional: o_i = sum_f softmax_f(q_i)_f sum_j softmax_j(k_{.f})_j v_j. Causal: the softmax over positions runs up to i, with a running maximum per feature.
+Bidirectional: o_i = sum_f softmax_f(q_i)_f sum_j softmax_j(k_{.f})_j v_j. Causal: the softmax over positions runs up to i, with a running
+    maximum per feature.
 
 Axes: B batch, H heads, N length, S length (keys), K head width (features are the head's channels), G chunks, C chunk length.
 """

@@ -58,7 +58,8 @@ def check_mask(mask: Tensor | None, batch: int, length: int, *, name: str = "mas
     """``mask`` must be None or bool (B, N), True = real token.
 
     Raises:
-        ValueError: for another dtype or shape; a square (N, N) mask gets a message of its own, since attention here is never masked pair by pair.
+        ValueError: for another dtype or shape; a square (N, N) mask gets a message of its own, since attention here is never masked pair
+            by pair.
     """
     if mask is None:
         return

@@ -1,11 +1,12 @@
 """Linear attention over positive features, with the normaliser and a stabiliser inside: the engine of FAVOR+.
 
-Performer (arXiv 2009.14794), eq. 4, and its causal form (appendix B.1), in a shape that is exactly causal and streams. With a feature k_t given as
-k'_t exp(m_t), m_t the running maximum of the exponents, causal attention is a gated recurrence in which nothing overflows:
+Performer (arXiv 2009.14794), eq. 4, and its causal form (appendix B.1), in a shape that is exactly causal and streams. With a feature k_t
+given as k'_t exp(m_t), m_t the running maximum of the exponents, causal attention is a gated recurrence in which nothing overflows:
 
     S_t = exp(m_{t-1} - m_t) S_{t-1} + k'_t v_t^T,   z_t likewise,   o_t = q'_t S_t / q'_t z_t
 
-and a maximum over the past never sees the future. Computed chunk by chunk: a C x C matmul inside a chunk, the summary (S, z, m) between chunks.
+and a maximum over the past never sees the future. Computed chunk by chunk: a C x C matmul inside a chunk, the summary (S, z, m) between
+chunks.
 
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features, G chunks, C chunk length.
 """
@@ -57,7 +58,8 @@ def summarise_features(
         keys: (B, H, S, M) logarithms of the key features, or the features themselves with ``exponents=False``.
         values: (B, H, S, K).
         mask: (B, S) bool, True = real token.
-        maximum: stabiliser (B, H, 1 or M), constant for autograd; None takes each feature's own maximum, with which no normaliser can underflow.
+        maximum: stabiliser (B, H, 1 or M), constant for autograd; None takes each feature's own maximum, with which no normaliser can
+            underflow.
     """
     values = zero_keys(values, mask)
     if exponents:
@@ -89,7 +91,8 @@ def read_features(log_queries: Tensor, summary: FeatureState, *, feature_epsilon
     Args:
         log_queries: (B, H, N, M) logarithms of the query features.
         summary: from :func:`summarise_features`.
-        feature_epsilon: added to every feature of queries and keys, relative to their maximum. Needs a summary with one maximum for all features.
+        feature_epsilon: added to every feature of queries and keys, relative to their maximum. Needs a summary with one maximum for all
+            features.
 
     Returns:
         (B, H, N, K); zero where there is no key.

@@ -17,8 +17,8 @@ def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None
         device: where, for ``mask=None`` and ``seen=None``.
 
     Returns:
-        (N,) int64 when no row differs (no mask, nothing seen), else (B, N). A padded token gets the position that a real one would have there,
-        0 at least.
+        (N,) int64 when no row differs (no mask, nothing seen), else (B, N). A padded token gets the position of the real one before it,
+        and 0 at least.
     """
     if mask is None:
         positions = torch.arange(length, device=device if seen is None else seen.device)

@@ -1,7 +1,7 @@
 """Softmax pooling: the softmax-weighted mean of a sequence, and at each position of everything up to it.
 
-Fastformer's additive attention (arXiv 2108.09084, eqs. 3-5) and its causal half: a summary of the past is (maximum logit, sum of weights, weighted sum),
-merged as in online softmax.
+Fastformer's additive attention (arXiv 2108.09084, eqs. 3-5) and its causal half: a summary of the past is (maximum logit, sum of weights,
+weighted sum), merged as in online softmax.
 
 Axes: B batch, H heads, N length, K head width, G chunks, C chunk length.
 """
@@ -70,7 +70,8 @@ def prefix_softmax_mean(
     Raises:
         ValueError: if the shapes of ``logits``, ``values`` and ``mask`` disagree, or ``chunk`` < 1.
 
-    Cost O(N (C + K)) a head; memory O(N (C + K)). No weight of a later token is ever formed, so the future cannot leak, not even by rounding.
+    Cost O(N (C + K)) a head; memory O(N (C + K)). No weight of a later token is ever formed, so the future cannot leak, not even by
+    rounding.
     """
     batch, heads, length, width = values.shape
     if logits.shape != (batch, heads, length):

@@ -31,7 +31,12 @@ class State:
     def tensors(self) -> list[Tensor]:
         """Every tensor held, in the order of the fields."""
         found: list[Tensor] = []
-        self.map(lambda tensor: (found.append(tensor), tensor)[1])
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(note)
         return found
 
     def reorder(self, index: Tensor) -> Self:
@@ -62,7 +67,7 @@ class State:
 @dataclass_transform(frozen_default=True)
 def state(cls: T) -> T:
     """Class decorator: a frozen dataclass, registered as a pytree (so that compile, export and tree maps go through it)."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    cls = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     pytree.register_pytree_node(
         cls,

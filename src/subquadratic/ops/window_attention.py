@@ -1,8 +1,8 @@
 """Attention within a window of the sequence, at cost O(N W).
 
-Two shapes of window. Blocks (local heads of the Performer): the sequence is cut into blocks of W and a position sees its own block and the one
-before (also the one after, when bidirectional). Sliding (``sliding=True``): a position sees the W tokens that end with itself (W - 1 to each side,
-when bidirectional).
+Two shapes of window. Blocks (local heads of the Performer): the sequence is cut into blocks of W, and a position sees its own block and
+the one before (also the one after, when bidirectional). Sliding (``sliding=True``): a position sees the W tokens that end with itself
+(W - 1 to each side, when bidirectional).
 
 Axes: B batch, H heads, N length, K head width, W window, G blocks.
 """
@@ -68,7 +68,7 @@ def window_attention(
 def _blocks(
     queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, mask: Tensor | None, dropout: float
 ) -> Tensor:
-    batch, heads, length, width = queries.shape
+    batch, heads, length, _width = queries.shape
     padding = -length % window
     queries, keys, values = (F.pad(tensor, (0, 0, 0, padding)).unflatten(2, (-1, window)) for tensor in (queries, keys, values))
     blocks = queries.shape[2]
@@ -122,8 +122,8 @@ def extend_window_attention(
     if order is not None:
         output = _unpack_heads(output.masked_fill(~packed[:, None, :, None], 0.0), order)
     keep = (added[:, None] + torch.arange(2 * window, device=queries.device))[:, None, :, None]
-    kept = (tensor.gather(2, keep.expand(-1, tensor.shape[1], -1, tensor.shape[3])) for tensor in (keys, values))
-    return output, WindowState(*kept, state.seen + added)
+    keys, values = (tensor.gather(2, keep.expand(-1, tensor.shape[1], -1, tensor.shape[3])) for tensor in (keys, values))
+    return output, WindowState(keys, values, state.seen + added)
 
 
 def _near(query_places: Tensor, key_places: Tensor, window: int, causal: bool, sliding: bool) -> Tensor:
