@@ -1,0 +1,303 @@
+"""Published checkpoints in, saved models out: ``convert_checkpoint`` writes a folder, ``load`` reads it.
+
+The folder holds config.json (which compat class, with which options, and which of them are ``assumed``: published defaults that shapes
+cannot confirm) and model.safetensors.
+"""
+
+import difflib
+import importlib
+import inspect
+import json
+import os
+import pickle
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.errors import require, require_choice
+from .checkpoint_options import MODELS, Found, Options, Published, recognise
+
+NAMES = ("model_state_dict", "state_dict", "model", "module", "net", "weights", "params")  # where programs put a model among other things
+PREFIX = "compat."
+
+
+def convert_checkpoint(
+    path: str | os.PathLike[str], package: str, out: str | os.PathLike[str], *, overwrite: bool = False, **hints: Any
+) -> Path:
+    """Turn a checkpoint of a published model into a saved model that :func:`load` reads.
+
+    Args:
+        path: what ``torch.save`` wrote: a state dict, or a dict that holds one ("model", "state_dict", ...); or a .safetensors file.
+            Prefixes of wrappers ("module.", "net.") are recognised. Nothing in the file is executed.
+        package: the published package, such as "performer_pytorch".
+        out: the folder to write.
+        overwrite: replace the model in a folder that is not empty.
+        hints: constructor options that shapes do not tell, such as ``heads=8`` or ``causal=True``; strings are read as JSON where they
+            can be.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read or is of another package, an option is missing, unknown or contradicts the shapes, or the
+            weights do not fit.
+        FileExistsError: if ``out`` is not an empty folder and ``overwrite`` is False.
+    """
+    path, out = Path(path), Path(out)
+    require_choice("package", package, dict.fromkeys(model.package for model in MODELS))
+    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"out={str(out)!r} exists and is not an empty folder: choose another, or pass overwrite=True")
+    weights = read_state_dict(path)
+    model, prefix = _identify(weights, package, path)
+    weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    given = {name: _value(value) for name, value in hints.items() if value is not None}
+    _check_names(model, given)
+    try:
+        found = model.read(weights, given)
+    except KeyError as error:
+        raise ValueError(f"{path} looks like a {model.name} but is not whole: it lacks {error}") from error
+    if prefix.endswith("net.") and "causal" in found.needed:
+        del found.needed["causal"]
+        found.assumed["causal"] = True  # "net" is what the published AutoregressiveWrapper calls its model
+    options, assumed = _settle(model, found, given)
+    twin = _build(model.package, model.name, options)
+    try:
+        twin.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {model.name}({_spelled(options)}): {error}") from error
+    _save(twin, model, options, assumed, out)
+    return out
+
+
+def load(folder: str | os.PathLike[str]) -> nn.Module:
+    """The compat model in a folder that :func:`convert_checkpoint` wrote, in eval mode on the CPU.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: if it holds something else, or a file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ..models.saving import CONFIG, WEIGHTS, read_config
+
+    folder = Path(folder)
+    content = read_config(folder)
+    name = str(content["class"])
+    known = [f"{PREFIX}{model.package}.{model.name}" for model in MODELS]
+    if name not in known:
+        way_out = f": load it with {name}.from_pretrained" if not name.startswith(PREFIX) else ""
+        raise ValueError(f"{folder} holds a {name}, not a converted model ({', '.join(known)}){way_out}")
+    _, package, class_name = name.split(".")
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} has {CONFIG} but no {WEIGHTS}")
+    try:
+        model = _build(package, class_name, content["options"])
+        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+    return model.eval()
+
+
+load_converted = load
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The model's state dict in a checkpoint, without executing anything in the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, holds Python objects, or no state dict.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about formats; what matters raises
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(_why_not(path, error)) from error
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
+    found = _choose(content)
+    if found is None:
+        raise ValueError(f"{path} holds no state dict (a dict of tensors by name), but {_summary(content)}: save model.state_dict()")
+    return {name.replace("_orig_mod.", ""): value for name, value in found.items()}  # torch.compile's wrapper
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}") from error
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """torch.load's refusals in one line each."""
+    if "Unsupported global" not in str(error) and "Unsupported class" not in str(error):
+        return f"{path} is not a PyTorch checkpoint, or is damaged"
+    culprit = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.\w+)", str(error))
+    what = f" ({culprit[1]})" if culprit else ""
+    return (
+        f"{path} holds Python objects{what}, not only tensors, and reading those would run code from the file: in the program that "
+        f"wrote it, save model.state_dict() instead of the model, torch.save(model.state_dict(), 'weights.pt')"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _summary(content: object) -> str:
+    if isinstance(content, Mapping):
+        return f"a dict with {', '.join(map(repr, list(content)[:8])) or 'nothing in it'}"
+    return f"a {type(content).__name__}"
+
+
+def _choose(content: object) -> dict[str, Tensor] | None:
+    """Of all state dicts in a checkpoint: the one at the top, else one with a usual name, else the largest."""
+    if _is_state_dict(content):
+        return dict(content)  # type: ignore[call-overload]
+    found = list(_state_dicts(content))
+    for name in NAMES:
+        for place, candidate in found:
+            if place[-1] == name:
+                return candidate
+    return max((candidate for _, candidate in found), key=len, default=None)
+
+
+def _state_dicts(content: object, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    if not isinstance(content, Mapping):
+        return
+    for name, value in content.items():
+        if isinstance(name, str) and not name.startswith("optim"):  # optimizers hold tensors by number
+            if _is_state_dict(value):
+                yield (*place, name), dict(value)
+            else:
+                yield from _state_dicts(value, (*place, name))
+
+
+def _is_state_dict(content: object) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    )
+
+
+def _identify(weights: Mapping[str, Tensor], package: str, path: Path) -> tuple[Published, str]:
+    recognised = recognise(weights)
+    if recognised is None:
+        some = ", ".join(list(weights)[:4])
+        raise ValueError(f"{path} is no checkpoint of a model of {package}: its tensors are {some}, ...")
+    model, prefix = recognised
+    if model.package != package:
+        raise ValueError(
+            f"{path} is a checkpoint of {model.package} ({model.name}), not of {package}: convert it with package={model.package!r}"
+        )
+    others = [name for name in weights if not name.startswith(prefix)]
+    if others:
+        raise ValueError(f"{path} holds a {model.name} under {prefix!r}, and tensors that are no part of it: {', '.join(others[:5])}")
+    return model, prefix
+
+
+def _settle(model: Published, found: Found, hints: Options) -> tuple[Options, Options]:
+    """All options, and those of them that nothing confirms."""
+    for name, value in found.read.items():
+        if name not in found.loose and name in hints and hints[name] != value:
+            raise ValueError(f"{name}={hints[name]!r} contradicts the checkpoint, whose shapes say {name}={value!r}")
+    missing = {name: why for name, why in found.needed.items() if name not in hints}
+    if missing:
+        listed = "; ".join(f"{name} ({why})" for name, why in missing.items())
+        raise ValueError(f"names and shapes in the checkpoint of a {model.name} do not tell {listed}. Pass {', '.join(missing)}")
+    assumed = {name: value for name, value in found.assumed.items() if name not in hints}
+    return {**assumed, **found.read, **hints}, assumed
+
+
+def _check_names(model: Published, hints: Options) -> None:
+    allowed = _parameters(model.package, model.name)
+    if model.name == "PerformerEncDec":
+        allowed += [side + name for side in ("enc_", "dec_") for name in _parameters(model.package, "PerformerLM") if name != "dim"]
+    for name in hints:
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            raise ValueError(
+                f"{model.name} has no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(allowed)}")
+            )
+
+
+def _parameters(package: str, name: str) -> list[str]:
+    parameters = inspect.signature(getattr(importlib.import_module(f".{package}", __package__), name)).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
+def _value(hint: Any) -> Any:
+    """A hint from a command line is a string: ``8``, ``true``, ``[1, 2]`` or a word."""
+    if isinstance(hint, list):
+        return tuple(hint)
+    if not isinstance(hint, str):
+        return hint
+    try:
+        value = json.loads(hint.lower() if hint in ("True", "False", "None") else hint)
+    except json.JSONDecodeError:
+        return hint
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _build(package: str, name: str, options: Options) -> nn.Module:
+    """The compat model; options as in config.json, where tuples are lists and a kernel is the name of a torch.nn module."""
+    ready = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    for key in [key for key in ready if key.endswith("kernel_fn") and ready[key] is not None]:
+        kernel = getattr(nn, str(ready[key]), None)
+        require(
+            isinstance(kernel, type) and issubclass(kernel, nn.Module),
+            f"{key} must be the name of an activation in torch.nn, such as 'ReLU', got {ready[key]!r}",
+        )
+        ready[key] = kernel()  # type: ignore[misc]
+    return getattr(importlib.import_module(f".{package}", __package__), name)(**ready)
+
+
+def _spelled(options: Options) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+def _save(model: nn.Module, published: Published, options: Options, assumed: Options, out: Path) -> None:
+    """Written beside ``out`` and renamed: a half-written model is never seen."""
+    from safetensors.torch import save_file
+
+    from ..models.saving import CONFIG, FORMAT, WEIGHTS
+
+    name = f"{PREFIX}{published.package}.{published.name}"
+    content = {"format": FORMAT, "class": name, "model_type": name, "options": options, "assumed": sorted(assumed)}
+    tensors = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders that only their owner can enter
+        if out.is_dir() and any(out.iterdir()):
+            for file in (WEIGHTS, CONFIG):  # what else is in the folder is the user's
+                (temporary / file).replace(out / file)
+        else:
+            temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
