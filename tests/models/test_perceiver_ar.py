@@ -389,16 +389,18 @@ def test_export(masked: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("options", [{"prefix_dropout": 0.5}, {"reversible": True}, {"checkpointing": True}])
-def test_compile_whole(options: dict[str, object], masked: bool) -> None:
+@pytest.mark.parametrize(
+    "options, backend", [({"prefix_dropout": 0.5}, "aot_eager"), ({"reversible": True}, "aot_eager"), ({"cross_depth": 2}, "inductor")]
+)
+def test_compiles_whole(options: dict[str, object], backend: str, masked: bool) -> None:
     torch._dynamo.reset()
     model, x = backbone(**options).train(), inputs(2, 9, DIM)
     mask = ragged_mask("left", 2, 9) if masked else None
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager" if options.get("prefix_dropout") else "inductor")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     results = []
     for run in (model, compiled):
         torch.manual_seed(2)
         y = run(x, mask=mask)
         results.append([y, *torch.autograd.grad(F.mse_loss(y, torch.zeros_like(y)), list(model.parameters()))])
     for eager, fast in zip(*results, strict=True):
-        torch.testing.assert_close(fast, eager, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(fast, eager, rtol=1e-4, atol=1e-6)  # rotary angles are float32
