@@ -112,7 +112,7 @@ def test_state_dicts_load_strictly() -> None:
     without = {key: value for key, value in reference.state_dict().items() if key != "layers.1.0.fn.norm.weight"}
     with pytest.raises(RuntimeError, match=r"Missing.*stack\.layers\.1\.norm\.weight"):
         again.load_state_dict(without)
-    with pytest.raises(RuntimeError, match="Unexpected.*layers.2.0"):
+    with pytest.raises(RuntimeError, match=r"Unexpected.*layers\.2\.0"):
         again.load_state_dict({**reference.state_dict(), "layers.2.0.fn.other": torch.zeros(1)})
     different = {**reference.state_dict(), "layers.1.0.fn.fn.to_kv.weight": torch.zeros(16, 16)}
     with pytest.raises(RuntimeError, match="differs from another copy"):
