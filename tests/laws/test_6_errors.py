@@ -76,7 +76,7 @@ def test_wrong_inputs_are_named(config: sq.BackboneConfig) -> None:
 
 @pytest.mark.parametrize("config", configs())
 def test_a_context_that_nobody_reads_is_refused(config: sq.BackboneConfig) -> None:
-    with pytest.raises((ValueError, TypeError), match="cross_attention|context"):
+    with pytest.raises((ValueError, TypeError), match=r"cross_attention|context"):
         config.build()(inputs(1, 4, 16, dtype=torch.float32), context=inputs(1, 4, 16, dtype=torch.float32))
 
 

@@ -193,7 +193,7 @@ class FavorAttention(nn.Module):
         device, exact = torch.device(device), torch.promote_types(dtype, torch.float32)
         summary: FeatureState | EfficientState | None = None
         if self.global_heads and self.kernel == "efficient":
-            summary = empty_efficient(batch_size, self.global_heads, self.width, device=device, dtype=exact)
+            summary = empty_efficient(batch_size, self.global_heads, self.width, self.width, device=device, dtype=exact)
         elif self.global_heads:
             summary = empty_features(batch_size, self.global_heads, self.features, self.width, device=device, dtype=exact)
         window = (

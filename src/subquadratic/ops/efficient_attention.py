@@ -25,10 +25,10 @@ class EfficientState(State):
 
 
 def empty_efficient(
-    batch: int, heads: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    batch: int, heads: int, features: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> EfficientState:
     """The summary of no tokens."""
-    zeros = torch.zeros(batch, heads, width, width + 1, device=device, dtype=dtype)
+    zeros = torch.zeros(batch, heads, features, width + 1, device=device, dtype=dtype)
     return EfficientState(zeros[..., 1:].clone(), zeros[..., 0].clone(), torch.full_like(zeros[..., 0], EMPTY))
 
 
@@ -68,7 +68,7 @@ def causal_efficient_attention(
     if mask is not None:
         keys = keys.masked_fill(~mask[:, None, :, None], -torch.inf)
     if state is None:
-        state = empty_efficient(batch, heads, width, device=values.device, dtype=exact)
+        state = empty_efficient(batch, heads, width, values.shape[-1], device=values.device, dtype=exact)
     with no_autocast(values):
         output, state = _causal(queries.softmax(dim=-1), keys, values, state, min(chunk, length))
     return output.to(given), state

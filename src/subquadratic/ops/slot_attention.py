@@ -74,7 +74,9 @@ def causal_slot_attention(
     dtype, given = exact_dtype(queries, values), values.dtype
     with no_autocast(values):
         if state is None:
-            state = empty_slots(batch, keys.shape[1], slots, width, device=queries.device, dtype=dtype)
+            shape, device = (batch, keys.shape[1], slots), queries.device
+            key_slots, value_slots = (torch.zeros(*shape, size, device=device, dtype=dtype) for size in (width, values.shape[-1]))
+            state = SlotState(key_slots, value_slots)
         chunk = min(chunk, length)
         padding = -length % chunk
         queries, keys, values = (_chunks(tensor.to(dtype), chunk, padding) for tensor in (queries, keys, values))  # (B, H, G, C, K)
