@@ -302,6 +302,12 @@ def test_state_dicts_do_not_depend_on_how_the_model_runs() -> None:
     assert BackboneConfig.from_dict(model.config.to_dict()) == model.config
 
 
+def test_export_in_eval() -> None:
+    model = build({"segment_length": 2, "depth": 1}).eval()
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -41,6 +41,11 @@ class MemoryLine:
 
     def write(self, entries: Tensor, place: int, token: Tensor, *, keep: Tensor | None = None) -> Tensor:
         """Put (B, n, G, 2, H, K) at ``place`` and after; where ``keep`` (B, n) is True, what is there stays. Gives the next token."""
+        if torch.compiler.is_compiling():  # a compiler does its own planning of storage, and follows values, not side effects
+            target, source = self._match(entries, place)
+            source = source if keep is None else torch.where(keep[:, None, :, None], target, source)
+            self.store = self.store.slice_scatter(source, dim=-2, start=place, end=place + entries.shape[1])
+            return token
         if torch.is_grad_enabled() and (entries.requires_grad or token.requires_grad):
             return _Write.apply(entries, token, self, place, keep)
         self.put(entries, place, keep)
@@ -48,6 +53,11 @@ class MemoryLine:
 
     def read(self, start: int, stop: int, token: Tensor, *, cut: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (B, H, stop - start, K) of each group. No gradient reaches places before ``cut``."""
+        if torch.compiler.is_compiling():
+            window = self.store[..., start:stop, :]
+            if cut > start:
+                window = torch.cat((window[..., : cut - start, :].detach(), window[..., cut - start :, :]), dim=-2)
+            return [(pair[0], pair[1]) for pair in window]
         if torch.is_grad_enabled() and token.requires_grad:
             parts = _Read.apply(token, self, start, stop, cut)
         else:
@@ -56,9 +66,13 @@ class MemoryLine:
 
     def put(self, entries: Tensor, place: int, keep: Tensor | None) -> None:
         """Write without gradient."""
-        target = self.store.data[..., place : place + entries.shape[1], :]
-        source = entries.detach().permute(2, 3, 0, 4, 1, 5).to(target.dtype)
+        target, source = self._match(entries.detach(), place)
         target.copy_(source if keep is None else torch.where(keep[:, None, :, None], target, source))
+
+    def _match(self, entries: Tensor, place: int) -> tuple[Tensor, Tensor]:
+        """Where entries go, and entries in that shape and dtype."""
+        store = self.store if torch.compiler.is_compiling() else self.store.data
+        return store[..., place : place + entries.shape[1], :], entries.permute(2, 3, 0, 4, 1, 5).to(store.dtype)
 
     def views(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Keys and values in turn, without gradient. ``.data``: a later write to other places must not make what is saved here look

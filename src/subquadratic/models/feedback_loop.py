@@ -1,0 +1,154 @@
+"""A Feedback Transformer's way through time: one segment after another, and what is kept between calls.
+
+Axes: B batch, n tokens of a segment, D width, L layers, G key-value maps, H heads, K head width, M memories, C segment length,
+P places of the open segment (C, or none for C = 1), S keys.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..layers.residual import BranchState
+from ..ops.errors import require
+from ..ops.feedback import HIDDEN, MemoryLine
+from ..ops.segments import Segments
+from ..ops.state import State, state
+from .feedback_stack import Before, Step
+
+if TYPE_CHECKING:
+    from .feedback_transformer import FeedbackTransformer
+
+
+@state
+class FeedbackState(State):
+    """The last memories in the order of time, aligned right to the beginning of the row's open segment; then what that segment has so far.
+
+    Kept as a line of fixed size: an ``extend`` of n tokens writes n places after it and keeps the last M, so nothing grows.
+    """
+
+    seen: Tensor  # (B,) int64, real tokens so far; seen mod C of them are in the open segment
+    memory: Tensor  # (B, M + P, G, 2, H, K) keys and values of memories, the open segment's last
+    open: Tensor | None  # (B, P, L, 2, H, K) keys and values of the open segment's hidden states; None for C = 1
+    context: tuple[BranchState, ...]  # per layer, keys and values of the context; empty without cross-attention
+
+    def reset(self, rows: Tensor) -> "FeedbackState":
+        """The state with an empty memory where ``rows`` (B,) bool is True: a new document begins there. A context stays."""
+        require(
+            rows.dtype is torch.bool and rows.shape == self.seen.shape,
+            f"rows must be bool {tuple(self.seen.shape)}, True = begin anew, got {rows.dtype} {tuple(rows.shape)}",
+        )
+        wipe = rows.to(self.memory.device)[:, None, None, None, None, None]
+        return FeedbackState(
+            self.seen.masked_fill(rows.to(self.seen.device), 0),
+            self.memory.masked_fill(wipe, 0.0),
+            None if self.open is None else self.open.masked_fill(wipe, 0.0),
+            self.context,
+        )
+
+
+class Loop:
+    """One call's way through its segments.
+
+    Columns of the line: with a state before, its M memories and P open places first, where ``lead`` = M is the beginning of the first
+    segment; then a place per token. So the memories that a segment sees are always the M columns before it.
+    """
+
+    def __init__(self, model: "FeedbackTransformer", segments: Segments, state: FeedbackState | None, contexts: tuple[BranchState, ...]):
+        config, memory = model.config, model.stack.memory
+        self.model, self.config, self.segments, self.state, self.contexts = model, config, segments, state, contexts
+        self.total = segments.slot + segments.x.shape[1]
+        self.lead = 0 if state is None else config.memory_length
+        self.cut = 0
+        weight, device = memory.key_value.weight, segments.x.device.type
+        self.line = MemoryLine(
+            segments.x.shape[0],
+            self.total + (0 if state is None else config.memory_length + config.spare),
+            groups=memory.groups,
+            heads=config.heads,
+            width=config.head_width,
+            device=weight.device,
+            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype,
+        )
+        self.token = self.line.start()
+        if state is not None:
+            self.token = self.line.write(state.memory, 0, self.token)
+        self.memories = min(config.memory_length, self.lead + self.total)
+        self.table = model.bias_table(self.memories, min(config.spare, self.total))
+        self.weights = memory.weights()
+        self.first = model.stack.ask_first(segments.x)
+        self.open = None if state is None else state.open
+
+    def segment(self, start: int) -> Tensor:
+        """The tokens (B, n, D) of the segment whose places begin at ``start``; its memories go on the line."""
+        if self.config.detach_every and start and start % self.config.detach_every == 0:
+            self.token, self.cut = self.line.start(), self.lead + start
+        low, high = max(self.segments.slot - start, 0), min(self.total - start, self.config.segment_length)
+        columns = slice(start + low - self.segments.slot, start + high - self.segments.slot)
+        keep = None if self.segments.real is None else ~self.segments.real[:, columns]
+        place, cut = self.lead + start, self.cut  # not self.cut below: a recomputation comes when it has moved on
+        bias, present = self._bias(start, low, high)
+
+        def compute(x: Tensor, token: Tensor, *first: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+            begin = max(place - self.config.memory_length, 0)
+            window = self.line.read(begin, place, token, cut=cut) if place > begin else []
+            before = None
+            if start == 0 and self.state is not None and self.state.open is not None:
+                before = Before(self.state.open, low, keep)
+            step = Step(window, bias, self.contexts, present, self.config.spare > 0, (first[0], first[1]), before)
+            hidden, inside = self.model.stack(x, step)
+            if self.state is not None or start + high < self.total:  # nobody reads the last memory of a call without a state
+                token = self.line.write(self.model.stack.memory(hidden, self.weights), place + low, token, keep=keep)
+            return hidden[-1], token, inside
+
+        given = (self.segments.x[:, columns], self.token, self.first[0][:, columns], self.first[1][:, :, columns])
+        if self.config.checkpointing and torch.is_grad_enabled():
+            y, self.token, inside = checkpoint(compute, *given, use_reentrant=False)
+        else:
+            y, self.token, inside = compute(*given)
+        self._leave_open(start, inside)
+        return y
+
+    def _bias(self, start: int, low: int, high: int) -> tuple[Tensor, Tensor | None]:
+        """The bias of a segment's places ``low`` to ``high``, and which rows have anything to see."""
+        width = min(self.lead + start, self.config.memory_length)
+        inside = high if self.config.spare else 0
+        bias = self.table[:, low:high, self.memories - width : self.memories + inside]
+        if self.state is None or start >= self.config.memory_length:
+            return bias, None
+        closed = (self.state.seen - self.state.seen % self.config.segment_length)[:, None]
+        empty = torch.arange(start, self.config.memory_length + start, device=bias.device) < self.config.memory_length - closed
+        bias = bias.masked_fill(F.pad(empty, (0, inside))[:, None, None], HIDDEN)
+        return bias, closed[:, 0] > 0 if start == 0 and not inside else None
+
+    def _leave_open(self, start: int, inside: list[Tensor]) -> None:
+        """Keep the hidden states' keys and values in rows whose open segment this is."""
+        if self.open is None:
+            return
+        size, end = self.config.segment_length, self.segments.end
+        last = self.total // size if end is None else (end // size)[:, None, None, None, None, None]
+        if isinstance(last, int) and last != start // size:
+            return
+        entries = torch.stack(inside, dim=2)
+        entries = F.pad(entries, (0, 0) * 4 + (0, size - entries.shape[1]))
+        self.open = entries if isinstance(last, int) else torch.where(last == start // size, entries, self.open)
+
+    def after(self, count: Tensor) -> FeedbackState:
+        """The state after ``count`` (B,) more tokens: the memories before each row's open segment, and what that has."""
+        assert self.state is not None
+        size, kept, end = self.config.segment_length, self.state.memory.shape[1], self.segments.end
+        if end is None:
+            begin = self.total // size * size
+            memory = _gathered(self.line.read(begin, begin + kept, self.token, cut=self.cut))
+        else:
+            memory = _gathered(self.line.read(0, self.line.store.shape[-2], self.token, cut=self.cut))
+            places = (end // size * size)[:, None] + torch.arange(kept, device=memory.device)
+            memory = memory.gather(1, places[..., None, None, None, None].expand(-1, -1, *memory.shape[2:]))
+        return FeedbackState(self.state.seen + count, memory, self.open, self.state.context)
+
+
+def _gathered(window: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """G pairs of (B, H, S, K) -> (B, S, G, 2, H, K), in storage of their own."""
+    return torch.stack([torch.stack(pair) for pair in window]).permute(2, 4, 0, 1, 3, 5).contiguous()
