@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...ops.errors import require
 from .autoregressive_wrapper import AutoregressiveWrapper
-from .performer_pytorch import PerformerLM
+from .performer_lm import PerformerLM
 
 ENCODER_TABLE, DECODER_TABLE = "enc.token_emb.weight", "dec.net.token_emb.weight"
 

@@ -1,0 +1,178 @@
+"""The Performer with the published keywords and results, on the layers that this package shares.
+
+Axes: B batch, N length, S length (context), D width, K head width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...layers.feed_forward import FeedForward
+from ...layers.norms import ScaleNorm
+from ...layers.residual import Branch, ResidualStack, StackState, default_device
+from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive
+from ...ops.padding import zero_padding
+from .attention import Attention, CrossAttention, SelfAttention
+from .checkpoints import rename_performer_keys
+from .redraw import ProjectionUpdater, redraw_all_
+
+
+class Performer(nn.Module):
+    """The stack of layers: (B, N, D) -> (B, N, D). Attention and feed-forward per layer; with ``cross_attend`` also cross-attention and
+    another feed-forward after them.
+
+    Args:
+        dim, depth, heads, dim_head: D, layers, heads and K (None: dim / heads).
+        local_attn_heads: heads per layer that attend to a window of ``local_window_size``; one number, or one per layer.
+        causal: position i sees tokens up to i.
+        ff_mult, ff_glu, ff_chunks, ff_dropout: the feed-forward layers.
+        nb_features, generalized_attention, kernel_fn, no_projection: see :class:`FastAttention`.
+        feature_redraw_interval: forward calls in training from one redraw of the random features to the next; None = never.
+        reversible: recompute activations in backward; the result is the sum of two streams.
+        use_scalenorm, use_rezero: instead of a layer norm before each branch; ScaleNorm wins when both are asked for, as published.
+        attn_dropout: see :class:`Attention`.
+        cross_attend: see above.
+        auto_check_redraw: count forward calls here; otherwise call :meth:`check_redraw_projections` once a step.
+        qkv_bias, attn_out_bias: biases of the attention layers.
+        shift_tokens: some channels come from the neighbouring tokens.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        heads: int,
+        dim_head: int | None = 64,
+        local_attn_heads: int | tuple[int, ...] = 0,
+        local_window_size: int = 256,
+        causal: bool = False,
+        ff_mult: int = 4,
+        nb_features: int | None = None,
+        feature_redraw_interval: int | None = 1000,
+        reversible: bool = False,
+        ff_chunks: int = 1,
+        generalized_attention: bool = False,
+        kernel_fn: Callable[[Tensor], Tensor] = F.relu,
+        use_scalenorm: bool = False,
+        use_rezero: bool = False,
+        ff_glu: bool = False,
+        ff_dropout: float = 0.0,
+        attn_dropout: float = 0.0,
+        cross_attend: bool = False,
+        no_projection: bool = False,
+        auto_check_redraw: bool = True,
+        qkv_bias: bool = True,
+        attn_out_bias: bool = True,
+        shift_tokens: bool = False,
+    ):
+        super().__init__()
+        require_positive(depth=depth)
+        local_heads = _per_layer(local_attn_heads, depth, heads)
+        norm = "scale" if use_scalenorm else "rezero" if use_rezero else "layer"
+        attention: dict[str, Any] = {
+            "heads": heads, "dim_head": dim_head, "nb_features": nb_features, "generalized_attention": generalized_attention,
+            "kernel_fn": kernel_fn, "dropout": attn_dropout, "no_projection": no_projection, "qkv_bias": qkv_bias,
+            "attn_out_bias": attn_out_bias,
+        }  # fmt: skip
+
+        def feed_forward(shift: bool) -> Branch:
+            layer = FeedForward(dim, mult=ff_mult, glu=ff_glu, chunks=ff_chunks, dropout=ff_dropout)
+            return Branch(layer, dim=dim, norm=norm, token_shift=shift, causal=causal)
+
+        blocks: list[dict[str, Branch | None]] = []
+        for local in local_heads:
+            layer: Attention = SelfAttention(dim, causal=causal, local_heads=local, local_window_size=local_window_size, **attention)
+            reads = ("mask", "pos_emb")
+            branch = Branch(layer, dim=dim, norm=norm, reads=reads, token_shift=shift_tokens, causal=causal)
+            blocks.append({"attention": branch, "feed_forward": feed_forward(shift_tokens)})
+            if cross_attend:
+                branch = Branch(CrossAttention(dim, **attention), dim=dim, norm=norm, reads=("context", "context_mask"))
+                blocks.append({"cross_attention": branch, "feed_forward": feed_forward(False)})
+        self.dim, self.causal, self.cross_attend, self.norm = dim, causal, cross_attend, norm
+        self.net = ResidualStack(blocks, reversible=reversible)
+        self.auto_check_redraw = auto_check_redraw
+        self.proj_updater = ProjectionUpdater(self.net, feature_redraw_interval)
+        for module in self.modules():
+            if isinstance(module, ScaleNorm):
+                nn.init.ones_(module.gain)  # the published start
+        self.register_load_state_dict_pre_hook(rename_performer_keys)
+
+    def check_redraw_projections(self) -> None:
+        """Count a call, and redraw the random features when it is time. Does nothing in eval mode."""
+        self.proj_updater.redraw_projections()
+
+    def redraw_(self, generator: torch.Generator | None = None) -> None:
+        """Draw new random features now; ``generator`` is a CPU generator, None the global one."""
+        redraw_all_(self, generator)
+
+    def fix_projection_matrices_(self) -> None:
+        """Never redraw by count again."""
+        self.proj_updater.fix_projections_()
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        pos_emb: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B, N, D) -> (B, N, D).
+
+        Args:
+            mask: (B, N) bool, True = real token. What padding holds does not matter.
+            pos_emb: (1 or B, N, K) sinusoid that rotates queries and keys.
+            context, context_mask: (B, S, D) and bool (B, S); with ``cross_attend`` only, and then needed.
+        """
+        check_sequence(x, self.dim)
+        check_mask(mask, *x.shape[:2])
+        self._check_context(context)
+        if self.auto_check_redraw:
+            self.check_redraw_projections()
+        x = self.net(zero_padding(x, mask), mask=mask, pos_emb=pos_emb, context=context, context_mask=context_mask)
+        return 2 * x if self.net.reversible else x  # the published sum of the streams
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> StackState:
+        """Before the first token. The context is read here."""
+        if not self.causal:
+            raise NotCausalError("this Performer")
+        self._check_context(context)
+        where, kind = default_device(self, device, dtype)
+        return self.net.init_state(batch_size, device=where, dtype=kind, context=context, context_mask=context_mask)
+
+    def extend(
+        self, x: Tensor, state: StackState, *, mask: Tensor | None = None, pos_emb: Tensor | None = None
+    ) -> tuple[Tensor, StackState]:
+        """The next N tokens, and the state after them."""
+        check_sequence(x, self.dim)
+        check_mask(mask, *x.shape[:2])
+        x, state = self.net.extend(zero_padding(x, mask), state, mask=mask, pos_emb=pos_emb)
+        return (2 * x if self.net.reversible else x), state
+
+    def _check_context(self, context: Tensor | None) -> None:
+        require(context is None or self.cross_attend, "context was given to a Performer without cross_attend=True")
+        require(context is not None or not self.cross_attend, "cross_attend=True needs context, (batch, length, dim), got None")
+
+
+def _per_layer(local_attn_heads: int | tuple[int, ...], depth: int, heads: int) -> tuple[int, ...]:
+    """Local heads of each layer."""
+    given = tuple(local_attn_heads) if isinstance(local_attn_heads, tuple | list) else (local_attn_heads,)
+    every = given * depth if len(given) == 1 else given
+    require(len(every) == depth, f"local_attn_heads must be one number, or one per layer ({depth}), got {local_attn_heads!r}")
+    require(all(0 <= count <= heads for count in every), f"local_attn_heads must be from 0 to heads = {heads}, got {local_attn_heads!r}")
+    return every
