@@ -236,8 +236,8 @@ def test_loading_something_else(tmp_path: Path) -> None:
         load(tmp_path / "core")
     torch.save(linformer().state_dict(), tmp_path / "old.pt")
     out = convert_checkpoint(tmp_path / "old.pt", "linformer", tmp_path / "new", heads=2)
-    with pytest.raises(ValueError, match=r"describes a compat\.linformer\.LinformerLM"):
-        sq.LanguageModel.from_pretrained(out)
+    tokens = torch.randint(0, 20, (2, 9))
+    assert torch.equal(sq.LanguageModel.from_pretrained(out)(tokens), load(out)(tokens))
     weights = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(weights[:-9])
     with pytest.raises(ValueError, match="damaged"):
@@ -298,3 +298,32 @@ def test_models_without_a_twin() -> None:
     ):
         with pytest.raises(ValueError, match=f"has no core twin: .*{why}"):
             upgrade(model)
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        compat.performer_pytorch.PerformerLM(num_tokens=256, max_seq_len=16, dim=16, depth=1, heads=2, dim_head=8, causal=True),
+        compat.feedback_transformer_pytorch.FeedbackTransformer(num_tokens=256, dim=16, depth=1, mem_len=8, heads=2, dim_head=8),
+        compat.perceiver_ar_pytorch.PerceiverAR(
+            num_tokens=256, dim=16, depth=1, max_seq_len=16, cross_attn_seq_len=4, heads=1, dim_head=32
+        ),
+    ],
+    ids=lambda twin: type(twin).__name__,
+)
+def test_a_converted_model_continues_a_text(twin: torch.nn.Module) -> None:
+    from subquadratic.compat.continuation import Continuation
+
+    model, prompt = Continuation(twin).eval(), torch.randint(0, 256, (1, 6))
+    steps = torch.stack(list(model.stream(prompt, max_new_tokens=14, temperature=0.0)), dim=1)
+    tokens = prompt
+    for _ in range(14):
+        tokens = torch.cat((tokens, twin(tokens[:, -16:] if hasattr(twin, "max_seq_len") else tokens)[:, -1:].argmax(dim=-1)), dim=1)
+    assert torch.equal(tokens[:, 6:], steps)
+
+
+def test_a_bidirectional_one_does_not() -> None:
+    from subquadratic.compat.continuation import Continuation
+
+    with pytest.raises(ValueError, match="only a causal language model can continue a text"):
+        Continuation(linformer())

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tests.laws.matrix import configs, inputs
 
 import subquadratic as sq
 from subquadratic.layers import residual
 from subquadratic.layers.reversible import _plain
-from tests.laws.matrix import configs, inputs
 
 REVERSIBLE = [param for param in configs() if param.values[0].reversible]
 

@@ -87,9 +87,17 @@ def load(path: str) -> Any:
     import torch
 
     from ..models.language_model import LanguageModel
+    from ..ops.errors import NotCausalError
 
-    model = LanguageModel.from_pretrained(folder)
-    if not model.config.causal:
+    model: Any = LanguageModel.from_pretrained(folder)
+    if not isinstance(model, LanguageModel):
+        from ..compat.continuation import Continuation
+
+        try:
+            model = Continuation(model)
+        except NotCausalError as error:
+            raise ValueError(f"run: the model in {folder} cannot continue a text: {error}") from error
+    elif not model.config.causal:
         raise ValueError(f"run: the model in {folder} fills in masked tokens; only a causal one can continue a text")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

@@ -1,6 +1,7 @@
 """Saving a model as config.json + model.safetensors, and loading it back. Nothing is pickled; files are replaced whole or not at all."""
 
 import contextlib
+import importlib
 import json
 import os
 import tempfile
@@ -46,6 +47,8 @@ class Pretrained(nn.Module):
     def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
         """The model saved in the folder ``path``, on the CPU, in eval mode.
 
+        A folder that `subq convert` wrote gives the published model's twin, which is called alike: ``model(tokens, mask=mask)``.
+
         Raises:
             FileNotFoundError: if ``path`` holds no saved model.
             ValueError: if it holds another kind of model, of another format, or damaged files.
@@ -55,6 +58,9 @@ class Pretrained(nn.Module):
 
         folder = Path(path)
         content = read_config(folder)
+        if str(content["class"]).startswith("compat."):
+            # By name: the compat models build on these, not these on them.
+            return importlib.import_module("subquadratic.compat").load(folder)
         if content.pop("class") != cls.__name__:
             raise ValueError(f"{folder / CONFIG} describes a {read_config(folder)['class']}, not a {cls.__name__}")
         try:
