@@ -27,9 +27,7 @@ class RedrawFeatures(TrainerCallback):
     def __init__(self, model: Any, *, interval: int, seed: int) -> None:
         self.model, self.interval, self.seed = model, interval, seed
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.interval == 0:
             seed = (self.seed * 1_000_003 + state.global_step) % 2**63
             self.model.redraw_(torch.Generator().manual_seed(seed))
@@ -64,9 +62,7 @@ class Stop(TrainerCallback):
     def __init__(self, schedule: Schedule, signals: Signals) -> None:
         self.schedule, self.signals = schedule, signals
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.signals.received is not None or self.schedule.progress(state.global_step) >= 1:
             control.should_training_stop = True
 
@@ -78,9 +74,7 @@ class Validate(TrainerCallback):
         self.measure, self.schedule = measure, schedule
         self.marks = [(i + 1) / (count + 1) for i in range(count)]
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         progress = self.schedule.progress(state.global_step)
         if self.marks and self.marks[0] <= progress < 1 and not control.should_training_stop:
             self.marks = [mark for mark in self.marks if mark > progress]
@@ -90,9 +84,7 @@ class Validate(TrainerCallback):
 class Report(TrainerCallback):
     """Shows and records what the Trainer logs; stops the run with an error where the loss is no longer a number."""
 
-    def __init__(
-        self, folder: RunFolder, display: PlainDisplay, schedule: Schedule, *, tokens_per_step: int
-    ) -> None:
+    def __init__(self, folder: RunFolder, display: PlainDisplay, schedule: Schedule, *, tokens_per_step: int) -> None:
         self.folder, self.display, self.schedule = folder, display, schedule
         self.tokens_per_step = tokens_per_step
         self._last = (0, 0.0)  # step, seconds

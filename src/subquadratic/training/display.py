@@ -52,7 +52,7 @@ class LiveDisplay(PlainDisplay):
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}"))
-        self._console = Console(file=stream, highlight=False, markup=False)
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self._progress = Progress(*columns, console=self._console, transient=True)
         self._task = self._progress.add_task("", total=1.0)
 

@@ -74,9 +74,7 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
 class _Run:
     """The parts of a run that training and its end share."""
 
-    def __init__(
-        self, options: TrainOptions, model: LanguageModel, folder: RunFolder, display: PlainDisplay, windows: Windows
-    ) -> None:
+    def __init__(self, options: TrainOptions, model: LanguageModel, folder: RunFolder, display: PlainDisplay, windows: Windows) -> None:
         self.options, self.model, self.folder, self.display, self.windows = options, model, folder, display, windows
         self.schedule = Schedule(max_steps=options.max_steps, seconds=options.seconds(), warmup=options.warmup)
         self.seconds = 0.0  # of training
@@ -90,9 +88,7 @@ class _Run:
         """Train until the schedule or a signal ends it; the number of optimizer steps taken."""
         options = self.options
         assert options.context and options.batch_size
-        trainer = SubquadraticTrainer(
-            self.model, options, windows=train_windows, schedule=self.schedule, output_dir=str(self.folder.path)
-        )
+        trainer = SubquadraticTrainer(self.model, options, windows=train_windows, schedule=self.schedule, output_dir=str(self.folder.path))
         tokens_per_step = options.context * options.batch_size * options.accumulation * trainer.args.world_size
         for callback in self._callbacks(signals, tokens_per_step):
             trainer.add_callback(callback)

@@ -24,9 +24,7 @@ MANY_STEPS = 10**9  # the Trainer wants a number; the clock stops the run long b
 class SubquadraticTrainer(Trainer):
     """The Trainer with our optimizer and our schedule, made where it makes its own, that is after it wrapped the model."""
 
-    def __init__(
-        self, model: LanguageModel, options: TrainOptions, *, windows: Windows, schedule: Schedule, output_dir: str
-    ) -> None:
+    def __init__(self, model: LanguageModel, options: TrainOptions, *, windows: Windows, schedule: Schedule, output_dir: str) -> None:
         self.schedule = schedule
         super().__init__(
             model=Objective(model),

@@ -1,0 +1,76 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from subquadratic import LanguageModel, PerceiverARConfig, TransformerConfig
+from subquadratic.data import Windows
+from subquadratic.training.objective import evenly, predictions_per_window, validate
+from subquadratic.training.optimizer import make_optimizer
+
+TOKENS = np.random.default_rng(0).integers(0, 256, 400).astype(np.uint16)
+
+
+def model(causal: bool = True) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(TransformerConfig(dim=16, depth=1, heads=2, causal=causal, dropout=0.5), vocab_size=260, tie_embeddings=True)
+
+
+def test_causal_validation_is_the_mean_over_every_byte_once() -> None:
+    lm, windows = model(), Windows(TOKENS, length=40, stride=39)
+    score = validate(lm, windows, batch_size=3, seed=0)
+    lm.eval()
+    nats, targets = 0.0, []
+    for i in range(len(windows)):
+        logits = lm(windows[i][None])[0, :-1].double()
+        nats += nn.functional.cross_entropy(logits, windows[i][1:], reduction="sum").item()
+        targets += windows[i][1:].tolist()
+    assert targets == TOKENS[1 : len(targets) + 1].tolist()
+    assert score.predicted == len(targets)
+    assert score.bits == pytest.approx(nats / len(targets) / math.log(2), rel=1e-5)
+    assert score.accuracy is None
+
+
+def test_perceiver_ar_predicts_its_latents() -> None:
+    lm = LanguageModel(PerceiverARConfig(dim=16, depth=1, heads=2, latents=8), vocab_size=260)
+    assert predictions_per_window(lm, 40) == 8
+    assert predictions_per_window(lm, 5) == 4
+    windows = Windows(TOKENS, length=40, stride=8)
+    assert validate(lm, windows, batch_size=4, seed=0).predicted == 8 * len(windows)
+
+
+def test_masked_validation_depends_on_the_seed_and_not_on_the_batch() -> None:
+    lm, windows = model(causal=False), Windows(TOKENS, length=40)
+    first, same, other = (validate(lm, windows, batch_size=b, seed=s) for b, s in ((1, 5), (7, 5), (7, 6)))
+    assert first.bits == pytest.approx(same.bits, rel=1e-6)
+    assert (first.accuracy, first.predicted) == (same.accuracy, same.predicted)
+    assert other.bits != first.bits
+    assert 0 <= (first.accuracy or 0) <= 1
+
+
+def test_validation_leaves_the_model_as_it_was() -> None:
+    lm = model()
+    assert lm.training
+    validate(lm, Windows(TOKENS, length=40), batch_size=4, seed=0)
+    assert lm.training
+
+
+def test_a_sample_is_spread_evenly() -> None:
+    windows = Windows(TOKENS, length=10)
+    sample = evenly(windows, 4)
+    assert [int(window[0]) for window in sample] == [int(TOKENS[i]) for i in (0, 100, 200, 300)]  # type: ignore[attr-defined]
+    assert evenly(windows, 40) is windows
+
+
+def test_only_matrices_decay() -> None:
+    lm = model()
+    optimizer = make_optimizer(lm, learning_rate=0.1, weight_decay=0.3)
+    names = {id(parameter): name for name, parameter in lm.named_parameters()}
+    decay, rest = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    assert decay | rest == set(names.values())
+    assert not decay & rest
+    assert "embedding.table.weight" in rest
+    assert all("norm" in name or "bias" in name or "table" in name for name in rest)
