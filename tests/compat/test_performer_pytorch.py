@@ -122,13 +122,18 @@ def check_language_model(seed: int) -> None:
     compare(models, tokens, return_encodings=r.random() < 0.2, **kwargs)
 
 
+def spell(options: dict[str, Any]) -> str:
+    """A test's name: the same in every process, which the address in a function's repr is not."""
+    return ",".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items())
+
+
 @pytest.mark.parametrize("seed", range(24))
 @pytest.mark.usefixtures("without_leak")
 def test_language_models_give_the_published_outputs_and_gradients(seed: int) -> None:
     check_language_model(seed)
 
 
-@pytest.mark.parametrize("options", [{}, {"reversible": True, "shift_tokens": True}, {"local_attn_heads": 2, "ff_glu": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"reversible": True, "shift_tokens": True}, {"local_attn_heads": 2, "ff_glu": True}], ids=spell)
 def test_causal_language_models_are_near_the_published_ones_as_they_are(options: dict[str, Any]) -> None:
     models = pair("PerformerLM", num_tokens=23, max_seq_len=64, dim=32, depth=2, heads=4, dim_head=16, causal=True, **options)
     compare(models, torch.randint(0, 23, (2, 64)), bound=LEAKY, gradient_bound=LEAKY_GRADIENT)
@@ -142,7 +147,7 @@ ATTENTION: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", ATTENTION, ids=str)
+@pytest.mark.parametrize("options", ATTENTION, ids=spell)
 @pytest.mark.usefixtures("without_leak")
 def test_standalone_self_attention(options: dict[str, Any]) -> None:
     models = pair("SelfAttention", 24, **{"heads": 3, "dim_head": 8, **options})
@@ -153,7 +158,7 @@ def test_standalone_self_attention(options: dict[str, Any]) -> None:
     compare(models, x, pos_emb=published_layers.FixedPositionalEmbedding(width, 40)(x))
 
 
-@pytest.mark.parametrize("options", [{}, {"no_projection": True}, {"generalized_attention": True}, {"causal": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"no_projection": True}, {"generalized_attention": True}, {"causal": True}], ids=spell)
 @pytest.mark.usefixtures("without_leak")
 def test_standalone_cross_attention(options: dict[str, Any]) -> None:
     models = pair("CrossAttention", 24, heads=3, dim_head=8, **options)
@@ -166,7 +171,7 @@ def test_standalone_cross_attention(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("options", [{}, {"ortho_scaling": 1}, {"nb_features": 5}, {"no_projection": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"ortho_scaling": 1}, {"nb_features": 5}, {"no_projection": True}], ids=spell)
 @pytest.mark.usefixtures("without_leak")
 def test_standalone_fast_attention(causal: bool, options: dict[str, Any]) -> None:
     models = pair("FastAttention", 8, causal=causal, **options)
@@ -250,7 +255,7 @@ MODELS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", MODELS, ids=str)
+@pytest.mark.parametrize("options", MODELS, ids=spell)
 def test_padding_is_as_if_it_were_not_there(options: dict[str, Any]) -> None:
     model = small(**options).eval()
     tokens = torch.randint(1, 11, (2, 9))
@@ -268,7 +273,7 @@ def test_padding_is_as_if_it_were_not_there(options: dict[str, Any]) -> None:
     assert model.performer(x, mask=real)[:, :4].isfinite().all()
 
 
-@pytest.mark.parametrize("options", [options for options in MODELS if options.get("causal")], ids=str)
+@pytest.mark.parametrize("options", [options for options in MODELS if options.get("causal")], ids=spell)
 def test_the_future_changes_nothing(options: dict[str, Any]) -> None:
     model = small(**options).eval()
     x = torch.randn(1, 12, 16)
@@ -277,7 +282,7 @@ def test_the_future_changes_nothing(options: dict[str, Any]) -> None:
     assert torch.equal(model.performer(x)[:, :7], model.performer(later)[:, :7])
 
 
-@pytest.mark.parametrize("options", [options for options in MODELS if options.get("causal")], ids=str)
+@pytest.mark.parametrize("options", [options for options in MODELS if options.get("causal")], ids=spell)
 @pytest.mark.parametrize("masked", [False, True])
 def test_extend_over_any_split_is_forward(options: dict[str, Any], masked: bool) -> None:
     model = small(**options, cross_attend=True).eval()
@@ -297,7 +302,7 @@ def test_only_causal_models_have_a_state() -> None:
         small().init_state(1)
 
 
-@pytest.mark.parametrize("options", MODELS, ids=str)
+@pytest.mark.parametrize("options", MODELS, ids=spell)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_is_finite(options: dict[str, Any], dtype: torch.dtype) -> None:
     attention = twin.FastAttention(8, **{key: value for key, value in options.items() if key in ("causal", "no_projection")})
