@@ -22,9 +22,7 @@ class Windows(Dataset[Tensor]):
     def __init__(self, tokens: NDArray[np.integer], *, length: int, stride: int | None = None, offset: int = 0) -> None:
         stride = length if stride is None else stride
         if length < 1 or stride < 1 or offset < 0:
-            raise ValueError(
-                f"length and stride must be at least 1 and offset at least 0, got {length}, {stride} and {offset}"
-            )
+            raise ValueError(f"length and stride must be at least 1 and offset at least 0, got {length}, {stride} and {offset}")
         if len(tokens) < offset + length:
             raise ValueError(
                 f"a window of {length:,} tokens at offset {offset:,} needs at least {offset + length:,} tokens, "

@@ -21,7 +21,6 @@ class LearnedPositions(nn.Module):
         require_positive(max_length=max_length)
         self.max_length = max_length
         self.table = nn.Embedding(max_length, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, positions: Tensor) -> Tensor:
         """(...) int64 -> (..., D)."""
@@ -53,8 +52,8 @@ class AxialPositions(nn.Module):
         require_positive(axial_rows=shape[0], axial_columns=shape[1])
         self.columns = shape[1]
         self.max_length = shape[0] * shape[1]
-        self.rows_table = nn.Parameter(torch.randn(shape[0], dim) * 0.02)
-        self.columns_table = nn.Parameter(torch.randn(shape[1], dim) * 0.02)
+        self.rows_table = nn.Parameter(torch.randn(shape[0], dim) * dim**-0.5)
+        self.columns_table = nn.Parameter(torch.randn(shape[1], dim) * dim**-0.5)
 
     def forward(self, positions: Tensor) -> Tensor:
         """(...) int64 -> (..., D)."""

@@ -37,7 +37,6 @@ class TokenEmbedding(nn.Module):
         self.max_length = max_length if max_length is not None else limit
         self.vocab_size = vocab_size
         self.table = nn.Embedding(vocab_size, config.dim)
-        nn.init.normal_(self.table.weight, std=0.02)
         self.positions = make_positions(config.positions, config.dim, max_length=self.max_length, axial_shape=config.axial_shape)
         held = getattr(self.positions, "max_length", None)
         if held is not None:
@@ -45,7 +44,7 @@ class TokenEmbedding(nn.Module):
                 max_length is None or max_length <= held, f"max_length must be at most {held}, what axial_shape holds, got {max_length}"
             )
             self.max_length = held if self.max_length is None else self.max_length
-        self.mask_vector = nn.Parameter(torch.randn(config.dim) * 0.02) if maskable else None
+        self.mask_vector = nn.Parameter(torch.randn(config.dim) * config.dim**-0.5) if maskable else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, seen: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from .. import generation
 from ..ops.errors import require
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
+from .initial_weights import draw_weights_
 from .language_model import LanguageModel, LanguageModelState, valid_outputs
 from .saving import Pretrained
 
@@ -65,6 +66,7 @@ class EncoderDecoder(Pretrained):
             max_length=target_max_length or max_length,
             tie_embeddings=tie_embeddings,
         )
+        draw_weights_(self)
 
     def encode(self, source: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """What the decoder reads: (B, S) tokens -> (B, S, D), zero at padded positions."""

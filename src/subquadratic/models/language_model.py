@@ -17,6 +17,7 @@ from ..ops.padding import count_real, pack_left
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
+from .initial_weights import draw_weights_
 from .saving import Pretrained
 
 
@@ -50,8 +51,7 @@ class LanguageModel(Pretrained):
         self.backbone: Any = config.build()
         self.norm = final_norm(config)
         self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
-        if self.head is not None:
-            nn.init.normal_(self.head.weight, std=0.02)
+        draw_weights_(self)
 
     @property
     def max_length(self) -> int | None:

@@ -14,6 +14,7 @@ from ..ops.padding import count_real
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
+from .initial_weights import draw_weights_
 from .language_model import last_outputs, valid_outputs
 from .saving import Pretrained
 
@@ -62,6 +63,7 @@ class SequenceClassifier(Pretrained):
         self.backbone: Any = config.build()
         self.norm = final_norm(config)
         self.head = nn.Linear(config.dim, num_classes)
+        draw_weights_(self)
 
     @property
     def max_length(self) -> int | None:
