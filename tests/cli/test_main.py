@@ -46,7 +46,7 @@ BAD = [
     (["dance"], "choose from train"),
     (["train", "--lerning_rate", "1"], "did you mean --learning_rate?"),
     (["train", "--model", "perfomer"], "did you mean 'performer'?"),
-    (["train", "--model", "gpt"], "must be one of performer"),
+    (["train", "--model", "gpt"], "model must be one of 'fastformer'"),
     (["train", "--dim", "wide"], "--dim must be an integer, got 'wide'"),
     (["train", "--dim"], "--dim needs a value"),
     (["train", "--dim", "--depth", "2"], "--dim needs a value"),

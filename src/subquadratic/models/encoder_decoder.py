@@ -139,13 +139,6 @@ class EncoderDecoder(Pretrained):
         finally:
             self.train(was_training)
 
-    def redraw_(self, generator: torch.Generator | None = None) -> None:
-        """Redraw random projections in place, where a backbone has any: the encoder's first."""
-        for model in (self.encoder, self.decoder):
-            redraw = getattr(model, "redraw_", None)
-            if redraw is not None:
-                redraw(generator)
-
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""
         return {

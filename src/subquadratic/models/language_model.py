@@ -170,12 +170,6 @@ class LanguageModel(Pretrained):
         self._check_room(prompt, max_new_tokens, options)
         return generation.stream(self, prompt, max_new_tokens=max_new_tokens, **options)
 
-    def redraw_(self, generator: torch.Generator | None = None) -> None:
-        """Redraw random projections in place, where the backbone has any."""
-        redraw = getattr(self.backbone, "redraw_", None)
-        if redraw is not None:
-            redraw(generator)
-
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""
         return {

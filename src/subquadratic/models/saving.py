@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -26,6 +27,12 @@ class Pretrained(nn.Module):
     def from_options(cls, options: dict[str, Any]) -> Self:
         """The model that :meth:`options` describes, freshly initialised."""
         raise NotImplementedError
+
+    def redraw_(self, generator: torch.Generator | None = None) -> None:
+        """Redraw random projections in place, in every part that has any, in order."""
+        for part in self.children():
+            if callable(redraw := getattr(part, "redraw_", None)):
+                redraw(generator)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors into the folder ``path``, which is made if missing.

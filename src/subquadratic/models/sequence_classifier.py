@@ -108,12 +108,6 @@ class SequenceClassifier(Pretrained):
         seen = state.seen + count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)
         return self._classify(pooled, seen, x.dtype), ClassifierState(backbone, pooled, seen)
 
-    def redraw_(self, generator: torch.Generator | None = None) -> None:
-        """Redraw random projections in place, where the backbone has any."""
-        redraw = getattr(self.backbone, "redraw_", None)
-        if redraw is not None:
-            redraw(generator)
-
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""
         return {

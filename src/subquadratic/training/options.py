@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .defaults import DEFAULTS, MODELS
+from .defaults import DEFAULTS, ModelDefaults
 
 DEFAULT_BUDGET = "5m"
 
@@ -74,11 +73,12 @@ class TrainOptions:
         Raises:
             ValueError: an unknown model, or a value out of range.
         """
-        if self.model not in DEFAULTS:
-            close = difflib.get_close_matches(self.model, MODELS, n=1, cutoff=0.4)
-            hint = f", did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"model must be one of {', '.join(MODELS)}, got {self.model!r}{hint}")
-        defaults = DEFAULTS[self.model]
+        if self.model not in DEFAULTS:  # it may have been added to models/ since
+            from ..models.config import model_types
+            from ..ops.errors import require_choice
+
+            require_choice("model", self.model, model_types())
+        defaults = DEFAULTS.get(self.model, ModelDefaults())
         chosen = dataclasses.replace(
             self,
             causal=True if self.causal is None else self.causal,
