@@ -127,7 +127,7 @@ def test_the_weights_shown_give_the_output(name: str, causal: bool) -> None:
 def test_favor_is_equation_4_of_the_paper(causal: bool) -> None:
     layer, x = make("favor", causal=causal), noise(2, LENGTH, DIM)
     q, k, v = (m(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for m in (layer.query, layer.key, layer.value))
-    log_q, log_k = (softmax_exponents(tensor, layer.projection)[0] for tensor in (q, k))
+    log_q, log_k = (softmax_exponents(tensor, layer.favor.projection)[0] for tensor in (q, k))
     mixed = linear_attention_reference(log_q, log_k, v, causal=causal)
     torch.testing.assert_close(layer(x), layer.output(mixed.transpose(1, 2).flatten(2)), rtol=1e-7, atol=1e-10)
 
@@ -192,14 +192,14 @@ def test_rotary_fastformer_depends_on_distances_only(causal: bool) -> None:
 
 def test_redrawing_is_explicit_and_seeded() -> None:
     layer = make("favor")
-    before = layer.projection.clone()
+    before = layer.favor.projection.clone()
     layer.train()(noise(1, 5, DIM))
-    assert torch.equal(layer.projection, before)
+    assert torch.equal(layer.favor.projection, before)
     layer.redraw_(torch.Generator().manual_seed(3))
-    drawn = layer.projection.clone()
+    drawn = layer.favor.projection.clone()
     assert not torch.equal(drawn, before)
     layer.redraw_(torch.Generator().manual_seed(3))
-    assert torch.equal(layer.projection, drawn)
+    assert torch.equal(layer.favor.projection, drawn)
 
 
 @pytest.mark.parametrize("name", ["favor", "low-rank", "additive"])

@@ -3,40 +3,23 @@
 Axes: B batch, N length (queries), S length (keys), D width, H heads, K head width, M features, W window of the local heads.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, require_even, rotate, split_heads
-from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
-from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_choice, require_positive, require_probability
-from ..ops.linear_attention import (
-    FeatureState,
-    causal_linear_attention,
-    empty_features,
-    read_features,
-    read_with_queries,
-    summarise_features,
-)
+from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
 from ..ops.padding import count_real, token_positions, zero_padding
-from ..ops.precision import exact_dtype, no_autocast
-from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
-
-KERNELS = ("softmax", "relu", "efficient")
-KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
-Kernel = str | Callable[[Tensor], Tensor]
+from .favor_heads import FavorHeads, Kernel, Summary
 
 
 @state
 class FavorState(State):
     """What a causal layer has seen, or the summary of a context. Its size does not depend on how long that was."""
 
-    summary: FeatureState | EfficientState | None  # None without global heads
+    summary: Summary | None  # None without global heads
     window: WindowState | None  # None without local heads
     seen: Tensor  # (B,) int64, real tokens so far
 
@@ -70,8 +53,6 @@ class FavorAttention(nn.Module):
     Cost O(N M K) a head. Streaming state: H (M K + M + K + 2) numbers, whatever the length.
     """
 
-    projection: Tensor
-
     def __init__(
         self,
         dim: int,
@@ -95,18 +76,22 @@ class FavorAttention(nn.Module):
     ):
         super().__init__()
         width = head_width(dim, heads, head_dim)
-        check_favor_options(
-            kernel=kernel, features=features, feature_epsilon=feature_epsilon, orthogonal_scaling=orthogonal_scaling,
-            heads=heads, local_heads=local_heads, local_window=local_window,
-        )  # fmt: skip
+        check_local(heads=heads, local_heads=local_heads, local_window=local_window)
         require_even(width, rotary)
         require_positive(context_dim=context_dim)
         require_probability(dropout=dropout)
         self.dim, self.heads, self.width, self.context_dim = dim, heads, width, context_dim or dim
-        self.causal, self.rotary, self.kernel, self.feature_epsilon = causal, rotary, kernel, feature_epsilon
-        self.orthogonal_scaling, self.local_window = orthogonal_scaling, local_window
+        self.causal, self.rotary, self.local_window = causal, rotary, local_window
         self.local_heads, self.global_heads = local_heads, heads - local_heads
-        self.features = width if kernel == "efficient" else features or default_features(width)
+        favor = FavorHeads(
+            width,
+            features=features,
+            kernel=kernel,
+            feature_epsilon=feature_epsilon,
+            orthogonal_scaling=orthogonal_scaling,
+            generator=generator,
+        )
+        self.favor = favor if self.global_heads else None
         self.query = nn.Linear(dim, heads * width, bias=qkv_bias)
         self.key = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
         self.value = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
@@ -114,8 +99,6 @@ class FavorAttention(nn.Module):
         self.query_norm = QueryKeyNorm(heads, width) if qk_norm else None
         self.key_norm = QueryKeyNorm(heads, width) if qk_norm else None
         self.dropout = nn.Dropout(dropout)
-        if kernel != "efficient" and self.global_heads:
-            self.register_buffer("projection", orthogonal_gaussian(self.features, width, scaling=orthogonal_scaling, generator=generator))
 
     def redraw_(self, generator: torch.Generator | None = None) -> None:
         """Draw a new projection in place (section 4.2 of the paper: redrawing helps training). Never done by forward.
@@ -123,9 +106,8 @@ class FavorAttention(nn.Module):
         Args:
             generator: a CPU generator; the same seed gives the same projection on every rank.
         """
-        if "projection" in self._buffers:
-            drawn = orthogonal_gaussian(self.features, self.width, scaling=self.orthogonal_scaling, generator=generator)
-            self.projection.copy_(drawn)
+        if self.favor is not None:
+            self.favor.redraw_(generator)
 
     def forward(
         self,
@@ -186,16 +168,12 @@ class FavorAttention(nn.Module):
         if context is not None:
             keys, values = self._context_maps(context, context_mask)
             seen = count_real(context_mask, context.shape[0], context.shape[1], context.device)
-            return FavorState(self._summarise(keys, values, context_mask), None, seen)
+            return FavorState(self._global().summarise(keys, values, context_mask), None, seen)
         if not self.causal:
             raise NotCausalError("this FavorAttention")
         device, dtype = device or self.output.weight.device, dtype or self.output.weight.dtype
         device, exact = torch.device(device), torch.promote_types(dtype, torch.float32)
-        summary: FeatureState | EfficientState | None = None
-        if self.global_heads and self.kernel == "efficient":
-            summary = empty_efficient(batch_size, self.global_heads, self.width, self.width, device=device, dtype=exact)
-        elif self.global_heads:
-            summary = empty_features(batch_size, self.global_heads, self.features, self.width, device=device, dtype=exact)
+        summary = None if self.favor is None else self.favor.empty(batch_size, self.global_heads, device=device, dtype=exact)
         window = (
             empty_window(batch_size, self.local_heads, self.local_window, self.width, device=device, dtype=dtype)
             if self.local_heads
@@ -210,7 +188,7 @@ class FavorAttention(nn.Module):
         check_mask(mask, x.shape[0], x.shape[1])
         x = zero_padding(x, mask)
         if not self.causal:
-            return self._finish(self._read(self._query(x), state.summary), mask), state
+            return self._finish(self._read_context(self._query(x), state), mask), state
         queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], state.seen))
         y, summary, window = self._attend_causal(queries, keys, values, mask, state.summary, state.window)
         return self._finish(y, mask), FavorState(summary, window, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
@@ -226,10 +204,11 @@ class FavorAttention(nn.Module):
         do that).
         """
         exact = softmax_attention(queries, keys, values, causal=self.causal)
+        favor = self._global()
         if self.causal:
-            estimate, _ = self._causal_heads(queries, keys, values, None, None)
+            estimate, _ = favor.extend(queries, keys, values, None)
         else:
-            estimate = self._read(queries, self._summarise(keys, values, None))
+            estimate = favor.read(queries, favor.summarise(keys, values))
         return float((estimate - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-30))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -240,8 +219,8 @@ class FavorAttention(nn.Module):
         (q, local_q), (k, local_k), (v, local_v) = (
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)
         )
-        if self.global_heads:
-            outputs.append(self._read(q, self._summarise(k, v, mask)))
+        if self.favor is not None:
+            outputs.append(self.favor.read(q, self.favor.summarise(k, v, mask)))
         if self.local_heads:
             outputs.append(
                 window_attention(local_q, local_k, local_v, window=self.local_window, causal=False, mask=mask, dropout=self._dropping())
@@ -254,15 +233,15 @@ class FavorAttention(nn.Module):
         keys: Tensor,
         values: Tensor,
         mask: Tensor | None,
-        summary: FeatureState | EfficientState | None,
+        summary: Summary | None,
         window: WindowState | None,
-    ) -> tuple[Tensor, FeatureState | EfficientState | None, WindowState | None]:
+    ) -> tuple[Tensor, Summary | None, WindowState | None]:
         outputs = []
         (q, local_q), (k, local_k), (v, local_v) = (
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)
         )
-        if self.global_heads:
-            y, summary = self._causal_heads(q, k, v, mask, summary)
+        if self.favor is not None:
+            y, summary = self.favor.extend(q, k, v, summary, mask)
             outputs.append(y)
         if self.local_heads and window is None:
             outputs.append(
@@ -273,50 +252,15 @@ class FavorAttention(nn.Module):
             outputs.append(y)
         return torch.cat(outputs, dim=1), summary, window
 
-    def _causal_heads(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, summary: FeatureState | EfficientState | None
-    ) -> tuple[Tensor, FeatureState | EfficientState]:
-        if self.kernel == "efficient":
-            return causal_efficient_attention(queries, keys, values, summary, mask=mask)  # type: ignore[arg-type]
-        dtype = exact_dtype(queries, values)
-        with no_autocast(values):
-            if self.kernel == "softmax":
-                log_queries, _ = softmax_exponents(queries.to(dtype), self.projection)
-                keys, _ = softmax_exponents(keys.to(dtype), self.projection)
-                features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp() + self.feature_epsilon
-                return causal_linear_attention(features, keys, values, summary, mask=mask, feature_epsilon=self.feature_epsilon)  # type: ignore[arg-type]
-            features, keys = self._general_features(queries.to(dtype)), self._general_features(keys.to(dtype))
-            return causal_linear_attention(features, keys, values, summary, mask=mask, exponents=False)  # type: ignore[arg-type]
+    def _read_context(self, queries: Tensor, state: FavorState) -> Tensor:
+        if state.summary is None:
+            raise ValueError("state holds no summary of a context: make it with init_state(batch_size, context=...)")
+        return self._global().read(queries, state.summary)
 
-    def _summarise(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> FeatureState | EfficientState:
-        dtype = exact_dtype(keys, values)
-        keys, values = keys.to(dtype), values.to(dtype)
-        with no_autocast(values):
-            if self.kernel == "efficient":
-                return summarise_efficient(keys, values, mask)
-            if self.kernel != "softmax":
-                return summarise_features(self._general_features(keys), values, mask, exponents=False)
-            exponents, _ = softmax_exponents(keys, self.projection)
-            if not self.feature_epsilon:
-                return summarise_features(exponents, values, mask)
-            real = exponents if mask is None else exponents.masked_fill(~mask[:, None, :, None], -torch.inf)
-            return summarise_features(exponents, values, mask, maximum=real.detach().amax(dim=(-1, -2))[..., None])
-
-    def _read(self, queries: Tensor, summary: FeatureState | EfficientState | None) -> Tensor:
-        given, queries = queries.dtype, queries.to(exact_dtype(queries))
-        with no_autocast(queries):
-            if isinstance(summary, EfficientState):
-                output = read_efficient(queries, summary)
-            elif self.kernel == "softmax":
-                output = read_features(softmax_exponents(queries, self.projection)[0], summary, feature_epsilon=self.feature_epsilon)  # type: ignore[arg-type]
-            else:
-                output = read_with_queries(self._general_features(queries), summary)  # type: ignore[arg-type]
-        return output.to(given)
-
-    def _general_features(self, x: Tensor) -> Tensor:
-        """Generalised attention (section 2.2): f(W x) + epsilon."""
-        function = F.relu if self.kernel == "relu" else self.kernel
-        return function(x * self.width**-0.25 @ self.projection.to(x.dtype).T) + KERNEL_EPSILON  # type: ignore[operator]
+    def _global(self) -> FavorHeads:
+        if self.favor is None:
+            raise ValueError(f"local_heads={self.local_heads} of heads={self.heads} leave none with random features")
+        return self.favor
 
     def _maps(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = self._query(x), split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
@@ -346,30 +290,12 @@ class FavorAttention(nn.Module):
         return self.dropout.p if self.training else 0.0
 
 
-def check_favor_options(
-    *,
-    kernel: Kernel,
-    features: int | None,
-    feature_epsilon: float,
-    orthogonal_scaling: int,
-    heads: int,
-    local_heads: int,
-    local_window: int,
-) -> None:
-    """Ranges of what a layer and a model's configuration share.
+def check_local(*, heads: int, local_heads: int, local_window: int) -> None:
+    """Ranges of the local heads' options.
 
     Raises:
         ValueError: naming the first that is out of range.
     """
-    if not callable(kernel):
-        require_choice("kernel", kernel, KERNELS)
-    require_positive(features=features, local_window=local_window)
-    require(
-        kernel != "efficient" or features is None,
-        f"features must be None with kernel='efficient', which has no projection, got {features!r}",
-    )
-    require(feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
-    require(not feature_epsilon or kernel == "softmax", f"feature_epsilon is for kernel='softmax', got kernel={kernel!r}")
-    require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))
+    require_positive(local_window=local_window)
     if isinstance(local_heads, bool) or not isinstance(local_heads, int) or not 0 <= local_heads <= heads:
         raise ValueError(f"local_heads must be an integer from 0 to heads={heads}, got {local_heads!r}")

@@ -133,7 +133,7 @@ def _performer_state(model: Any) -> dict[str, Tensor]:
     for name, value in model.state_dict().items():
         if name.startswith("net."):
             name = re.sub(r"\.layer\.(to_\w+)\.", lambda match: f".layer.{renamed[match[1]]}.", name)
-            state["stack." + name.removeprefix("net.").replace("fast_attention.projection_matrix", "projection")] = value
+            state["stack." + name.removeprefix("net.").replace("fast_attention.projection_matrix", "favor.projection")] = value
     if model.net.blocks[0]["attention"].layer.fast_attention.no_projection:
         state = {name: value for name, value in state.items() if not name.endswith(".projection")}
     return state

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import torch
 
-from ..attention.favor import FavorAttention, Kernel, check_favor_options
+from ..attention.favor import FavorAttention, check_local
+from ..attention.favor_heads import Kernel, check_kernel
 from ..layers.residual import Branch
 from ..ops.errors import require, require_positive
 from .backbone import StackBackbone, make_branch, make_feed_forward
@@ -58,16 +59,11 @@ class PerformerConfig(BackboneConfig):
                 len(self.local_heads) == self.depth,
                 f"local_heads must be one number, or one per layer ({self.depth}), got {self.local_heads!r}",
             )
-        for local in self.local_heads_per_layer:
-            check_favor_options(
-                kernel=self.kernel,
-                features=self.features,
-                feature_epsilon=self.feature_epsilon,
-                orthogonal_scaling=self.orthogonal_scaling,
-                heads=self.heads,
-                local_heads=local,
-                local_window=self.local_window,
-            )
+        check_kernel(
+            kernel=self.kernel, features=self.features, feature_epsilon=self.feature_epsilon, orthogonal_scaling=self.orthogonal_scaling
+        )
+        for local_heads in self.local_heads_per_layer:
+            check_local(heads=self.heads, local_heads=local_heads, local_window=self.local_window)
         require_positive(redraw_interval=self.redraw_interval, context_dim=self.context_dim)
         require(self.context_dim is None or self.cross_attention, "context_dim is for cross_attention=True")
 

@@ -1,0 +1,131 @@
+"""What FAVOR+ does between the maps of a layer: queries, keys and values of heads in, their mix out.
+
+Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
+from ..ops.errors import require, require_choice, require_positive
+from ..ops.linear_attention import (
+    FeatureState,
+    causal_linear_attention,
+    empty_features,
+    read_features,
+    read_with_queries,
+    summarise_features,
+)
+from ..ops.precision import exact_dtype, no_autocast
+from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
+
+KERNELS = ("softmax", "relu", "efficient")
+KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
+Kernel = str | Callable[[Tensor], Tensor]
+Summary = FeatureState | EfficientState
+
+
+class FavorHeads(nn.Module):
+    """Linear attention of heads of width K through M features; options as in :class:`~subquadratic.attention.FavorAttention`."""
+
+    projection: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        features: int | None = None,
+        kernel: Kernel = "softmax",
+        feature_epsilon: float = 0.0,
+        orthogonal_scaling: int = 0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        check_kernel(kernel=kernel, features=features, feature_epsilon=feature_epsilon, orthogonal_scaling=orthogonal_scaling)
+        self.width, self.kernel, self.feature_epsilon, self.orthogonal_scaling = width, kernel, feature_epsilon, orthogonal_scaling
+        self.features = width if kernel == "efficient" else features or default_features(width)
+        if kernel != "efficient":
+            self.register_buffer("projection", orthogonal_gaussian(self.features, width, scaling=orthogonal_scaling, generator=generator))
+
+    def redraw_(self, generator: torch.Generator | None = None) -> None:
+        """Draw a new projection in place."""
+        if self.kernel != "efficient":
+            drawn = orthogonal_gaussian(self.features, self.width, scaling=self.orthogonal_scaling, generator=generator)
+            self.projection.copy_(drawn)
+
+    def summarise(self, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Summary:
+        """All that queries can ask of keys and values (B, H, S, K): for bidirectional and cross-attention."""
+        dtype = exact_dtype(keys, values)
+        keys, values = keys.to(dtype), values.to(dtype)
+        with no_autocast(values):
+            if self.kernel == "efficient":
+                return summarise_efficient(keys, values, mask)
+            if self.kernel != "softmax":
+                return summarise_features(self._general_features(keys), values, mask, exponents=False)
+            exponents, _ = softmax_exponents(keys, self.projection)
+            if not self.feature_epsilon:
+                return summarise_features(exponents, values, mask)
+            real = exponents if mask is None else exponents.masked_fill(~mask[:, None, :, None], -torch.inf)
+            return summarise_features(exponents, values, mask, maximum=real.detach().amax(dim=(-1, -2))[..., None])
+
+    def read(self, queries: Tensor, summary: Summary) -> Tensor:
+        """Queries (B, H, N, K) to a summary: (B, H, N, K)."""
+        given, queries = queries.dtype, queries.to(exact_dtype(queries))
+        with no_autocast(queries):
+            if isinstance(summary, EfficientState):
+                output = read_efficient(queries, summary)
+            elif self.kernel == "softmax":
+                output = read_features(softmax_exponents(queries, self.projection)[0], summary, feature_epsilon=self.feature_epsilon)
+            else:
+                output = read_with_queries(self._general_features(queries), summary)
+        return output.to(given)
+
+    def empty(self, batch: int, heads: int, *, device: torch.device, dtype: torch.dtype) -> Summary:
+        """The summary of no tokens, for ``extend``."""
+        if self.kernel == "efficient":
+            return empty_efficient(batch, heads, self.width, self.width, device=device, dtype=dtype)
+        return empty_features(batch, heads, self.features, self.width, device=device, dtype=dtype)
+
+    def extend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, summary: Summary | None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Summary]:
+        """Causal attention of the next N positions, (B, H, N, K) three times, and the summary after them; None: of a whole sequence."""
+        if self.kernel == "efficient":
+            return causal_efficient_attention(queries, keys, values, summary, mask=mask)  # type: ignore[arg-type]
+        before: FeatureState | None = summary  # type: ignore[assignment]
+        dtype = exact_dtype(queries, values)
+        with no_autocast(values):
+            queries, keys = queries.to(dtype), keys.to(dtype)
+            if self.kernel == "softmax":
+                log_queries, _ = softmax_exponents(queries, self.projection)
+                log_keys, _ = softmax_exponents(keys, self.projection)
+                features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp() + self.feature_epsilon
+                return causal_linear_attention(features, log_keys, values, before, mask=mask, feature_epsilon=self.feature_epsilon)
+            features, keys = self._general_features(queries), self._general_features(keys)
+            return causal_linear_attention(features, keys, values, before, mask=mask, exponents=False)
+
+    def _general_features(self, x: Tensor) -> Tensor:
+        """Generalised attention (section 2.2): f(W x) + epsilon."""
+        function = F.relu if self.kernel == "relu" else self.kernel
+        return function(x * self.width**-0.25 @ self.projection.to(x.dtype).T) + KERNEL_EPSILON  # type: ignore[operator]
+
+
+def check_kernel(*, kernel: Kernel, features: int | None, feature_epsilon: float, orthogonal_scaling: int) -> None:
+    """Ranges of the options that decide the features.
+
+    Raises:
+        ValueError: naming the first that is out of range.
+    """
+    if not callable(kernel):
+        require_choice("kernel", kernel, KERNELS)
+    require_positive(features=features)
+    require(
+        kernel != "efficient" or features is None,
+        f"features must be None with kernel='efficient', which has no projection, got {features!r}",
+    )
+    require(feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
+    require(not feature_epsilon or kernel == "softmax", f"feature_epsilon is for kernel='softmax', got kernel={kernel!r}")
+    require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))
