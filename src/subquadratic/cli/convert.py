@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,4 +45,8 @@ def run(argv: Sequence[str]) -> int:
     out = Path(options.out).expanduser()
     convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
     print(f"{file} is now the saved model {out}")
+    content = json.loads((out / "config.json").read_text())
+    if content["assumed"]:
+        spelled = ", ".join(f"{name}={content['options'].get(name)}" for name in content["assumed"])
+        print(f"assumed, since weights do not tell: {spelled}; where that is wrong, convert again with --hints.NAME VALUE --overwrite")
     return 0
