@@ -74,6 +74,7 @@ def test_a_classifier_pools_real_positions(pooling: str) -> None:
 DECODERS = [
     sq.PerformerConfig(**SMALL, cross_attention=True, context_dim=24),
     sq.TransformerConfig(**SMALL, cross_attention=True, context_dim=24, reversible=True),
+    sq.LinformerConfig(**SMALL, max_length=12, slots=3, share="layer", cross_attention=True, context_dim=24, context_length=20),
     sq.FeedbackTransformerConfig(**SMALL, memory_length=5, cross_attention=True, context_dim=24),
 ]
 

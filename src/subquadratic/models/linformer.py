@@ -33,6 +33,12 @@ class LinformerConfig(BackboneConfig):
     """One head of keys and values for all queries."""
     projection: str = "learned"
     """How the sequence is summed into slots: "learned", "pool" or "conv"."""
+    cross_attention: bool = False
+    """Each layer also attends to slots of a context: self-attention, cross-attention, feed-forward."""
+    context_dim: int | None = None
+    """Width of the context; None: dim."""
+    context_length: int | None = None
+    """The most positions of the context; None: max_length."""
     positions: str | None = "learned"
     """As in every model, but not "rotary": a slot mixes positions, so there is no angle to turn it by."""
 
@@ -42,7 +48,9 @@ class LinformerConfig(BackboneConfig):
             "positions must not be 'rotary' for linformer: a slot mixes positions; use 'learned', 'fixed' or 'axial'",
         )
         super().__post_init__()
-        require_positive(max_length=self.max_length, slots=self.slots)
+        require_positive(max_length=self.max_length, slots=self.slots, context_dim=self.context_dim, context_length=self.context_length)
+        for name in ("context_dim", "context_length"):
+            require(getattr(self, name) is None or self.cross_attention, f"{name} is for cross_attention=True")
         require_choice("share", self.share, SHARING)
         require_choice("projection", self.projection, PROJECTIONS)
         if self.max_length is None and (self.causal or self.projection == "learned"):
@@ -82,16 +90,32 @@ class Linformer(StackBackbone):
 
 def _blocks(config: LinformerConfig) -> Iterator[dict[str, Branch | None]]:
     for _ in range(config.depth):
-        attention = LowRankAttention(
-            config.dim,
-            heads=config.heads,
-            head_dim=config.head_dim,
-            max_length=config.max_length,
-            slots=config.slots,
-            causal=config.causal,
-            share=config.share,
-            one_kv_head=config.one_kv_head,
-            projection=config.projection,
-            dropout=config.attention_dropout,
-        )
-        yield {"attention": make_branch(config, attention, reads=("mask", "key_weights")), "feed_forward": make_feed_forward(config)}
+        attention = _attention(config, causal=config.causal, share=config.share, max_length=config.max_length)
+        cross = None
+        if config.cross_attention:
+            share = "kv" if config.share == "layer" else config.share  # the model's projection is for its own positions
+            length = config.context_length or config.max_length
+            cross = _attention(config, causal=False, share=share, max_length=length, context_dim=config.context_dim)
+        yield {
+            "attention": make_branch(config, attention, reads=("mask", "key_weights")),
+            "cross_attention": None if cross is None else make_branch(config, cross, reads=("mask", "context", "context_mask")),
+            "feed_forward": make_feed_forward(config),
+        }
+
+
+def _attention(
+    config: LinformerConfig, *, causal: bool, share: str, max_length: int | None, context_dim: int | None = None
+) -> LowRankAttention:
+    return LowRankAttention(
+        config.dim,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        max_length=max_length,
+        slots=config.slots,
+        causal=causal,
+        share=share,
+        one_kv_head=config.one_kv_head,
+        projection=config.projection,
+        dropout=config.attention_dropout,
+        context_dim=context_dim,
+    )
