@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
-from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_probability
-from ..ops.padding import count_real, token_positions, zero_padding
+from ..ops.errors import NotCausalError, require, require_probability
+from ..ops.padding import checked, count_real, token_positions, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.prefix_softmax import PoolState, empty_pool, prefix_softmax_mean, softmax_mean
 from ..ops.state import State, state
@@ -129,9 +129,7 @@ class AdditiveAttention(nn.Module):
     def _run(
         self, x: Tensor, mask: Tensor | None, state: AdditiveState | None, query_logits: Tensor | None, key_logits: Tensor | None
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
-        check_sequence(x, self.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.dim)
         given = x.dtype
         queries, keys = self.query(x), self.key(x)
         values = queries if self.value is None else self.value(x)

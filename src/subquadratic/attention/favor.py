@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, require_even, rotate, split_heads
-from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
-from ..ops.padding import count_real, token_positions, zero_padding
+from ..ops.errors import NotCausalError, require, require_positive, require_probability
+from ..ops.padding import checked, count_real, token_positions, zero_padding
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -134,9 +134,7 @@ class FavorAttention(nn.Module):
         Raises:
             ValueError: for wrong shapes, or a context given to a causal layer or to local heads.
         """
-        check_sequence(x, self.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.dim)
         if context is None:
             require(context_mask is None, "context_mask is given without a context")
             queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], device=x.device))
@@ -184,9 +182,7 @@ class FavorAttention(nn.Module):
     def extend(self, x: Tensor, state: FavorState, *, mask: Tensor | None = None) -> tuple[Tensor, FavorState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
         came before."""
-        check_sequence(x, self.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.dim)
         if not self.causal:
             return self._finish(self._read_context(self._query(x), state), mask), state
         queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], state.seen))
@@ -277,9 +273,7 @@ class FavorAttention(nn.Module):
     def _context_maps(self, context: Tensor, context_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         require(not self.causal, "a context needs causal=False: there is no order between the two sequences")
         require(not self.local_heads, f"a context has no window: cross-attention needs local_heads=0, got {self.local_heads}")
-        check_sequence(context, self.context_dim, name="context")
-        check_mask(context_mask, context.shape[0], context.shape[1], name="context_mask")
-        context = zero_padding(context, context_mask)
+        context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
         keys, values = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
         return keys if self.key_norm is None else self.key_norm(keys), values
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
-from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_choice, require_positive, require_probability
-from ..ops.padding import count_real, token_positions, zero_padding
+from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
+from ..ops.padding import checked, count_real, token_positions, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
 from ..ops.softmax_attention import softmax_attention
@@ -114,9 +114,7 @@ class LowRankAttention(nn.Module):
         Raises:
             ValueError: for wrong shapes, a sequence over ``max_length``, or a context given to a causal layer.
         """
-        check_sequence(x, self.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.dim)
         queries = split_heads(self.query(x), self.heads)
         if context is None:
             require(context_mask is None, "context_mask is given without a context")
@@ -151,10 +149,9 @@ class LowRankAttention(nn.Module):
             return self._read_context(context, context_mask)
         if not self.causal:
             raise NotCausalError("this LowRankAttention")
-        device, dtype = device or self.output.weight.device, dtype or self.output.weight.dtype
-        slots = empty_slots(
-            batch_size, self.kv_heads, self.slots, self.width, device=torch.device(device), dtype=torch.promote_types(dtype, torch.float32)
-        )
+        device, dtype = torch.device(device or self.output.weight.device), dtype or self.output.weight.dtype
+        exact, width = torch.promote_types(dtype, torch.float32), self.width
+        slots = empty_slots(batch_size, self.kv_heads, self.slots, width, width, device=device, dtype=exact)
         return LowRankState(slots, None, torch.zeros(batch_size, dtype=torch.int64, device=device))
 
     def extend(
@@ -172,9 +169,7 @@ class LowRankAttention(nn.Module):
         Raises:
             ValueError: if the sequence grows over ``max_length``.
         """
-        check_sequence(x, self.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.dim)
         queries = split_heads(self.query(x), self.heads)
         if not self.causal:
             y = self._read(queries, (state.slots.keys, state.slots.values), state.filled)
@@ -205,9 +200,7 @@ class LowRankAttention(nn.Module):
 
     def _check_context(self, context: Tensor, context_mask: Tensor | None) -> Tensor:
         require(not self.causal, "a context needs causal=False: there is no order between the two sequences")
-        check_sequence(context, self.context_dim, name="context")
-        check_mask(context_mask, context.shape[0], context.shape[1], name="context_mask")
-        return zero_padding(context, context_mask)
+        return checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
 
     def _read_context(self, context: Tensor, context_mask: Tensor | None) -> LowRankState:
         context = self._check_context(context, context_mask)

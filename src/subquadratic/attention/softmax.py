@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, require_even, rotate, split_heads
-from ..ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
-from ..ops.padding import count_real, pack, pack_left, token_positions, unpack, zero_padding
+from ..ops.errors import NotCausalError, require, require_positive, require_probability
+from ..ops.padding import checked, count_real, pack, pack_left, token_positions, unpack, zero_padding
 from ..ops.softmax_attention import bottom_right_causal, softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -110,9 +110,7 @@ class SoftmaxAttention(nn.Module):
         Raises:
             ValueError: for wrong shapes, or a context given to a causal or windowed layer.
         """
-        check_sequence(x, self.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.dim)
         if context is not None:
             y, weights = self._attend_context(x, self._read_context(context, context_mask), return_attention)
         else:
@@ -150,9 +148,7 @@ class SoftmaxAttention(nn.Module):
         self, x: Tensor, state: CacheState | WindowState | ContextState, *, mask: Tensor | None = None
     ) -> tuple[Tensor, CacheState | WindowState | ContextState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after."""
-        check_sequence(x, self.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.dim)
         if isinstance(state, ContextState):
             y, _ = self._attend_context(x, state, False)
             return zero_padding(self.output(merge_heads(y)), mask), state
@@ -218,9 +214,7 @@ class SoftmaxAttention(nn.Module):
             not self.causal and self.window is None,
             "a context needs causal=False and window=None: there is no order between the two sequences",
         )
-        check_sequence(context, self.context_dim, name="context")
-        check_mask(context_mask, context.shape[0], context.shape[1], name="context_mask")
-        context = zero_padding(context, context_mask)
+        context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
         keys, values = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
         if self.key_norm is not None:
             keys = self.key_norm(keys)

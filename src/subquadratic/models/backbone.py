@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..layers.feed_forward import FeedForward
 from ..layers.residual import Branch, ResidualStack, StackState, default_device
-from ..ops.errors import NotCausalError, check_mask, check_sequence, require
-from ..ops.padding import count_real, zero_padding
+from ..ops.errors import NotCausalError, require
+from ..ops.padding import checked, count_real, zero_padding
 from ..ops.state import State, state
 from .config import BackboneConfig
 
@@ -54,9 +54,8 @@ class StackBackbone(nn.Module):
         Raises:
             ValueError: for wrong shapes, or a context missing or given in vain.
         """
-        self._check(x, mask)
-        cross = self._context(context, context_mask)
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.config.dim)
+        cross = context_arguments(self, self.config, context, context_mask)
         return zero_padding(self.stack(x, mask=mask, **cross, **self.shared(x, mask, None)), mask)
 
     def init_state(
@@ -81,7 +80,7 @@ class StackBackbone(nn.Module):
         if not self.config.causal:
             raise NotCausalError(f"this {type(self).__name__}")
         place, kind = default_device(self, device, dtype)
-        stack = self.stack.init_state(batch_size, device=place, dtype=kind, **self._context(context, context_mask))
+        stack = self.stack.init_state(batch_size, device=place, dtype=kind, **context_arguments(self, self.config, context, context_mask))
         return BackboneState(stack, torch.zeros(batch_size, dtype=torch.int64, device=place))
 
     def extend(self, x: Tensor, state: BackboneState, *, mask: Tensor | None = None) -> tuple[Tensor, BackboneState]:
@@ -91,25 +90,26 @@ class StackBackbone(nn.Module):
         """
         if not self.config.causal:
             raise NotCausalError(f"this {type(self).__name__}")
-        self._check(x, mask)
-        x = zero_padding(x, mask)
+        x = checked(x, mask, self.config.dim)
         y, stack = self.stack.extend(x, state.stack, mask=mask, **self.shared(x, mask, state.seen))
         return zero_padding(y, mask), BackboneState(stack, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
 
-    def _check(self, x: Tensor, mask: Tensor | None) -> None:
-        check_sequence(x, self.config.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
 
-    def _context(self, context: Tensor | None, context_mask: Tensor | None) -> dict[str, Tensor | None]:
-        if not getattr(self.config, "cross_attention", False):
-            require(
-                context is None and context_mask is None,
-                f"this {type(self).__name__} has no cross-attention: build it with cross_attention=True",
-            )
-            return {}
-        if context is None:
-            raise ValueError(f"this {type(self).__name__} has cross_attention=True: pass context, (batch, length, width)")
-        return {"context": context, "context_mask": context_mask}
+def context_arguments(
+    model: nn.Module, config: BackboneConfig, context: Tensor | None, context_mask: Tensor | None
+) -> dict[str, Tensor | None]:
+    """The context that a model's cross-attention reads, by the layers' names; empty without cross-attention.
+
+    Raises:
+        ValueError: for a context missing or given in vain.
+    """
+    name = type(model).__name__
+    if not getattr(config, "cross_attention", False):
+        require(context is None and context_mask is None, f"this {name} has no cross-attention: build it with cross_attention=True")
+        return {}
+    if context is None:
+        raise ValueError(f"this {name} has cross_attention=True: pass context, (batch, length, width)")
+    return {"context": context, "context_mask": context_mask}
 
 
 def make_branch(config: BackboneConfig, layer: nn.Module, *, reads: tuple[str, ...] = ("mask",), token_shift: bool = False) -> Branch:

@@ -20,6 +20,7 @@ from ..ops.padding import count_real, zero_padding
 from ..ops.precision import exact_dtype
 from ..ops.relative_bias import check_buckets
 from ..ops.segments import bring_back, lay_out
+from .backbone import context_arguments
 from .config import BackboneConfig
 from .feedback_loop import FeedbackState, Loop
 from .feedback_stack import FeedbackLayer, FeedbackStack
@@ -213,13 +214,8 @@ class FeedbackTransformer(nn.Module):
     def _read_context(
         self, batch: int, context: Tensor | None, context_mask: Tensor | None, *, device: torch.device, dtype: torch.dtype
     ) -> tuple[BranchState, ...]:
-        if not self.config.cross_attention:
-            require(
-                context is None and context_mask is None,
-                "this FeedbackTransformer has no cross-attention: build it with cross_attention=True",
-            )
-            return ()
+        context_arguments(self, self.config, context, context_mask)
         if context is None:
-            raise ValueError("this FeedbackTransformer has cross_attention=True: pass context, (batch, length, width)")
+            return ()
         require(context.shape[0] == batch, f"context must have the batch of x, {batch}, got {context.shape[0]}")
         return self.stack.read_context(context, context_mask, device=device, dtype=dtype)

@@ -6,6 +6,8 @@ Axes: B batch, N length, D width. A mask is bool (B, N), True = real token; None
 import torch
 from torch import Tensor
 
+from .errors import check_mask, check_sequence
+
 
 def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
     """Position of each token among the real ones of its row.
@@ -37,6 +39,17 @@ def count_real(mask: Tensor | None, batch: int, length: int, device: torch.devic
 def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """(B, N, D) with padded rows exactly zero, whatever they held (NaN included)."""
     return x if mask is None else x.masked_fill(~mask[..., None], 0.0)
+
+
+def checked(x: Tensor, mask: Tensor | None, dim: int, *, name: str = "x", mask_name: str = "mask") -> Tensor:
+    """``x`` (B, N, dim) with its padding blank, after checking that it and ``mask`` have the right shapes.
+
+    Raises:
+        ValueError: if they have not, in the words of ``name`` and ``mask_name``.
+    """
+    check_sequence(x, dim, name=name)
+    check_mask(mask, x.shape[0], x.shape[1], name=mask_name)
+    return zero_padding(x, mask)
 
 
 def pack_left(mask: Tensor) -> tuple[Tensor, Tensor]:

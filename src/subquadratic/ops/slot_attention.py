@@ -27,11 +27,18 @@ class SlotState(State):
 
 
 def empty_slots(
-    batch: int, heads: int, slots: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+    batch: int,
+    heads: int,
+    slots: int,
+    width: int,
+    value_width: int,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> SlotState:
     """Slots of no tokens."""
-    zeros = torch.zeros(batch, heads, slots, width, device=device, dtype=dtype)
-    return SlotState(zeros, zeros.clone())
+    keys, values = (torch.zeros(batch, heads, slots, size, device=device, dtype=dtype) for size in (width, value_width))
+    return SlotState(keys, values)
 
 
 def causal_slot_attention(
@@ -74,9 +81,7 @@ def causal_slot_attention(
     dtype, given = exact_dtype(queries, values), values.dtype
     with no_autocast(values):
         if state is None:
-            shape, device = (batch, keys.shape[1], slots), queries.device
-            key_slots, value_slots = (torch.zeros(*shape, size, device=device, dtype=dtype) for size in (width, values.shape[-1]))
-            state = SlotState(key_slots, value_slots)
+            state = empty_slots(batch, keys.shape[1], slots, width, values.shape[-1], device=queries.device, dtype=dtype)
         chunk = min(chunk, length)
         padding = -length % chunk
         queries, keys, values = (_chunks(tensor.to(dtype), chunk, padding) for tensor in (queries, keys, values))  # (B, H, G, C, K)
