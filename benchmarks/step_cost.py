@@ -37,9 +37,7 @@ def main() -> None:
                 model.extend(tokens[:, :1], state, last_only=True)
                 times[length].append(time.perf_counter() - started)
         first, last = (1e3 * statistics.median(times[length]) for length in (SHORT, LONG))
-        print(
-            f"{name:<11} {first:.2f} ms after {SHORT}, {last:.2f} ms after {LONG:,}: ratio {last / first:.2f}; state {late.nbytes():,} bytes"
-        )
+        print(f"{name:<11} {first:.2f} ms after {SHORT}, {last:.2f} ms after {LONG:,}: ratio {last / first:.2f}; {late.nbytes():,} bytes")
 
 
 if __name__ == "__main__":
