@@ -18,9 +18,20 @@ from collections.abc import Sequence
 VERBS = {
     "train": "train a model on text, by default on Python's own standard library",
     "generate": "continue a text with a trained model",
+    "fill": "fill in the masked places of a text with a bidirectional model",
+    "evaluate": "measure a trained model on a text of any length",
+    "info": "what a model costs: parameters, state, FLOPs and memory against length",
+    "models": "the table of models with their limits",
+    "tokenizer": "train a tokenizer of your own",
     "convert": "turn a checkpoint of one of the published packages into a model of ours",
 }
-EXTRA = {"accelerate", "docstring_parser", "jsonargparse", "rich", "transformers", "yaml"}
+# Which extra of this package brings what a verb may miss.
+PACKAGES = {
+    "train": ("accelerate", "docstring_parser", "jinja2", "jsonargparse", "matplotlib", "rich", "tokenizers", "transformers", "yaml"),
+    "data": ("pyarrow", "zstandard"),
+    "track": ("tensorboard", "trackio"),
+}
+EXTRAS = {package: extra for extra, packages in PACKAGES.items() for package in packages}
 
 
 def usage() -> str:
@@ -65,9 +76,10 @@ def _run(verb: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(name, "interrupted", 130)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in EXTRA:
+        missing = (error.name or "").split(".")[0]
+        if missing not in EXTRAS:
             raise
-        return _fail(name, f"needs the package {error.name}: pip install 'subquadratic[train]'")
+        return _fail(name, f"needs the package {missing}: pip install 'subquadratic[{EXTRAS[missing]}]'")
     except Exception as error:
         if os.environ.get("SUBQ_TRACEBACK"):
             raise
