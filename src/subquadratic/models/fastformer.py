@@ -25,6 +25,8 @@ class FastformerConfig(BackboneConfig):
     """Values are the queries, the authors' default."""
     tie_logit_vectors: bool = False
     """All layers share the vectors that give the attention logits."""
+    token_shift: bool = False
+    """Shift half of the channels by one token before each layer."""
 
     def build(self) -> "Fastformer":
         """A freshly initialised :class:`Fastformer`."""
@@ -63,6 +65,6 @@ def _blocks(config: FastformerConfig) -> Iterator[dict[str, Branch | None]]:
             dropout=config.attention_dropout,
         )
         yield {
-            "attention": make_branch(config, attention, reads=("mask", "query_logits", "key_logits")),
-            "feed_forward": make_feed_forward(config),
+            "attention": make_branch(config, attention, reads=("mask", "query_logits", "key_logits"), token_shift=config.token_shift),
+            "feed_forward": make_feed_forward(config, token_shift=config.token_shift),
         }

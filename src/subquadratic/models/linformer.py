@@ -33,6 +33,8 @@ class LinformerConfig(BackboneConfig):
     """One head of keys and values for all queries."""
     projection: str = "learned"
     """How the sequence is summed into slots: "learned", "pool" or "conv"."""
+    token_shift: bool = False
+    """Shift half of the channels by one token before each layer."""
     cross_attention: bool = False
     """Each layer also attends to slots of a context: self-attention, cross-attention, feed-forward."""
     context_dim: int | None = None
@@ -97,9 +99,9 @@ def _blocks(config: LinformerConfig) -> Iterator[dict[str, Branch | None]]:
             length = config.context_length or config.max_length
             cross = _attention(config, causal=False, share=share, max_length=length, context_dim=config.context_dim)
         yield {
-            "attention": make_branch(config, attention, reads=("mask", "key_weights")),
+            "attention": make_branch(config, attention, reads=("mask", "key_weights"), token_shift=config.token_shift),
             "cross_attention": None if cross is None else make_branch(config, cross, reads=("mask", "context", "context_mask")),
-            "feed_forward": make_feed_forward(config),
+            "feed_forward": make_feed_forward(config, token_shift=config.token_shift),
         }
 
 
