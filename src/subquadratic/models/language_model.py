@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import generation
-from ..ops.cross_entropy import IGNORE, chunked_cross_entropy
-from ..ops.errors import require, require_probability
+from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
+from ..ops.errors import check_mask, require, require_probability
 from ..ops.padding import count_real, pack_left
 from ..ops.state import State, state
 from .config import BackboneConfig
@@ -86,6 +86,7 @@ class LanguageModel(Pretrained):
         tokens: Tensor,
         mask: Tensor | None = None,
         *,
+        scored: Tensor | None = None,
         mask_probability: float = 0.15,
         generator: torch.Generator | None = None,
         **arguments: Any,
@@ -95,7 +96,8 @@ class LanguageModel(Pretrained):
         Args:
             tokens: (B, N) int64.
             mask: (B, N) bool, True = real token.
-            mask_probability: share of each row's real tokens that a bidirectional model must guess (at least one).
+            scored: (B, N) bool, True = a token that may be predicted; None: all. The others are read, and count for nothing.
+            mask_probability: share of each row's tokens that a bidirectional model must guess (at least one).
             generator: chooses those, on the device of ``tokens``.
             arguments: as in ``forward``.
 
@@ -105,16 +107,38 @@ class LanguageModel(Pretrained):
         Raises:
             ValueError: if a causal model gets a single token, which leaves nothing to predict.
         """
+        masked = None
         if not self.config.causal:
-            masked = choose_masked(tokens, mask, mask_probability, generator)
-            hidden = self.hidden(tokens, mask=mask, masked=masked, **arguments)
-            return self._cross_entropy(hidden, tokens.masked_fill(~masked, IGNORE))
-        require(
-            tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
-        )
-        inputs, targets, mask = next_tokens(tokens, mask)
-        hidden = self.hidden(inputs, mask=mask, **arguments)
-        return self._cross_entropy(hidden, align_targets(targets, mask, hidden.shape[1], self.config))
+            masked = choose_masked(tokens, _both(mask, scored), mask_probability, generator)
+        hidden, targets = self._predictions(tokens, mask, scored, masked, arguments)
+        return chunked_cross_entropy(hidden.flatten(0, 1), self._output_weight(), targets.flatten())
+
+    @torch.no_grad()
+    def token_losses(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        scored: Tensor | None = None,
+        masked: Tensor | None = None,
+        **arguments: Any,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``loss`` averages, one by one and without gradients.
+
+        Args:
+            tokens, mask, scored, arguments: as in ``loss``.
+            masked: (B, N) bool, the hidden tokens of a bidirectional model; required for one.
+
+        Returns:
+            Three tensors (T,), row by row: nats, whether the likeliest token was right, and the tokens predicted.
+        """
+        if not self.config.causal and masked is None:
+            raise ValueError("masked is required for a bidirectional model: which tokens are hidden and to be guessed")
+        hidden, targets = self._predictions(tokens, mask, scored, masked, arguments)
+        targets = targets.flatten()
+        counted = targets != IGNORE
+        nats, right = chunked_token_losses(hidden.flatten(0, 1)[counted], self._output_weight(), targets[counted])
+        return nats, right, targets[counted]
 
     def init_state(
         self,
@@ -188,8 +212,22 @@ class LanguageModel(Pretrained):
     def _logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self._output_weight())
 
-    def _cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return chunked_cross_entropy(hidden.flatten(0, 1), self._output_weight(), targets.flatten())
+    def _predictions(
+        self, tokens: Tensor, mask: Tensor | None, scored: Tensor | None, masked: Tensor | None, arguments: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, N', D) and what they have to predict, (B, N'), -100 where nothing."""
+        check_mask(scored, tokens.shape[0], tokens.shape[-1], name="scored")
+        if not self.config.causal:
+            hidden = self.hidden(tokens, mask=mask, masked=masked, **arguments)
+            counted = masked if scored is None or masked is None else masked & scored
+            return hidden, tokens if counted is None else tokens.masked_fill(~counted, IGNORE)
+        require(
+            tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
+        )
+        wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
+        inputs, targets, mask = next_tokens(tokens, wanted, mask)
+        hidden = self.hidden(inputs, mask=mask, **arguments)
+        return hidden, align_targets(targets, mask, hidden.shape[1], self.config)
 
     def _output_weight(self) -> Tensor:
         return self.embedding.table.weight if self.head is None else self.head.weight
@@ -206,14 +244,14 @@ class LanguageModel(Pretrained):
         )
 
 
-def next_tokens(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs (B, N - 1), targets (B, N - 1) and mask of the inputs, for next-token prediction. Rows are packed to the left if there is a
-    mask."""
+def next_tokens(tokens: Tensor, wanted: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs (B, N - 1), targets (B, N - 1) and mask of the inputs, for next-token prediction; ``wanted`` (B, N) are the tokens as targets.
+    Rows are packed to the left if there is a mask."""
     if mask is not None:
         order, mask = pack_left(mask)
-        tokens = tokens.gather(1, order)
+        tokens, wanted = tokens.gather(1, order), wanted.gather(1, order)
         mask = mask[:, 1:]  # an input counts if the token after it is real
-    return tokens[:, :-1], tokens[:, 1:], mask
+    return tokens[:, :-1], wanted[:, 1:], mask
 
 
 def align_targets(targets: Tensor, mask: Tensor | None, length: int, config: BackboneConfig) -> Tensor:
@@ -251,6 +289,12 @@ def choose_masked(tokens: Tensor, mask: Tensor | None, probability: float, gener
     real = count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)[:, None]
     wanted = torch.minimum((real * probability).round().long().clamp_min(1), real)
     return scores.argsort(dim=1).argsort(dim=1) < wanted
+
+
+def _both(mask: Tensor | None, scored: Tensor | None) -> Tensor | None:
+    if mask is None or scored is None:
+        return scored if mask is None else mask
+    return mask & scored
 
 
 def _normed(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:

@@ -37,6 +37,28 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, lo
     return total / (targets != IGNORE).sum().clamp_min(1)
 
 
+@torch.no_grad()
+def chunked_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, logits_at_once: int = 1 << 20) -> tuple[Tensor, Tensor]:
+    """-log softmax(hidden weight^T)[target] of every target by itself, and whether it was the likeliest; without gradients.
+
+    Args:
+        hidden: (T, D).
+        weight: (V, D).
+        targets: (T,) int64 in [0, V).
+        logits_at_once: most logits to hold at a time.
+
+    Returns:
+        (T,) nats, float32 (float64 for float64 inputs), and (T,) bool.
+    """
+    nats, right = [], []
+    for piece, wanted in zip(*(x.split(max(1, logits_at_once // weight.shape[0])) for x in (hidden, targets)), strict=True):
+        logits = F.linear(piece, weight.to(piece.dtype))
+        logits = logits.to(exact_dtype(logits))
+        nats.append(F.cross_entropy(logits, wanted, reduction="none"))
+        right.append(logits.argmax(dim=-1) == wanted)
+    return torch.cat(nats), torch.cat(right)
+
+
 def _summed(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     logits = F.linear(hidden, weight.to(hidden.dtype))
     return F.cross_entropy(logits.to(exact_dtype(logits)), targets, ignore_index=IGNORE, reduction="sum")
