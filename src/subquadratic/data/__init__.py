@@ -1,7 +1,37 @@
-"""Text in, windows of tokens out: the byte tokenizer, the corpora, the windows over them."""
+"""Text in, tokens out: tokenizers, sources of documents, corpora, the token store, windows, labelled examples, synthetic tasks.
 
-from .corpus import Corpus, load_corpus
-from .tokenizer import ByteTokenizer
-from .windows import Windows
+Names are loaded when they are first used: the names of the tasks are there without torch, and a tokenizer without pyarrow.
+"""
 
-__all__ = ["ByteTokenizer", "Corpus", "Windows", "load_corpus"]
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .corpus import Corpus, load_corpus
+    from .text_tokenizer import TextTokenizer
+    from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+    from .windows import Windows
+
+_HOMES = {
+    "ByteTokenizer": "tokenizer",
+    "Corpus": "corpus",
+    "TextTokenizer": "text_tokenizer",
+    "Tokenizer": "tokenizer",
+    "Windows": "windows",
+    "load_corpus": "corpus",
+    "load_tokenizer": "tokenizer",
+}
+
+__all__ = ["ByteTokenizer", "Corpus", "TextTokenizer", "Tokenizer", "Windows", "load_corpus", "load_tokenizer"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

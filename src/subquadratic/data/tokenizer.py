@@ -1,4 +1,6 @@
-"""The byte tokenizer: a token's id is the byte's value; four ids above the bytes are special.
+"""What a tokenizer is to the rest of the package, the byte tokenizer, and how one is found from a path.
+
+The byte tokenizer's token is the byte's value; four ids above the bytes are special:
 
 | id      | token                                              |
 |---------|----------------------------------------------------|
@@ -14,10 +16,62 @@ in.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+BYTES = "bytes"
+TOKENIZER_FILE = "tokenizer.json"
+# What a tokenizer folder without a tokenizer.json holds instead; transformers knows how to read these.
+OLDER_FILES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back.
+
+    `digest` is a SHA-256 that says which tokenizer it is: equal digests give equal tokens. `vocab_size` includes the
+    four special tokens, which every tokenizer has; no text is ever encoded to one of them.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_token(self) -> int: ...
+    @property
+    def bos_token(self) -> int: ...
+    @property
+    def eos_token(self) -> int: ...
+    @property
+    def mask_token(self) -> int: ...
+
+    def encode(self, text: str | bytes) -> NDArray[Any]:
+        """The tokens of `text`, as uint16 or uint32."""
+        ...
+
+    def decode(self, tokens: ArrayLike) -> str:
+        """The text of `tokens`, special tokens left out; bytes that are not UTF-8 become U+FFFD."""
+        ...
+
+    def decode_bytes(self, tokens: ArrayLike) -> bytes:
+        """The bytes of `tokens`, special tokens left out: those of a list of tokens are those of its parts, joined."""
+        ...
+
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """(V,) how many bytes of text each token stands for, 0 for the special ones."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write into `folder` what `load_tokenizer(folder)` needs; nothing for bytes."""
+        ...
 
 
 class ByteTokenizer:
@@ -26,12 +80,13 @@ class ByteTokenizer:
     `encode` returns a `uint16` array, the smallest type that holds the special tokens.
     """
 
-    name = "bytes"
+    name = BYTES
     pad_token = 256
     bos_token = 257
     eos_token = 258
     mask_token = 259
     vocab_size = 260
+    digest = hashlib.sha256(json.dumps([BYTES, pad_token, bos_token, eos_token, mask_token]).encode()).hexdigest()
 
     def encode(self, text: str | bytes) -> NDArray[np.uint16]:
         """The tokens of `text`; a lone surrogate in it, which UTF-8 cannot write, becomes `?`."""
@@ -44,17 +99,73 @@ class ByteTokenizer:
         Raises:
             ValueError: a token below 0 or not below `vocab_size`.
         """
-        ids = np.asarray(tokens).reshape(-1)
-        if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= self.vocab_size):
-            raise ValueError(f"tokens must be in 0..{self.vocab_size - 1}, got {int(ids.min())}..{int(ids.max())}")
+        ids = check_tokens(tokens, self.vocab_size)
         return ids[ids < 256].astype(np.uint8).tobytes()
 
     def decode(self, tokens: ArrayLike) -> str:
         """The text of `tokens`; bytes that are not UTF-8 become U+FFFD, special tokens are left out."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """(260,): 1 for each byte, 0 for the special tokens."""
+        lengths = np.ones(self.vocab_size, dtype=np.int64)
+        lengths[256:] = 0
+        return lengths
+
+    def save(self, folder: Path) -> None:
+        """Nothing: a model folder without a tokenizer.json reads bytes."""
+
     def join(self, documents: Iterable[bytes]) -> NDArray[np.uint16]:
         """One array of all `documents`, each but the last followed by the end-of-document token."""
         end = np.array([self.eos_token], dtype=np.uint16)
         parts = [part for document in documents for part in (self.encode(document), end)]
         return np.concatenate(parts[:-1]) if parts else np.empty(0, dtype=np.uint16)
+
+
+def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
+    """The tokenizer that `path` names: None or `"bytes"`, a tokenizer.json, a Hugging Face tokenizer folder, or the
+    folder of a run or a saved model, which reads bytes where it has no tokenizer of its own.
+
+    Raises:
+        ValueError: there is none, or its files are damaged; the message names the file.
+        ModuleNotFoundError: the package `tokenizers` (extra `train`) is missing.
+    """
+    if path is None or str(path) == BYTES:
+        return ByteTokenizer()
+    place = Path(path).expanduser()
+    if place.is_file():
+        return _from_file(place)
+    if not place.is_dir():
+        raise ValueError(f"tokenizer: no such file or folder: {place}; give bytes, a tokenizer.json or a folder that holds one")
+    if (place / TOKENIZER_FILE).is_file():
+        return _from_file(place / TOKENIZER_FILE)
+    if any((place / name).is_file() for name in OLDER_FILES):
+        from .text_tokenizer import convert_folder
+
+        return convert_folder(place)
+    if any((place / name).is_file() for name in ("config.json", "run.json", "run.yaml")):
+        return ByteTokenizer()
+    raise ValueError(f"tokenizer: no {TOKENIZER_FILE} in {place} (nor {', '.join(OLDER_FILES)}, nor a model that reads bytes)")
+
+
+def _from_file(path: Path) -> Tokenizer:
+    from .text_tokenizer import TextTokenizer
+
+    return TextTokenizer.from_file(path)
+
+
+def check_tokens(tokens: ArrayLike, vocab_size: int) -> NDArray[Any]:
+    """`tokens` as a flat array of integers in 0..vocab_size - 1.
+
+    Raises:
+        ValueError: one is not.
+    """
+    ids = np.asarray(tokens).reshape(-1)
+    if ids.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"tokens must be integers, got {ids.dtype}")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(f"tokens must be in 0..{vocab_size - 1}, got {low}..{high}")
+    return ids
