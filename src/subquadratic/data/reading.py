@@ -1,0 +1,202 @@
+"""Files as streams of bytes, text and lines, in bounded memory, plain or compressed (.gz, .bz2, .xz, .lzma, .zst).
+
+Whatever goes wrong is a `ValueError` of one line that names the file.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+CHUNK = 1 << 18  # read at once
+PIECE = 1 << 20  # of a long text, handled at once
+COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst")
+BOM = codecs.BOM_UTF8
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def read_chunks(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
+    """The content of `path`, decompressed, a chunk at a time. `progress` hears how many bytes of the file each read took.
+
+    Raises:
+        ValueError: it cannot be read, is damaged, or ends in the middle of compressed data.
+        ModuleNotFoundError: a .zst file without the package `zstandard` (extra `data`).
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _expand(path, _raw(file, progress))
+    except OSError as error:
+        raise ValueError(f"data: cannot read {path}: {error.strerror or error}") from error
+
+
+def _raw(file: BinaryIO, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        if progress is not None:
+            progress(len(chunk))
+        yield chunk
+
+
+def _expand(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """`chunks` decompressed as the suffix of `path` says; streams that follow each other in one file are joined."""
+    make = _decompressor(path.suffix.lower())
+    if make is None:
+        yield from chunks
+        return
+    open_stream: _Decompressor | None = None
+    empty = True
+    for chunk in chunks:
+        empty = False
+        while chunk:
+            open_stream = make() if open_stream is None else open_stream
+            try:
+                data = open_stream.decompress(chunk)
+            except Exception as error:  # four libraries, four kinds of error
+                raise ValueError(f"data: {path} is damaged, or not {path.suffix} at all: {error}") from error
+            if data:
+                yield data
+            chunk = open_stream.unused_data if open_stream.eof else b""
+            if open_stream.eof:
+                open_stream, chunk = None, chunk.lstrip(b"\0")  # .gz and .xz files may be padded
+    if open_stream is not None or empty:
+        raise ValueError(f"data: {path} is cut short: its compressed data has no end")
+
+
+def _decompressor(suffix: str) -> Callable[[], Any] | None:
+    if suffix == ".gz":
+        return lambda: zlib.decompressobj(wbits=31)
+    if suffix == ".bz2":
+        return bz2.BZ2Decompressor
+    if suffix in (".xz", ".lzma"):
+        return lzma.LZMADecompressor
+    if suffix == ".zst":
+        import zstandard
+
+        return lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+    return None
+
+
+def read_text(chunks: Iterable[bytes], *, name: str, utf8: bool) -> Iterator[bytes]:
+    """A text in pieces of about a megabyte, cut where words begin: LF line ends, no byte order mark.
+
+    What has a zero byte in its first piece is binary, not text, and comes as it is. With `utf8`, what is not UTF-8 is
+    refused.
+
+    Raises:
+        ValueError: a byte that is not UTF-8; the message gives its offset.
+    """
+    stream = iter(_check_utf8(chunks, name) if utf8 else chunks)
+    held = bytearray()
+    for chunk in stream:
+        held += chunk
+        if len(held) >= PIECE:
+            break
+    if b"\0" not in held[:PIECE]:
+        if held.startswith(BOM):
+            del held[: len(BOM)]
+        stream = _unix_lines(_chain(bytes(held), stream))
+        held = bytearray()
+    for chunk in stream:
+        held += chunk
+        while len(held) >= 2 * PIECE:
+            cut = cut_place(held, 2 * PIECE)
+            yield bytes(held[:cut])
+            del held[:cut]
+    yield from pieces_of(bytes(held))
+
+
+def pieces_of(text: bytes) -> Iterator[bytes]:
+    """`text` in pieces of at most about two megabytes, cut where words begin; nothing for no text."""
+    start = 0
+    while len(text) - start > 2 * PIECE:
+        cut = start + cut_place(text[start : start + 2 * PIECE], 2 * PIECE)
+        yield text[start:cut]
+        start = cut
+    if start < len(text):
+        yield text[start:] if start else text
+
+
+def cut_place(text: bytes | bytearray, size: int) -> int:
+    """Where to cut the first `size` bytes: at the last beginning of a line, else of a word, in their second half, else
+    between characters. Tokenizers that split text into words before they merge give the same tokens as for the whole."""
+    for boundary in (rb"(?<=\n)[^\s\x80-\xbf]", rb"(?<=\S) (?=\S)"):
+        for low in (size - size // 64, size // 2):  # most often near the end
+            places = [found.start() for found in re.finditer(boundary, text[low:size])]
+            if places:
+                return low + places[-1]
+    for back in (1, 2, 3):
+        byte = text[size - back]
+        if byte >= 0xC0:  # a character begins here; is all of it here?
+            return size - back if back < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else size
+        if byte < 0x80:
+            break
+    return size
+
+
+def read_lines(chunks: Iterable[bytes], *, name: str) -> Iterator[str]:
+    """The lines of a UTF-8 text with their ends as they are, without a byte order mark.
+
+    Raises:
+        ValueError: a byte that is not UTF-8.
+    """
+    held: list[str] = []
+    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+    for chunk in _check_utf8(chunks, name):
+        *lines, rest = decode(chunk).split("\n")
+        for line in lines:
+            yield "".join([*held, line, "\n"])
+            held = []
+        held.append(rest)
+    if last := "".join(held):
+        yield last
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _unix_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    carried = b""
+    for chunk in chunks:
+        chunk = carried + chunk
+        carried = b"\r" if chunk.endswith(b"\r") else b""
+        yield chunk[: len(chunk) - len(carried)].replace(b"\r\n", b"\n")
+    yield carried
+
+
+def _check_utf8(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """`chunks` as they are, so long as they are UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset = 0
+    for chunk in _chain_end(chunks):
+        carried = decoder.getstate()[0]
+        try:
+            decoder.decode(chunk or b"", final=chunk is None)
+        except UnicodeDecodeError as error:
+            at = offset - len(carried) + error.start
+            start = bytes(error.object[:2]) if offset == 0 else b""
+            guess = " (it looks like UTF-16)" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
+            raise ValueError(
+                f"data: {name} is not UTF-8 at byte {at:,}{guess}: convert it to UTF-8, or read plain files with the tokenizer bytes"
+            ) from error
+        if chunk is not None:
+            yield chunk
+            offset += len(chunk)
+
+
+def _chain_end(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
+    yield from chunks
+    yield None
