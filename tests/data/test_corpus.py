@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from subquadratic.data import ByteTokenizer, load_corpus
-from subquadratic.data.corpus import stdlib_corpus
+from subquadratic.data.corpus import Corpus, corpus_of
+from subquadratic.data.sources import stdlib_source
 
 END = ByteTokenizer.eos_token
 
@@ -15,6 +16,10 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text)
     return root
+
+
+def stdlib_corpus(root: Path) -> Corpus:
+    return corpus_of(stdlib_source(root))
 
 
 def texts(tokens: np.ndarray) -> list[bytes]:
@@ -95,9 +100,9 @@ class TestFilesAndFolders:
         path = tmp_path / "secret.txt"
         path.write_text("text")
 
-        def refuse(path: Path) -> bytes:
+        def refuse(path: Path, mode: str) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything, so no mode would do
+        monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so no mode would do
         with pytest.raises(ValueError, match=r"cannot read .*secret\.txt"):
             load_corpus(path)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-CHUNK = 1 << 18  # read at once
-PIECE = 1 << 20  # of a long text, handled at once
+CHUNK = 1 << 17  # read at once
+PIECE = 1 << 18  # of a long text, handled at once
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst")
 BOM = codecs.BOM_UTF8
 
@@ -88,26 +88,30 @@ def _decompressor(suffix: str) -> Callable[[], Any] | None:
     return None
 
 
-def read_text(chunks: Iterable[bytes], *, name: str, utf8: bool) -> Iterator[bytes]:
-    """A text in pieces of about a megabyte, cut where words begin: LF line ends, no byte order mark.
+def read_text(chunks: Iterable[bytes], *, name: str, utf8: bool = False, skip_binary: bool = False) -> Iterator[bytes]:
+    """A text in pieces of some hundred kilobytes, cut where words begin: LF line ends, no byte order mark.
 
-    What has a zero byte in its first piece is binary, not text, and comes as it is. With `utf8`, what is not UTF-8 is
-    refused.
+    What has a zero byte in its first piece is binary, not text: it comes as it is, or, with `skip_binary`, not at all.
+    With `utf8`, what is not UTF-8 is refused.
 
     Raises:
         ValueError: a byte that is not UTF-8; the message gives its offset.
     """
-    stream = iter(_check_utf8(chunks, name) if utf8 else chunks)
+    stream = iter(chunks)
     held = bytearray()
     for chunk in stream:
         held += chunk
         if len(held) >= PIECE:
             break
-    if b"\0" not in held[:PIECE]:
-        if held.startswith(BOM):
-            del held[: len(BOM)]
-        stream = _unix_lines(_chain(bytes(held), stream))
-        held = bytearray()
+    binary = b"\0" in held[:PIECE]
+    if binary and skip_binary:
+        return
+    stream = _chain(bytes(held), stream)
+    if utf8:
+        stream = _check_utf8(stream, name)
+    if not binary:
+        stream = _unix_lines(_without_mark(stream))
+    held = bytearray()
     for chunk in stream:
         held += chunk
         while len(held) >= 2 * PIECE:
@@ -118,7 +122,7 @@ def read_text(chunks: Iterable[bytes], *, name: str, utf8: bool) -> Iterator[byt
 
 
 def pieces_of(text: bytes) -> Iterator[bytes]:
-    """`text` in pieces of at most about two megabytes, cut where words begin; nothing for no text."""
+    """`text` in pieces of at most half a megabyte, cut where words begin; nothing for no text."""
     start = 0
     while len(text) - start > 2 * PIECE:
         cut = start + cut_place(text[start : start + 2 * PIECE], 2 * PIECE)
@@ -166,6 +170,12 @@ def read_lines(chunks: Iterable[bytes], *, name: str) -> Iterator[str]:
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
+
+
+def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """`chunks`, of which the first holds a byte order mark whole or not at all, without it."""
+    yield next(chunks, b"").removeprefix(BOM)
+    yield from chunks
 
 
 def _unix_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,10 +83,11 @@ class TextTokenizer:
         Raises:
             ValueError: bytes that are not UTF-8.
         """
-        return self.encode_batch([self._text(text)])[0]
+        return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: list[str]) -> list[NDArray[Any]]:
+    def encode_batch(self, batch: Sequence[str | bytes]) -> list[NDArray[Any]]:
         """`encode` of each, on all cores."""
+        texts = [self._text(text) for text in batch]
         encoded = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         found = [np.array(each.ids, dtype=self.dtype) for each in encoded]
         return [self._without_special(text, ids) for text, ids in zip(texts, found, strict=True)]
