@@ -1,0 +1,213 @@
+"""What a model costs, before it is built: parameters, memory of a training step, size of the streaming state, operations.
+
+A model made under `torch.device("meta")` has no weights and is enough:
+
+    with torch.device("meta"):
+        model = LanguageModel(config, vocab_size=260)
+    training_cost(model, batch_size=4, length=512).total_bytes
+
+Numbers are those of a run on shapes (`abstract_run`), for lengths up to some thousand tokens. Longer ones, and those of a model
+that runs token after token, are extrapolated from shorter ones along the terms that costs here have: a constant, the length, its
+square, and for a feedback memory the memories read, which stop growing at `memory_length`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..models.encoder_decoder import EncoderDecoder
+from ..models.language_model import LanguageModel
+from ..models.sequence_classifier import SequenceClassifier
+from ..ops.cross_entropy import chunked_cross_entropy
+from .abstract_run import abstract_run
+
+ADAMW_BYTES = 8  # per trained parameter: two moments in float32
+ALLOWANCE = 1.1  # total over the sum of its parts: what the allocator rounds up, and what kernels use inside
+DIRECT = 4  # times the shortest length to extrapolate from: up to there a sequence is run as it is
+TRAINING, DECODING = 1024, 256  # shortest lengths to extrapolate a training step and a state from
+LOGITS = signature(chunked_cross_entropy).parameters["logits_at_once"].default  # more are computed in pieces, and twice
+SEGMENTS = (2, 3, 4)  # that a sequential model is run for
+WIDTHS = ("window", "local_window", "latents", "memory_length")  # fields that end a cost's growth: samples must lie beyond them
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCost:
+    """One training step of one process. `activation_bytes` is what the forward pass keeps for the backward pass,
+    `temporary_bytes` the most that comes on top of it at any moment; `total_bytes` the sum of all, and a tenth more.
+    `flops` are those of forward and backward together; elementwise operations do not count."""
+
+    parameters: int
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    temporary_bytes: int
+    total_bytes: int
+    forward_flops: int
+    flops: int
+    extrapolated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeCost:
+    """One more token after a context: bytes of the state that is carried, and operations for that token."""
+
+    state_bytes: int
+    flops: int
+    extrapolated: bool
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Numbers that the model learns; tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def training_cost(model: nn.Module, *, batch_size: int, length: int, precision: str = "float32") -> TrainingCost:
+    """What a step of AdamW on `batch_size` sequences of `length` tokens takes.
+
+    Args:
+        model: a LanguageModel, SequenceClassifier or EncoderDecoder (source and target both of that length), on any
+            device, also meta.
+        batch_size: sequences in one forward pass.
+        length: tokens in each.
+        precision: "float32", or "bfloat16" for autocast.
+
+    Raises:
+        ValueError: values that the model does not take, such as more tokens than its `max_length`.
+    """
+    lengths = _lengths(model, length, TRAINING)
+    extrapolated = lengths != [length]
+    many = _batch_to_measure(model, batch_size, length, lengths[0]) if extrapolated else batch_size
+    sample = partial(_training_sample, model, many, precision)
+    activation, temporary, forward, flops = (value * batch_size // many for value in _along_length(model, length, lengths, sample))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradient_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    tensors = [*model.parameters(), *model.buffers()]
+    parts = {
+        "parameter_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        "gradient_bytes": gradient_bytes,
+        "optimizer_bytes": ADAMW_BYTES * sum(parameter.numel() for parameter in trained),
+        "activation_bytes": activation,
+        "temporary_bytes": temporary,
+    }
+    return TrainingCost(
+        parameters=parameter_count(model),
+        **parts,
+        total_bytes=int(sum(parts.values()) * ALLOWANCE),
+        forward_flops=forward,
+        flops=flops,
+        extrapolated=extrapolated,
+    )
+
+
+def decode_cost(model: nn.Module, *, context: int, batch_size: int = 1) -> DecodeCost:
+    """What it takes to go on after `context` tokens, one at a time.
+
+    Args:
+        model: as in `training_cost`, causal; for an EncoderDecoder `context` is the length of its source.
+        context: tokens before, at least 1.
+        batch_size: sequences side by side.
+
+    Raises:
+        NotCausalError: the model is bidirectional.
+        ValueError: more tokens than the model takes.
+    """
+    lengths = _lengths(model, context, DECODING)
+    state_bytes, flops = _along_length(model, context, lengths, partial(_decode_sample, model, batch_size))
+    return DecodeCost(state_bytes=state_bytes, flops=flops, extrapolated=lengths != [context])
+
+
+def _training_sample(model: nn.Module, batch: int, precision: str, length: int) -> tuple[int, int, int, int]:
+    with abstract_run(model, gradients=True) as run, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        run.model.train()
+        loss = _loss(run.model, torch.zeros(batch, length, dtype=torch.int64))
+        kept, forward = run.ledger.live, run.ledger.flops
+        loss.backward()
+        return kept, run.ledger.peak - kept, forward, run.ledger.flops
+
+
+def _batch_to_measure(model: nn.Module, batch: int, length: int, shortest: int) -> int:
+    """Costs are proportional to the batch, so that short sequences, many enough, stand for the predictions of long ones."""
+    if _sequential(model) or any(config.aligned_right for config in _configs(model)) or isinstance(model, SequenceClassifier):
+        return batch  # few predictions, or too many sequences
+    in_one_piece = LOGITS // max(part.vocab_size for part in model.modules() if isinstance(part, LanguageModel))
+    return max(batch, in_one_piece // (shortest - 1) + 1) if batch * (length - 1) > in_one_piece else batch
+
+
+def _loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    if isinstance(model, LanguageModel):
+        return model.loss(tokens)
+    if isinstance(model, SequenceClassifier):
+        return model.loss(tokens, torch.zeros(len(tokens), dtype=torch.int64))
+    if isinstance(model, EncoderDecoder):
+        return model.loss(tokens, tokens)
+    raise ValueError(f"model must be a LanguageModel, SequenceClassifier or EncoderDecoder, got {type(model).__name__}")
+
+
+def _decode_sample(model: nn.Module, batch: int, context: int) -> tuple[int, int]:
+    with torch.no_grad(), abstract_run(model) as run:
+        shapes = run.model.eval()
+        before = torch.zeros(batch, context, dtype=torch.int64)
+        if isinstance(model, EncoderDecoder):
+            state = shapes.init_state(source=before)
+        else:
+            _, state = shapes.extend(before, shapes.init_state(batch))
+        flops = run.ledger.flops
+        shapes.extend(torch.zeros(batch, 1, dtype=torch.int64), state)
+        return state.nbytes(), run.ledger.flops - flops
+
+
+def _along_length(model: nn.Module, length: int, lengths: list[int], sample: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
+    """What `sample` gives for `length` tokens: measured, or fitted to measurements of shorter `lengths`."""
+    if lengths == [length]:
+        return sample(length)
+    measured = np.array([sample(short) for short in lengths], dtype=np.float64)
+    terms = np.array([_terms(model, short) for short in lengths])
+    scale = np.abs(terms).max(axis=0).clip(min=1.0)
+    weights = np.linalg.lstsq(terms / scale, measured, rcond=1e-9)[0]
+    fitted = (np.array(_terms(model, length)) / scale) @ weights
+    return tuple(int(value) for value in np.maximum(fitted, measured[-1]).round())
+
+
+def _lengths(model: nn.Module, length: int, shortest: int) -> list[int]:
+    """The lengths to measure: `length` itself where that is quick."""
+    segment = _sequential(model)
+    if segment:
+        # One token more than the segments: the last one is predicted, and not read.
+        short = [count * segment + 1 for count in SEGMENTS]
+    else:
+        widths = [getattr(config, name, None) or 0 for config in _configs(model) for name in WIDTHS]
+        shortest = max([shortest, *widths])
+        short = [shortest, 2 * shortest, DIRECT * shortest]
+    return short if length > short[-1] else [length]
+
+
+def _sequential(model: nn.Module) -> int:
+    """Tokens in a segment of a model that runs segment after segment; 0 for one that does not."""
+    return max((getattr(config, "segment_length", 0) for config in _configs(model)), default=0)
+
+
+def _terms(model: nn.Module, length: int) -> Sequence[float]:
+    """What a cost grows with."""
+    config = next((config for config in _configs(model) if hasattr(config, "segment_length")), None)
+    if config is None:
+        return 1.0, length, float(length) ** 2
+    segment, memory = config.segment_length, config.memory_length
+    segments = (length - 1) / segment
+    growing = min(segments, memory / segment)  # segments that still see fewer memories than there can be
+    read = segment * growing * (growing - 1) / 2 + (segments - growing) * memory
+    return 1.0, segments, max(read, 0.0)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    values: list[Any] = [getattr(model, name, None) for name in ("config", "encoder_config", "decoder_config")]
+    return [value for value in values if dataclasses.is_dataclass(value)]
