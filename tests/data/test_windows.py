@@ -1,8 +1,10 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from subquadratic.data import Windows
 
@@ -33,6 +35,27 @@ def test_a_memory_map_is_read_where_it_lies(tmp_path: Path) -> None:
     TOKENS.tofile(tmp_path / "tokens.bin")
     windows = Windows(np.memmap(tmp_path / "tokens.bin", dtype=np.uint16, mode="r"), length=4)
     assert windows[1].tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 5000])
+def test_a_worker_gets_the_file_and_not_its_content(tmp_path: Path, start: int) -> None:
+    np.arange(10_000, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    tokens = np.memmap(tmp_path / "tokens.bin", dtype=np.uint16, mode="r", offset=2 * 3000, shape=(7000,))[start:]
+    windows = Windows(tokens, length=10, offset=1)
+    packed = pickle.dumps(windows)
+    assert len(packed) < 1000
+    copied = pickle.loads(packed)
+    assert len(copied) == len(windows)
+    assert copied[3].tolist() == windows[3].tolist() == list(range(3031 + start, 3041 + start))
+    assert pickle.loads(pickle.dumps(copied))[3].equal(windows[3])
+
+
+def test_workers_read_what_the_process_reads(tmp_path: Path) -> None:
+    np.arange(100, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    windows = Windows(np.memmap(tmp_path / "tokens.bin", dtype=np.uint16, mode="r"), length=10)
+    found = torch.cat(list(DataLoader(windows, batch_size=5, num_workers=1)))
+    assert found.flatten().tolist() == list(range(100))
+    assert pickle.loads(pickle.dumps(Windows(TOKENS, length=3)))[2].tolist() == [6, 7, 8]
 
 
 @pytest.mark.parametrize(("length", "offset"), [(11, 0), (5, 6)])

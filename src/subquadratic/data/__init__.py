@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .corpus import Corpus, load_corpus
+    from .tasks import Task, make_task
     from .text_tokenizer import TextTokenizer
     from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
     from .windows import Windows
@@ -15,14 +16,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "ByteTokenizer": "tokenizer",
     "Corpus": "corpus",
+    "Task": "tasks",
     "TextTokenizer": "text_tokenizer",
     "Tokenizer": "tokenizer",
     "Windows": "windows",
     "load_corpus": "corpus",
     "load_tokenizer": "tokenizer",
+    "make_task": "tasks",
 }
 
-__all__ = ["ByteTokenizer", "Corpus", "TextTokenizer", "Tokenizer", "Windows", "load_corpus", "load_tokenizer"]
+__all__ = ["ByteTokenizer", "Corpus", "Task", "TextTokenizer", "Tokenizer", "Windows", "load_corpus", "load_tokenizer", "make_task"]
 
 
 def __getattr__(name: str) -> object:

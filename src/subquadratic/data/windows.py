@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,8 +16,8 @@ from torch.utils.data import Dataset
 class Windows(Dataset[Tensor]):
     """Item i is the `length` tokens from `offset + i * stride` on, as int64; a tail shorter than a window is left out.
 
-    `tokens` may be a `numpy.memmap`: only the windows asked for are read. `stride` defaults to `length`, windows side by
-    side.
+    `tokens` may be a `numpy.memmap`: only the windows asked for are read, and a worker that gets these windows opens the
+    file anew instead of getting its content. `stride` defaults to `length`, windows side by side.
 
     Raises:
         ValueError: the array is too short for one window; the message says how long it would have to be.
@@ -38,3 +42,28 @@ class Windows(Dataset[Tensor]):
             raise IndexError(f"window {index} of {len(self)}")
         start = self.offset + index % len(self) * self.stride
         return torch.from_numpy(self.tokens[start : start + self.length].astype(np.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        place = _place(self.tokens)
+        if place is not None:
+            state["tokens"] = place
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.tokens, dict):
+            self.tokens = np.memmap(mode="r", **self.tokens)
+
+
+def _place(tokens: NDArray[Any]) -> dict[str, Any] | None:
+    """Where a memory map or a slice of one lies in its file; None for an array in memory.
+
+    numpy leaves a slice the offset of what it was cut from, so the offset is taken from the addresses.
+    """
+    if not isinstance(tokens, np.memmap) or tokens.filename is None or tokens._mmap is None or not tokens.flags.c_contiguous:
+        return None
+    whole = np.frombuffer(tokens._mmap, dtype=np.uint8)
+    mapped_from = tokens.offset - tokens.offset % mmap.ALLOCATIONGRANULARITY
+    offset = mapped_from + tokens.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+    return {"filename": str(Path(tokens.filename).resolve()), "dtype": tokens.dtype, "offset": offset, "shape": tokens.shape}
