@@ -211,3 +211,16 @@ def _terms(model: nn.Module, length: int) -> Sequence[float]:
 def _configs(model: nn.Module) -> list[Any]:
     values: list[Any] = [getattr(model, name, None) for name in ("config", "encoder_config", "decoder_config")]
     return [value for value in values if dataclasses.is_dataclass(value)]
+
+
+def state_is_constant(model: nn.Module) -> bool:
+    """Whether a stream of any length takes a state of one size: the model is causal, has no `max_length`, and keeps no cache that
+    grows."""
+    configs = _configs(model)
+    if not all(config.causal for config in configs) or getattr(model, "max_length", None) is not None:
+        return False
+    if _sequential(model):
+        return True  # a line of memories, made at the start
+    width = max(32, *[getattr(config, name, None) or 0 for config in configs for name in WIDTHS])
+    first, second = (_decode_sample(model, 1, context)[0] for context in (2 * width, 4 * width))
+    return first == second

@@ -1,0 +1,240 @@
+"""How well a model predicts a text of any length.
+
+| `reset`       | what a prediction sees                                              | for                                            |
+|---------------|---------------------------------------------------------------------|------------------------------------------------|
+| `"documents"` | its document so far, through the streaming state                    | causal models with a state of constant size    |
+| `"never"`     | everything so far, through the streaming state                      | likewise                                       |
+| `"windows"`   | its window of `context` tokens: exactly what validation in training scores | every model; the only way for masked ones |
+
+With a state, a text of any length takes the memory of one piece of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from .cost import state_is_constant
+from .tally import Tally, TextScore
+from .text import Text
+
+MASK_PROBABILITY = 0.15
+LOGITS_AT_ONCE = 1 << 22
+PIECES = (16, 2048)  # the shortest and the longest piece that is read at a time
+
+Reset = Literal["documents", "never", "windows"]
+Progress = Callable[[int, int], None]  # tokens read, and how many there are
+
+
+@torch.no_grad()
+def evaluate_text(
+    model: Any,
+    text: Text,
+    *,
+    context: int | None = None,
+    reset: Reset | None = None,
+    start_token: int | None = None,
+    sizes: NDArray[np.int64] | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TextScore:
+    """The score of a language model on a text.
+
+    Args:
+        model: a LanguageModel, or a causal language model of a published package (windows only); switched to eval mode.
+        text: the tokens.
+        context: length of the windows.
+        reset: see the table above. None: "windows" where `context` is given or the model needs them, else "documents".
+        start_token: what stands before each document, so that its first token is predicted too; None: it is not.
+        sizes: (V,) bytes that each token stands for, for bits per byte; None: the tokens are no text.
+        batch_size: windows, or short documents, side by side.
+        seed: of what is masked, for masked models.
+        progress: hears how far it is.
+
+    Raises:
+        ValueError: too little text, tokens or windows that the model does not take, a state asked of a model that has none of
+            constant size, or a loss that is no number.
+    """
+    started, training = time.monotonic(), model.training
+    chosen = choose_reset(model, context=context, reset=reset)
+    tally = Tally(sizes)
+    model.eval()
+    try:
+        if chosen == "windows":
+            context = _windows_length(model, text, context)
+            state_bytes = _windowed(model, text, tally, context=context, batch_size=batch_size, seed=seed, progress=progress)
+            how = f"windows of {context:,} tokens"
+        else:
+            state_bytes = _streamed(model, text, tally, chosen, start_token=start_token, batch_size=batch_size, progress=progress)
+            how = "state carried through each document" if chosen == "documents" else "state carried through the whole text"
+    finally:
+        model.train(training)
+    return tally.score(seconds=time.monotonic() - started, how=how, state_bytes=state_bytes)
+
+
+def choose_reset(model: Any, *, context: int | None, reset: Reset | None) -> Reset:
+    """What `evaluate_text` does where `reset` is None.
+
+    Raises:
+        ValueError: the model cannot do what is asked.
+    """
+    if reset == "windows" or (reset is None and context is not None):
+        return "windows"
+    constant = hasattr(model, "extend") and state_is_constant(model)
+    if reset is None:
+        return "documents" if constant else "windows"
+    if not constant:
+        raise ValueError(f"reset must be 'windows' for this model, got {reset!r}: it has no state of constant size to carry along a text")
+    if context is not None:
+        raise ValueError(f"context is for reset='windows', got {reset!r}: a state is not cut into windows")
+    return reset
+
+
+def _windows_length(model: Any, text: Text, context: int | None) -> int:
+    limit = getattr(model, "max_length", None) or getattr(model, "max_seq_len", None)
+    if context is None:
+        context = 512 if limit is None else limit
+    elif limit is not None and context > limit + 1:  # the last token of a window is predicted, and not read
+        raise ValueError(f"context must be at most {limit}, what the model takes, got {context}")
+    if len(text) < 2:
+        raise ValueError(f"data: the text is too short to predict anything: it has {len(text)} tokens")
+    return min(context, len(text))
+
+
+def window_stride(model: Any, context: int) -> int:
+    """By how much windows advance, so that each token is predicted in one of them."""
+    config = getattr(model, "config", None)
+    if config is None or not config.causal:
+        return context if config is not None else context - 1
+    return max(1, min(context - 1, getattr(config, "latents", context)))
+
+
+def _windowed(
+    model: Any, text: Text, tally: Tally, *, context: int, batch_size: int, seed: int, progress: Progress | None
+) -> int | None:
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    stride = window_stride(model, context)
+    starts = range(0, len(text) - context + 1, stride)
+    for first in range(0, len(starts), batch_size):
+        batch = starts[first : first + batch_size]
+        tokens = torch.stack([text.read(start, start + context) for start in batch]).to(device)
+        tally.add(*_window_losses(model, tokens, generator))
+        if progress is not None:
+            progress(min(batch[-1] + context, len(text)), len(text))
+    return None
+
+
+def _window_losses(model: Any, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int64]]:
+    """Losses, right guesses, targets and places in the window of a batch of windows."""
+    rows, length = tokens.shape
+    config = getattr(model, "config", None)
+    if config is not None and not config.causal:
+        masked = torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY
+        places = torch.arange(length).expand(rows, length)[masked]
+        return *model.token_losses(tokens, masked=masked.to(tokens.device)), places.numpy()
+    if config is not None:
+        nats, right, targets = model.token_losses(tokens)
+    else:
+        logits = model(tokens[:, :-1]).float()
+        wanted = tokens[:, 1:][:, -logits.shape[1] :]
+        nats, right = _losses(logits, wanted)
+        targets = wanted.flatten()
+    predicted = len(targets) // rows
+    return nats, right, targets, np.tile(np.arange(length - predicted, length), rows)
+
+
+def _streamed(
+    model: Any, text: Text, tally: Tally, reset: str, *, start_token: int | None, batch_size: int, progress: Progress | None
+) -> int:
+    """The largest state, in bytes."""
+    piece = min(max(LOGITS_AT_ONCE // model.vocab_size, PIECES[0]), PIECES[1])
+    largest = 0
+    for documents in _batches(text, reset, piece, batch_size):
+        if len(documents) == 1:
+            largest = max(largest, _long(model, text, tally, documents[0], piece, start_token, progress))
+        else:
+            _short(model, text, tally, documents, start_token)
+        if progress is not None:
+            progress(documents[-1][1], len(text))
+    return largest
+
+
+def _batches(text: Text, reset: str, piece: int, batch_size: int) -> Iterator[list[tuple[int, int, bool]]]:
+    """Documents, those that are shorter than a piece several at a time."""
+    if reset == "never":
+        yield [(0, len(text), bool(len(text.starts)) and int(text.starts[0]) == 0)]
+        return
+    waiting: list[tuple[int, int, bool]] = []
+    for document in text.documents():
+        if document[1] - document[0] >= piece:
+            if waiting:
+                yield waiting
+                waiting = []
+            yield [document]
+        else:
+            waiting.append(document)
+            if len(waiting) == batch_size:
+                yield waiting
+                waiting = []
+    if waiting:
+        yield waiting
+
+
+def _long(
+    model: Any, text: Text, tally: Tally, document: tuple[int, int, bool], piece: int, start_token: int | None, progress: Progress | None
+) -> int:
+    """One document, piece by piece; the bytes of its state."""
+    start, stop, beginning = document
+    device = next(model.parameters()).device
+    state = model.init_state(1)
+    before = 1
+    if beginning and start_token is not None:
+        tokens, place = torch.tensor([start_token]), start
+    else:
+        tokens, place = text.read(start, start + 1), start + 1
+    while place < stop:
+        # Each token is read once, and predicted from all before it: a piece ends one token before its last target.
+        following = text.read(place, min(place + piece, stop))
+        inputs = torch.cat((tokens, following[:-1]))
+        logits, state = model.extend(inputs[None].to(device), state)
+        nats, right = _losses(logits.float(), following[None].to(device))
+        tally.add(nats, right, following, before + np.arange(len(following)))
+        before, place, tokens = before + len(following), place + len(following), following[-1:]
+        if progress is not None:
+            progress(place, len(text))
+    return int(state.nbytes())
+
+
+def _short(model: Any, text: Text, tally: Tally, documents: list[tuple[int, int, bool]], start_token: int | None) -> None:
+    """Short documents side by side, padded."""
+    device = next(model.parameters()).device
+    rows = []
+    for start, stop, beginning in documents:
+        first = [torch.tensor([start_token])] if beginning and start_token is not None else []
+        rows.append(torch.cat([*first, text.read(start, stop)]))
+    rows = [row for row in rows if len(row) > 1]
+    if not rows:
+        return
+    tokens = pad_sequence(rows, batch_first=True)
+    mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    nats, right, targets = model.token_losses(tokens.to(device), mask.to(device))
+    tally.add(nats, right, targets, np.concatenate([np.arange(1, len(row)) for row in rows]))
+
+
+def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, V) and (B, N) -> (B N,) nats, and whether the likeliest was right."""
+    logits, targets = logits.flatten(0, 1), targets.flatten()
+    low, high = (int(value) for value in targets.aminmax())
+    if low < 0 or high >= logits.shape[-1]:  # the last one is not read by the model, which would tell
+        raise ValueError(f"tokens must be at least 0 and less than vocab_size={logits.shape[-1]}, got {low} to {high}")
+    return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=-1) == targets

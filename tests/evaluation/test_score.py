@@ -1,0 +1,164 @@
+"""Scores against their definitions: token by token, window by window."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+import subquadratic as sq
+from subquadratic.evaluation import score
+from subquadratic.evaluation.score import evaluate_text
+from subquadratic.evaluation.text import Text
+
+SIZES: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 2}
+STREAMING = {
+    "performer": sq.PerformerConfig(**SIZES, local_heads=1, local_window=8, token_shift=True),
+    "fastformer": sq.FastformerConfig(**SIZES),
+    "feedback": sq.FeedbackTransformerConfig(**SIZES, segment_length=4, memory_length=16),
+    "windowed": sq.TransformerConfig(**SIZES, window=8),
+}
+WINDOWED = {
+    "transformer": sq.TransformerConfig(**SIZES),
+    "linformer": sq.LinformerConfig(**SIZES, max_length=40, slots=8),
+    "perceiver": sq.PerceiverARConfig(**SIZES, latents=16),
+    "masked": sq.FastformerConfig(**SIZES, causal=False),
+}
+VOCABULARY, END = 40, 39
+TOKENS = np.random.default_rng(0).integers(0, END, size=500).astype(np.uint16)
+
+
+def build(config: sq.BackboneConfig) -> sq.LanguageModel:
+    return sq.LanguageModel(config, vocab_size=VOCABULARY).eval()
+
+
+@torch.no_grad()
+def by_hand(model: sq.LanguageModel, tokens: list[int]) -> list[float]:
+    """Nats of every token but the first, from all before it."""
+    logits = model(torch.tensor([tokens[:-1]]))[0]
+    return F.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="none").tolist()
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_a_stream_scores_what_one_look_at_the_document_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "PIECES", (16, 32))  # so that some documents are long and some short
+    model = build(STREAMING[name])
+    text = Text([TOKENS[:200], TOKENS[200:]], [0, 20, 45, 300, 330])
+    bounds = [0, 20, 45, 300, 330, 500]
+    rows = [[END, *TOKENS[a:b].tolist()] for a, b in itertools.pairwise(bounds)]
+    wanted = [nats for row in rows for nats in by_hand(model, row)]
+    found = evaluate_text(model, text, start_token=END, sizes=np.full(VOCABULARY, 2), batch_size=3)
+    assert found.predicted == len(wanted) == 500
+    assert found.loss == pytest.approx(np.mean(wanted), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(found.bits_per_token / 2) == pytest.approx(found.loss / math.log(2) / 2)
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    assert found.how == "state carried through each document"
+    assert found.state_bytes and found.state_bytes > 0
+
+    whole = evaluate_text(model, text, reset="never", start_token=END)
+    assert whole.loss == pytest.approx(np.mean(by_hand(model, [END, *TOKENS.tolist()])), rel=1e-5)
+    assert sum(bucket.predicted for bucket in whole.by_position) == 500
+    nats = by_hand(model, [END, *TOKENS.tolist()])
+    second = whole.by_position[1]  # from 16 to 31 tokens before
+    assert (second.start, second.stop, second.predicted) == (16, 32, 16)
+    assert second.loss == pytest.approx(np.mean(nats[15:31]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_windows_predict_each_token_once(name: str) -> None:
+    model = build(WINDOWED[name])
+    found = evaluate_text(model, Text([TOKENS]), context=33, batch_size=4)
+    stride = {"perceiver": 16, "masked": 33}.get(name, 32)
+    windows = [TOKENS[start : start + 33].astype(np.int64) for start in range(0, 500 - 32, stride)]
+    if name == "masked":
+        drawn = torch.rand(len(windows), 33, generator=torch.Generator().manual_seed(0)) < 0.15
+        tokens = torch.from_numpy(np.stack(windows))
+        with torch.no_grad():
+            logits = model(tokens, masked=drawn)[drawn]
+        nats = F.cross_entropy(logits, tokens[drawn], reduction="none")
+    else:
+        losses = [by_hand(model, list(window)) if name != "perceiver" else by_latents(model, window) for window in windows]
+        nats = torch.tensor(losses).flatten()
+        assert found.predicted == len(windows) * min(stride, 32)
+    assert found.loss == pytest.approx(float(nats.mean()), rel=1e-5)
+    assert found.how == "windows of 33 tokens"
+
+
+@torch.no_grad()
+def by_latents(model: sq.LanguageModel, window: np.ndarray) -> list[float]:
+    tokens = torch.from_numpy(window)
+    return F.cross_entropy(model(tokens[None, :-1])[0], tokens[-16:], reduction="none").tolist()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 99), max_size=8), st.integers(1, 40), st.integers(1, 5))
+def test_however_a_text_is_held_and_read_it_scores_the_same(starts: list[int], piece: int, batch: int) -> None:
+    model = build(STREAMING["fastformer"])
+    tokens = TOKENS[:100]
+    cut = starts[0] if starts else 50
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "state_is_constant", lambda model: True)  # a second's work
+        whole = evaluate_text(model, Text([tokens], starts), start_token=END)
+        patch.setattr(score, "PIECES", (piece, piece))
+        parts = evaluate_text(model, Text([tokens[:cut], tokens[cut:]], starts), start_token=END, batch_size=batch)
+    assert parts.predicted == whole.predicted == 100 - (0 not in starts)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_memory_does_not_grow_with_the_text() -> None:
+    """No tensor of a long text is larger than a piece's."""
+    model = build(STREAMING["fastformer"])
+    text = Text([np.tile(TOKENS, 40)], [0])
+    with torch.profiler.profile(profile_memory=True) as profile:
+        evaluate_text(model, text)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    assert max(event.nbytes() for event in events) < 2048 * VOCABULARY * 4 * 4
+    assert evaluate_text(model, text).predicted == 40 * 500 - 1
+
+
+def test_a_model_that_knows_the_text_scores_well() -> None:
+    model = build(sq.FastformerConfig(**SIZES, token_shift=True))
+    tokens = np.tile(np.arange(8), 60)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model.loss(torch.from_numpy(tokens[None, :65])).backward()
+        optimizer.step()
+    found = evaluate_text(model, Text([tokens]))
+    assert found.accuracy > 0.98
+    assert found.by_position[-1].loss < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("transformer", {"reset": "documents"}, "reset must be 'windows'"),
+        ("masked", {"reset": "never"}, "reset must be 'windows'"),
+        ("performer", {"reset": "never", "context": 8}, "context is for reset='windows'"),
+        ("linformer", {"context": 42}, "context must be at most 40"),
+    ],
+)
+def test_what_a_model_cannot_do_is_told(name: str, arguments: dict[str, Any], message: str) -> None:
+    model = build((STREAMING | WINDOWED)[name])
+    with pytest.raises(ValueError, match=message):
+        evaluate_text(model, Text([TOKENS]), **arguments)
+
+
+def test_damage_and_want_of_text_are_told() -> None:
+    model = build(STREAMING["fastformer"])
+    with pytest.raises(ValueError, match="too short"):
+        evaluate_text(model, Text([TOKENS[:1]]))
+    with pytest.raises(ValueError, match="too short"):
+        evaluate_text(model, Text([TOKENS[:1]]), context=8)
+    with pytest.raises(ValueError, match="less than vocab_size"):
+        evaluate_text(model, Text([np.array([1, 2, 50])]))
+    with torch.no_grad():
+        model.head.weight[0, 0] = torch.nan  # type: ignore[union-attr]
+    for arguments in ({}, {"context": 8}):
+        with pytest.raises(ValueError, match="loss is nan"):
+            evaluate_text(model, Text([TOKENS]), **arguments)  # type: ignore[arg-type]
