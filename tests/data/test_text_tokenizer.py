@@ -6,25 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tests.data.tokenizers_for_tests import LINES, bpe, byte_level
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from subquadratic.data import ByteTokenizer, TextTokenizer, load_tokenizer
 from subquadratic.data.token_bytes import byte_values
 
-LINES = ["the quick brown fox jumps over the lazy dog", "héllo wörld 😀 日本語", "hello <|eos|> world", "  indented\n\ttabs"] * 5
-
-
-def byte_level(specials: list[str] | None = None, size: int = 320, **pre: Any) -> Tokenizer:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(**{"add_prefix_space": False, **pre})
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=specials or [], initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator(LINES, trainer)
-    return backend
-
-
-BPE = TextTokenizer(byte_level(["<|eos|>"]), name="bpe")
+BPE = bpe()
 
 
 def saved(backend: Tokenizer, folder: Path, **config: Any) -> Path:
@@ -92,7 +80,7 @@ def test_saved_and_loaded_is_the_same_tokenizer(tmp_path: Path) -> None:
     assert (again.digest, again.roles, again.vocab_size) == (BPE.digest, BPE.roles, BPE.vocab_size)
     assert np.array_equal(again.encode(LINES[1]), BPE.encode(LINES[1]))
     assert load_tokenizer(tmp_path / "new" / "tokenizer.json").digest == BPE.digest
-    assert TextTokenizer(byte_level(["<|eos|>"], size=310), name="bpe").digest != BPE.digest
+    assert bpe(size=310).digest != BPE.digest
 
 
 def test_transformers_reads_what_we_save_and_we_read_its_older_files(tmp_path: Path) -> None:

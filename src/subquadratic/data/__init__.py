@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .corpus import Corpus, load_corpus
+    from .examples import Examples, collate, load_examples
     from .tasks import Task, make_task
     from .text_tokenizer import TextTokenizer
     from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
@@ -16,16 +17,32 @@ if TYPE_CHECKING:
 _HOMES = {
     "ByteTokenizer": "tokenizer",
     "Corpus": "corpus",
+    "Examples": "examples",
     "Task": "tasks",
     "TextTokenizer": "text_tokenizer",
     "Tokenizer": "tokenizer",
     "Windows": "windows",
     "load_corpus": "corpus",
+    "collate": "examples",
+    "load_examples": "examples",
     "load_tokenizer": "tokenizer",
     "make_task": "tasks",
 }
 
-__all__ = ["ByteTokenizer", "Corpus", "Task", "TextTokenizer", "Tokenizer", "Windows", "load_corpus", "load_tokenizer", "make_task"]
+__all__ = [
+    "ByteTokenizer",
+    "Corpus",
+    "Examples",
+    "Task",
+    "TextTokenizer",
+    "Tokenizer",
+    "Windows",
+    "collate",
+    "load_corpus",
+    "load_examples",
+    "load_tokenizer",
+    "make_task",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -145,7 +145,10 @@ def as_text(value: Any, argument: str, name: str, where: str) -> bytes:
         ValueError: it is no text.
     """
     if isinstance(value, bytes):
-        return value.replace(b"\r\n", b"\n")
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{argument}: the field {name!r} of {where} is not UTF-8 at byte {error.start:,}") from error
     if not isinstance(value, str):
         kind = "nothing" if value is None else f"{type(value).__name__} {value!r:.40}"
         raise ValueError(f"{argument}: the field {name!r} of {where} must be text, got {kind}")

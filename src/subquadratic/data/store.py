@@ -27,9 +27,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,19 +168,33 @@ def _stem(name: str, key: list[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, say: Callable[[str], Any] | None = None) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Only one process at a time, where the system has such locks; a crash ends the lock."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            (say or (lambda text: print(text, file=sys.stderr)))("waiting for another process that is tokenising the same text")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        yield
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("waiting for another process that is tokenising the same text", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks
+                pass
+            if not _is_at(file, path):
+                continue  # whoever had the lock is done, and took the file away
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -65,7 +65,7 @@ def write_tokens(
         ValueError: text that cannot be read, or none at all.
     """
     sides = _Sides(tokenizer, new_file(), new_file())
-    for document, tokens in _encoded(source, tokenizer, _counter(source, progress)):
+    for document, tokens in _encoded(source, tokenizer, counter(source, progress)):
         held_out = not source.single and by_hash(document.key)
         sides.add(document, tokens, held_out)
     if not sides.order:
@@ -196,7 +196,8 @@ def _encoded(source: Source, tokenizer: Tokenizer, progress: Callable[[int], Non
     yield from zip(batch, encode_batch([each.text for each in batch]), strict=True)
 
 
-def _counter(source: Source, progress: Progress | None) -> Callable[[int], None] | None:
+def counter(source: Source, progress: Progress | None) -> Callable[[int], None] | None:
+    """What `Source.documents` tells each read, to tell `progress` how much was read in all, and of how much."""
     if progress is None:
         return None
     total, done = source.size(), 0

@@ -61,9 +61,10 @@ def _place(tokens: NDArray[Any]) -> dict[str, Any] | None:
 
     numpy leaves a slice the offset of what it was cut from, so the offset is taken from the addresses.
     """
-    if not isinstance(tokens, np.memmap) or tokens.filename is None or tokens._mmap is None or not tokens.flags.c_contiguous:
+    mapped = getattr(tokens, "_mmap", None)
+    if not isinstance(tokens, np.memmap) or tokens.filename is None or mapped is None or not tokens.flags.c_contiguous:
         return None
-    whole = np.frombuffer(tokens._mmap, dtype=np.uint8)
+    whole = np.frombuffer(mapped, dtype=np.uint8)
     mapped_from = tokens.offset - tokens.offset % mmap.ALLOCATIONGRANULARITY
     offset = mapped_from + tokens.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
     return {"filename": str(Path(tokens.filename).resolve()), "dtype": tokens.dtype, "offset": offset, "shape": tokens.shape}

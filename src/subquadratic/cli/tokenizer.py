@@ -1,0 +1,155 @@
+"""`subq tokenizer`: train a tokenizer on your own text, and look at what one does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .options import UsageError, nearest, parse
+
+USAGE = """\
+usage: subq tokenizer train --out DIR [--data PATH] [--vocab_size N] [--option VALUE ...]
+       subq tokenizer show DIR [--text TEXT]
+
+  train  make a tokenizer (byte-level BPE) from text; subq train --tokenizer DIR uses it
+  show   what is in a tokenizer, and how it cuts a text
+
+subq tokenizer train --help shows the options, with examples."""
+
+TRAIN_EXAMPLES = """\
+examples:
+  subq tokenizer train --data notes/ --vocab_size 4096 --out notes-tokenizer
+  subq tokenizer train --data "books/**/*.txt.gz" --out books-tokenizer
+  subq tokenizer train --data articles.jsonl.zst --text body --out tokenizer
+  subq train --data notes/ --tokenizer notes-tokenizer
+"""
+
+SHOW_EXAMPLES = """\
+examples:
+  subq tokenizer show notes-tokenizer
+  subq tokenizer show notes-tokenizer --text "How is this cut?"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Make a byte-level BPE tokenizer from text: frequent pieces of words become tokens, and every text can be written."""
+
+    out: str
+    """Folder for the tokenizer: tokenizer.json and tokenizer_config.json, which transformers reads too."""
+    data: str | None = None
+    """File, folder, pattern, or - for standard input: text, .jsonl, .csv, .tsv or .parquet, also compressed. Default: the
+    source of Python's standard library."""
+    text: str = "text"
+    """Field that holds the text, in JSON lines, CSV and parquet."""
+    vocab_size: int = 8192
+    """Tokens at most, 256 bytes and 4 special ones included."""
+    overwrite: bool = False
+    """Write into a folder that is not empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """What is in a tokenizer, and how it cuts a text."""
+
+    tokenizer: str
+    """Folder or tokenizer.json; bytes for the tokenizer of bytes."""
+    text: str | None = None
+    """Text to cut into tokens."""
+
+
+def run(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if argv else 2
+    verbs = {"train": _train, "show": _show}
+    if argv[0] not in verbs:
+        raise UsageError(f"unknown verb {argv[0]!r}; choose from {', '.join(verbs)}{nearest(argv[0], verbs)}")
+    return verbs[argv[0]](argv[1:])
+
+
+def _train(argv: Sequence[str]) -> int:
+    options = parse(TrainOptions, argv, verb="tokenizer train", examples=TRAIN_EXAMPLES)
+    out = Path(options.out).expanduser()
+    _check_out(out, overwrite=options.overwrite)
+
+    from ..data.sources import find_source
+    from ..data.tokenizer_training import train_tokenizer
+
+    started = time.monotonic()
+    source = find_source(options.data, text=options.text)
+    progress = _Progress()
+    tokenizer, bytes_per_token = train_tokenizer(source, vocab_size=options.vocab_size, progress=progress)
+    progress.clear()
+    try:
+        tokenizer.save(out)
+    except OSError as error:
+        raise ValueError(f"out: cannot write {out}: {error.strerror or error}") from error
+    fewer = f" (the text has no more; {options.vocab_size:,} were asked)" if tokenizer.vocab_size < options.vocab_size else ""
+    print(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")
+    print(f"vocabulary  {tokenizer.vocab_size:,} tokens{fewer}")
+    print(f"measure     {bytes_per_token:.2f} bytes per token on the first megabyte")
+    print(f"go on       subq train --tokenizer {out}" + ("" if options.data is None else f" --data {options.data}"))
+    return 0
+
+
+def _check_out(out: Path, *, overwrite: bool) -> None:
+    """Raises ValueError for a folder that must not or cannot be written, before any work is done."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: {out} is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise ValueError(f"out: {out} is not empty; name another folder, or give --overwrite to write into it")
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"out: cannot make {out}: {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"out: cannot write {out}: Permission denied")
+
+
+def _show(argv: Sequence[str]) -> int:
+    options = parse(ShowOptions, argv, verb="tokenizer show", examples=SHOW_EXAMPLES, positional="tokenizer")
+
+    from ..data.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(options.tokenizer)
+    special = {role: getattr(tokenizer, f"{role}_token") for role in ("pad", "bos", "eos", "mask")}
+    print(f"tokenizer   {tokenizer.name}, {tokenizer.vocab_size:,} tokens, digest {tokenizer.digest[:12]}")
+    print(f"special     {', '.join(f'{role} {token}' for role, token in special.items())}")
+    if options.text is None:
+        return 0
+    tokens = tokenizer.encode(options.text)
+    for token in tokens.tolist():
+        data = tokenizer.decode_bytes([token])
+        try:
+            piece = repr(data.decode("utf-8"))
+        except UnicodeDecodeError:  # part of a character
+            piece = repr(data)
+        print(f"{token:>10}  {piece}")
+    size = len(options.text.encode("utf-8", errors="replace"))
+    print(f"in all      {len(tokens):,} tokens for {size:,} bytes" + (f", {size / len(tokens):.2f} bytes per token" if len(tokens) else ""))
+    return 0
+
+
+class _Progress:
+    """One line on a terminal, rewritten as the text is read; nothing in a pipe."""
+
+    def __init__(self) -> None:
+        self.shown = 0.0
+        self.width = 0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if not sys.stderr.isatty() or (now - self.shown < 0.2 and done != total):
+            return
+        of = "" if total is None else f" of {total / 1e6:,.0f}"
+        line = f"read {done / 1e6:,.0f}{of} MB" + (", merging" if done == total else "")
+        self.shown, self.width = now, max(self.width, len(line))
+        print(f"\r{line:<{self.width}}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.width:
+            print(f"\r{'':<{self.width}}\r", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,272 @@
+"""Rows with an answer: texts with a label, to classify, or pairs of a source and a target text, for an encoder-decoder.
+
+They come from JSON lines, CSV, TSV or parquet (`rows.py`), one file or many. A hash of a row's text decides its side, so
+equal texts are never on both; where that leaves either side with too little, every tenth row is for validation.
+Tokens are held in memory, in two flat arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from ..ops.errors import require, require_positive
+from .rows import as_text, read_rows
+from .sources import TEXT_FIELD, Source, find_source
+from .tokenizer import ByteTokenizer, Tokenizer
+from .tokenizing import Progress, by_hash, counter, token_dtype
+
+BATCH_ROWS = 512
+
+
+class Rows(Dataset[dict[str, Any]]):
+    """The rows `order` of flat arrays: items `{"tokens": (n,), "label": int}`, or `{"source": (n,), "target": (m,)}`."""
+
+    def __init__(self, texts: _Lists, answers: NDArray[np.int64] | _Lists, order: NDArray[np.int64]) -> None:
+        self.texts, self.answers, self.order = texts, answers, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = int(self.order[index])
+        if isinstance(self.answers, _Lists):
+            return {"source": self.texts[row], "target": self.answers[row]}
+        return {"tokens": self.texts[row], "label": int(self.answers[row])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Labelled rows, or pairs, to train on and to validate on.
+
+    `labels` are the classes' names in the order of their numbers, empty for pairs; `longest` the most tokens of a text,
+    or of a source and of a target. `truncated` counts the rows that `max_length` cut, `skipped` those without text.
+    """
+
+    name: str
+    train: Rows
+    validation: Rows
+    digest: str
+    split: str
+    labels: tuple[str, ...]
+    longest: tuple[int, ...]
+    tokenizer: Tokenizer
+    max_length: int | None
+    truncated: int
+    skipped: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        names = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
+        kind = f"{len(self.labels)} classes ({names})" if self.labels else "pairs"
+        longest = " and ".join(f"{length:,}" for length in self.longest)
+        cut = f", {self.truncated:,} of them cut to {self.max_length:,}" if self.truncated else ""
+        left_out = f", rows without text left out: {self.skipped:,}" if self.skipped else ""
+        return (
+            f"{self.name}: {len(self.train):,} + {len(self.validation):,} rows to train + validate on, {kind}, "
+            f"at most {longest} tokens{cut}{left_out}, split {self.split}, digest {self.digest[:12]}"
+        )
+
+
+def load_examples(
+    data: str | Path | None,
+    *,
+    text: str = TEXT_FIELD,
+    label: str | None = None,
+    target: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> Examples:
+    """The rows of the table(s) `data`: the field `text` with the class in the field `label`, or with the text in `target`.
+
+    Args:
+        label: its values, text or integers, are the classes, in their order.
+        target: its texts get a beginning and an end.
+        max_length: cut texts (and targets, ends included) to so many tokens; None: nothing is cut.
+
+    Raises:
+        ValueError: no table, a row without a field or with one that cannot be used, a single class, fewer than two rows.
+    """
+    require((label is None) != (target is None), f"one of label and target must name a field, got {label!r} and {target!r}")
+    require_positive(max_length=max_length)
+    require(target is None or max_length is None or max_length >= 2, f"max_length must be at least 2 for targets, got {max_length}")
+    source = _tables(find_source(data, text=text))
+    tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
+    fields = {"text": text, **({"label": label} if label is not None else {"target": target or ""})}
+    reader = _Reader(tokenizer, max_length, pairs=target is not None)
+    count = counter(source, progress)
+    for path in source.paths:
+        for where, row in read_rows(path, fields, count):
+            reader.add(where, row, fields)
+    return reader.finish(source.name)
+
+
+def _tables(source: Source) -> Source:
+    """`source` with its tables only.
+
+    Raises:
+        ValueError: it has none.
+    """
+    tables = () if source.stream else tuple(file for file in source.files if source.is_table(file[1]))
+    if not tables:
+        raise ValueError(f"data: rows with a label or target come from .jsonl, .csv, .tsv or .parquet files, got {source.name}")
+    return Source(name=source.name, files=tables, text=source.text, several=source.several)
+
+
+class _Lists:
+    """Lists of tokens in one flat array; item i is the i-th, as int64."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.flat = bytearray()
+        self.ends = array("q", [0])
+
+    def append(self, tokens: NDArray[Any]) -> None:
+        self.flat += tokens.astype(self.dtype).tobytes()
+        self.ends.append(self.ends[-1] + len(tokens))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> Tensor:
+        start, end = self.ends[index], self.ends[index + 1]
+        tokens = np.frombuffer(self.flat, dtype=self.dtype, count=end - start, offset=start * self.dtype.itemsize)
+        return torch.from_numpy(tokens.astype(np.int64))
+
+    def longest(self) -> int:
+        return int(np.diff(np.array(self.ends)).max())
+
+
+class _Reader:
+    """Rows as they come, to `Examples`."""
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int | None, *, pairs: bool) -> None:
+        self.tokenizer, self.max_length, self.pairs = tokenizer, max_length, pairs
+        self.texts, self.targets = _Lists(token_dtype(tokenizer)), _Lists(token_dtype(tokenizer))
+        self.classes: dict[str, int] = {}  # in the order of their first row
+        self.labels = array("q")
+        self.held_out = bytearray()
+        self.waiting: list[tuple[bytes, Any]] = []
+        self.truncated = self.skipped = 0
+
+    def add(self, where: str, row: dict[str, Any], fields: dict[str, str]) -> None:
+        text = as_text(row[fields["text"]], "text", fields["text"], where)
+        if not text.strip():
+            self.skipped += 1
+            return
+        if self.pairs:
+            answer: Any = as_text(row[fields["target"]], "target", fields["target"], where)
+        else:
+            answer = _class_name(row[fields["label"]], fields["label"], where)
+        self.waiting.append((text, answer))
+        if len(self.waiting) >= BATCH_ROWS:
+            self._encode()
+
+    def finish(self, name: str) -> Examples:
+        self._encode()
+        rows = len(self.texts)
+        if rows < 2:
+            raise ValueError(f"data: {name} has {rows} rows with text; at least 2 are needed, to train and to validate on")
+        if not self.pairs and len(self.classes) < 2:
+            raise ValueError(f"label: every row of {name} has the label {next(iter(self.classes))!r}; at least two classes are needed")
+        held_out = np.frombuffer(self.held_out, dtype=np.uint8).astype(bool)
+        split = "by row (a hash of its text)"
+        if not 0.02 <= held_out.mean() <= 0.3:
+            split = "by row, every tenth to validate on"
+            held_out = np.arange(rows) % 10 == min(9, rows - 1)
+        labels = sorted(self.classes, key=_class_order(self.classes))
+        number = {label: index for index, label in enumerate(labels)}
+        numbers = np.array([number[label] for label in self.classes], dtype=np.int64)
+        answers = self.targets if self.pairs else numbers[np.array(self.labels, dtype=np.int64)]
+        return Examples(
+            name=name,
+            train=Rows(self.texts, answers, np.flatnonzero(~held_out)),
+            validation=Rows(self.texts, answers, np.flatnonzero(held_out)),
+            digest=self._digest([split, labels], answers),
+            split=split,
+            labels=tuple(labels),
+            longest=(self.texts.longest(), self.targets.longest()) if self.pairs else (self.texts.longest(),),
+            tokenizer=self.tokenizer,
+            max_length=self.max_length,
+            truncated=self.truncated,
+            skipped=self.skipped,
+        )
+
+    def _encode(self) -> None:
+        texts = self._tokens([text for text, _ in self.waiting])
+        targets = self._tokens([answer for _, answer in self.waiting]) if self.pairs else texts
+        limit = self.max_length
+        for (text, answer), tokens, target in zip(self.waiting, texts, targets, strict=True):
+            if not len(tokens):
+                self.skipped += 1
+                continue
+            kept_target = target if limit is None else target[: limit - 2]
+            self.truncated += (limit is not None and len(tokens) > limit) or (self.pairs and len(kept_target) < len(target))
+            self.texts.append(tokens[:limit])
+            if self.pairs:
+                ends = np.array([self.tokenizer.bos_token, self.tokenizer.eos_token])
+                self.targets.append(np.concatenate([ends[:1], kept_target, ends[1:]]))
+            else:
+                self.labels.append(self.classes.setdefault(answer, len(self.classes)))
+            self.held_out.append(by_hash(hashlib.sha256(text).hexdigest()))
+        self.waiting = []
+
+    def _tokens(self, texts: list[bytes]) -> list[NDArray[Any]]:
+        encode_batch = getattr(self.tokenizer, "encode_batch", None)
+        return [self.tokenizer.encode(text) for text in texts] if encode_batch is None else encode_batch(texts)
+
+    def _digest(self, facts: list[Any], answers: _Lists | NDArray[np.int64]) -> str:
+        digest = hashlib.sha256(json.dumps([self.tokenizer.digest, *facts, self.max_length]).encode())
+        for lists in (self.texts, self.targets):
+            digest.update(lists.flat)
+            digest.update(lists.ends)
+        if isinstance(answers, np.ndarray):
+            digest.update(answers.tobytes())
+        return digest.hexdigest()
+
+
+def _class_name(value: Any, name: str, where: str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int) or not str(value).strip():
+        kind = "nothing" if value is None or value == "" else f"{type(value).__name__} {value!r:.40}"
+        raise ValueError(f"label: the field {name!r} of {where} must be text or an integer, got {kind}")
+    return str(value)
+
+
+def _class_order(classes: dict[str, int]) -> Any:
+    """Numbers by value, everything else by its text."""
+    try:
+        return {label: (int(label), label) for label in classes}.__getitem__
+    except ValueError:
+        return str
+
+
+def collate(items: list[dict[str, Any]], pad_token: int) -> dict[str, Tensor]:
+    """A batch of items: sequences padded on the right with `pad_token`, numbers stacked, and for each of tokens, source
+    and target a bool mask, True where it is real: `mask`, `source_mask`, `target_mask`."""
+    batch: dict[str, Tensor] = {}
+    for name, first in items[0].items():
+        values = [item[name] for item in items]
+        if not isinstance(first, Tensor):
+            batch[name] = torch.tensor(values)
+        elif first.dtype is torch.bool:
+            batch[name] = pad_sequence(values, batch_first=True)
+        else:
+            lengths = torch.tensor([len(value) for value in values])
+            batch[name] = pad_sequence(values, batch_first=True, padding_value=pad_token)
+            batch["mask" if name == "tokens" else f"{name}_mask"] = torch.arange(batch[name].shape[1]) < lengths[:, None]
+    return batch
+

@@ -1,0 +1,59 @@
+"""A byte-level BPE tokenizer from any source of text, by the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..ops.errors import require
+from .sources import Source
+from .text_tokenizer import TextTokenizer
+from .tokenizing import Progress, counter
+
+SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>")
+SMALLEST = 256 + len(SPECIAL)
+SAMPLE_BYTES = 1_000_000
+
+
+def train_tokenizer(source: Source, *, vocab_size: int, progress: Progress | None = None) -> tuple[TextTokenizer, float]:
+    """A tokenizer of at most `vocab_size` tokens, and how many bytes of text its tokens stand for on average, on the
+    first megabyte of text.
+
+    All 256 bytes are tokens, so every text can be written; ids 0 to 3 are padding, beginning, end and mask. A text with
+    little in it gives fewer tokens than asked. The text is read as a stream, and the same text gives the same tokenizer.
+
+    Raises:
+        ValueError: `vocab_size` is too small, or the text cannot be read, is not UTF-8, or is not there.
+    """
+    require(
+        isinstance(vocab_size, int) and SMALLEST <= vocab_size <= 2**24,
+        f"vocab_size must be from {SMALLEST} (the bytes and {len(SPECIAL)} special tokens) to {2**24}, got {vocab_size!r}",
+    )
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    sample: list[bytes] = []
+
+    def texts() -> Iterator[str]:
+        size = 0
+        for document in source.documents(utf8=True, progress=counter(source, progress)):
+            if size < SAMPLE_BYTES:
+                sample.append(document.text[: SAMPLE_BYTES - size])
+                size += len(sample[-1])
+            yield document.text.decode("utf-8")
+
+    backend.train_from_iterator(texts(), trainer=trainer)
+    if not sample:
+        raise ValueError(f"data: {source.name} holds no text")
+    tokenizer = TextTokenizer(backend, name=source.name)
+    whole = [text.decode("utf-8", errors="ignore") for text in sample]
+    tokens = sum(map(len, tokenizer.encode_batch(whole)))
+    return tokenizer, sum(len(text.encode()) for text in whole) / max(1, tokens)
