@@ -1,6 +1,19 @@
-"""Sampling and the decoding loop."""
+"""Sampling, the decoding loop, text in and out of it, and filling in masked places."""
 
-from .decode import generate, stream
-from .sampling import keep_top_k, keep_top_p, sample
+from .decode import Decoding, generate, stream
+from .sampling import Sampling, filtered, keep_min_p, keep_top_k, keep_top_p, penalise, sample
+from .stopping import StopSearch
 
-__all__ = ["generate", "keep_top_k", "keep_top_p", "sample", "stream"]
+__all__ = [
+    "Decoding",
+    "Sampling",
+    "StopSearch",
+    "filtered",
+    "generate",
+    "keep_min_p",
+    "keep_top_k",
+    "keep_top_p",
+    "penalise",
+    "sample",
+    "stream",
+]

@@ -2,106 +2,204 @@
 
 Works on anything with ``init_state`` and ``extend(tokens, state, mask=..., last_only=True) -> (logits, state)``.
 
-Axes: B batch, N length of the prompt, V vocabulary.
+Axes: B rows of the prompt, S samples of each, N length of the prompt, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ops.errors import check_mask, require_positive
+from ..ops.errors import check_mask, require, require_positive
 from ..ops.state import State
-from .sampling import check_sampling, sample
+from .repetition import Recent
+from .sampling import Sampling, penalise, sample
+from .stopping import Decoder, Ends
+
+PIECE = 8192  # tokens of a prompt that go through the model together
+
+
+class Decoding:
+    """Rows that a model goes on with: ``read`` text, ``choose`` tokens, in any order, the first call being ``read``.
+
+    The model is used as it is: put it into eval mode before. Between calls there is nothing but the state, so that a
+    call that an exception cuts short leaves everything as it was.
+
+    Args:
+        model: causal.
+        sampling: how tokens are chosen.
+        state: what the model has read before; None: nothing. The repetition penalty knows nothing of it.
+        generator: source of randomness, on the model's device.
+        piece: read longer texts so many tokens at a time, in the memory that these need.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sampling: Sampling | None = None,
+        *,
+        state: State | None = None,
+        generator: torch.Generator | None = None,
+        piece: int = PIECE,
+    ):
+        require_positive(piece=piece)
+        self.model, self.sampling, self.generator, self.piece = model, sampling or Sampling(), generator, piece
+        self.state = state
+        self._logits: Tensor | None = None  # (B, V) of what comes next
+        self._unread: Tensor | None = None  # (B, 1) the token chosen last, which the model reads when another is wanted
+        self._recent: Recent | None = None
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, mask: Tensor | None = None) -> None:
+        """The next tokens (B, N) of each row, after the chosen ones; mask (B, N) bool, True = real token, one at least per row."""
+        if self._unread is not None:
+            tokens = torch.cat((self._unread, tokens), dim=1)
+            mask = None if mask is None else torch.cat((torch.ones_like(self._unread, dtype=torch.bool), mask), dim=1)
+        state = self.model.init_state(tokens.shape[0]) if self.state is None else self.state
+        logits: Tensor | None = None
+        for start in range(0, tokens.shape[1], self.piece):
+            real = None if mask is None else mask[:, start : start + self.piece]
+            found, state = self.model.extend(tokens[:, start : start + self.piece], state, mask=real, last_only=True)
+            last = found[:, -1]
+            if real is not None and logits is not None:  # a row whose piece is all padding keeps the logits of its last real token
+                last = torch.where(real.any(dim=1)[:, None], last, logits)
+            logits = last
+        assert logits is not None
+        if self.sampling.repetition_penalty != 1:
+            if self._recent is None:
+                self._recent = Recent(len(tokens), logits.shape[1], window=self.sampling.repetition_window, device=logits.device)
+            new = tokens if self._unread is None else tokens[:, 1:]
+            self._recent.add(new, None if mask is None else mask[:, -new.shape[1] :])
+        self.state, self._logits, self._unread = state, logits, None
+
+    def repeat(self, count: int) -> None:
+        """Each row ``count`` times in a row: several samples of what was read once."""
+        assert self.state is not None and self._logits is not None and self._unread is None
+        self.state, self._logits = self.state.repeat(count), self._logits.repeat_interleave(count, dim=0)
+        if self._recent is not None:
+            self._recent.repeat(count)
+
+    @torch.no_grad()
+    def choose(self) -> tuple[Tensor, Tensor]:
+        """The next token of each row, (B,) int64, and the logarithm of its probability (B,) float32 under the model's own distribution,
+        before penalty, temperature and filters."""
+        if self._unread is not None:
+            logits, state = self.model.extend(self._unread, self.state, last_only=True)
+            self.state, self._logits, self._unread = state, logits[:, -1], None
+        assert self._logits is not None, "read before choose"
+        logits, options = self._logits, self.sampling
+        if self._recent is not None:
+            logits = penalise(logits, self._recent.before(), options.repetition_penalty)
+        chosen = sample(
+            logits,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            generator=self.generator,
+        )
+        if self._recent is not None:
+            self._recent.add(chosen[:, None])
+        self._unread = chosen[:, None]
+        return chosen, self._logits.float().log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+
+    def unchoose(self) -> None:
+        """Take the last ``choose`` back: the model does not read that token. For ends of text that are not part of it."""
+        self._unread = None
 
 
 def stream(
     model: nn.Module,
     prompt: Tensor,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int = 64,
     mask: Tensor | None = None,
     state: State | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    samples: int = 1,
     eos_token: int | None = None,
     pad_token: int | None = None,
+    stop: Sequence[str | bytes] = (),
+    tokenizer: Decoder | None = None,
+    return_log_probs: bool = False,
     generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
+    piece: int = PIECE,
+    **sampling: Any,
+) -> Iterator[Any]:
     """New tokens, one step at a time.
 
     Args:
         model: causal; put into eval mode meanwhile, and back afterwards.
-        prompt: (B, N) int64, N at least 1.
+        prompt: (B, N) int64, N at least 1, of any length that the model takes.
         max_new_tokens: stop after so many.
         mask: (B, N) bool, True = real token; pad short prompts on the left.
         state: what the model has read before the prompt; None: nothing.
-        temperature, top_k, top_p, generator: see :func:`~subquadratic.generation.sampling.sample`.
+        samples: S, continuations of each prompt; it is read once. Rows i * S to i * S + S - 1 continue prompt i.
         eos_token: a row that has produced it is finished; generation stops when all are.
         pad_token: what finished rows get; None: ``eos_token``.
+        stop: a row is finished too when the text of its new tokens contains one of these. The tokens that complete it
+            are part of the output; ``generate_text`` gives text, cut before it.
+        tokenizer: turns tokens into text, for ``stop``.
+        return_log_probs: also the logarithm of each token's probability, under the model's own distribution (before penalty,
+            temperature and filters); 0 for padding.
+        generator: source of randomness, on the device of the model.
+        piece: tokens of the prompt that go through the model together: its memory does not grow with the prompt's length,
+            where the model's state does not.
+        sampling: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``repetition_window``; see
+            :class:`Sampling`.
 
     Yields:
-        (B,) int64 per step.
+        (B * S,) int64 per step; with ``return_log_probs`` pairs of that and (B * S,) float32.
 
     Raises:
-        ValueError: for options out of range, or a prompt of the wrong shape.
+        ValueError: for options out of range, a prompt of the wrong shape, a row of the prompt without a real token.
+        TypeError: for an unknown option.
         NotCausalError: if the model is bidirectional.
     """
     if prompt.dim() != 2 or prompt.shape[1] < 1:
         raise ValueError(f"prompt must be (batch, length) with at least one token, got {tuple(prompt.shape)}")
     check_mask(mask, prompt.shape[0], prompt.shape[1])
-    require_positive(max_new_tokens=max_new_tokens)
-    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    return _steps(
-        model,
-        prompt,
-        max_new_tokens,
-        mask,
-        state,
-        eos_token,
-        pad_token,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        generator=generator,
+    require(mask is None or bool(mask.any(dim=1).all()), "mask must leave each row of the prompt a real token: begin empty ones with one")
+    require_positive(max_new_tokens=max_new_tokens, samples=samples)
+    ends = Ends(prompt.shape[0] * samples, eos_token=eos_token, stop=stop, tokenizer=tokenizer)
+    pad_token = eos_token if pad_token is None else pad_token
+    require(
+        pad_token is not None or not ends.possible or len(ends.finished) == 1,
+        "stop needs pad_token (or eos_token) for several rows: what follows in those that have ended",
     )
+    decoding = Decoding(model, Sampling.of(sampling), state=state, generator=generator, piece=piece)
+    steps = _steps(decoding, prompt, mask, samples, ends, 0 if pad_token is None else pad_token, max_new_tokens)
+    return steps if return_log_probs else (chosen for chosen, _ in steps)
 
 
 def _steps(
-    model: Any,
-    prompt: Tensor,
-    max_new_tokens: int,
-    mask: Tensor | None,
-    state: State | None,
-    eos_token: int | None,
-    pad_token: int | None,
-    **options: Any,
-) -> Iterator[Tensor]:
+    decoding: Decoding, prompt: Tensor, mask: Tensor | None, samples: int, ends: Ends, pad_token: int, max_new_tokens: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    model = decoding.model
     was_training = model.training
     model.eval()
     try:
-        finished = torch.zeros(prompt.shape[0], dtype=torch.bool, device=prompt.device)
-        tokens = prompt
+        decoding.read(prompt, mask)
+        if samples > 1:
+            decoding.repeat(samples)
         for _ in range(max_new_tokens):
-            with torch.no_grad():  # not around the yield: the caller's own mode is none of ours
-                if state is None:
-                    state = model.init_state(prompt.shape[0])
-                logits, state = model.extend(tokens, state, mask=mask, last_only=True)
-                chosen = sample(logits[:, -1], **options)
-                mask = None
-                if eos_token is not None:
-                    chosen = torch.where(finished, eos_token if pad_token is None else pad_token, chosen)
-                    finished = finished | (chosen == eos_token)
-            yield chosen
-            if eos_token is not None and bool(finished.all()):
+            chosen, scores = decoding.choose()
+            if ends.possible:
+                before = ends.finished.to(chosen.device)
+                chosen, scores = chosen.masked_fill(before, pad_token), scores.masked_fill(before, 0.0)
+                ends.add(chosen)
+            yield chosen, scores
+            if ends.possible and bool(ends.finished.all()):
                 return
-            tokens = chosen[:, None]
     finally:
         model.train(was_training)
 
 
-def generate(model: nn.Module, prompt: Tensor, **options: Any) -> Tensor:
-    """The prompt and what follows: (B, N) -> (B, N + new). Options as in :func:`stream`."""
-    return torch.cat((prompt, *(tokens[:, None] for tokens in stream(model, prompt, **options))), dim=1)
+def generate(model: nn.Module, prompt: Tensor, *, return_log_probs: bool = False, **options: Any) -> Any:
+    """The prompt and what follows: (B, N) -> (B * S, N + new); with ``return_log_probs`` also the log-probabilities (B * S, new) of the new
+    tokens. Options as in :func:`stream`."""
+    steps = list(stream(model, prompt, return_log_probs=return_log_probs, **options))
+    tokens = [step[0] for step in steps] if return_log_probs else steps
+    prompt = prompt.repeat_interleave(options.get("samples", 1), dim=0)
+    whole = torch.cat((prompt, torch.stack(tokens, dim=1)), dim=1)
+    return (whole, torch.stack([step[1] for step in steps], dim=1)) if return_log_probs else whole

@@ -1,7 +1,22 @@
 """Choosing the next token from logits.
 
+The order of operations, which is that of Hugging Face's `generate`:
+
+1. the repetition penalty changes the logits of tokens that were there before;
+2. the temperature divides the logits;
+3. top-k, 4. top-p, 5. min-p each take tokens away; probabilities are taken anew after each;
+6. one of the tokens left is drawn.
+
+Temperature 0 stops after step 1: the likeliest token. Rows never influence each other, except that they draw from one generator.
+
 Axes: B batch, V vocabulary.
 """
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -9,15 +24,79 @@ from torch import Tensor
 from ..ops.errors import require, require_positive
 
 
-def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token."""
+    top_k: int | None = None
+    """Keep so many of the likeliest tokens, and those as likely as the last of them."""
+    top_p: float | None = None
+    """Keep the fewest likeliest tokens whose probabilities reach this (arXiv 1904.09751)."""
+    min_p: float | None = None
+    """Keep the tokens at least this share as likely as the likeliest (arXiv 2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Above 1: tokens that were there before get less likely. Positive logits are divided by it, negative ones multiplied (arXiv
+    1909.05858)."""
+    repetition_window: int | None = None
+    """Before: among the row's last so many tokens, those of the prompt included and padding left out. None: anywhere."""
+
+    def __post_init__(self) -> None:
+        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
+        penalty = self.repetition_penalty
+        require(
+            _is_number(penalty) and 0 < penalty < math.inf,
+            f"repetition_penalty must be greater than 0 (1 = none, 1.2 = some), got {penalty!r}",
+        )
+        require_positive(repetition_window=self.repetition_window)
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """From keywords.
+
+        Raises:
+            TypeError: for an unknown one, with the nearest that exists.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                allowed = [*STREAM_OPTIONS, *known]
+                close = difflib.get_close_matches(name, allowed, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(allowed)}"
+                raise TypeError(f"unknown option {name!r} for generation; {hint}")
+        return cls(**options)
+
+
+# What `stream` takes beside these; here so that a wrong keyword finds its nearest.
+STREAM_OPTIONS = (
+    "max_new_tokens", "mask", "state", "samples", "eos_token", "pad_token", "stop", "tokenizer", "return_log_probs", "generator", "piece",
+)  # fmt: skip
+
+
+def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None = None) -> None:
     """Ranges of the sampling options.
 
     Raises:
         ValueError: naming the option that is out of range.
     """
-    require(temperature >= 0, f"temperature must be at least 0 (0 = always the likeliest token), got {temperature!r}")
+    require(
+        _is_number(temperature) and 0 <= temperature < math.inf,
+        f"temperature must be at least 0 (0 = always the likeliest token), got {temperature!r}",
+    )
     require_positive(top_k=top_k)
-    require(top_p is None or 0 < top_p <= 1, f"top_p must be greater than 0 and at most 1, got {top_p!r}")
+    require(top_p is None or (_is_number(top_p) and 0 < top_p <= 1), f"top_p must be greater than 0 and at most 1, got {top_p!r}")
+    require(min_p is None or (_is_number(min_p) and 0 <= min_p <= 1), f"min_p must be at least 0 and at most 1, got {min_p!r}")
+
+
+def penalise(logits: Tensor, before: Tensor, penalty: float) -> Tensor:
+    """(B, V) with the logits of tokens that were there before, (B, V) bool, divided by ``penalty`` where positive and multiplied by it
+    where negative."""
+    return torch.where(before, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -29,13 +108,37 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """(B, V) with all but the nucleus at -inf: the fewest likeliest tokens whose probabilities reach ``p`` (arXiv 1904.09751); one at
-    least."""
+    """(B, V) with all but the nucleus at -inf: the fewest likeliest tokens whose probabilities reach ``p``; one at least."""
+    if p >= 1:
+        return logits
     ordered, order = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones have together
     ordered = ordered.masked_fill(before >= p, -torch.inf)
     return torch.empty_like(logits).scatter(-1, order, ordered)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """(B, V) with the tokens less than ``p`` times as likely as the row's likeliest at -inf; the likeliest always stays."""
+    if p <= 0:
+        return logits
+    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(p), -torch.inf)
+
+
+def filtered(
+    logits: Tensor, *, temperature: float, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
+) -> Tensor:
+    """Logits (B, V) float32 whose softmax is what a token is drawn from, for a ``temperature`` above 0. At least one per row is finite,
+    whatever the row was: with all at -inf all are equally likely, and +inf counts as very large."""
+    finite = logits.float().nan_to_num(nan=torch.nan, posinf=torch.finfo(torch.float32).max, neginf=-torch.inf)
+    top = finite.amax(dim=-1, keepdim=True)
+    # The likeliest at 0 first: then no temperature, however near 0, overflows.
+    scaled = torch.where(top == -torch.inf, 0.0, finite - top) / min(max(temperature, 1e-20), 1e20)
+    if top_k is not None:
+        scaled = keep_top_k(scaled, top_k)
+    if top_p is not None:
+        scaled = keep_top_p(scaled, top_p)
+    return scaled if min_p is None else keep_min_p(scaled, min_p)
 
 
 def sample(
@@ -44,25 +147,28 @@ def sample(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """One token per row.
 
     Args:
-        logits: (B, V).
-        temperature: divides the logits first; 0 takes the likeliest token.
-        top_k: keep that many of the likeliest tokens.
-        top_p: then keep the nucleus of this probability.
+        logits: (B, V), after any repetition penalty.
+        temperature, top_k, top_p, min_p: see :class:`Sampling`.
         generator: source of randomness, on the device of ``logits``.
 
     Returns:
         (B,) int64.
+
+    Raises:
+        ValueError: if a logit is NaN.
     """
+    require(not bool(logits.isnan().any()), "the model's logits are NaN: its weights are damaged, or overflow in this precision")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits.float() / temperature
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    kept = filtered(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return torch.multinomial(kept.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

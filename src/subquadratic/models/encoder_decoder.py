@@ -3,12 +3,12 @@
 Axes: B batch, N length of the target, S length of the source, D width, V vocabulary.
 """
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from .. import generation
 from ..ops.errors import require
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -119,23 +119,40 @@ class EncoderDecoder(Pretrained):
         """The next target tokens, as :meth:`LanguageModel.extend`."""
         return self.decoder.extend(target, state, mask=mask, last_only=last_only)
 
-    @torch.no_grad()
-    def generate(self, source: Tensor, prompt: Tensor, *, max_new_tokens: int, source_mask: Tensor | None = None, **options: Any) -> Tensor:
+    def generate(
+        self, source: Tensor, prompt: Tensor, *, max_new_tokens: int = 64, source_mask: Tensor | None = None, **options: Any
+    ) -> Any:
         """The target's beginning and what follows.
 
         Args:
             source: (B, S) int64.
             prompt: (B, N) int64, the target's first tokens (a start token, say).
+            source_mask: (B, S) bool, True = real token.
             max_new_tokens, options: as in :func:`subquadratic.generation.stream`.
 
         Returns:
-            (B, N + new) int64.
+            (B, N + new) int64; with ``samples`` more rows, with ``return_log_probs`` a pair.
+
+        Raises:
+            ValueError: as :meth:`LanguageModel.generate`.
         """
+        state = self._read_source(source, source_mask)
+        return self.decoder.generate(prompt, max_new_tokens=max_new_tokens, state=state, **options)
+
+    def stream(
+        self, source: Tensor, prompt: Tensor, *, max_new_tokens: int = 64, source_mask: Tensor | None = None, **options: Any
+    ) -> Iterator[Any]:
+        """As ``generate``, but gives the new tokens one step at a time, (B,) each."""
+        state = self._read_source(source, source_mask)
+        return self.decoder.stream(prompt, max_new_tokens=max_new_tokens, state=state, **options)
+
+    @torch.no_grad()
+    def _read_source(self, source: Tensor, mask: Tensor | None) -> LanguageModelState:
+        """The decoder's state once the source is read, without dropout."""
         was_training = self.training
         self.eval()
         try:
-            state = self.init_state(source=source, source_mask=source_mask)
-            return generation.generate(self.decoder, prompt, max_new_tokens=max_new_tokens, state=state, **options)
+            return self.init_state(source=source, source_mask=mask)
         finally:
             self.train(was_training)
 

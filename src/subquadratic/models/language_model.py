@@ -180,16 +180,23 @@ class LanguageModel(Pretrained):
             x, valid = last_outputs(x, valid)
         return self._logits(_normed(self.norm, x, valid)), after
 
-    def generate(self, prompt: Tensor, *, max_new_tokens: int, **options: Any) -> Tensor:
-        """The prompt and what the model makes of it: (B, N) -> (B, N + new); options as in :func:`subquadratic.generation.stream`.
+    def generate(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Any:
+        """The prompt and what the model makes of it: (B, N) -> (B, N + new).
+
+        Args:
+            prompt: (B, N) int64, N at least 1.
+            max_new_tokens: the most new tokens.
+            options: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``eos_token``, ``stop``, ``samples``,
+                ``mask``, ``state``, ``generator``, ``return_log_probs`` ...: see :func:`subquadratic.generation.stream`.
 
         Raises:
-            ValueError: also if the result would have more positions than ``max_length``.
+            ValueError: also if the result would have more positions than ``max_length``; says what fits.
+            TypeError: for an unknown option.
         """
         self._check_room(prompt, max_new_tokens, options)
         return generation.generate(self, prompt, max_new_tokens=max_new_tokens, **options)
 
-    def stream(self, prompt: Tensor, *, max_new_tokens: int, **options: Any) -> Iterator[Tensor]:
+    def stream(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Iterator[Any]:
         """As ``generate``, but gives the new tokens one step at a time, (B,) each."""
         self._check_room(prompt, max_new_tokens, options)
         return generation.stream(self, prompt, max_new_tokens=max_new_tokens, **options)
@@ -238,9 +245,16 @@ class LanguageModel(Pretrained):
         mask, before = options.get("mask"), options.get("state")
         length = prompt.shape[1] if mask is None else int(mask.sum(dim=1).max())
         length += 0 if before is None else int(before.seen.max())
+        room = self.max_length - length + 1  # the last new token is never read
         require(
-            length + max_new_tokens - 1 <= self.max_length,  # the last new token is never read
-            f"a prompt of {length} tokens and max_new_tokens={max_new_tokens} do not fit max_length={self.max_length}: shorten either",
+            room > 0,
+            f"the prompt has {length} tokens, but this model reads at most max_length={self.max_length}: give it the last "
+            f"{self.max_length} of them or fewer, or use a model without max_length",
+        )
+        require(
+            max_new_tokens <= room,
+            f"max_new_tokens must be at most {room} after a prompt of {length} tokens, since max_length={self.max_length}, "
+            f"got {max_new_tokens}",
         )
 
 
