@@ -12,7 +12,7 @@ With a state, a text of any length takes the memory of one piece of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +40,7 @@ def evaluate_text(
     text: Text,
     *,
     context: int | None = None,
+    usual_context: int = 512,
     reset: Reset | None = None,
     start_token: int | None = None,
     sizes: NDArray[np.int64] | None = None,
@@ -52,7 +53,7 @@ def evaluate_text(
     Args:
         model: a LanguageModel, or a causal language model of a published package (windows only); switched to eval mode.
         text: the tokens.
-        context: length of the windows.
+        context: length of the windows; None: `usual_context`, or less where the model or the text does not take that much.
         reset: see the table above. None: "windows" where `context` is given or the model needs them, else "documents".
         start_token: what stands before each document, so that its first token is predicted too; None: it is not.
         sizes: (V,) bytes that each token stands for, for bits per byte; None: the tokens are no text.
@@ -65,14 +66,15 @@ def evaluate_text(
             constant size, or a loss that is no number.
     """
     started, training = time.monotonic(), model.training
-    chosen = choose_reset(model, context=context, reset=reset)
     tally = Tally(sizes)
     model.eval()
     try:
+        chosen = choose_reset(model, context=context, reset=reset)
         if chosen == "windows":
-            context = _windows_length(model, text, context)
+            context = _windows_length(model, text, context, usual_context)
             state_bytes = _windowed(model, text, tally, context=context, batch_size=batch_size, seed=seed, progress=progress)
-            how = f"windows of {context:,} tokens"
+            hidden = "" if _causal(model) else f", {MASK_PROBABILITY:.0%} of them hidden"
+            how = f"windows of {context:,} tokens{hidden}"
         else:
             state_bytes = _streamed(model, text, tally, chosen, start_token=start_token, batch_size=batch_size, progress=progress)
             how = "state carried through each document" if chosen == "documents" else "state carried through the whole text"
@@ -99,10 +101,10 @@ def choose_reset(model: Any, *, context: int | None, reset: Reset | None) -> Res
     return reset
 
 
-def _windows_length(model: Any, text: Text, context: int | None) -> int:
+def _windows_length(model: Any, text: Text, context: int | None, usual: int) -> int:
     limit = getattr(model, "max_length", None) or getattr(model, "max_seq_len", None)
     if context is None:
-        context = 512 if limit is None else limit
+        context = usual if limit is None else min(usual, limit)
     elif limit is not None and context > limit + 1:  # the last token of a window is predicted, and not read
         raise ValueError(f"context must be at most {limit}, what the model takes, got {context}")
     if len(text) < 2:
@@ -112,10 +114,14 @@ def _windows_length(model: Any, text: Text, context: int | None) -> int:
 
 def window_stride(model: Any, context: int) -> int:
     """By how much windows advance, so that each token is predicted in one of them."""
+    if not _causal(model):
+        return context
+    return max(1, min(context - 1, getattr(getattr(model, "config", None), "latents", context)))
+
+
+def _causal(model: Any) -> bool:
     config = getattr(model, "config", None)
-    if config is None or not config.causal:
-        return context if config is not None else context - 1
-    return max(1, min(context - 1, getattr(config, "latents", context)))
+    return bool(getattr(model if config is None else config, "causal", True))
 
 
 def _windowed(
@@ -127,7 +133,7 @@ def _windowed(
     starts = range(0, len(text) - context + 1, stride)
     for first in range(0, len(starts), batch_size):
         batch = starts[first : first + batch_size]
-        tokens = torch.stack([text.read(start, start + context) for start in batch]).to(device)
+        tokens = torch.stack([_read(model, text, start, start + context) for start in batch]).to(device)
         tally.add(*_window_losses(model, tokens, generator))
         if progress is not None:
             progress(min(batch[-1] + context, len(text)), len(text))
@@ -201,10 +207,10 @@ def _long(
     if beginning and start_token is not None:
         tokens, place = torch.tensor([start_token]), start
     else:
-        tokens, place = text.read(start, start + 1), start + 1
+        tokens, place = _read(model, text, start, start + 1), start + 1
     while place < stop:
         # Each token is read once, and predicted from all before it: a piece ends one token before its last target.
-        following = text.read(place, min(place + piece, stop))
+        following = _read(model, text, place, min(place + piece, stop))
         inputs = torch.cat((tokens, following[:-1]))
         logits, state = model.extend(inputs[None].to(device), state)
         nats, right = _losses(logits.float(), following[None].to(device))
@@ -221,7 +227,7 @@ def _short(model: Any, text: Text, tally: Tally, documents: list[tuple[int, int,
     rows = []
     for start, stop, beginning in documents:
         first = [torch.tensor([start_token])] if beginning and start_token is not None else []
-        rows.append(torch.cat([*first, text.read(start, stop)]))
+        rows.append(torch.cat([*first, _read(model, text, start, stop)]))
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         return
@@ -231,10 +237,51 @@ def _short(model: Any, text: Text, tally: Tally, documents: list[tuple[int, int,
     tally.add(nats, right, targets, np.concatenate([np.arange(1, len(row)) for row in rows]))
 
 
+def _read(model: Any, text: Text, start: int, stop: int) -> Tensor:
+    """Tokens of the text, which the model must know, also those that it only predicts.
+
+    Raises:
+        ValueError: one that it does not know.
+    """
+    tokens = text.read(start, stop)
+    known = getattr(model, "vocab_size", None)
+    if known is not None and len(tokens):
+        low, high = (int(value) for value in tokens.aminmax())
+        if low < 0 or high >= known:
+            raise ValueError(f"data: tokens must be at least 0 and less than vocab_size={known}, what the model knows, got {low} to {high}")
+    return tokens
+
+
 def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(B, N, V) and (B, N) -> (B N,) nats, and whether the likeliest was right."""
     logits, targets = logits.flatten(0, 1), targets.flatten()
-    low, high = (int(value) for value in targets.aminmax())
-    if low < 0 or high >= logits.shape[-1]:  # the last one is not read by the model, which would tell
-        raise ValueError(f"tokens must be at least 0 and less than vocab_size={logits.shape[-1]}, got {low} to {high}")
     return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=-1) == targets
+
+
+@torch.no_grad()
+def evaluate_items(model: Any, batches: Iterable[dict[str, Tensor]], *, progress: Callable[[int], None] | None = None) -> TextScore:
+    """The score of a language model on items of which only some tokens can be known.
+
+    Args:
+        model: switched to eval mode.
+        batches: of `tokens` (B, N) and `scored` (B, N) bool, the tokens that count (those hidden from a masked model).
+        progress: hears how many items are done.
+    """
+    started, training, device = time.monotonic(), model.training, next(model.parameters()).device
+    tally, done = Tally(), 0
+    model.eval()
+    try:
+        for batch in batches:
+            tokens, scored = batch["tokens"].to(device), batch["scored"].to(device)
+            hidden = {} if model.config.causal else {"masked": scored}
+            nats, right, targets = model.token_losses(tokens, scored=scored, **hidden)
+            places = torch.arange(tokens.shape[1]).expand(tokens.shape)[batch["scored"]]
+            if model.config.causal:
+                places = places[places >= tokens.shape[1] - min(tokens.shape[1] - 1, getattr(model.config, "latents", tokens.shape[1]))]
+            tally.add(nats, right, targets, places.numpy())
+            done += len(tokens)
+            if progress is not None:
+                progress(done)
+    finally:
+        model.train(training)
+    return tally.score(seconds=time.monotonic() - started, how="tokens that can be known")

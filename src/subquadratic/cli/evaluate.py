@@ -1,0 +1,257 @@
+"""`subq evaluate`: how well a trained model predicts a text of any length, or labelled rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .options import parse
+
+if TYPE_CHECKING:
+    from ..evaluation.trained import Material, Trained
+
+USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
+EXAMPLES = """\
+examples:
+  subq evaluate runs/performer-1                        on the validation side of what it was trained on
+  subq evaluate runs/performer-1 --data book.txt        on another text, in the memory of a piece of it
+  subq evaluate runs/performer-1 --context 256          in windows, as training validates
+  subq evaluate runs/performer-1 --data book.txt --format json --out score.json --by_position loss.svg
+  subq evaluate runs/reviews --data more_reviews.csv    a classifier: accuracy and confusion matrix
+  cat book.txt | subq evaluate runs/performer-1 --data -
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Measure a trained model: bits per byte, perplexity, accuracy, and how they depend on the tokens before."""
+
+    run: str
+    """Run folder, or any folder that save_pretrained or subq convert wrote."""
+    data: str | None = None
+    """File, folder, glob pattern, or - for standard input, all of which is measured. Default: the validation side of what the
+    model was trained on."""
+    text: str | None = None
+    """Column or field that holds the text, where the data has columns. Default: as in training."""
+    label: str | None = None
+    """Column with the class of each row, for classifiers. Default: as in training."""
+    target: str | None = None
+    """Column with the text to be written, for encoder-decoders. Default: as in training."""
+    tokenizer: str | None = None
+    """A tokenizer.json or a folder that has one. Default: the model's own."""
+    reset: Literal["auto", "documents", "never", "windows"] = "auto"
+    """When the state begins anew: at each document, never, or with each window. auto: documents for models with a state of constant
+    size, windows for the others."""
+    context: int | None = None
+    """Tokens in a window; sets reset to windows. Default for windows: as in training."""
+    batch_size: int = 8
+    """Windows, rows or short documents side by side."""
+    max_tokens: int | None = None
+    """Measure only so many tokens, from the beginning."""
+    seed: int = 0
+    """Of the places that are masked, for masked models."""
+    format: Literal["text", "json"] = "text"
+    """What to print."""
+    out: str | None = None
+    """Also write the JSON to this file."""
+    by_position: str | None = None
+    """Also draw the loss against the tokens before, into this SVG file."""
+
+    def check(self) -> None:
+        """Raises ValueError for a value out of range, or a file that cannot be written."""
+        for name, value, least in (
+            ("context", self.context, 2),
+            ("batch_size", self.batch_size, 1),
+            ("max_tokens", self.max_tokens, 2),
+            ("seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be at most 2**63 - 1, got {self.seed}")
+        if self.context is not None and self.reset not in ("auto", "windows"):
+            raise ValueError(f"context is for --reset windows, got --reset {self.reset}")
+        for name, path in (("out", self.out), ("by_position", self.by_position)):
+            _check_file(name, path)
+
+
+def _check_file(name: str, path: str | None) -> None:
+    if path is None:
+        return
+    place = Path(path).expanduser()
+    if place.is_dir():
+        raise ValueError(f"{name}: {place} is a folder; name a file")
+    if not place.parent.is_dir():
+        raise ValueError(f"{name}: there is no folder {place.parent}")
+    if not os.access(place.parent, os.W_OK):
+        raise ValueError(f"{name}: cannot write into {place.parent}")
+    if name == "by_position" and place.suffix != ".svg":
+        raise ValueError(f"{name} must name an .svg file, got {path!r}")
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parse(EvaluateOptions, argv, verb="evaluate", examples=EXAMPLES, positional="run")
+    options.check()
+    from ..evaluation.trained import load_trained
+
+    trained = load_trained(options.run)
+    _refuse_unfit(options, trained)
+    material, score = _measure(options, trained)
+    report = {
+        "run": str(trained.folder),
+        "model": trained.describe(),
+        "data": {"name": material.name, "side": material.side, "digest": material.digest, material.unit: material.size},
+        "notes": material.notes,
+        "score": dataclasses.asdict(score),
+    }
+    written = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    _print(written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n")
+    _write(options, written, trained, score)
+    return 0
+
+
+def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]:
+    """What is measured on, and the score."""
+    from ..evaluation.labelled import evaluate_classes, evaluate_pairs
+    from ..evaluation.score import evaluate_items, evaluate_text
+    from ..evaluation.trained import rows_material, task_material, text_material
+
+    kind = type(trained.model).__name__
+    own = trained.options
+    with _progress() as show:
+        if options.data is None and own.get("task"):
+            material = task_material(trained, batch_size=options.batch_size)
+            assert material.batches is not None
+            rows = _rows_shown(show, material)
+            if kind == "SequenceClassifier":
+                return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
+            return material, evaluate_items(trained.model, material.batches(), progress=rows)
+        field = options.text or own.get("text") or "text"
+        if kind in ("SequenceClassifier", "EncoderDecoder"):
+            name = "label" if kind == "SequenceClassifier" else "target"
+            column = getattr(options, name) or own.get(name)
+            if column is None:
+                raise ValueError(f"{name}: the run does not say which column holds the {name}; give --{name} COLUMN")
+            columns = {"label": None, "target": None, name: column}
+            material = rows_material(
+                trained, options.data, text=field, tokenizer=options.tokenizer, batch_size=options.batch_size, progress=show, **columns
+            )
+            assert material.batches is not None
+            rows = _rows_shown(show, material)
+            if kind == "SequenceClassifier":
+                return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
+            return material, evaluate_pairs(trained.model, material.batches(), progress=rows)
+        material = text_material(trained, options.data, field=field, tokenizer=options.tokenizer, progress=show)
+        material = _cut(material, options.max_tokens)
+        assert material.text is not None and material.tokenizer is not None
+        score = evaluate_text(
+            trained.model,
+            material.text,
+            context=options.context,
+            usual_context=own.get("context") or USUAL_CONTEXT,
+            reset=None if options.reset == "auto" else options.reset,
+            start_token=_start_token(trained, material),
+            sizes=material.tokenizer.byte_lengths(),
+            batch_size=options.batch_size,
+            seed=options.seed,
+            progress=show,
+        )
+        return material, score
+
+
+def _start_token(trained: Trained, material: Material) -> int | None:
+    """What stands between documents, where the model knows it."""
+    assert material.tokenizer is not None
+    end = material.tokenizer.eos_token
+    return end if end < getattr(trained.model, "vocab_size", 0) else None
+
+
+def _cut(material: Material, max_tokens: int | None) -> Material:
+    assert material.text is not None
+    if max_tokens is None or max_tokens >= len(material.text):
+        return material
+    side = f"the first {max_tokens:,} tokens of {'its ' if material.side != 'all of it' else ''}{material.side.replace('all of ', '')}"
+    return dataclasses.replace(material, text=material.text.cut(max_tokens), size=max_tokens, side=side)
+
+
+def _refuse_unfit(options: EvaluateOptions, trained: Trained) -> None:
+    """Options that mean nothing for this model are not passed over in silence.
+
+    Raises:
+        ValueError: there is one.
+    """
+    kind = type(trained.model).__name__
+    task = options.data is None and trained.options.get("task")
+    rows = kind in ("SequenceClassifier", "EncoderDecoder")
+    for name in ("reset", "context", "max_tokens", "by_position"):
+        if getattr(options, name) not in (None, "auto") and (rows or (task and name != "by_position")):
+            raise ValueError(f"{name} is for texts, and this is a {'task' if task else 'model of rows'}; leave it out")
+    if task:
+        for name in ("text", "label", "target", "tokenizer"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name} is for data, and {trained.folder} was trained on a task; leave it out")
+    for name, wanted in (("label", "SequenceClassifier"), ("target", "EncoderDecoder")):
+        if getattr(options, name) is not None and kind != wanted:
+            raise ValueError(f"{name} is for a {wanted}, and the model in {trained.folder} is a {kind}; leave it out")
+
+
+def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
+    from ..evaluation.report import class_lines, pair_lines, position_lines, text_lines
+
+    yield f"model       {trained.folder} ({trained.describe()})"
+    yield f"data        {material.name}, {material.side}: {material.size:,} {material.unit}"
+    for note in material.notes:
+        yield f"note        {note}"
+    kind = type(score).__name__
+    if kind == "ClassScore":
+        yield from class_lines(score)
+    elif kind == "PairScore":
+        yield from pair_lines(score)
+    else:
+        yield from text_lines(score)
+        yield ""
+        yield from position_lines(score)
+
+
+def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any) -> None:
+    from ..evaluation.report import plot_positions
+    from ..models.saving import replace_file
+
+    if options.out is not None:
+        replace_file(Path(options.out).expanduser(), lambda file: file.write_text(written, encoding="utf-8"))
+    if options.by_position is not None:
+        plot_positions(Path(options.by_position).expanduser(), score, title=f"{trained.folder.name}: {trained.describe()}")
+
+
+def _print(text: str) -> None:
+    """As UTF-8 whatever the terminal's own encoding."""
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _rows_shown(show: Callable[[int, int | None], None] | None, material: Material) -> Callable[[int], None] | None:
+    return None if show is None else lambda done: show(done, material.size)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int | None], None] | None]:
+    """A bar on the terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,278 @@
+"""A trained model in its folder, with what the folder says of its training, and the data to measure it on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Corpus, collate, load_corpus, load_examples, load_tokenizer, make_task
+from ..data.tokenizer import BYTES, Tokenizer
+from ..models.encoder_decoder import EncoderDecoder
+from ..models.language_model import LanguageModel
+from ..models.saving import CONFIG, WEIGHTS, Pretrained, read_config
+from ..models.sequence_classifier import SequenceClassifier
+from .text import Text
+
+HEADS: dict[str, type[Pretrained]] = {head.__name__: head for head in (LanguageModel, SequenceClassifier, EncoderDecoder)}
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """`options` are those of run.yaml and `facts` those of run.json; empty for a saved model that is no run."""
+
+    folder: Path
+    model: Any
+    options: dict[str, Any]
+    facts: dict[str, Any]
+
+    @property
+    def digest(self) -> str | None:
+        """Of the data it was trained on."""
+        found = self.facts.get("corpus")
+        return found.get("digest") if isinstance(found, dict) else None
+
+    def describe(self) -> str:
+        """One line for people."""
+        config = getattr(self.model, "config", None) or getattr(self.model, "decoder_config", None)
+        name = getattr(config, "model_type", type(self.model).__name__)
+        head = {"SequenceClassifier": ", classifier", "EncoderDecoder": ", encoder-decoder"}.get(type(self.model).__name__, "")
+        if not head and config is not None:
+            head = ", next tokens" if config.causal else ", masked tokens"
+        return f"{name}{head}, {sum(p.numel() for p in self.model.parameters()) / 1e6:.2f} M parameters"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What is measured on: a text, or batches of rows. `notes` say what a reader of the score should know."""
+
+    name: str
+    side: str
+    digest: str
+    size: int
+    unit: str
+    text: Text | None = None
+    batches: Callable[[], Iterator[dict[str, Tensor]]] | None = None
+    labels: list[str] = field(default_factory=list)
+    tokenizer: Tokenizer | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load_trained(path: str) -> Trained:
+    """The model in a run folder, or in any folder that save_pretrained or subq convert wrote, on the GPU if there is one.
+
+    Raises:
+        ValueError: there is none, or its files are damaged; the message says what is there.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"run: {folder} is a file; name the folder of a run" if folder.exists() else f"run: no such folder: {folder}")
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
+    head = HEADS.get(str(read_config(folder)["class"]), LanguageModel)
+    model = head.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return Trained(folder, model, _read_options(folder / "run.yaml"), _read_facts(folder / "run.json"))
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return _read(path, yaml.safe_load, (yaml.YAMLError, UnicodeDecodeError))
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    return _read(path, json.loads, (ValueError,))
+
+
+def _read(path: Path, parse: Callable[[str], Any], errors: tuple[type[Exception], ...]) -> dict[str, Any]:
+    way_out = "the model itself is whole: copy it without this file, and give --data"
+    try:
+        found = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except errors as error:
+        raise ValueError(f"run: {path} is damaged: {' '.join(str(error).split())}; {way_out}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"run: {path} is damaged: it holds {type(found).__name__}; {way_out}")
+    return found
+
+
+def text_material(run: Trained, data: str | None, *, field: str, tokenizer: str | None, progress: Progress | None = None) -> Material:
+    """The text that `data` names, or the validation side of the one that the run was trained on.
+
+    Raises:
+        ValueError: no such text, a tokenizer that is not the model's.
+    """
+    chosen = load_tokenizer(tokenizer if tokenizer is not None else run.folder)
+    _check_tokenizer(run, chosen)
+    corpus = load_corpus(_data_or_own(run, data), tokenizer=chosen, text=field, progress=progress)
+    own = corpus.digest == run.digest
+    notes = []
+    if data is None and run.digest is not None and not own:
+        notes.append("the data has changed since the training: part of this text may have been trained on")
+    if data is not None and own:
+        notes.append("this is the text it was trained on: only the validation side is measured")
+    text = validation_text(corpus) if own or data is None else whole_text(corpus)
+    side = "validation side" if own or data is None else "all of it"
+    return Material(
+        name=corpus.name, side=side, digest=corpus.digest, size=len(text), unit="tokens", text=text, tokenizer=chosen, notes=notes
+    )
+
+
+def validation_text(corpus: Corpus) -> Text:
+    """What training validates on; a document cut by the split has no beginning in it."""
+    starts = corpus.validation_starts
+    return Text([corpus.validation], starts[starts > 0] if _cut(corpus) else starts)
+
+
+def whole_text(corpus: Corpus) -> Text:
+    """Both sides."""
+    starts = corpus.validation_starts
+    inner = starts[starts > 0] if _cut(corpus) else starts
+    return Text([corpus.train, corpus.validation], np.concatenate([corpus.train_starts, inner + len(corpus.train)]))
+
+
+def _cut(corpus: Corpus) -> bool:
+    """Whether the border between the sides may lie within a document."""
+    return corpus.split.startswith("by position")
+
+
+def _data_or_own(run: Trained, data: str | None) -> str | None:
+    if data is not None:
+        return data
+    if not run.options:
+        raise ValueError(f"data: {run.folder} does not say what it was trained on (it has no run.yaml); give --data PATH")
+    own = run.options.get("data")
+    if own == "-":
+        raise ValueError("data: it was trained on standard input, which is gone; give --data PATH")
+    return own
+
+
+def _check_tokenizer(run: Trained, tokenizer: Tokenizer) -> None:
+    """Bytes without their special tokens are a vocabulary too; whether a text needs more is told when it is read."""
+    wanted = 256 if tokenizer.name == BYTES else tokenizer.vocab_size
+    has = _vocab_size(run.model)
+    if wanted > has:
+        raise ValueError(
+            f"tokenizer: {tokenizer.name} has {tokenizer.vocab_size:,} tokens, the model in {run.folder} knows {has:,}: "
+            "give the one it was trained with, --tokenizer PATH"
+        )
+    corpus = run.facts.get("corpus")
+    trained = corpus.get("tokenizer_digest") if isinstance(corpus, dict) else None
+    if trained is not None and trained != tokenizer.digest:
+        raise ValueError(
+            f"tokenizer: {tokenizer.name} is not the one that {run.folder} was trained with ({corpus.get('tokenizer')}), "  # type: ignore[union-attr]
+            "so its tokens mean nothing to the model"
+        )
+
+
+def _vocab_size(model: Any) -> int:
+    if hasattr(model, "vocab_size"):
+        return int(model.vocab_size)
+    embedding = getattr(model, "embedding", None) or getattr(model, "token_emb", None)
+    if embedding is None:
+        raise ValueError(f"run: {type(model).__name__} has no token embedding, so there is no text to measure it on")
+    return int(getattr(embedding, "vocab_size", None) or embedding.weight.shape[0])
+
+
+def rows_material(
+    run: Trained,
+    data: str | None,
+    *,
+    text: str,
+    label: str | None,
+    target: str | None,
+    tokenizer: str | None,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Material:
+    """The rows that `data` names, or the validation rows of those that the run was trained on.
+
+    Raises:
+        ValueError: rows that cannot be read, or labels that the model does not know.
+    """
+    chosen = load_tokenizer(tokenizer if tokenizer is not None else run.folder)
+    _check_tokenizer(run, chosen)
+    place = _data_or_own(run, data)
+    if place is None:
+        raise ValueError("data: rows with a label or a target are needed, as in --data rows.csv")
+    read = partial(load_examples, place, text=text, label=label, target=target, tokenizer=chosen, progress=progress)
+    limit = getattr(run.model, "max_length", None) or getattr(getattr(run.model, "embedding", None), "max_length", None)
+    examples = read(max_length=limit)
+    for other in {None, run.options.get("context")} - {limit}:
+        if examples.digest != run.digest and data in (None, run.options.get("data")):
+            again = read(max_length=other)  # how much was cut is part of the digest
+            examples = again if again.digest == run.digest else examples
+    own = examples.digest == run.digest
+    notes = [f"{examples.truncated:,} rows were cut to {examples.max_length:,} tokens"] if examples.truncated else []
+    if data is None and run.digest is not None and not own:
+        notes.append("the data has changed since the training: some of these rows may have been trained on")
+    if data is not None and own:
+        notes.append("these are the rows it was trained on: only the validation side is measured")
+    sides = [examples.validation] if own or data is None else [examples.train, examples.validation]
+    labels = _labels(run, list(examples.labels)) if label is not None else []
+    numbers = torch.tensor([labels.index(name) for name in examples.labels], dtype=torch.int64)
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        items = [(side, index) for side in sides for index in range(len(side))]
+        for first in range(0, len(items), batch_size):
+            batch = collate([side[index] for side, index in items[first : first + batch_size]], chosen.pad_token)
+            if label is not None:
+                batch["labels"] = numbers[batch.pop("label")]
+            yield batch
+
+    return Material(
+        name=examples.name,
+        side="validation side" if own or data is None else "all of it",
+        digest=examples.digest,
+        size=sum(map(len, sides)),
+        unit="rows",
+        batches=batches,
+        labels=labels,
+        tokenizer=chosen,
+        notes=notes,
+    )
+
+
+def _labels(run: Trained, found: list[str]) -> list[str]:
+    """The classes of the model, in its order.
+
+    Raises:
+        ValueError: the rows have others.
+    """
+    corpus = run.facts.get("corpus")
+    known = list(corpus.get("labels") or []) if isinstance(corpus, dict) else []
+    if not known:
+        if len(found) != run.model.num_classes:
+            raise ValueError(f"label: the rows have {len(found)} classes ({', '.join(found[:5])}), the model {run.model.num_classes}")
+        return found
+    strange = [name for name in found if name not in known]
+    if strange:
+        raise ValueError(f"label: the model does not know the class {strange[0]!r}; its classes are {', '.join(known[:20])}")
+    return known
+
+
+def task_material(run: Trained, *, batch_size: int) -> Material:
+    """The validation items of the synthetic task that the run learned."""
+    task = make_task(
+        run.options["task"], length=run.options["context"], seed=run.options.get("seed", 0), **(run.options.get("task_options") or {})
+    )
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        for first in range(0, len(task.validation), batch_size):
+            items = [task.validation[i] for i in range(first, min(first + batch_size, len(task.validation)))]
+            batch = collate(items, 0)
+            yield {("labels" if name == "label" else name): tensor for name, tensor in batch.items()}
+
+    labels = [str(number) for number in range(task.num_classes or 0)]
+    size = len(task.validation)
+    return Material(
+        name=task.describe(), side="validation items", digest=task.digest, size=size, unit="items", batches=batches, labels=labels
+    )
