@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.laws.matrix import configs, language_model, tokens
 from torch import Tensor
 
 import subquadratic as sq
-from tests.laws.matrix import configs, language_model, tokens
 
 
 def padded(rows: int = 3, length: int = 20) -> tuple[Tensor, Tensor, Tensor]:

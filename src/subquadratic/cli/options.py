@@ -34,12 +34,13 @@ def parse(
     examples: str,
     positional: str | None = None,
     renamed: dict[str, str] | None = None,
+    alone: dict[str, str] | None = None,
 ) -> T:
     """An instance of the dataclass `options` from flags `--field VALUE` and a YAML file; flags win.
 
     The first paragraph of the dataclass's docstring and the string under each field are the help. `positional` names the
     field given without a flag; `renamed` gives fields another flag, for words that Python keeps for itself. A boolean
-    flag may stand alone. `--help` prints and leaves.
+    flag may stand alone, and so may the flags in `alone`, which gives the value they then have. `--help` prints and leaves.
 
     Raises:
         UsageError: an unknown flag, a value of the wrong type, a file that cannot be read.
@@ -49,7 +50,7 @@ def parse(
     parser = _parser(options, flags, hints, verb=verb, examples=examples, positional=positional)
     types = {flags[name]: hints[name] for name in flags if name != positional}
     try:
-        found = parser.parse_args(_normalise(argv, types))
+        found = parser.parse_args(_normalise(argv, types, alone or {}))
     except argparse.ArgumentError as error:
         raise UsageError(_one_line(str(error), types)) from error
     return options(**{name: found[flag] for name, flag in flags.items()})
@@ -89,7 +90,7 @@ def _parser(
     return parser
 
 
-def _normalise(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
+def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str]) -> list[str]:
     """`--flag VALUE` as `--flag=VALUE`, so that a value may begin with a dash; boolean flags alone mean true; `--config`
     comes first, so that flags win over it wherever it stands.
 
@@ -114,6 +115,8 @@ def _normalise(argv: Sequence[str], types: dict[str, Any]) -> list[str]:
         if not equals and top in types and types[top] in (bool, bool | None):
             word += "=true" if follower not in ("true", "false") else f"={follower}"
             position += follower in ("true", "false")
+        elif not equals and top in alone and (follower is None or _is_flag(follower, known)):
+            word += f"={alone[top]}"
         elif not equals and top not in ("help", "print_config"):
             if follower is None or _is_flag(follower, known):
                 raise UsageError(f"--{name} needs a value")

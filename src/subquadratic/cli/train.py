@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..training.defaults import DEFAULTS
 from ..training.options import TrainOptions
+from ..training.resume import ALONE, resumed_folder
 from .options import parse
 
 EXAMPLES = """\
@@ -13,8 +14,14 @@ examples:
   subq train                                        a Performer on Python's standard library, five minutes
   subq train --model linformer --budget 20m         another model, more time
   subq train --data notes/ --out runs/notes         your own text files
+  subq train --data 'logs/*.log.gz' --context 1024 --dry_run
+  subq train --resume runs/notes                    go on with a run that was stopped
+  subq train --data reviews.csv --label stars       a classifier of the column "text"
+  subq train --data pairs.jsonl --text german --target english
+  subq train --task recall --model transformer      a synthetic task
   subq train --causal false --model fastformer      fill in masked bytes instead of predicting the next
   subq train --fields.kernel relu --fields.features 128 --max_steps 500
+  subq train --find_lr --model fastformer           which learning rate?
   subq train --config runs/performer-1/run.yaml --seed 1
 """
 
@@ -28,10 +35,18 @@ def _table() -> str:
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parse(TrainOptions, argv, verb="train", examples=f"{EXAMPLES}\n{_table()}")
+    options = _parse(argv)
+    if options.resume is not None:
+        folder = resumed_folder(options.resume, options.out)
+        # The run's own options come first, so that what is given here and differs can be told.
+        options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
     options.resolve()  # so that a bad value is told before torch and transformers are imported
 
     from ..training.train import train
 
     result = train(options)
-    return 0 if result.signal is None else 128 + result.signal
+    return 0 if result is None or result.signal is None else 128 + result.signal
+
+
+def _parse(argv: Sequence[str]) -> TrainOptions:
+    return parse(TrainOptions, argv, verb="train", examples=f"{EXAMPLES}\n{_table()}", alone={"resume": ALONE})

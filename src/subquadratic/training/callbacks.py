@@ -1,4 +1,7 @@
-"""What happens between the Trainer's steps: redrawing features, stopping, validating, reporting."""
+"""What happens between the Trainer's steps: averaging, redrawing features, watching the loss, validating, saving, stopping.
+
+They run in the order of this file, which matters: what is validated and saved is the state after everything else.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,15 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .display import PlainDisplay
 from .run_folder import RunFolder
 from .schedule import Schedule
+from .trainer import SubquadraticTrainer
+
+LOG_EVERY = 10  # optimizer steps
 
 
 class TrainingError(RuntimeError):
@@ -31,6 +38,81 @@ class RedrawFeatures(TrainerCallback):
         if state.global_step % self.interval == 0:
             seed = (self.seed * 1_000_003 + state.global_step) % 2**63
             self.model.redraw_(torch.Generator().manual_seed(seed))
+
+
+class Average(TrainerCallback):
+    """Keeps the moving average of the weights."""
+
+    def __init__(self, model: Any, average: AveragedModel) -> None:
+        self.model, self.average = model, average
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.average.update_parameters(self.model)
+
+
+class Watch(TrainerCallback):
+    """Records the losses; ends the run with an error at the first step whose loss or gradient is no finite number.
+
+    On a GPU, looking at a loss waits for it, so there it is looked at every `LOG_EVERY` steps and before anything is saved.
+    """
+
+    def __init__(
+        self, trainer: SubquadraticTrainer, folder: RunFolder, display: PlainDisplay, *, tokens_per_step: int, bits: float
+    ) -> None:
+        self.trainer, self.folder, self.display = trainer, folder, display
+        self.tokens_per_step, self.bits = tokens_per_step, bits
+        self.waiting: list[tuple[int, torch.Tensor, Any]] = []  # step, loss, gradient norm; not looked at yet
+        self.losses: list[float] = []  # of the steps since the last line
+        self._last: tuple[int, float] | None = None  # step, seconds
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        step, schedule = state.global_step, self.trainer.schedule
+        loss = torch.stack(self.trainer.losses).sum()
+        self.trainer.losses.clear()
+        if args.world_size > 1:
+            loss = self.trainer.accelerator.reduce(loss, reduction="mean")
+        self.waiting.append((step, loss, self.trainer.gradient_norm))
+        if loss.device.type == "cpu" or step % LOG_EVERY == 0:
+            self.check()
+        if step == 1 or step % LOG_EVERY == 0:
+            self.check()
+            self._log(step, schedule)
+
+    def check(self) -> None:
+        """Look at what was not looked at yet.
+
+        Raises:
+            TrainingError: at the first step that went wrong.
+        """
+        for step, loss, norm in self.waiting:
+            value, size = float(loss), 0.0 if norm is None else float(norm)
+            if not (math.isfinite(value) and math.isfinite(size)):
+                self.folder.measure(step=step, loss=None, error=f"loss {value}, gradient norm {size}")
+                what = f"the loss is {value}" if not math.isfinite(value) else f"the gradient's norm is {size} (the loss {value:.4g})"
+                raise TrainingError(f"{what} at step {step:,}")
+            self.losses.append(value)
+        self.waiting.clear()
+
+    def _log(self, step: int, schedule: Schedule) -> None:
+        seconds = schedule.elapsed() - schedule.aside
+        before = self._last or (step - len(self.losses), 0.0)
+        speed = (step - before[0]) * self.tokens_per_step / max(seconds - before[1], 1e-9)
+        self._last = (step, seconds)
+        loss = sum(self.losses) / max(len(self.losses), 1)
+        self.losses.clear()
+        line = {
+            "loss": loss,
+            "bits": loss * self.bits,
+            "learning_rate": self.trainer.rate(),
+            "gradient_norm": float(self.trainer.gradient_norm or 0.0),
+            "tokens_per_second": round(speed),
+        }
+        self.folder.measure(step=step, tokens=step * self.tokens_per_step, seconds=round(seconds, 3), **line)
+        if self.trainer.options.trackers():
+            self.trainer.log(line)
+        self.display.update(
+            step=step, bits=line["bits"], speed=speed, left=schedule.remaining(step), progress=schedule.progress(step)
+        )
 
 
 class Signals:
@@ -56,72 +138,48 @@ class Signals:
         self.received = number
 
 
-class Stop(TrainerCallback):
-    """Ends the run when the schedule is done or a signal came."""
+class Milestones(TrainerCallback):
+    """Validates at `count` points spread evenly over the run, the end not among them, and saves there and every `save_every` steps.
 
-    def __init__(self, schedule: Schedule, signals: Signals) -> None:
-        self.schedule, self.signals = schedule, signals
+    `validate(step)` says whether training should go on (see `--patience`).
+    """
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.signals.received is not None or self.schedule.progress(state.global_step) >= 1:
-            control.should_training_stop = True
-
-
-class Validate(TrainerCallback):
-    """Calls `measure(step)` at `count` points spread evenly over the run, the end not among them."""
-
-    def __init__(self, measure: Callable[[int], object], schedule: Schedule, count: int) -> None:
-        self.measure, self.schedule = measure, schedule
+    def __init__(self, validate: Callable[[int], bool], watch: Watch, schedule: Schedule, *, count: int, save_every: int | None) -> None:
+        self.validate, self.watch, self.schedule, self.save_every = validate, watch, schedule, save_every
         self.marks = [(i + 1) / (count + 1) for i in range(count)]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        progress = self.schedule.progress(state.global_step)
-        if self.marks and self.marks[0] <= progress < 1 and not control.should_training_stop:
+        step, progress = state.global_step, self.schedule.progress(state.global_step)
+        if self.marks and self.marks[0] <= progress < 1:
+            self.watch.check()
             self.marks = [mark for mark in self.marks if mark > progress]
-            self.measure(state.global_step)
+            if not self.validate(step):
+                control.should_training_stop = True
+            control.should_save = True
+        if self.save_every is not None and step % self.save_every == 0:
+            control.should_save = True
+        if control.should_save:
+            self.watch.check()
 
 
-class Report(TrainerCallback):
-    """Shows and records what the Trainer logs; stops the run with an error where the loss is no longer a number."""
+class Stop(TrainerCallback):
+    """Ends the run, with a checkpoint, when the schedule is done or a signal came to any of its processes."""
 
-    def __init__(self, folder: RunFolder, display: PlainDisplay, schedule: Schedule, *, tokens_per_step: int) -> None:
-        self.folder, self.display, self.schedule = folder, display, schedule
-        self.tokens_per_step = tokens_per_step
-        self._last = (0, 0.0)  # step, seconds
+    def __init__(self, schedule: Schedule, signals: Signals, watch: Watch) -> None:
+        self.schedule, self.signals, self.watch = schedule, signals, watch
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if logs is None or "loss" not in logs or not state.is_world_process_zero:
-            return
-        step, loss = state.global_step, float(logs["loss"])
-        seconds = self.schedule.elapsed() - self.schedule.aside
-        speed = (step - self._last[0]) * self.tokens_per_step / max(seconds - self._last[1], 1e-9)
-        self._last = (step, seconds)
-        self.folder.measure(
-            step=step,
-            tokens=step * self.tokens_per_step,
-            seconds=round(seconds, 3),
-            loss=loss,
-            bits_per_byte=loss / math.log(2),
-            learning_rate=logs.get("learning_rate"),
-            gradient_norm=logs.get("grad_norm"),
-            tokens_per_second=round(speed),
-        )
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} after step {step}: give a smaller --learning_rate or --clip "
-                f"(now {args.learning_rate} and {args.max_grad_norm})"
-            )
-        self.display.update(
-            step=step,
-            bits=loss / math.log(2),
-            speed=speed,
-            left=self.schedule.remaining(step),
-            progress=self.schedule.progress(step),
-        )
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._signalled(args) or self.schedule.progress(state.global_step) >= 1:
+            control.should_training_stop = True
+        if control.should_training_stop:
+            self.watch.check()
+            control.should_save = True
+
+    def _signalled(self, args: TrainingArguments) -> bool:
+        if args.world_size == 1:
+            return self.signals.received is not None
+        found = torch.tensor(self.signals.received or 0, device=args.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        if int(found) and self.signals.received is None:
+            self.signals.received = int(found)
+        return bool(int(found))

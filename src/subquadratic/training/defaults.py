@@ -2,7 +2,7 @@
 
 Sizes and rates are for about five minutes on two CPU cores, where many small steps are worth more than few large ones.
 `context` is the length of a training window in tokens; `fields` are further fields of the model's configuration. The learning rates
-are peaks of a cosine.
+are peaks of a cosine. `causal_only` says again what the configuration says, which only torch could tell (a test compares).
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +18,16 @@ class ModelDefaults:
     batch_size: int = 2
     learning_rate: float = 2e-3
     fields: dict[str, Any] = field(default_factory=dict)
+    causal_only: bool = False
+
+    def fields_beside(self, given: dict[str, Any], heads: int) -> dict[str, Any]:
+        """`fields`, without what would contradict the fields and heads that are given."""
+        fields = {**self.fields, **given}
+        if given.get("kernel") == "efficient" and "features" not in given:
+            fields.pop("features", None)  # it has no random features
+        if "local_heads" in self.fields and "local_heads" not in given:
+            fields["local_heads"] = min(self.fields["local_heads"], heads // 2)
+        return fields
 
 
 DEFAULTS: dict[str, ModelDefaults] = {
@@ -26,8 +36,8 @@ DEFAULTS: dict[str, ModelDefaults] = {
     "linformer": ModelDefaults(fields={"slots": 64}),  # its max_length is the context
     "fastformer": ModelDefaults(),
     # Sequential: a segment of 16 trades the paper's one token at a time for a usable speed.
-    "feedback_transformer": ModelDefaults(fields={"segment_length": 16, "memory_length": 128}),
-    "perceiver_ar": ModelDefaults(context=512, fields={"latents": 256}),
+    "feedback_transformer": ModelDefaults(causal_only=True, fields={"segment_length": 16, "memory_length": 128}),
+    "perceiver_ar": ModelDefaults(context=512, causal_only=True, fields={"latents": 256}),
     "transformer": ModelDefaults(),
 }
 MODELS = tuple(DEFAULTS)

@@ -23,21 +23,33 @@ def clock(seconds: float) -> str:
 class PlainDisplay:
     """A line at most every `interval` seconds: for pipes and log files."""
 
+    unit = "bits/byte"
+
     def __init__(self, stream: TextIO, interval: float = 10.0) -> None:
         self.stream, self.interval, self._last = stream, interval, -float("inf")
+        self._reading: float | None = None
 
     def say(self, text: str) -> None:
         """A line that stays."""
         print(text, file=self.stream, flush=True)
 
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
-        """Where the run is: `bits` a byte in training, `speed` in tokens a second, `left` in seconds."""
+        """Where the run is: training loss in bits per `unit`, `speed` in tokens a second, `left` in seconds."""
         if time.monotonic() - self._last >= self.interval:
             self._last = time.monotonic()
             self.say(self.line(step=step, bits=bits, speed=speed, left=left))
 
+    def reading(self, done: int, total: int | None) -> None:
+        """How much of the data has been read, in bytes; `total` where it is known. Nothing where it is over in a moment."""
+        if self._reading is None:
+            self._reading = time.monotonic()
+        elif time.monotonic() - self._reading >= self.interval:
+            self._reading = time.monotonic()
+            share = "" if not total else f" of {total / 1e6:,.0f} MB, {done / total:.0%}"
+            self.say(f"reading     {done / 1e6:,.0f}{share or ' MB'}")
+
     def line(self, *, step: int, bits: float, speed: float, left: float) -> str:
-        return f"step {step:>6,}  {bits:6.3f} bits/byte  {speed:>9,.0f} tokens/s  {clock(left):>7} left"
+        return f"step {step:>6,}  {bits:6.3f} {self.unit}  {speed:>9,.0f} tokens/s  {clock(left):>7} left"
 
     def close(self) -> None:
         """No more updates; `say` still works."""

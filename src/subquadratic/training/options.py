@@ -6,16 +6,19 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from .defaults import DEFAULTS, ModelDefaults
 
 DEFAULT_BUDGET = "5m"
+TRACKERS = ("tensorboard", "trackio", "wandb")
+PATHS = ("data", "tokenizer", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Train one model on text and leave it in a run folder.
+    """Train one model on text, labelled rows, pairs or a synthetic task, and leave it in a run folder.
 
     What is left at None comes from the model's line in `defaults.py`; see `resolve`.
     """
@@ -23,14 +26,31 @@ class TrainOptions:
     model: str = "performer"
     """Backbone: performer, linformer, fastformer, feedback_transformer, perceiver_ar or transformer."""
     data: str | None = None
-    """Text file or folder of text files. Default: the source of Python's own standard library."""
+    """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .csv .tsv .parquet are understood. Default: the source
+    of Python's own standard library."""
+    text: str = "text"
+    """Column or field that holds the text, where the data has columns."""
+    label: str | None = None
+    """Column with the class of each row: trains a classifier."""
+    target: str | None = None
+    """Column with the text to be written for each row: trains an encoder-decoder."""
+    task: str | None = None
+    """Synthetic task instead of data: copy, mirror, recall, listops, variables or dyck."""
+    task_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the task, as --task_options.NAME VALUE."""
+    tokenizer: str | None = None
+    """A tokenizer.json, or a folder that has one (see subq tokenizer train). Default: bytes."""
     out: str | None = None
     """Run folder to write. Default: runs/MODEL-1, or the next free number."""
     overwrite: bool = False
-    """Write into the run folder even if it is not empty."""
+    """Replace an earlier run in the folder."""
+    resume: str | None = None
+    """Go on with a run that was stopped: its folder, or alone together with --out (or for the newest in runs/)."""
+    weights: str | None = None
+    """Saved model whose weights to start from, with a new optimizer and schedule."""
 
     causal: bool | None = None
-    """Predict the next token (true), or masked tokens from both sides (false). Default: true."""
+    """Predict the next token (true), or masked tokens from both sides (false). Default: true, for a classifier false where it can be."""
     dim: int | None = None
     """Width of the model."""
     depth: int | None = None
@@ -38,7 +58,9 @@ class TrainOptions:
     heads: int | None = None
     """Number of attention heads."""
     context: int | None = None
-    """Tokens in a training window."""
+    """Tokens in a training window; of rows and pairs, the longest that is not cut."""
+    checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Any further field of the model's configuration, as --fields.NAME VALUE."""
 
@@ -47,49 +69,79 @@ class TrainOptions:
     budget: str | None = None
     """Time the whole run may take, as 300, 90s, 5m or 1h30m. Default: 5m, or none where max_steps is given."""
     batch_size: int | None = None
-    """Windows in a batch, on each device."""
+    """Windows or rows in a batch, on each device."""
     accumulation: int = 1
     """Batches in an optimizer step."""
     learning_rate: float | None = None
-    """Peak learning rate; it rises over the warm-up and falls along a cosine."""
+    """Peak learning rate; it rises over the warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up: fall to a hundredth, or stay."""
     warmup: float = 0.05
     """Share of the run over which the learning rate rises."""
     weight_decay: float = 0.1
     """AdamW weight decay of matrices; norms, biases and embeddings have none."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 for no limit."""
-    evaluations: int = 4
-    """Validations on a small sample of windows during the run."""
-    validation_tokens: int | None = None
-    """Validation text to use at the end, spread evenly. Default: all of it, or what fits into a tenth of the budget."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, 0.999 say; the average is what is validated and saved."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass. auto: bfloat16 where a GPU has it, else float32."""
     seed: int = 0
     """Seed of weights, order of the data, dropout, masks and random features."""
 
+    evaluations: int = 4
+    """Validations on a small sample during the run, each with a sample of text and a checkpoint."""
+    validation_tokens: int | None = None
+    """Validation tokens to use at the end, spread evenly. Default: all, or what fits into a tenth of the budget."""
+    patience: int | None = None
+    """Stop after so many validations without a new best loss."""
+    save_every: int | None = None
+    """Steps between checkpoints besides those at validations."""
+    keep: int = 1
+    """Checkpoints to keep, newest first; the best model is kept besides."""
+    report_to: str | None = None
+    """Trackers besides metrics.jsonl, with commas between: tensorboard, trackio, wandb."""
+    dry_run: bool = False
+    """Say what the run would need - shapes, parameters, memory, time - and stop."""
+    find_lr: bool = False
+    """Try learning rates from tiny to too large over a hundred steps, show the losses, and stop."""
+
+    @property
+    def kind(self) -> str:
+        """What is learned: language, classification or sequence_to_sequence."""
+        if self.task is not None:
+            from ..data.task_names import TASK_KINDS
+
+            return TASK_KINDS.get(self.task, "language")
+        return "classification" if self.label is not None else "sequence_to_sequence" if self.target is not None else "language"
+
     def resolve(self) -> TrainOptions:
         """The same run with every choice made.
 
         Raises:
-            ValueError: an unknown model, or a value out of range.
+            ValueError: an unknown model, options that exclude each other, or a value out of range.
         """
         if self.model not in DEFAULTS:  # it may have been added to models/ since
             from ..models.config import model_types
             from ..ops.errors import require_choice
 
             require_choice("model", self.model, model_types())
+        self._check_sources()
         defaults = DEFAULTS.get(self.model, ModelDefaults())
+        rows = self.kind != "language" and self.task is None
+        paths: dict[str, Any] = {name: _absolute(getattr(self, name)) for name in PATHS}
         chosen = dataclasses.replace(
             self,
-            causal=True if self.causal is None else self.causal,
+            **paths,
+            causal=(self.kind != "classification" or defaults.causal_only) if self.causal is None else self.causal,
             dim=_first(self.dim, defaults.dim),
             depth=_first(self.depth, defaults.depth),
             heads=_first(self.heads, defaults.heads),
-            context=_first(self.context, defaults.context),
-            fields={**defaults.fields, **self.fields},
+            context=self.context if rows else _first(self.context, defaults.context),
+            fields=defaults.fields_beside(self.fields, _first(self.heads, defaults.heads)),
             budget=DEFAULT_BUDGET if self.budget is None and self.max_steps is None else self.budget,
-            batch_size=_first(self.batch_size, defaults.batch_size),
-            learning_rate=_first(self.learning_rate, defaults.learning_rate),
+            batch_size=_first(self.batch_size, defaults.batch_size if self.kind == "language" else 16),
+            learning_rate=_first(self.learning_rate, defaults.learning_rate if self.kind == "language" else 1e-3),
         )
         chosen._check()
         return chosen
@@ -98,26 +150,51 @@ class TrainOptions:
         """The budget in seconds; None where there is none."""
         return None if self.budget is None else parse_duration(self.budget)
 
+    def trackers(self) -> list[str]:
+        """The names in `report_to`.
+
+        Raises:
+            ValueError: one that is not known.
+        """
+        names = [name.strip() for name in (self.report_to or "").split(",") if name.strip() not in ("", "none")]
+        for name in names:
+            _require(name in TRACKERS, "report_to", f"of {', '.join(TRACKERS)}", name)
+        return names
+
+    def _check_sources(self) -> None:
+        if self.task is not None:
+            from ..data.task_names import TASKS
+
+            _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}", self.task)
+            for name in ("data", "label", "target", "tokenizer"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")
+        elif self.task_options:
+            raise ValueError("task_options is for --task: name one")
+        if self.label is not None and self.target is not None:
+            raise ValueError("label trains a classifier and target an encoder-decoder: leave one of the two")
+        for name in ("label", "target"):
+            if getattr(self, name) is not None and self.data is None:
+                raise ValueError(f"{name} names a column of the data: give a .csv, .tsv, .jsonl or .parquet with --data")
+
     def _check(self) -> None:
-        for name in ("dim", "depth", "heads", "batch_size", "accumulation"):
+        for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        assert self.context is not None and self.learning_rate is not None
-        _require(self.context >= 2, "context", "at least 2", self.context)
-        _require(self.max_steps is None or self.max_steps >= 1, "max_steps", "at least 1", self.max_steps)
+        for name in ("max_steps", "validation_tokens", "patience", "save_every"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "at least 1", value)
+        assert self.learning_rate is not None
+        _require(self.context is None or self.context >= 2, "context", "at least 2", self.context)
         _require(self.evaluations >= 0, "evaluations", "at least 0", self.evaluations)
-        _require(
-            self.validation_tokens is None or self.validation_tokens >= 1,
-            "validation_tokens",
-            "at least 1",
-            self.validation_tokens,
-        )
         _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
         _require(0 <= self.warmup < 1, "warmup", "from 0 up to 1 (a share of the run)", self.warmup)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
         _require(0 <= self.clip < math.inf, "clip", "at least 0", self.clip)
+        _require(self.ema is None or 0 < self.ema < 1, "ema", "above 0 and below 1", self.ema)
         _require(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1", self.seed)
-        precisions = ("auto", "float32", "bfloat16")
-        _require(self.precision in precisions, "precision", f"one of {', '.join(precisions)}", self.precision)
+        for name, allowed in (("precision", ("auto", "float32", "bfloat16")), ("schedule", ("cosine", "constant"))):
+            _require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
+        self.trackers()
         if self.budget is not None:
             parse_duration(self.budget)
 
@@ -135,6 +212,13 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise ValueError(f"budget must be a time such as 300, 90s, 5m or 1h30m, got {text!r}")
     return seconds
+
+
+def _absolute(path: str | None) -> str | None:
+    """So that a run can be resumed from another folder; names that are no paths stay as they are."""
+    if path is None or path in ("-", "stdlib", "bytes"):
+        return path
+    return str(Path(path).expanduser().absolute())
 
 
 def _first(value: Any, default: Any) -> Any:

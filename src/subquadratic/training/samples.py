@@ -1,4 +1,4 @@
-"""A taste of a trained model: text it writes, or text it fills in."""
+"""Something to look at while a model learns: text it writes, text it fills in, targets beside what it makes of their sources."""
 
 from __future__ import annotations
 
@@ -6,40 +6,84 @@ from typing import Any
 
 import torch
 
-from ..data import ByteTokenizer, Windows
+from ..data import Windows
+from ..data.tokenizer import Tokenizer
 
-PROMPT = "def "
+PROMPT_TOKENS = 24
 NEW_TOKENS = 300
 
 
-def sample_of(model: Any, windows: Windows, *, seed: int) -> str:
-    """A few hundred bytes after `def ` from a causal model; from the others, a piece of validation text filled in."""
-    return written(model, seed=seed) if model.config.causal else filled_in(model, windows, seed=seed)
+def of_text(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) -> str:
+    """A causal model goes on from the beginning of a validation window; the others fill in a piece of it."""
+    if not model.config.causal:
+        return filled_in(model, windows, tokenizer, seed=seed)
+    return written(model, windows, tokenizer, seed=seed)
 
 
-def written(model: Any, *, seed: int, prompt: str = PROMPT) -> str:
-    """What a causal model writes after `prompt`, cut where it ends the document."""
-    tokenizer = ByteTokenizer()
+def written(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) -> str:
+    """The prompt, a mark, and what a causal model writes after it, cut where it ends the document."""
     device = next(model.parameters()).device
-    tokens = torch.from_numpy(tokenizer.encode(prompt).astype("int64"))[None].to(device)
-    new = NEW_TOKENS if model.max_length is None else min(NEW_TOKENS, model.max_length - tokens.shape[1])
-    if new < 1:
-        return ""
+    length = max(1, min(PROMPT_TOKENS, windows.length // 2))
+    tokens = windows[len(windows) // 2][:length]
+    new = NEW_TOKENS if model.max_length is None else min(NEW_TOKENS, model.max_length - length)
     generator = torch.Generator(device=device).manual_seed(seed)
-    out = model.generate(tokens, max_new_tokens=new, temperature=0.7, top_p=0.95, generator=generator)[0].tolist()
-    end = out.index(tokenizer.eos_token) if tokenizer.eos_token in out else len(out)
-    return tokenizer.decode(out[:end])
+    out = model.generate(
+        tokens[None].to(device), max_new_tokens=new, temperature=0.7, top_p=0.95, eos_token=tokenizer.eos_token, generator=generator
+    )[0, length:]
+    return f"{tokenizer.decode(tokens)}⟫{tokenizer.decode(out.cpu())}"
 
 
 @torch.no_grad()
-def filled_in(model: Any, windows: Windows, *, seed: int) -> str:
-    """A piece of a validation window three times: as it is, with the masked bytes shown as `_`, and as the model has it."""
-    tokenizer = ByteTokenizer()
+def filled_in(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) -> str:
+    """A piece of a validation window three times: as it is, with the masked tokens shown as `_`, and as the model has it."""
     device = next(model.parameters()).device
     tokens = windows[len(windows) // 2]
     masked = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.15
+    training = model.training
     model.eval()
     guesses = model(tokens[None].to(device), masked=masked[None].to(device))[0].argmax(-1).cpu()
-    shown = [tokens, tokens.masked_fill(masked, ord("_")), torch.where(masked, guesses, tokens)]
+    model.train(training)
+    gap = int(tokenizer.encode("_")[0])
+    shown = [tokens, tokens.masked_fill(masked, gap), torch.where(masked, guesses, tokens)]
     names = ("text", "masked", "filled in")
     return "\n".join(f"[{name}]\n{tokenizer.decode(part[:200])}" for name, part in zip(names, shown, strict=True))
+
+
+@torch.no_grad()
+def of_task(model: Any, items: Any, names: Any) -> str:
+    """One item of a task: its tokens, and under them the model's guesses where they are scored."""
+    device = next(model.parameters()).device
+    item = items[0]
+    tokens, scored = item["tokens"], item["scored"]
+    training = model.training
+    model.eval()
+    if model.config.causal:
+        logits = model(tokens[None, :-1].to(device))[0]
+        guesses = tokens.clone()
+        guesses[-len(logits) :] = logits.argmax(-1).cpu()  # a Perceiver AR predicts its last positions only
+    else:
+        guesses = model(tokens[None].to(device), masked=scored[None].to(device))[0].argmax(-1).cpu()
+    model.train(training)
+    spelled = [str(int(t)) if names is None else names[int(t)] for t in tokens]
+    guessed = [str(int(g)) if names is None else names[int(g)] for g in guesses]
+    pairs = [f"{right}→{guess}" for right, guess, counts in zip(spelled, guessed, scored.tolist(), strict=True) if counts]
+    return f"[tokens]\n{' '.join(spelled[:120])}\n[scored, and what the model says]\n{' '.join(pairs[:40])}"
+
+
+def of_pairs(model: Any, items: Any, tokenizer: Tokenizer, count: int = 3) -> str:
+    """A few sources, their targets, and the likeliest target of the model."""
+    device = next(model.parameters()).device
+    lines = []
+    for index in range(min(count, len(items))):
+        item = items[index]
+        limit = len(item["target"]) + 20 if model.decoder.max_length is None else model.decoder.max_length - 1
+        out = model.generate(
+            item["source"][None].to(device),
+            item["target"][None, :1].to(device),
+            max_new_tokens=max(1, min(limit, len(item["target"]) + 20)),
+            temperature=0.0,
+            eos_token=tokenizer.eos_token,
+        )
+        parts = {"source": item["source"], "target": item["target"], "model": out[0].cpu()}
+        lines.append("\n".join(f"[{name}] {tokenizer.decode(part)}" for name, part in parts.items()))
+    return "\n".join(lines)

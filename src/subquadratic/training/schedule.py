@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 import time
 
+SHAPES = ("cosine", "constant")
+
 
 class Schedule:
     """Progress from 0 to 1 towards `max_steps` or the end of `seconds`, whichever comes first.
 
     With a time budget the learning rate follows the clock, so it has come down to its end when the time is up, however
-    fast the machine is and whatever else runs on it. `warmup` is a share of the run; `floor` the last rate over the peak.
+    fast the machine is and whatever else runs on it. `warmup` is a share of the run; `floor` the last rate of a cosine
+    over the peak.
     """
 
-    def __init__(self, *, max_steps: int | None, seconds: float | None, warmup: float, floor: float = 0.01) -> None:
+    def __init__(
+        self, *, max_steps: int | None, seconds: float | None, warmup: float, shape: str = "cosine", floor: float = 0.01
+    ) -> None:
         if max_steps is None and seconds is None:
             raise ValueError("max_steps and seconds cannot both be None: the run would never end")
-        self.max_steps, self.seconds, self.warmup, self.floor = max_steps, seconds, warmup, floor
+        self.max_steps, self.seconds, self.warmup, self.shape, self.floor = max_steps, seconds, warmup, shape, floor
         self.started = time.monotonic()
-        self.aside = 0.0  # seconds of the elapsed time that went into validations
+        self.aside = 0.0  # seconds of the elapsed time that went into validations and samples
 
-    def start(self, seconds: float | None) -> None:
-        """Start the clock; `seconds` is what is left of the budget for training itself."""
-        self.started, self.seconds, self.aside = time.monotonic(), seconds, 0.0
+    def start(self, seconds: float | None, *, elapsed: float = 0.0, aside: float = 0.0) -> None:
+        """Start the clock; `seconds` is what training itself may take, `elapsed` (of it) and `aside` what a run that goes on has had."""
+        self.started, self.seconds, self.aside = time.monotonic() - elapsed, seconds, aside
 
     def elapsed(self) -> float:
         return time.monotonic() - self.started
@@ -44,5 +49,7 @@ class Schedule:
         if progress < self.warmup:
             one_step = 1 / self.max_steps if self.max_steps is not None else 0.0
             return max(0.01, min(1.0, (progress + one_step) / self.warmup))
+        if self.shape == "constant":
+            return 1.0
         share = (progress - self.warmup) / (1 - self.warmup)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share))

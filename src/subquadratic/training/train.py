@@ -3,160 +3,169 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
-from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 # Nothing here needs the hub; without this, an import may look for it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from transformers import TrainerCallback
+import torch
 
-from ..data import Corpus, Windows, load_corpus
-from ..models.language_model import LanguageModel
-from .callbacks import RedrawFeatures, Report, Signals, Stop, TrainingError, Validate
-from .display import PlainDisplay, clock, make_display
-from .objective import Score, evenly, validate
+from ..models.saving import read_config
+from . import classification, language, sequence_to_sequence
+from .callbacks import Signals
+from .checkpoints import CheckpointError, read_progress
+from .display import PlainDisplay, make_display
+from .estimate import check_memory, dry_run
 from .options import TrainOptions
+from .problem import Problem
+from .resume import check_data, check_unchanged, resumed_folder, saved_options
+from .run import Run, TrainResult, is_main_process
 from .run_folder import RunFolder
-from .samples import sample_of
-from .schedule import Schedule
-from .setup import describe, make_model, make_windows, references
-from .trainer import SubquadraticTrainer
-
-SAMPLE_WINDOWS = 64  # in the validations during the run
-FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
-ENDING_SHARE = 0.03  # of a time budget, for a sample and writing
+from .setup import Progress, describe
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What came out. `signal` is the number of the signal that ended the run early, else None."""
+def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainResult | None:
+    """Train one model and leave it in its run folder; with `resume`, go on with one. None after `dry_run` and `find_lr`.
 
-    folder: RunFolder
-    model: LanguageModel
-    steps: int
-    score: Score
-    sample: str
-    signal: int | None
-
-
-def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainResult:
-    """Train one model and leave it in its run folder.
+    `TrainOptions(resume=folder)` alone takes everything else from the run.
 
     Raises:
         ValueError: for options, data or a run folder that cannot be used; nothing has been written then.
-        TrainingError: the loss became infinite or NaN. The folder keeps the last good model, if there is one.
+        TrainingError: the loss became infinite or NaN, or the disk is full. What the folder then holds is in the message.
     """
     started = time.monotonic()
-    options = options.resolve()
-    display = make_display() if display is None else display
+    display = _display() if display is None else display
+    options, saved = _options(options)
     if options.budget is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
-    folder = RunFolder.choose(options.out, model=options.model, overwrite=options.overwrite)
-    corpus = load_corpus(options.data)
-    train_windows, validation_windows = make_windows(corpus, options)
-    model = make_model(options)
-    facts = describe(options, corpus, model)
-    folder.open({**dataclasses.asdict(options), "out": None, "overwrite": False}, facts)
-    display.say(f"data        {corpus.describe()}")
+    folder = _folder(options)
+    options, problem = prepare(options, display.reading)
+    if saved is not None:
+        check_unchanged(saved if saved.context else dataclasses.replace(saved, context=options.context), options)
+        check_data(folder.read_facts(), problem.facts, options.data)
+    check_memory(problem, options)
+    if options.dry_run:
+        dry_run(problem, options, display)
+        return None
+    if options.find_lr:
+        from .find_lr import find_lr
+
+        find_lr(problem, options, folder, display)
+        return None
+    return _run(options, problem, folder, display, started, resuming=saved is not None)
+
+
+def prepare(options: TrainOptions, progress: Progress = None) -> tuple[TrainOptions, Problem]:
+    """The problem that resolved options state, and the options with what only the data could tell.
+
+    Raises:
+        ValueError: data that cannot be used.
+    """
+    if options.kind == "sequence_to_sequence":
+        return sequence_to_sequence.rows_problem(options)
+    if options.kind == "classification":
+        return classification.rows_problem(options) if options.task is None else (options, classification.task_problem(options))
+    return options, language.text_problem(options, progress) if options.task is None else language.task_problem(options)
+
+
+def _run(
+    options: TrainOptions, problem: Problem, folder: RunFolder, display: PlainDisplay, started: float, *, resuming: bool
+) -> TrainResult | None:
+    torch.manual_seed(options.seed)
+    model = problem.build()
+    run = Run(options, problem, model, folder, display)
+    checkpoint = run.checkpoints.newest() if resuming else None
+    if checkpoint is not None:
+        if "result" in folder.read_facts() and not folder.read_facts()["result"].get("interrupted", True):
+            further = f"to train its model further, start a run with --weights {folder.path}"
+            display.say(f"finished    the run in {folder.path} is complete; {further}")
+            return None
+        run.restore(checkpoint, read_progress(checkpoint))
+        load_weights(model, checkpoint, what="resume")
+    elif options.weights is not None:
+        load_weights(model, Path(options.weights), what="weights")
+        if run.average is not None:
+            run.average.module.load_state_dict(model.state_dict())
+    facts = describe(options, sum(parameter.numel() for parameter in model.parameters()), problem.facts)
+    facts["class"] = type(model).__name__
+    if checkpoint is None:
+        folder.open({**dataclasses.asdict(options), "out": None, "overwrite": False, "resume": None}, facts)
+    display.say(f"data        {problem.text}")
     display.say(f"model       {options.model}, {facts['parameters'] / 1e6:.2f} M parameters, in {folder.path}")
-
-    run = _Run(options, model, folder, display, validation_windows)
+    if resuming:
+        where = "from its beginning: it had no checkpoint yet" if checkpoint is None else f"after step {run.progress['step']:,}"
+        display.say(f"going on    {where}")
     with Signals() as signals:
-        steps = run.fit(train_windows, signals, started)
-        return run.finish(corpus, facts, steps, signals.received)
+        steps = run.fit(signals, started, checkpoint)
+        return run.finish(facts, steps, signals.received)
 
 
-class _Run:
-    """The parts of a run that training and its end share."""
+def load_weights(model: Any, folder: Path, *, what: str) -> None:
+    """The weights in a saved model's folder, into a model of the same configuration.
 
-    def __init__(self, options: TrainOptions, model: LanguageModel, folder: RunFolder, display: PlainDisplay, windows: Windows) -> None:
-        self.options, self.model, self.folder, self.display, self.windows = options, model, folder, display, windows
-        self.schedule = Schedule(max_steps=options.max_steps, seconds=options.seconds(), warmup=options.warmup)
-        self.seconds = 0.0  # of training
-        self.deadline: float | None = None  # of the last validation, on the monotonic clock; None: no budget
-        self.window_seconds = 0.0  # that a validation took for a window
-        tokens = options.validation_tokens
-        self.final_windows = len(windows) if tokens is None else min(len(windows), math.ceil(tokens / windows.stride))
-        self.validate = partial(validate, model, batch_size=options.batch_size or 1, seed=options.seed)
+    Raises:
+        CheckpointError: another model, or damaged files; `what` is the option that named the folder.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    def fit(self, train_windows: Windows, signals: Signals, started: float) -> int:
-        """Train until the schedule or a signal ends it; the number of optimizer steps taken."""
-        options = self.options
-        assert options.context and options.batch_size
-        trainer = SubquadraticTrainer(self.model, options, windows=train_windows, schedule=self.schedule, output_dir=str(self.folder.path))
-        tokens_per_step = options.context * options.batch_size * options.accumulation * trainer.args.world_size
-        for callback in self._callbacks(signals, tokens_per_step):
-            trainer.add_callback(callback)
-        self._measure(0)
-        seconds = options.seconds()
-        if seconds is not None:
-            self.deadline = started + seconds * (1 - ENDING_SHARE)
-            final = min(seconds * FINAL_SHARE, self.final_windows * self.window_seconds)
-            seconds = max(self.deadline - final - time.monotonic(), 1e-3)
-        self.schedule.start(seconds)
-        try:
-            steps = trainer.train().global_step
-        finally:
-            self.display.close()
-        self.seconds = self.schedule.elapsed()
-        return steps
+    try:
+        content = read_config(folder)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{what}: {error}") from error
+    ours = {"class": type(model).__name__, **model.options()}
+    for name in [*ours, *content]:
+        before, now = content.get(name), ours.get(name)
+        if before != now:
+            if isinstance(before, dict) and isinstance(now, dict):
+                key = next(key for key in [*now, *before] if now.get(key) != before.get(key))
+                name, before, now = f"{name}.{key}", before.get(key), now.get(key)
+            raise CheckpointError(f"{what}: the model in {folder} has {name}={before!r}, the one asked for {now!r}")
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{what}: {folder / 'model.safetensors'} is damaged or missing ({error})") from error
 
-    def finish(self, corpus: Corpus, facts: dict[str, Any], steps: int, signal: int | None) -> TrainResult:
-        """Save the model, measure it on the whole validation text (a sample where a signal hurries us), and say so."""
-        self.model.save_pretrained(self.folder.path)
-        count = SAMPLE_WINDOWS if signal is not None else self._affordable_windows()
-        score = self.validate(evenly(self.windows, count))
-        self.folder.measure(step=steps, final=True, **score.to_dict())
-        unigram, xz = references(corpus)
-        result = {"steps": steps, "train_seconds": round(self.seconds, 1), "interrupted": signal is not None}
-        references_ = {"unigram_bits_per_byte": unigram, "xz_bits_per_byte": xz}
-        self.folder.write_facts({**facts, "result": {**result, **score.to_dict(), **references_}})
-        if signal is not None:
-            self.display.say(f"stopped     by signal {signal} after step {steps:,}; the model is saved")
-        masked = "" if score.accuracy is None else f"masked, {score.accuracy:.1%} right, "
-        part = "all" if count >= len(self.windows) else f"{count / len(self.windows):.0%}"
-        self.display.say(
-            f"validation  {score.bits:.3f} bits/byte ({masked}{score.predicted:,} bytes, {part} of the validation text; "
-            f"for comparison xz {xz:.2f}, byte frequencies {unigram:.2f})"
-        )
-        sample = "" if signal is not None else sample_of(self.model, self.windows, seed=self.options.seed)
-        if sample:
-            self.display.say(f"sample      {'-' * 60}\n{sample}\n{'-' * 72}")
-        if self.model.config.causal:
-            self.display.say(f'go on       subq generate {self.folder.path} --prompt "def "')
-        return TrainResult(self.folder, self.model, steps, score, sample, signal)
 
-    def _affordable_windows(self) -> int:
-        """How much of the validation text fits into what is left of the budget, at the speed of the last sample."""
-        if self.deadline is None:
-            return self.final_windows
-        affordable = int((self.deadline - time.monotonic()) / self.window_seconds)
-        return max(min(SAMPLE_WINDOWS, self.final_windows), min(affordable, self.final_windows))
+def _options(options: TrainOptions) -> tuple[TrainOptions, TrainOptions | None]:
+    """Resolved options, and for a resumed run those it began with."""
+    if options.resume is None:
+        return options.resolve(), None
+    path = resumed_folder(options.resume, options.out)
+    saved = saved_options(path)
+    if options == TrainOptions(resume=options.resume, out=options.out):
+        options = saved
+    options = dataclasses.replace(options, out=str(path), resume=str(path))
+    return options.resolve(), saved.resolve()
 
-    def _callbacks(self, signals: Signals, tokens_per_step: int) -> list[TrainerCallback]:
-        options = self.options
-        report = Report(self.folder, self.display, self.schedule, tokens_per_step=tokens_per_step)
-        callbacks = [report, Stop(self.schedule, signals), Validate(self._measure, self.schedule, options.evaluations)]
-        interval = getattr(self.model.config, "redraw_interval", None)
-        if interval is not None:
-            callbacks.append(RedrawFeatures(self.model, interval=interval, seed=options.seed))
-        return callbacks
 
-    def _measure(self, step: int) -> Score:
-        """A validation on the sample; the model as it is then replaces the one in the folder."""
-        score = self.validate(evenly(self.windows, SAMPLE_WINDOWS))
-        self.schedule.aside += score.seconds
-        self.window_seconds = score.seconds / min(SAMPLE_WINDOWS, len(self.windows))
-        self.folder.measure(step=step, **score.to_dict())
-        if not math.isfinite(score.bits):
-            raise TrainingError(f"the validation loss is {score.bits} after step {step}; the model is not saved")
-        if step:
-            self.model.save_pretrained(self.folder.path)
-            at = clock(self.schedule.elapsed())
-            self.display.say(f"step {step:>6,}  {score.bits:6.3f} bits/byte on a validation sample, after {at}")
-        return score
+def _folder(options: TrainOptions) -> RunFolder:
+    """The run folder, the same on every process; only the first one looks for it and writes to it.
+
+    Raises:
+        ValueError: see `RunFolder.choose`.
+    """
+    if options.resume is not None:
+        return RunFolder(Path(options.resume), writes=is_main_process())
+    if options.dry_run and options.out is not None:
+        return RunFolder(Path(options.out), writes=False)
+    name = f"find_lr-{options.model}" if options.find_lr else options.model
+    choose = lambda: RunFolder.choose(options.out, model=name, overwrite=options.overwrite)  # noqa: E731
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return choose()
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState()  # starts the process group
+    found = [str(choose().path) if is_main_process() else None]
+    broadcast_object_list(found, from_process=0)
+    return RunFolder(Path(str(found[0])), writes=is_main_process())
+
+
+def _display() -> PlainDisplay:
+    return make_display() if is_main_process() else PlainDisplay(open(os.devnull, "w"))
+
+

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,9 +7,10 @@ import torch
 from torch import nn
 
 from subquadratic import LanguageModel, PerceiverARConfig, TransformerConfig
-from subquadratic.data import Windows
-from subquadratic.training.objective import evenly, predictions_per_window, validate
+from subquadratic.data import ByteTokenizer, Windows
+from subquadratic.training.language import _stack, _summing
 from subquadratic.training.optimizer import make_optimizer
+from subquadratic.training.problem import Problem, Score, evenly, validate
 
 TOKENS = np.random.default_rng(0).integers(0, 256, 400).astype(np.uint16)
 
@@ -18,49 +20,63 @@ def model(causal: bool = True) -> LanguageModel:
     return LanguageModel(TransformerConfig(dim=16, depth=1, heads=2, causal=causal, dropout=0.5), vocab_size=260, tie_embeddings=True)
 
 
+def score(lm: LanguageModel, windows: Any, *, batch_size: int, seed: int) -> Score:
+    problem: Any = Problem.__new__(Problem)
+    object.__setattr__(problem, "collate", _stack)
+    object.__setattr__(problem, "sums", _summing(ByteTokenizer()))
+    return validate(problem, lm, windows, batch_size=batch_size, seed=seed)
+
+
 def test_causal_validation_is_the_mean_over_every_byte_once() -> None:
     lm, windows = model(), Windows(TOKENS, length=40, stride=39)
-    score = validate(lm, windows, batch_size=3, seed=0)
+    found = score(lm, windows, batch_size=3, seed=0)
     lm.eval()
-    nats, targets = 0.0, []
+    nats, right, targets = 0.0, 0, []
     for i in range(len(windows)):
         logits = lm(windows[i][None])[0, :-1].double()
         nats += nn.functional.cross_entropy(logits, windows[i][1:], reduction="sum").item()
+        right += int((logits.argmax(-1) == windows[i][1:]).sum())
         targets += windows[i][1:].tolist()
     assert targets == TOKENS[1 : len(targets) + 1].tolist()
-    assert score.predicted == len(targets)
-    assert score.bits == pytest.approx(nats / len(targets) / math.log(2), rel=1e-5)
-    assert score.accuracy is None
+    assert found.predicted == len(targets)
+    assert found.loss == pytest.approx(nats / len(targets), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(found.loss / math.log(2), rel=1e-9)
+    assert found.accuracy == right / len(targets)
+
+
+def test_an_end_of_document_costs_bits_and_is_no_byte() -> None:
+    lm, windows = model(), Windows(np.array([65, 66, 258, 67], dtype=np.uint16), length=4)
+    found = score(lm, windows, batch_size=1, seed=0)
+    assert found.predicted == 3
+    assert found.bits_per_byte == pytest.approx(found.loss * 3 / 2 / math.log(2))
 
 
 def test_perceiver_ar_predicts_its_latents() -> None:
     lm = LanguageModel(PerceiverARConfig(dim=16, depth=1, heads=2, latents=8), vocab_size=260)
-    assert predictions_per_window(lm, 40) == 8
-    assert predictions_per_window(lm, 5) == 4
     windows = Windows(TOKENS, length=40, stride=8)
-    assert validate(lm, windows, batch_size=4, seed=0).predicted == 8 * len(windows)
+    assert score(lm, windows, batch_size=4, seed=0).predicted == 8 * len(windows)
 
 
 def test_masked_validation_depends_on_the_seed_and_not_on_the_batch() -> None:
     lm, windows = model(causal=False), Windows(TOKENS, length=40)
-    first, same, other = (validate(lm, windows, batch_size=b, seed=s) for b, s in ((1, 5), (7, 5), (7, 6)))
-    assert first.bits == pytest.approx(same.bits, rel=1e-6)
+    first, same, other = (score(lm, windows, batch_size=b, seed=s) for b, s in ((1, 5), (7, 5), (7, 6)))
+    assert first.loss == pytest.approx(same.loss, rel=1e-6)
     assert (first.accuracy, first.predicted) == (same.accuracy, same.predicted)
-    assert other.bits != first.bits
-    assert 0 <= (first.accuracy or 0) <= 1
+    assert other.loss != first.loss
 
 
-def test_validation_leaves_the_model_as_it_was() -> None:
+def test_validation_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
     lm = model()
+    before = torch.random.get_rng_state()
+    score(lm, Windows(TOKENS, length=40), batch_size=4, seed=0)
     assert lm.training
-    validate(lm, Windows(TOKENS, length=40), batch_size=4, seed=0)
-    assert lm.training
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_a_sample_is_spread_evenly() -> None:
     windows = Windows(TOKENS, length=10)
     sample = evenly(windows, 4)
-    assert [int(window[0]) for window in sample] == [int(TOKENS[i]) for i in (0, 100, 200, 300)]  # type: ignore[attr-defined]
+    assert [int(window[0]) for window in sample] == [int(TOKENS[i]) for i in (0, 100, 200, 300)]
     assert evenly(windows, 40) is windows
 
 

@@ -1,0 +1,91 @@
+"""Classification of whole sequences: labelled rows, or a synthetic task with classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ..data import collate, load_examples, load_tokenizer, make_task
+from ..models.sequence_classifier import SequenceClassifier
+from .options import TrainOptions
+from .problem import Batch, Problem, Sums
+from .setup import backbone_config, examples_facts, length_limit
+
+
+def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
+    """The column `label` of a table, from the column `text`; and the options with `context` set to the longest text.
+
+    Raises:
+        ValueError: the table cannot be used.
+    """
+    tokenizer = load_tokenizer(options.tokenizer)
+    examples = load_examples(options.data, text=options.text, label=options.label, tokenizer=tokenizer, max_length=options.context)
+    options = dataclasses.replace(options, context=max(examples.longest))
+    facts = {**examples_facts(examples), "labels": list(examples.labels)}
+    problem = _problem(
+        options,
+        examples,
+        text=examples.describe(),
+        facts=facts,
+        vocab_size=tokenizer.vocab_size,
+        labels=examples.labels,
+        pad_token=tokenizer.pad_token,
+    )
+    return options, dataclasses.replace(problem, save_extra=tokenizer.save)
+
+
+def task_problem(options: TrainOptions) -> Problem:
+    """A synthetic task with classes.
+
+    Raises:
+        ValueError: an unknown task or an option it does not have.
+    """
+    assert options.task and options.context
+    task = make_task(options.task, length=options.context, seed=options.seed, **options.task_options)
+    facts = {"name": task.name, "digest": task.digest, "options": dict(options.task_options)}
+    labels = tuple(str(number) for number in range(task.num_classes))
+    return _problem(options, task, text=task.describe(), facts=facts, vocab_size=task.vocab_size, labels=labels, pad_token=0)
+
+
+def _problem(
+    options: TrainOptions, data: Any, *, text: str, facts: dict[str, Any], vocab_size: int, labels: tuple[str, ...], pad_token: int
+) -> Problem:
+    config = backbone_config(options)
+    limit = length_limit(config, options.context)
+    assert options.context is not None
+    return Problem(
+        kind="classification",
+        text=text,
+        facts=facts,
+        train=data.train,
+        validation=data.validation,
+        collate=lambda items: _named(collate(items, pad_token)),
+        build=lambda: SequenceClassifier(config, vocab_size=vocab_size, num_classes=len(labels), max_length=limit),
+        sums=_sums,
+        headline=lambda score: f"{score.accuracy:.2%} of {score.predicted:,} sequences right, loss {score.loss:.4f}",
+        sample=lambda model, seed: "",
+        tokens=options.context,
+        bits=(1 / math.log(2), "bits/sequence"),
+        references=lambda: {"most_common_class_accuracy": _most_common(data.validation, len(labels))},
+    )
+
+
+def _named(batch: Batch) -> Batch:
+    """By the names of `SequenceClassifier.loss`."""
+    return {"tokens": batch["tokens"], "labels": batch["label"], "mask": batch["mask"]}
+
+
+def _sums(model: Any, batch: Batch, generator: torch.Generator) -> Sums:
+    logits = model(batch["tokens"], mask=batch["mask"]).float()
+    labels = batch["labels"]
+    nats = F.cross_entropy(logits, labels, reduction="sum")
+    return Sums(float(nats), int((logits.argmax(dim=-1) == labels).sum()), len(labels))
+
+
+def _most_common(items: Any, classes: int) -> float:
+    counts = torch.bincount(torch.tensor([int(items[i]["label"]) for i in range(min(len(items), 2000))]), minlength=classes)
+    return float(counts.max() / counts.sum())

@@ -1,0 +1,135 @@
+"""What a run will need, before it starts: refuse what cannot fit, and `--dry_run`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from ..evaluation.cost import TrainingCost, training_cost
+from ..evaluation.memory import available_memory
+from .display import PlainDisplay, clock
+from .optimizer import make_optimizer
+from .options import TrainOptions
+from .problem import Problem
+
+SMALL = 1 << 28  # bytes; models and batches that surely fit are not counted
+WARM, TIMED = 2, 5  # steps
+
+
+def check_memory(problem: Problem, options: TrainOptions) -> None:
+    """Build the model without its memory, count, and compare with what there is.
+
+    Raises:
+        ValueError: it does not fit; says how much it needs and how much there is.
+    """
+    with torch.device("meta"):
+        model = problem.build()
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    room = available_memory(_device())
+    # Some hundred numbers a token, layer and channel: a guess that is never too low by much, to spare the count where it cannot matter.
+    assert options.dim and options.depth and options.batch_size
+    guess = 4 * weights + options.batch_size * problem.tokens * options.dim * options.depth * 400
+    if max(guess, SMALL) <= room // 4:
+        return
+    cost = _cost(model, problem, options)
+    if cost.total_bytes > room:
+        raise ValueError(
+            f"model: training needs about {gigabytes(cost.total_bytes)} ({_parts(cost, options)}), but {gigabytes(room)} are available: "
+            "give a smaller --dim, --depth, --context or --batch_size, or --checkpointing"
+        )
+
+
+def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> dict[str, Any]:
+    """Shapes, parameters, memory, and time from a few measured steps; nothing is written. What was said, as plain values."""
+    torch.manual_seed(options.seed)
+    model = problem.build().to(_device())
+    cost = _cost(model, problem, options)
+    room = available_memory(_device())
+    display.say("parameters")
+    for name, shape, count in _shapes(model):
+        display.say(f"  {count:>12,}  {shape:<18} {name}")
+    display.say(f"  {cost.parameters:>12,}  in all")
+    display.say(f"memory      about {gigabytes(cost.total_bytes)} of {gigabytes(room)} available: {_parts(cost, options)}")
+    seconds = _step_seconds(model, problem, options)
+    tokens = problem.tokens * (options.batch_size or 1) * options.accumulation
+    steps = options.max_steps
+    budget = options.seconds()
+    by_clock = None if budget is None else max(1, int(0.87 * budget / seconds))  # the rest: validation, writing, starting
+    steps = by_clock if steps is None else steps if by_clock is None else min(steps, by_clock)
+    assert steps is not None
+    epochs = steps * tokens / (len(problem.train) * problem.tokens)
+    display.say(f"step        {seconds * 1e3:.0f} ms for {tokens:,} tokens ({tokens / seconds:,.0f} tokens/s, median of {TIMED})")
+    read = f"{steps * tokens:,} tokens, {epochs:.2f} of the training data"
+    display.say(f"run         about {steps:,} steps in {clock(steps * seconds)}: {read}")
+    display.say("nothing was written; leave --dry_run out to train")
+    return {
+        "parameters": cost.parameters,
+        "memory_bytes": cost.total_bytes,
+        "available_bytes": room,
+        "step_seconds": seconds,
+        "steps": steps,
+        "tokens": steps * tokens,
+        "epochs": epochs,
+    }
+
+
+def gigabytes(size: float) -> str:
+    """`1.5 GB`, `23 MB`."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):,.0f} MB"
+
+
+def _cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:
+    bfloat16 = options.precision == "bfloat16" or (options.precision == "auto" and torch.cuda.is_available())
+    length = problem.tokens if problem.kind != "sequence_to_sequence" else math.ceil(problem.tokens / 2)
+    return training_cost(model, batch_size=options.batch_size or 1, length=length, precision="bfloat16" if bfloat16 else "float32")
+
+
+def _parts(cost: TrainingCost, options: TrainOptions) -> str:
+    average = ", its moving average the weights again" if options.ema is not None else ""
+    return (
+        f"weights {gigabytes(cost.parameter_bytes)}, gradients {gigabytes(cost.gradient_bytes)}, optimizer "
+        f"{gigabytes(cost.optimizer_bytes)}, activations {gigabytes(cost.activation_bytes + cost.temporary_bytes)}{average}"
+    )
+
+
+def _shapes(model: Any) -> list[tuple[str, str, int]]:
+    """(name, shape, numbers) of every parameter; those of all layers but the first in one line."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for name, parameter in model.named_parameters():
+        generic = ".".join("*" if part.isdigit() and before == "blocks" else part for before, part in _pairs(name.split(".")))
+        rows.setdefault((generic, " × ".join(map(str, parameter.shape)) or "scalar"), []).append(parameter.numel())
+    many = {key: f"  ({len(counts)} of them)" if len(counts) > 1 else "" for key, counts in rows.items()}
+    return [(key[0] + many[key], key[1], sum(counts)) for key, counts in rows.items()]
+
+
+def _pairs(parts: list[str]) -> list[tuple[str, str]]:
+    return list(zip(["", *parts], parts, strict=False))
+
+
+def _step_seconds(model: Any, problem: Problem, options: TrainOptions) -> float:
+    assert options.learning_rate and options.batch_size
+    optimizer = make_optimizer(model, learning_rate=options.learning_rate * 1e-3, weight_decay=options.weight_decay)
+    device = next(model.parameters()).device
+    times = []
+    data = problem.train
+    for step in range(WARM + TIMED):
+        items = [data[(step * options.batch_size + i) % len(data)] for i in range(options.batch_size)]
+        batch = {name: value.to(device) for name, value in problem.collate(items).items()}
+        started = time.perf_counter()
+        for _ in range(options.accumulation):
+            problem.loss(model, batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip or math.inf)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[WARM:])
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

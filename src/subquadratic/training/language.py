@@ -1,0 +1,158 @@
+"""Language modelling: windows of a text, or a synthetic task whose items say which tokens can be known."""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Corpus, Windows, load_corpus, load_tokenizer, make_task
+from ..data.tokenizer import Tokenizer
+from ..models.language_model import LanguageModel
+from . import samples
+from .options import TrainOptions
+from .problem import Batch, Problem, Score, Sums
+from .setup import Progress, backbone_config, length_limit
+
+MASK_PROBABILITY = 0.15
+REFERENCE_TOKENS = 2_000_000  # of the validation text, for xz and byte frequencies
+
+
+def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
+    """Next or masked tokens of a corpus.
+
+    Raises:
+        ValueError: the corpus cannot be used, or either side of it is shorter than one window.
+    """
+    tokenizer = load_tokenizer(options.tokenizer)
+    corpus = load_corpus(options.data, tokenizer=tokenizer, text=options.text, progress=progress)
+    train, validation = make_windows(corpus, options)
+    per_byte = len(corpus.train) / max(corpus.train_bytes, 1)
+    return Problem(
+        kind="language",
+        text=corpus.describe(),
+        facts=corpus_facts(corpus),
+        train=train,
+        validation=validation,
+        collate=_stack,
+        build=_builder(options, tokenizer.vocab_size),
+        sums=_summing(tokenizer),
+        headline=_headline(causal=bool(options.causal)),
+        sample=lambda model, seed: samples.of_text(model, validation, tokenizer, seed=seed),
+        tokens=train.length,
+        bits=(per_byte / math.log(2), "bits/byte"),
+        references=lambda: references(corpus),
+        save_extra=tokenizer.save,
+        closing=lambda folder: f'subq generate {folder} --prompt "def "' if options.causal else f'subq fill {folder} "some [MASK] text"',
+    )
+
+
+def task_problem(options: TrainOptions, progress: Progress = None) -> Problem:
+    """A synthetic task of tokens; what its generator does not determine is read and not scored.
+
+    Raises:
+        ValueError: an unknown task or an option it does not have.
+    """
+    assert options.task and options.context
+    task = make_task(options.task, length=options.context, seed=options.seed, **options.task_options)
+    names = getattr(task, "vocabulary", None)
+    hidden = {} if options.causal else {"mask_probability": 1.0}  # as in validation: everything that can be known is hidden
+    return Problem(
+        kind="language",
+        text=task.describe(),
+        facts={"name": task.name, "digest": task.digest, "options": dict(options.task_options)},
+        train=task.train,
+        validation=task.validation,
+        collate=lambda items: {name: torch.stack([item[name] for item in items]) for name in ("tokens", "scored")},
+        build=_builder(options, task.vocab_size),
+        sums=_summing(None),
+        loss=lambda model, batch: model.loss(**batch, **hidden),
+        headline=lambda score: f"{score.accuracy:.2%} right of {score.predicted:,} tokens that can be known, loss {score.loss:.4f}",
+        sample=lambda model, seed: samples.of_task(model, task.validation, names),
+        tokens=task.length,
+    )
+
+
+def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Windows]:
+    """Windows to train on, side by side, and windows to validate on, overlapping so that each token is predicted once.
+
+    Raises:
+        ValueError: either side of the corpus is shorter than one window.
+    """
+    assert options.context is not None
+    stride = options.context
+    if options.causal:
+        stride = max(1, min(options.context - 1, options.fields.get("latents", options.context)))
+    for side, tokens in (("training", corpus.train), ("validation", corpus.validation)):
+        if len(tokens) < options.context:
+            raise ValueError(
+                f"data: the {side} side of {corpus.name} has {len(tokens):,} tokens, less than one window: "
+                f"give more text or a smaller --context (now {options.context:,})"
+            )
+    windows = Windows(corpus.train, length=options.context)
+    return windows, Windows(corpus.validation, length=options.context, stride=stride)
+
+
+def corpus_facts(corpus: Corpus) -> dict[str, Any]:
+    """What `run.json` says of a corpus."""
+    return {
+        "name": corpus.name,
+        "digest": corpus.digest,
+        "tokenizer": corpus.tokenizer.name,
+        "tokenizer_digest": corpus.tokenizer.digest,
+        "split": corpus.split,
+        "documents": list(corpus.documents),
+        "train_tokens": len(corpus.train),
+        "validation_tokens": len(corpus.validation),
+    }
+
+
+def references(corpus: Corpus) -> dict[str, float]:
+    """Bits per byte of the validation text by its byte frequencies, and by xz."""
+    text = corpus.tokenizer.decode_bytes(corpus.validation[:REFERENCE_TOKENS])
+    counts = np.bincount(np.frombuffer(text, dtype=np.uint8))
+    shares = counts[counts > 0] / max(len(text), 1)
+    return {
+        "unigram_bits_per_byte": float(-(shares * np.log2(shares)).sum()),
+        "xz_bits_per_byte": 8 * len(lzma.compress(text, preset=9)) / max(len(text), 1),
+    }
+
+
+def _builder(options: TrainOptions, vocab_size: int) -> Callable[[], LanguageModel]:
+    config = backbone_config(options)
+    limit = length_limit(config, options.context)
+    return lambda: LanguageModel(config, vocab_size=vocab_size, max_length=limit, tie_embeddings=True)
+
+
+def _summing(tokenizer: Tokenizer | None) -> Callable[[Any, Batch, torch.Generator], Sums]:
+    sizes = None if tokenizer is None else torch.from_numpy(tokenizer.byte_lengths())
+
+    def sums(model: Any, batch: Batch, generator: torch.Generator) -> Sums:
+        tokens, scored = batch["tokens"], batch.get("scored")
+        arguments = {}
+        if not model.config.causal:
+            masked = torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY if scored is None else scored.cpu()
+            arguments["masked"] = masked.to(tokens.device)
+        nats, right, predicted = model.token_losses(tokens, scored=scored, **arguments)
+        size = 0 if sizes is None else int(sizes[predicted.cpu()].sum())
+        return Sums(float(nats.double().sum()), int(right.sum()), len(predicted), size)
+
+    return sums
+
+
+def _headline(*, causal: bool) -> Callable[[Score], str]:
+    def headline(score: Score) -> str:
+        what = "next tokens" if causal else "masked tokens"
+        rate = "" if score.bits_per_byte is None else f"{score.bits_per_byte:.3f} bits/byte, "
+        return f"{rate}{score.accuracy:.1%} of {score.predicted:,} {what} right"
+
+    return headline
+
+
+def _stack(items: list[Tensor]) -> Batch:
+    return {"tokens": torch.stack(items)}

@@ -1,0 +1,56 @@
+"""The `README.md` of a run folder: how the run was made, what came out, how to use it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from .options import TrainOptions
+from .problem import Problem
+from .run_folder import RunFolder
+
+
+def run_page(folder: RunFolder, options: TrainOptions, problem: Problem, facts: dict[str, Any]) -> str:
+    """Markdown, from what `run.json` holds."""
+    result = facts["result"]
+    where = shlex.quote(str(folder.path))
+    state = "was stopped early" if result["interrupted"] else "is finished"
+    numbers = "\n".join(f"| {name.replace('_', ' ')} | {_number(value)} |" for name, value in result.items() if name != "interrupted")
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    again = f"subq train --resume {where}" if result["interrupted"] else f"subq train --config {where}/run.yaml --out another_folder"
+    return f"""# {options.model}, {facts["parameters"]:,} parameters
+
+A {options.model} for {problem.kind.replace("_", " ")}, trained with subquadratic. The run {state}.
+
+![loss](loss.svg)
+
+| | |
+|---|---|
+{numbers}
+
+## How it was made
+
+Data: {problem.text}.
+Digest of the data: `{problem.digest}`. Runs are comparable only where these agree.
+
+Every option is in `run.yaml`, every measurement in `metrics.jsonl`, what the model wrote on the way in `samples.txt`.
+Versions: {versions}.
+
+## How to use it
+
+```console
+{problem.closing(where)}
+subq evaluate {where}
+{again}
+```
+
+```python
+import subquadratic as sq
+
+model = sq.{facts["class"]}.from_pretrained({str(folder.path)!r})
+```
+"""
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,90 @@
+"""Going on with a run: which folder, with which options, from which checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .options import TrainOptions
+
+ALONE = "true"  # what `--resume` without a value stands for
+FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "dry_run", "find_lr")  # may differ when a run goes on
+
+
+def resumed_folder(resume: str, out: str | None) -> Path:
+    """The run that `--resume` means: the folder it names, else `out`, else the newest below `runs/`.
+
+    Raises:
+        ValueError: there is none, or it is no run.
+    """
+    if resume != ALONE:
+        if out is not None and Path(out).expanduser().absolute() != Path(resume).expanduser().absolute():
+            raise ValueError(f"resume: a run goes on in its own folder; got --resume {resume} and --out {out}: give one of them")
+        path = Path(resume).expanduser()
+    elif out is not None:
+        path = Path(out).expanduser()
+    else:
+        runs = [file.parent for file in Path("runs").glob("*/run.yaml")]
+        if not runs:
+            raise ValueError("resume: there is no run in runs/; name the folder of one, as --resume runs/performer-1")
+        path = max(runs, key=lambda folder: (folder / "metrics.jsonl").stat().st_mtime if (folder / "metrics.jsonl").exists() else 0.0)
+    if not path.is_dir():
+        raise ValueError(f"resume: no such folder: {path}")
+    if not (path / "run.yaml").is_file():
+        raise ValueError(f"resume: {path} holds no run (run.yaml is missing); train one with subq train --out {path}")
+    return path
+
+
+def saved_options(folder: Path) -> TrainOptions:
+    """The options that `run.yaml` holds, for going on in `folder`.
+
+    Raises:
+        ValueError: the file is damaged, or written by another version.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+        return TrainOptions(**{**values, "out": str(folder), "resume": str(folder)})
+    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"resume: {folder / 'run.yaml'} cannot be read ({error})") from error
+
+
+def check_unchanged(saved: TrainOptions, given: TrainOptions) -> None:
+    """Whether a run may go on with what is given; both resolved.
+
+    Raises:
+        ValueError: an option differs; names the first and both values.
+    """
+    for field in dataclasses.fields(TrainOptions):
+        before, now = getattr(saved, field.name), getattr(given, field.name)
+        if field.name not in FREE and before != now:
+            name, before, now = _innermost(field.name, before, now)
+            raise ValueError(
+                f"resume: {name} was {before!r} and is now {now!r}; a run goes on as it began: "
+                "leave the option out, or start a new run (with --weights to start from this one's model)"
+            )
+
+
+def check_data(saved: dict[str, Any], now: dict[str, Any], what: str | None) -> None:
+    """Whether the data are those of the run, by their digests.
+
+    Raises:
+        ValueError: they are not.
+    """
+    before = saved.get("corpus", {})
+    for name, words in (("tokenizer_digest", "tokenizer"), ("digest", "data")):
+        if name in before and before[name] != now.get(name):
+            raise ValueError(
+                f"resume: {words} has changed since the run began ({what or 'the standard library of this Python'}: digest "
+                f"{str(before[name])[:12]} then, {str(now.get(name))[:12]} now); bring it back, or start a new run"
+            )
+
+
+def _innermost(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """The first key that differs, where both are dicts."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(key for key in [*before, *now] if before.get(key) != now.get(key))
+        return f"{name}.{key}", before.get(key), now.get(key)
+    return name, before, now

@@ -1,0 +1,290 @@
+"""One run from its first step to its last: training, validations, checkpoints, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import TrainerCallback
+
+from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
+from .checkpoints import Checkpoints, is_full_disk, write_progress
+from .display import PlainDisplay, clock
+from .options import TrainOptions
+from .page import run_page
+from .plots import plot_losses
+from .problem import Problem, Score, evenly, validate
+from .run_folder import RunFolder
+from .schedule import Schedule
+from .trainer import SubquadraticTrainer
+
+SAMPLE_ITEMS = 64  # in the validations during the run
+FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
+ENDING_SHARE = 0.03  # of a time budget, for a sample and writing
+AVERAGE = "average.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out: the folder, the best model, the steps taken, its score on the validation data, a sample, and the number of the
+    signal that ended the run early, else None."""
+
+    folder: RunFolder
+    model: Any
+    steps: int
+    score: Score
+    sample: str
+    signal: int | None
+
+
+class Run:
+    """The parts of a run that training and its end share.
+
+    `best` is the best validation so far, as {"step", "loss"}; `stale` how many came after it.
+    """
+
+    def __init__(self, options: TrainOptions, problem: Problem, model: Any, folder: RunFolder, display: PlainDisplay) -> None:
+        self.options, self.problem, self.model, self.folder, self.display = options, problem, model, folder, display
+        display.unit = problem.bits[1]
+        self.schedule = Schedule(
+            max_steps=options.max_steps, seconds=options.seconds(), warmup=options.warmup, shape=options.schedule
+        )
+        self.checkpoints = Checkpoints(folder.path)
+        averaging = None if options.ema is None else get_ema_multi_avg_fn(options.ema)
+        self.average = None if averaging is None else AveragedModel(model, multi_avg_fn=averaging)
+        self.best: dict[str, Any] | None = None
+        self.stale = 0
+        self.started = time.monotonic()
+        self.window_seconds = 0.0  # that a validation took for an item
+        self.items: Any = problem.validation
+        wanted = options.validation_tokens
+        self.final_items = len(self.items) if wanted is None else min(len(self.items), math.ceil(wanted / problem.tokens))
+        self.validate = partial(validate, problem, batch_size=options.batch_size or 1, seed=options.seed)
+        self.progress: dict[str, Any] = {}  # of the checkpoint that the run goes on from
+
+    @property
+    def measured(self) -> Any:
+        """The model that is validated, sampled and saved: the moving average, if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def fit(self, signals: Signals, started: float, checkpoint: Path | None) -> int:
+        """Train until the schedule, `--patience` or a signal ends it; the number of optimizer steps taken in all."""
+        options, problem = self.options, self.problem
+        self.started = started - self.progress.get("run_seconds", 0.0)
+        trainer = SubquadraticTrainer(
+            problem, self.model, options, schedule=self.schedule, checkpoints=self.checkpoints, output_dir=str(self.folder.path)
+        )
+        self.device = trainer.args.device
+        if self.average is not None:
+            self.average.to(self.device)
+        self._add_callbacks(trainer, signals)
+        if checkpoint is None:
+            self._measure(0)
+        self._start_clock()
+        step = self.progress.get("step", 0)
+        if step and self.schedule.progress(step) >= 1:  # it was stopped after its last step; the Trainer would take one more
+            return step
+        with self._explaining():
+            try:
+                return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).global_step
+            finally:
+                self.display.close()
+
+    def finish(self, facts: dict[str, Any], steps: int, signal: int | None) -> TrainResult:
+        """Measure the best model on the whole validation data (a sample where a signal hurries us), write everything, and say so."""
+        seconds = self.schedule.elapsed()
+        with self._explaining():
+            # A run that goes on later goes on from its checkpoint, and must find the best model that this one knows of.
+            if self.best is None or (signal is None and self.best["step"] != steps):
+                self._keep_best(self._measure(steps, sample=False), steps)
+            assert self.best is not None
+            model = self.measured if self.best["step"] == steps else self._best_model()
+            count = SAMPLE_ITEMS if signal is not None else self._affordable_items()
+            score = self.validate(model, evenly(self.items, count))
+            self.folder.measure(step=self.best["step"], final=True, **score.to_dict())
+            result = {"steps": steps, "best_step": self.best["step"], "train_seconds": round(seconds, 1), "interrupted": signal is not None}
+            facts = {**facts, "result": {**result, **score.to_dict(), **self.problem.references()}}
+            self.folder.write_facts(facts)
+            self._say_result(facts["result"], score, count, steps, signal)
+            sample = "" if signal is not None else self.problem.sample(model, self.options.seed)
+            if sample:
+                self.folder.add_sample(steps, sample)
+                self.display.say(f"sample      {'-' * 60}\n{sample}\n{'-' * 72}")
+            if self.folder.writes:
+                factor, unit = self.problem.bits
+                title = f"{self.options.model}, {facts['parameters'] / 1e6:.2f} M parameters"
+                plot_losses(self.folder.path / "loss.svg", self.folder.measurements(), factor=factor, unit=unit, title=title)
+                self.folder.write_text("README.md", run_page(self.folder, self.options, self.problem, facts))
+        going_on = f"subq train --resume {self.folder.path}" if signal is not None else self.problem.closing(str(self.folder.path))
+        self.display.say(f"go on       {going_on}")
+        return TrainResult(self.folder, model, steps, score, sample, signal)
+
+    def restore(self, checkpoint: Path, progress: dict[str, Any]) -> None:
+        """Take up what a checkpoint holds besides what the Trainer reads."""
+        from safetensors.torch import load_file
+
+        self.progress, self.best, self.stale = progress, progress["best"], progress["stale"]
+        self.window_seconds = progress["window_seconds"]
+        self.folder.reopen(progress["sizes"])
+        if self.average is not None:
+            self.average.module.load_state_dict(load_file(checkpoint / AVERAGE), strict=True)
+            self.average.n_averaged.fill_(progress["averaged"])
+
+    def _add_callbacks(self, trainer: SubquadraticTrainer, signals: Signals) -> None:
+        options, problem = self.options, self.problem
+        tokens = problem.tokens * (options.batch_size or 1) * options.accumulation * trainer.args.world_size
+        self.watch = Watch(trainer, self.folder, self.display, tokens_per_step=tokens, bits=problem.bits[0])
+        self.watch.losses = list(self.progress.get("losses", []))
+        milestones = Milestones(
+            self._milestone, self.watch, self.schedule, count=options.evaluations, save_every=options.save_every
+        )
+        milestones.marks = list(self.progress.get("marks", milestones.marks))
+        trainer.write_more = lambda folder: self._write_progress(folder, milestones.marks)
+        interval = getattr(getattr(self.model, "config", None), "redraw_interval", None)
+        callbacks: list[TrainerCallback | None] = [
+            None if interval is None else RedrawFeatures(self.model, interval=interval, seed=options.seed),
+            None if self.average is None else Average(self.model, self.average),
+            self.watch,
+            milestones,
+            Stop(self.schedule, signals, self.watch),
+        ]
+        for callback in callbacks:
+            if callback is not None:
+                trainer.add_callback(callback)
+        self.trainer = trainer
+
+    def _start_clock(self) -> None:
+        seconds, before = self.options.seconds(), self.progress
+        self.deadline = None if seconds is None else self.started + seconds * (1 - ENDING_SHARE)
+        if before:
+            self.schedule.start(before["train_seconds"], elapsed=before["elapsed"], aside=before["aside"])
+            return
+        if seconds is not None and self.deadline is not None:
+            final = min(seconds * FINAL_SHARE, self.final_items * self.window_seconds)
+            seconds = max(self.deadline - final - time.monotonic(), 1e-3)
+        self.schedule.start(seconds)
+
+    def _write_progress(self, folder: Path, marks: list[float]) -> None:
+        from safetensors.torch import save_file
+
+        write_progress(
+            folder,
+            {
+                "step": self.trainer.state.global_step,
+                "run_seconds": time.monotonic() - self.started,
+                "train_seconds": self.schedule.seconds,
+                "elapsed": self.schedule.elapsed(),
+                "aside": self.schedule.aside,
+                "sizes": self.folder.sizes(),
+                "marks": marks,
+                "losses": self.watch.losses,
+                "best": self.best,
+                "stale": self.stale,
+                "window_seconds": self.window_seconds,
+                "averaged": 0 if self.average is None else int(self.average.n_averaged),
+            },
+        )
+        if self.average is not None:
+            save_file({name: tensor.contiguous() for name, tensor in self.average.module.state_dict().items()}, folder / AVERAGE)
+
+    def _milestone(self, step: int) -> bool:
+        """A validation, its sample of text, and the model if it is the best; whether to go on."""
+        score = self._measure(step)
+        self._keep_best(score, step)
+        return self.options.patience is None or self.stale < self.options.patience
+
+    def _keep_best(self, score: Score, step: int) -> None:
+        if self.best is not None and score.loss >= self.best["loss"]:
+            self.stale += 1
+            return
+        self.best, self.stale = {"step": step, "loss": score.loss}, 0
+        if self.folder.writes:
+            self.measured.save_pretrained(self.folder.path)
+            self.problem.save_extra(self.folder.path)
+
+    def _best_model(self) -> Any:
+        best = type(self.model).from_pretrained(self.folder.path)
+        return best.to(self.device)
+
+    def _measure(self, step: int, *, sample: bool = True) -> Score:
+        """A validation on a sample of the items, and something to look at; neither counts as training time."""
+        started = time.monotonic()
+        score = self.validate(self.measured, evenly(self.items, SAMPLE_ITEMS))
+        self.window_seconds = score.seconds / min(SAMPLE_ITEMS, len(self.items))
+        self.folder.measure(step=step, **score.to_dict())
+        if not math.isfinite(score.loss):
+            raise TrainingError(f"the validation loss is {score.loss} at step {step:,}")
+        if step and sample:
+            after = clock(self.schedule.elapsed())
+            self.display.say(f"step {step:>6,}  {self.problem.headline(score)} in a validation sample, after {after}")
+            text = self.problem.sample(self.measured, self.options.seed) if self.folder.writes else ""
+            if text:
+                self.folder.add_sample(step, text)
+                self.display.say(f"            {_one_line(text)}")
+            if self.options.trackers():
+                self.trainer.log({key: float(value) for key, value in score.to_dict().items()})
+        self.schedule.aside += time.monotonic() - started
+        return score
+
+    def _affordable_items(self) -> int:
+        """How much of the validation data fits into what is left of the budget, at the speed of the last sample."""
+        if self.deadline is None:
+            return self.final_items
+        affordable = int((self.deadline - time.monotonic()) / max(self.window_seconds, 1e-9))
+        return max(min(SAMPLE_ITEMS, self.final_items), min(affordable, self.final_items))
+
+    def _say_result(self, result: dict[str, Any], score: Score, count: int, steps: int, signal: int | None) -> None:
+        if signal is not None:
+            self.display.say(f"stopped     by signal {signal} after step {steps:,}; everything is saved")
+        if self.best is not None and self.best["step"] != steps:
+            self.display.say(f"best        step {self.best['step']:,} of {steps:,}: its model is the one in the folder")
+        part = "all" if count >= len(self.items) else f"{count / len(self.items):.0%}"
+        against = {name: value for name, value in result.items() if name in self.problem.references()}
+        words = ", ".join(f"{name.split('_')[0]} {value:.2f}" for name, value in against.items())
+        comparison = f"; for comparison {words}" if words else ""
+        self.display.say(f"validation  {self.problem.headline(score)} ({part} of the validation data{comparison})")
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Says of a failure what was kept, and of a write that failed for want of space that it did."""
+        try:
+            yield
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {self._kept()}: try a smaller --learning_rate or --clip") from error
+        except Exception as error:
+            if is_full_disk(error):
+                self.checkpoints.sweep()
+                raise TrainingError(f"out: no space left to write {self.folder.path}; {self._kept()}") from error
+            raise
+
+    def _kept(self) -> str:
+        steps = self.checkpoints.steps()
+        best = "no model was saved yet" if self.best is None else f"the model of step {self.best['step']:,} is kept in {self.folder.path}"
+        if not steps:
+            return best
+        return f"{best}, and the checkpoint of step {steps[-1]:,} (subq train --resume {self.folder.path})"
+
+
+def _one_line(text: str, width: int = 100) -> str:
+    """The end of a sample, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes, under torchrun too."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def device_name() -> str:
+    """Where the model goes."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

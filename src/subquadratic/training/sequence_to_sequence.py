@@ -1,0 +1,80 @@
+"""Sequence to sequence: an encoder reads the source, a causal decoder writes the target."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from ..data import collate, load_examples, load_tokenizer
+from ..models.encoder_decoder import EncoderDecoder
+from . import samples
+from .options import TrainOptions
+from .problem import Batch, Problem, Sums
+from .setup import backbone_config, examples_facts, length_limit
+
+CAN = "performer, linformer and transformer can be both"
+
+
+def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
+    """The column `target` of a table, from the column `text`; and the options with `context` set to the longest source.
+
+    Raises:
+        ValueError: the table cannot be used, or the model cannot be an encoder or a decoder.
+    """
+    tokenizer = load_tokenizer(options.tokenizer)
+    examples = load_examples(options.data, text=options.text, target=options.target, tokenizer=tokenizer, max_length=options.context)
+    source_length, target_length = examples.longest
+    options = dataclasses.replace(options, context=max(source_length, target_length))
+    encoder, decoder = _configs(options)
+
+    def build() -> EncoderDecoder:
+        return EncoderDecoder(
+            encoder,
+            decoder,
+            vocab_size=tokenizer.vocab_size,
+            max_length=length_limit(encoder, options.context),
+            target_max_length=length_limit(decoder, options.context),
+            tie_embeddings=True,
+        )
+
+    return options, Problem(
+        kind="sequence_to_sequence",
+        text=examples.describe(),
+        facts=examples_facts(examples),
+        train=examples.train,
+        validation=examples.validation,
+        collate=lambda items: collate(items, tokenizer.pad_token),
+        build=build,
+        sums=_sums,
+        headline=lambda score: f"{score.accuracy:.2%} of {score.predicted:,} target tokens right, loss {score.loss:.4f}",
+        sample=lambda model, seed: samples.of_pairs(model, examples.validation, tokenizer),
+        tokens=source_length + target_length,
+        save_extra=tokenizer.save,
+        closing=lambda folder: f'subq generate {folder} --prompt "a source text"',
+    )
+
+
+def _configs(options: TrainOptions) -> tuple[Any, Any]:
+    """The encoder's configuration (bidirectional) and the decoder's (causal, reading the encoder).
+
+    Raises:
+        ValueError: the model cannot be one of the two; says which can.
+    """
+    try:
+        encoder = backbone_config(options, causal=False)
+    except ValueError as error:
+        raise ValueError(f"model: {options.model} cannot be the encoder ({error}); {CAN}") from error
+    try:
+        decoder = backbone_config(options, causal=True, cross_attention=True)
+    except ValueError as error:
+        raise ValueError(f"model: {options.model} cannot be the decoder ({error}); {CAN}") from error
+    return encoder, decoder
+
+
+def _sums(model: Any, batch: Batch, generator: torch.Generator) -> Sums:
+    context = model.encode(batch["source"], mask=batch["source_mask"])
+    arguments = {"context": context, "context_mask": batch["source_mask"]}
+    nats, right, predicted = model.decoder.token_losses(batch["target"], batch["target_mask"], **arguments)
+    return Sums(float(nats.double().sum()), int(right.sum()), len(predicted))
