@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import codecs
-import os
+import json
 import random
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .options import parse
+from .text_io import Output, read_file, to_bytes
+
+if TYPE_CHECKING:
+    from ..generation.text import Piece
+    from .text_model import TextModel
 
 EXAMPLES = """\
 examples:
   subq generate runs/performer-1 --prompt "def "
-  subq generate runs/performer-1 --prompt "import " --temperature 0.5 --max_new_tokens 1000 --seed 1
-  subq generate runs/performer-1 --prompt "class A" --temperature 0        always the likeliest byte
+  subq generate runs/performer-1 --prompt_file chapter.txt --max_new_tokens 1000 --top_p 0.9 --seed 1
+  subq generate runs/performer-1 --prompt "class A" --temperature 0       always the likeliest token
+  subq generate runs/performer-1 --prompt "def " --stop "\\n\\n" --stop "class "
+  subq generate runs/performer-1 --prompt "import " --samples 3 --format json
+  git diff | subq generate runs/performer-1 --prompt - --echo false
+  subq generate runs/performer-1 --prompt "import os" --log_probs | head
+  subq generate runs/performer-1 --interactive                            line by line, reading nothing twice
+  subq generate runs/translator --prompt "ein Text"                       an encoder-decoder: the prompt is its source
 """
+NEW_TOKENS = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,110 +37,261 @@ class GenerateOptions:
     """Continue a prompt with a trained model; the text appears as it is written."""
 
     run: str
-    """Run folder of a causal model, or any folder that save_pretrained wrote."""
-    prompt: str = ""
-    """Text to continue. Default: the beginning of a document."""
-    max_new_tokens: int = 400
-    """Bytes to write at most; the model may end the document before."""
+    """Run folder of a model of text, or any folder that save_pretrained or subq convert wrote."""
+    prompt: str | None = None
+    """Text to continue; - reads it from standard input. Default: the beginning of a document. An encoder-decoder reads it as its source."""
+    prompt_file: str | None = None
+    """File that holds the prompt; a line break at its end is left out. A prompt of any length takes the memory of a short one, where the
+    model's state does not grow."""
+    max_new_tokens: int | None = None
+    """Tokens to write at most; the model may end the document before. Default: 400, or what fits the model's max_length."""
+    samples: int = 1
+    """How many continuations; the prompt is read once."""
     temperature: float = 0.8
-    """Below 1 more predictable, above 1 more varied, 0 always the likeliest byte."""
+    """Below 1 more predictable, above 1 more varied, 0 always the likeliest token."""
     top_k: int | None = None
-    """Choose among the so many likeliest bytes only."""
+    """Choose among the so many likeliest tokens only."""
     top_p: float | None = None
-    """Choose among the likeliest bytes that together have this probability."""
+    """Choose among the likeliest tokens that together have this probability."""
+    min_p: float | None = None
+    """Choose among the tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1: tokens that were there before get less likely."""
+    repetition_window: int | None = None
+    """Before: among the last so many tokens. Default: anywhere in prompt and text."""
+    stop: list[str] | None = None
+    """End the text before this one; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
     seed: int | None = None
     """The same seed gives the same text. Default: a new one each time."""
+    echo: bool = True
+    """Write the prompt before what follows it."""
+    log_probs: bool = False
+    """One JSON line per token instead of the text: token, its text, and log_prob, the logarithm of its probability under the model itself
+    (before temperature and filters). A token that holds a part of a character has bytes as well."""
+    format: Literal["text", "json"] = "text"
+    """json: one line per sample, with text, number of tokens, their log_prob together, and end: eos, stop, length or interrupted."""
+    interactive: bool = False
+    """A conversation: the model goes on from each line you type, and remembers everything so far. Ctrl-C stops a text, Ctrl-D or /quit
+    ends."""
 
     def check(self) -> None:
-        """Raises ValueError for a value out of range."""
+        """Raises ValueError for a value out of range, or options that exclude each other."""
         for name, value, good, allowed in (
-            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature, self.temperature >= 0, "at least 0"),
-            ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1"),
-            ("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
+            ("samples", self.samples, self.samples >= 1, "at least 1"),
             ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
+            ("stop", self.stop, all(self.stop or []), "texts of at least one character"),
         ):
             if not good:
                 raise ValueError(f"{name} must be {allowed}, got {value!r}")
+        if self.prompt is not None and self.prompt_file is not None:
+            raise ValueError("prompt and prompt_file are both given; give one of them")
+        if self.interactive and (self.samples > 1 or self.log_probs or self.format == "json"):
+            raise ValueError("interactive shows one text at a time, as text: leave out samples, log_probs and format")
+        if self.interactive and "-" in (self.prompt, self.prompt_file):
+            raise ValueError("interactive reads standard input line by line: give the first prompt in another way")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "repetition_window")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def stops(self) -> list[bytes]:
+        """The stop texts, line breaks and tabs as themselves."""
+        escapes = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+        return [to_bytes(_unescape(text, escapes)) for text in self.stop or []]
+
+
+def _unescape(text: str, escapes: dict[str, str]) -> str:
+    import re
+
+    return re.sub(r"\\(.)", lambda match: escapes.get(match[1], match[0]), text, flags=re.DOTALL)
 
 
 def run(argv: Sequence[str]) -> int:
-    options = parse(GenerateOptions, argv, verb="generate", examples=EXAMPLES, positional="run")
+    options = parse(GenerateOptions, gather("stop", argv), verb="generate", examples=EXAMPLES, positional="run")
     options.check()
-    model = load(options.run)
-    write = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-    try:
-        _emit(options.prompt)
-        for data in stream(model, options):
-            _emit(write(data))
-        _emit(write(b"", True) + "\n")
-    except KeyboardInterrupt:
-        _emit("\n")
-        return 130
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+
+    from ..generation import Sampling
+    from .text_model import load
+
+    Sampling(**options.sampling)  # says what is out of range before the model is loaded
+    loaded = load(options.run)
+    if loaded.kind == "masked":
+        raise ValueError(
+            f"run: the model in {loaded.folder} fills in masked tokens, and only a causal one can continue a text; "
+            f'use subq fill {loaded.folder} "some [MASK] text"'
+        )
+    prompt = read_prompt(options)
+    if options.interactive:
+        from .conversation import converse
+
+        return converse(loaded, options, prompt)
+    return _write(loaded, options, prompt)
 
 
-def load(path: str) -> Any:
-    """The causal model in a folder, on the GPU if there is one.
+def gather(name: str, argv: Sequence[str]) -> list[str]:
+    """`--name A --name B` as one `--name=["A", "B"]`, at the place of the first."""
+    values: list[str] = []
+    rest: list[str] = []
+    place = 0
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != f"--{name}":
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if not equals and not value:
+            return list(argv)  # the parser says what is missing
+        place = place if values else len(rest)
+        values.append(value)
+    return [*rest[:place], f"--{name}={json.dumps(values)}", *rest[place:]] if values else rest
+
+
+def read_prompt(options: GenerateOptions) -> bytes:
+    """The prompt in UTF-8, or whatever bytes it has; empty for the beginning of a document.
 
     Raises:
-        ValueError: there is none; the message says what is there.
+        ValueError: its file cannot be read, or is empty.
     """
-    folder = Path(path).expanduser()
-    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
-    if not folder.is_dir():
-        raise ValueError(f"run: no such folder: {folder}")
-    if missing:
-        raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
+    if options.prompt == "-":
+        return read_file("-", name="prompt")
+    if options.prompt_file is not None:
+        return read_file(options.prompt_file, name="prompt_file")
+    return to_bytes(options.prompt or "")
 
+
+def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: int | None = None) -> Iterator[Any]:
+    """Steps of new tokens and their log-probabilities, (S,) each, after a prompt.
+
+    Raises:
+        ValueError: the prompt does not fit the model.
+    """
     import torch
 
-    from ..models.language_model import LanguageModel
-    from ..ops.errors import NotCausalError
+    from ..generation.text import prompt_tokens
 
-    model: Any = LanguageModel.from_pretrained(folder)
-    if not isinstance(model, LanguageModel):
-        from ..compat.continuation import Continuation
-
-        try:
-            model = Continuation(model)
-        except NotCausalError as error:
-            raise ValueError(f"run: the model in {folder} cannot continue a text: {error}") from error
-    elif not model.config.causal:
-        raise ValueError(f"run: the model in {folder} fills in masked tokens; only a causal one can continue a text")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-def stream(model: Any, options: GenerateOptions) -> Iterator[bytes]:
-    """The bytes that the model writes after the prompt, one at a time, up to the end of the document."""
-    import torch
-
-    from ..data import ByteTokenizer
-
-    tokenizer = ByteTokenizer()
-    device = next(model.parameters()).device
-    prompt = torch.from_numpy(tokenizer.encode(options.prompt).astype("int64"))
-    if not len(prompt):
-        start = tokenizer.eos_token if model.vocab_size > tokenizer.eos_token else ord("\n")
-        prompt = torch.tensor([start])
-    seed = random.SystemRandom().getrandbits(63) if options.seed is None else options.seed
-    tokens = model.stream(
-        prompt[None].to(device),
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        generator=torch.Generator(device=device).manual_seed(seed),
+    model, tokenizer = loaded.model, loaded.tokenizer
+    pairs = loaded.kind == "pairs"
+    if pairs and not prompt:
+        raise ValueError("prompt is missing: it is the source text that this encoder-decoder reads")
+    try:
+        tokens = prompt_tokens(tokenizer, prompt, model.embedding.vocab_size if pairs else model.vocab_size)[None].to(loaded.device)
+    except ValueError as error:
+        raise ValueError(f"prompt: {error}") from error
+    inputs = (tokens, torch.tensor([[target_start(loaded)]], device=loaded.device)) if pairs else (tokens,)
+    generator = torch.Generator(device=loaded.device).manual_seed(new_seed(options) if seed is None else seed)
+    return model.stream(
+        *inputs,
+        max_new_tokens=options.max_new_tokens or fitting(loaded, inputs[-1].shape[1]),
+        samples=options.samples,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        stop=options.stops,
+        tokenizer=tokenizer,
+        return_log_probs=True,
+        generator=generator,
+        **options.sampling,
     )
-    for token in tokens:
-        if int(token) == tokenizer.eos_token:
-            return
-        yield tokenizer.decode_bytes(token.cpu())
 
 
-def _emit(text: str) -> None:
-    """Written as UTF-8 whatever the terminal's own encoding, at once."""
-    sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
-    sys.stdout.buffer.flush()
+def target_start(loaded: TextModel) -> int:
+    """The token that begins a target.
+
+    Raises:
+        ValueError: the model does not know it.
+    """
+    first = loaded.tokenizer.bos_token
+    if first >= loaded.model.decoder.vocab_size:
+        raise ValueError(
+            f"run: the model in {loaded.folder} has {loaded.model.decoder.vocab_size} target tokens, without {first}, which begins a target"
+        )
+    return first
+
+
+def fitting(loaded: TextModel, length: int) -> int:
+    """How many new tokens to write where nobody says: what fits after `length` tokens, at most 400."""
+    limit = getattr(loaded.model.decoder if loaded.kind == "pairs" else loaded.model, "max_length", None)
+    return NEW_TOKENS if limit is None else max(1, min(NEW_TOKENS, limit - length + 1))
+
+
+def new_seed(options: GenerateOptions) -> int:
+    """The seed asked for, or a new one."""
+    return random.SystemRandom().getrandbits(63) if options.seed is None else options.seed
+
+
+def _write(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
+    """Write what follows the prompt, in the form asked for; the exit status."""
+    from ..generation.text import RowText
+
+    steps = start(loaded, options, prompt)
+    first = not prompt or loaded.kind == "pairs"
+    rows = [
+        RowText(loaded.tokenizer, stop=options.stops, eos_token=loaded.tokenizer.eos_token, first=first) for _ in range(options.samples)
+    ]
+    written: list[list[Piece]] = [[] for _ in rows]
+    output = Output()
+    before = prompt if options.echo and loaded.kind != "pairs" else b""
+    streamed = options.samples == 1 and options.format == "text" and not options.log_probs
+    if streamed:
+        output.write(before)
+    status, began, count = 0, time.perf_counter(), 0
+
+    def note(number: int, pieces: list[Piece]) -> None:
+        written[number] += pieces
+        for piece in pieces:
+            if streamed:
+                output.write(piece.data)
+            elif options.log_probs and options.format == "text":
+                output.line(_token_line(piece, number + 1 if options.samples > 1 else None))
+
+    try:
+        for chosen, scores in steps:
+            for number, (token, score) in enumerate(zip(chosen.tolist(), scores.tolist(), strict=True)):
+                count += rows[number].end is None
+                note(number, rows[number].feed(token, score))
+            if output.closed:
+                return 0
+    except KeyboardInterrupt:
+        status = 130
+    for number, row in enumerate(rows):
+        note(number, row.finish())
+    ends = [row.end or ("interrupted" if status else "length") for row in rows]
+    if streamed:
+        output.end()
+    elif options.format == "json":
+        for number, pieces in enumerate(written):
+            output.line(_sample_line(options, before, number, pieces, ends[number]))
+    elif not options.log_probs:
+        for number, pieces in enumerate(written):
+            output.line(f"===== sample {number + 1} of {options.samples}")
+            output.write(before + b"".join(piece.data for piece in pieces))
+            output.end()
+    if sys.stderr.isatty() and not output.closed:
+        seconds = time.perf_counter() - began
+        print(f"{count:,} tokens in {seconds:.1f} s, {count / seconds:,.0f} tokens/s", file=sys.stderr)
+    return status
+
+
+def _token_line(piece: Piece, sample: int | None) -> str:
+    return json.dumps({**({} if sample is None else {"sample": sample}), **_token(piece)}, ensure_ascii=False)
+
+
+def _token(piece: Piece) -> dict[str, Any]:
+    text = piece.data.decode("utf-8", errors="replace")
+    whole = text.encode() == piece.data
+    return {"token": piece.token, "text": text, "log_prob": round(piece.log_prob, 6), **({} if whole else {"bytes": list(piece.data)})}
+
+
+def _sample_line(options: GenerateOptions, before: bytes, number: int, pieces: list[Piece], end: str) -> str:
+    text = b"".join(piece.data for piece in pieces).decode("utf-8", errors="replace")
+    content: dict[str, Any] = {"sample": number + 1}
+    if options.echo:
+        content["prompt"] = before.decode("utf-8", errors="replace")
+    content |= {"text": text, "tokens": len(pieces), "log_prob": round(sum(piece.log_prob for piece in pieces), 6), "end": end}
+    if options.log_probs:
+        content["log_probs"] = [_token(piece) for piece in pieces]
+    return json.dumps(content, ensure_ascii=False)

@@ -104,6 +104,11 @@ class Decoding:
         self._unread = chosen[:, None]
         return chosen, self._logits.float().log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
 
+    @property
+    def unread(self) -> int:
+        """How many tokens were chosen and not read: 0 or 1."""
+        return 0 if self._unread is None else 1
+
     def unchoose(self) -> None:
         """Take the last ``choose`` back: the model does not read that token. For ends of text that are not part of it."""
         self._unread = None

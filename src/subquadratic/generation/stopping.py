@@ -15,9 +15,37 @@ from ..ops.errors import require
 class Decoder(Protocol):
     """The part of a tokenizer that generation needs: :class:`subquadratic.data.Tokenizer` has it."""
 
+    @property
+    def vocab_size(self) -> int: ...
+
+    def decode(self, tokens: Any) -> str:
+        """The text of ``tokens``."""
+        ...
+
     def decode_bytes(self, tokens: Any) -> bytes:
         """The bytes of ``tokens``; of a list of tokens those of its parts, joined."""
         ...
+
+
+class Words:
+    """Token by token to bytes.
+
+    Args:
+        tokenizer: of :mod:`subquadratic.data`.
+        first: the tokens begin a text: a space that the tokenizer puts there is taken off.
+    """
+
+    def __init__(self, tokenizer: Decoder, *, first: bool = False):
+        self._tokenizer, self._first = tokenizer, first
+
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes of the next token; none for a special one, or one beyond the tokenizer's vocabulary, which some models have."""
+        data = self._tokenizer.decode_bytes([token]) if token < self._tokenizer.vocab_size else b""
+        if self._first and data:
+            self._first = False
+            if data.startswith(b" ") and not self._tokenizer.decode([token]).startswith(" "):
+                return data[1:]
+        return data
 
 
 class StopSearch:
@@ -90,19 +118,22 @@ class Ends:
     """
 
     def __init__(self, rows: int, *, eos_token: int | None, stop: Sequence[str | bytes], tokenizer: Decoder | None):
-        require(not stop or tokenizer is not None, "stop needs tokenizer: what turns tokens into text")
+        require(
+            not stop or hasattr(tokenizer, "decode_bytes"),
+            f"stop needs tokenizer, one of subquadratic.data (load_tokenizer finds it), to turn tokens into text; got {tokenizer!r}",
+        )
         self.possible = eos_token is not None or bool(stop)
         self.finished = torch.zeros(rows, dtype=torch.bool)
-        self._eos, self._tokenizer = eos_token, tokenizer
+        self._eos, self._words = eos_token, None if tokenizer is None else Words(tokenizer)
         self._searches = [StopSearch(stop) for _ in range(rows if stop else 0)]
 
     def add(self, chosen: Tensor) -> None:
         """The next token (B,) of each row; those of rows that have ended do not count."""
         ends = torch.zeros_like(chosen, dtype=torch.bool) if self._eos is None else chosen == self._eos
         self.finished = self.finished.to(chosen.device) | ends
-        if self._tokenizer is None or not self._searches:
+        if self._words is None or not self._searches:
             return
         for search, token, over in zip(self._searches, chosen.tolist(), self.finished.tolist(), strict=True):
             if not over:
-                search.feed(self._tokenizer.decode_bytes([token]))
+                search.feed(self._words.bytes_of(token))
         self.finished = self.finished | torch.tensor([search.found for search in self._searches], device=chosen.device)

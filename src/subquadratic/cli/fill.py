@@ -1,0 +1,241 @@
+"""`subq fill`: the masked places of a text, filled in by a bidirectional model."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from .options import UsageError, parse
+from .text_io import Output, read_file, to_bytes
+
+if TYPE_CHECKING:
+    from .text_model import TextModel
+
+EXAMPLES = """\
+examples:
+  subq fill runs/fastformer-1 "the cat [MASK] on the mat"
+  subq fill runs/fastformer-1 "def [MASK:5](self):" --top_k 3       five tokens (bytes, without a tokenizer), and the best for each
+  subq fill runs/fastformer-1 "one _ two" --mask_text _ --temperature 1 --seed 1
+  cat page.txt | subq fill runs/fastformer-1 - --at_once --format json
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillOptions:
+    """Fill in the masked places of a text, the most certain place first."""
+
+    run: str
+    """Run folder of a bidirectional model, or any folder that save_pretrained wrote."""
+    text: str | None = None
+    """Text with masked places; may stand after RUN without --text, and - reads it from standard input."""
+    mask_text: str = "[MASK]"
+    """What stands for a masked token. Where it ends in a bracket, [MASK:5] is five of them."""
+    at_once: bool = False
+    """Fill in all places in one pass, each as if the others stayed masked. Otherwise each pass of the model fills in the one place where it
+    is most certain, and reads it from then on."""
+    temperature: float = 0.0
+    """0 takes the likeliest token for each place; above 0 tokens are drawn."""
+    top_k: int | None = None
+    """Also show the so many best candidates for each place, with their probabilities when it was filled in; draw among them only."""
+    seed: int | None = None
+    """The same seed draws the same tokens. Default: a new one each time."""
+    format: Literal["text", "json"] = "text"
+    """json: one line with the text and, for each place, its position, token, text and probability, and its candidates."""
+
+    def check(self) -> None:
+        """Raises ValueError for a value out of range."""
+        for name, value, good, allowed in (
+            ("mask_text", self.mask_text, bool(self.mask_text), "at least one character"),
+            ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "at least 0"),
+            ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
+        ):
+            if not good:
+                raise ValueError(f"{name} must be {allowed}, got {value!r}")
+        if self.text is None:
+            raise ValueError(f"text is missing: give a text with {self.mask_text} in it after RUN, or - for standard input")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A masked place, filled in. `candidates` are (token, probability), the best first."""
+
+    position: int
+    token: int
+    probability: float
+    candidates: list[tuple[int, float]]
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parse(FillOptions, _text_as_flag(argv), verb="fill", examples=EXAMPLES, positional="run")
+    options.check()
+    text = read_file("-", name="text") if options.text == "-" else to_bytes(options.text or "")
+    parts = split(text, options.mask_text)
+
+    from .text_model import load
+
+    loaded = load(options.run)
+    if loaded.kind != "masked":
+        what = "goes on with texts" if loaded.kind == "causal" else "writes a target for a source"
+        raise ValueError(
+            f"run: the model in {loaded.folder} {what}, and only a bidirectional one can fill in; use subq generate {loaded.folder}"
+        )
+    filled, places = fill_in(loaded, options, parts)
+    output = Output()
+    if options.format == "json":
+        output.line(_json(loaded, options, filled, places))
+        return 0
+    output.write(filled)
+    output.end()
+    for place in places if options.top_k else ():
+        shown = "  ".join(f"{_spelled(loaded, token)} {probability:.1%}" for token, probability in place.candidates)
+        output.line(f"token {place.position + 1}: {shown}")
+    return 0
+
+
+def _text_as_flag(argv: Sequence[str]) -> list[str]:
+    """The second word that belongs to no flag as `--text`."""
+    flags = ("--at_once", "--help", "--print_config")  # those that can stand alone
+    rest, words = [], 0
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        position += 1
+        if word.startswith("--") and len(word) > 2:
+            rest.append(word)
+            takes = word not in flags or (word == "--at_once" and argv[position : position + 1] in (["true"], ["false"]))
+            if "=" not in word and takes and position < len(argv):
+                rest.append(argv[position])
+                position += 1
+            continue
+        words += 1
+        if words > 2:
+            raise UsageError(f"one text only, got also {word!r}; put quotation marks around the text")
+        if words == 2 and any(given.partition("=")[0] == "--text" for given in argv):
+            raise UsageError(f"the text is given twice: {word!r}, and with --text")
+        rest.append(f"--text={word}" if words == 2 else word)
+    return rest
+
+
+def split(text: bytes, mask_text: str) -> list[bytes | int]:
+    """`text` as pieces: bytes, and between them how many tokens are masked.
+
+    Raises:
+        ValueError: nothing is masked, or a number of masked tokens is 0.
+    """
+    pattern = re.escape(to_bytes(mask_text))
+    if mask_text[-1] in ")]}>" and len(mask_text) > 1:
+        pattern = re.escape(to_bytes(mask_text[:-1])) + rb"(?::(\d{1,9}))?" + re.escape(to_bytes(mask_text[-1]))
+    parts: list[bytes | int] = []
+    end = 0
+    for match in re.finditer(pattern, text):
+        parts.append(text[end : match.start()])
+        count = int(match[1]) if match.re.groups and match[1] else 1
+        if count < 1:
+            raise ValueError(f"text: {match[0].decode()} masks nothing; the number must be at least 1")
+        parts.append(count)
+        end = match.end()
+    if not parts:
+        raise ValueError(f"text has no {mask_text} in it: put one for each token to fill in (--mask_text changes what stands for it)")
+    return [part for part in (*parts, text[end:]) if part != b""]
+
+
+def fill_in(loaded: TextModel, options: FillOptions, parts: list[bytes | int]) -> tuple[bytes, list[Place]]:
+    """The filled text, and what was filled in, in the order of the text.
+
+    Raises:
+        ValueError: the text does not fit the model.
+    """
+    import torch
+
+    from ..generation import fill_steps
+
+    tokens, masked = encode(loaded, parts)
+    tokenizer, vocabulary = loaded.tokenizer, loaded.model.vocab_size
+    lengths = tokenizer.byte_lengths()
+    banned = [token for token in range(vocabulary) if token >= len(lengths) or lengths[token] == 0]
+    if len(banned) == vocabulary:
+        raise ValueError(f"run: the model in {loaded.folder} has no token with text")
+    seed = random.SystemRandom().getrandbits(63) if options.seed is None else options.seed
+    now = torch.tensor([tokens], device=loaded.device)
+    places = []
+    for step in fill_steps(
+        loaded.model,
+        now,
+        torch.tensor([masked], device=loaded.device),
+        at_once=options.at_once,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        banned=banned,
+        generator=torch.Generator(device=loaded.device).manual_seed(seed),
+    ):
+        shown = min(options.top_k or 1, vocabulary - len(banned))
+        best = step.probabilities.topk(shown, dim=-1)
+        for row, (_, position) in enumerate(step.places.tolist()):
+            token = int(step.tokens[row])
+            tokens[position] = token
+            candidates = list(zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True))
+            places.append(Place(position, token, float(step.probabilities[row, token]), candidates))
+    return _text(loaded, tokens), sorted(places, key=lambda place: place.position)
+
+
+def encode(loaded: TextModel, parts: list[bytes | int]) -> tuple[list[int], list[bool]]:
+    """Tokens, and which are masked.
+
+    Raises:
+        ValueError: the text does not fit the model.
+    """
+    tokens: list[int] = []
+    masked: list[bool] = []
+    limit, vocabulary = loaded.model.max_length, loaded.model.vocab_size
+    for part in parts:
+        # A masked place holds any token: the model does not see it.
+        new = [0] * part if isinstance(part, int) and part <= (limit or part) else []
+        if isinstance(part, bytes):
+            try:
+                new = loaded.tokenizer.encode(part).tolist()
+            except ValueError as error:
+                raise ValueError(f"text: {error}") from error
+        length = len(tokens) + (part if isinstance(part, int) else len(new))
+        if limit is not None and length > limit:
+            raise ValueError(f"text is too long: {length:,} tokens or more, and the model reads at most max_length={limit:,}; shorten it")
+        if new and max(new) >= vocabulary:
+            spelled = loaded.tokenizer.decode_bytes([max(new)]).decode("utf-8", errors="backslashreplace")
+            raise ValueError(f"text has the token {max(new)} ({spelled!r}), but the model knows {vocabulary} tokens, 0 to {vocabulary - 1}")
+        tokens += new
+        masked += [isinstance(part, int)] * len(new)
+    return tokens, masked
+
+
+def _text(loaded: TextModel, tokens: list[int]) -> bytes:
+    """The bytes of a whole text."""
+    from ..generation.stopping import Words
+
+    words = Words(loaded.tokenizer, first=True)
+    return b"".join(words.bytes_of(token) for token in tokens)
+
+
+def _spelled(loaded: TextModel, token: int) -> str:
+    data = loaded.tokenizer.decode_bytes([token])
+    try:
+        return json.dumps(data.decode("utf-8"), ensure_ascii=False)
+    except UnicodeDecodeError:  # a part of a character
+        return f'"{"".join(f"\\x{byte:02x}" for byte in data)}"'
+
+
+def _json(loaded: TextModel, options: FillOptions, filled: bytes, places: list[Place]) -> str:
+    def described(token: int, probability: float) -> dict[str, Any]:
+        text = loaded.tokenizer.decode_bytes([token]).decode("utf-8", errors="replace")
+        return {"token": token, "text": text, "probability": round(probability, 6)}
+
+    found = []
+    for place in places:
+        content = {"position": place.position, **described(place.token, place.probability)}
+        if options.top_k:
+            content["candidates"] = [described(token, probability) for token, probability in place.candidates]
+        found.append(content)
+    return json.dumps({"text": filled.decode("utf-8", errors="replace"), "places": found}, ensure_ascii=False)

@@ -1,0 +1,105 @@
+"""Text from the command line, a file or standard input, as bytes; text to standard output as UTF-8, as it is written."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# On a terminal, what would move its cursor or change its colours is shown as the picture of the character.
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def to_bytes(text: str) -> bytes:
+    """A text of the command line in UTF-8: bytes that the terminal's encoding could not read come back as they were; a lone
+    surrogate, which has no bytes, becomes `?`."""
+    return b"".join(
+        bytes([ord(letter) - 0xDC00]) if 0xDC80 <= ord(letter) <= 0xDCFF else letter.encode("utf-8", errors="replace") for letter in text
+    )
+
+
+def read_file(path: str, *, name: str) -> bytes:
+    """The text of a file, or with `-` of standard input, without a line break at its end.
+
+    Raises:
+        ValueError: it cannot be read, or is empty; the message begins with `name`, the option.
+    """
+    if path == "-":
+        if sys.stdin is None:
+            raise ValueError(f"{name}: there is no standard input to read")
+        where, data = "standard input", sys.stdin.buffer.read()
+    else:
+        place = Path(path).expanduser()
+        where = str(place)
+        try:
+            data = place.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{name}: cannot read {place}: {error.strerror or error}") from error
+    data = data.removesuffix(b"\n").removesuffix(b"\r")
+    if not data:
+        raise ValueError(f"{name}: {where} is empty; give it a text")
+    return data
+
+
+class Output:
+    """Standard output, for bytes that may be cut inside a character: a character appears when it is whole, and what is
+    no UTF-8 as U+FFFD. On a terminal, control characters other than tab and line break are shown, not obeyed.
+
+    Each `write` is on the terminal when it returns. `closed` is set once the reader has gone.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.last = ""
+        """The last character written."""
+        self._decode = _decoder()
+
+    def write(self, data: bytes) -> None:
+        """More bytes of the text.
+
+        Raises:
+            OSError: standard output cannot be written (a full disk).
+        """
+        self._emit(self._decode(data))
+
+    def line(self, text: str) -> None:
+        """A line of its own."""
+        self._emit(text + "\n")
+
+    def end(self) -> None:
+        """End the text: what is left of a character, and a line break."""
+        self._emit(self._decode(b"", True) + "\n")
+        self._decode = _decoder()
+
+    def _emit(self, text: str) -> None:
+        if self.closed or not text:
+            return
+        if sys.stdout is None:
+            raise OSError("there is no standard output to write to")
+        self.last = text[-1]
+        if sys.stdout.isatty():
+            text = text.translate(PICTURES)
+        try:
+            out = getattr(sys.stdout, "buffer", None)
+            if out is None:
+                sys.stdout.write(text)
+            else:
+                out.write(text.encode("utf-8", errors="replace"))
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+            self._close()
+        except OSError:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Nothing more comes out, also not at the end of the process, which would complain."""
+        self.closed = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _decoder() -> Any:
+    return codecs.getincrementaldecoder("utf-8")(errors="replace").decode
