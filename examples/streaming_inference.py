@@ -61,8 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=120)
     steps, rng = parser.parse_args(argv).steps, random.Random(0)
-    model = train(steps, rng)
-    lines = [make_line(rng) for _ in range(300)]
+    model, lines = train(steps, rng), [make_line(rng) for _ in range(300)]
     odd = rng.randrange(len(lines) // 2, len(lines))
     lines[odd] = lines[odd].replace(b".html", b"/../../etc")
     ours, theirs = socket.socketpair()
