@@ -159,7 +159,7 @@ def _folder(options: TrainOptions) -> RunFolder:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState()  # starts the process group
+    PartialState(cpu=not torch.accelerator.is_available())  # starts the process group
     found = [str(choose().path) if is_main_process() else None]
     broadcast_object_list(found, from_process=0)
     return RunFolder(Path(str(found[0])), writes=is_main_process())

@@ -116,6 +116,7 @@ class SubquadraticTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             del self._staging
+        self.accelerator.wait_for_everyone()  # each process writes its own random numbers
         if self.args.should_save:
             inner = staging / f"checkpoint-{step}"  # the Trainer's own name
             for file in inner.iterdir():
@@ -152,6 +153,7 @@ def training_arguments(options: TrainOptions, output_dir: str) -> TrainingArgume
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         max_grad_norm=options.clip,
+        use_cpu=not torch.accelerator.is_available(),  # without, torchrun on a CPU would start processes that do not know of each other
         bf16=bfloat16,
         seed=options.seed,
         logging_strategy="no",  # we write metrics.jsonl ourselves, and hand the same lines to trackers
