@@ -134,6 +134,8 @@ def test_a_batch_is_padded_on_the_right_with_masks(tmp_path: Path) -> None:
         (['{"text": "a", "label": 1}', "", '{"text": "b", "label": 1}'], {"label": "label"}, "at least two classes"),
         (['{"text": "a", "label": 1}'], {"label": "label"}, "at least 2 are needed"),
         ([], {"label": "label"}, "has 0 rows"),
+        ([json.dumps({"text": "a", "label": i}) for i in range(60)], {"label": "label"}, "60 different labels in the 60 rows"),
+        (['{"text": '], {"label": "label"}, "Expecting value at column 10"),
         (["[" * 100_000], {"label": "label"}, ":1 is not"),
         ([], {}, "one of label and target"),
         ([], {"label": "a", "target": "b"}, "one of label and target"),

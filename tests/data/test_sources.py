@@ -1,14 +1,18 @@
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import zstandard
 from tests.data.tokenizers_for_tests import bpe
 
 from subquadratic.data import ByteTokenizer, load_corpus, reading
@@ -145,6 +149,18 @@ class TestOneFile:
             load_corpus(write(tmp_path, {name: b""}) / name)
 
 
+@pytest.mark.parametrize(("name", "message"), [("", "the name is empty"), ("~nobody-has-this-name/x", "no such file or folder: ~nobody")])
+def test_names_that_name_nothing(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_corpus(name)
+
+
+def test_sizes_are_told_in_fitting_units(tmp_path: Path) -> None:
+    for count, said in [(40, "36 + 4 bytes"), (20_000, "18.00 + 2.00 kB"), (2_000_000, "1.80 + 0.20 MB")]:
+        (tmp_path / "a.txt").write_bytes(b"a" * count)
+        assert said in load_corpus(tmp_path / "a.txt").describe()
+
+
 class TestStreams:
     def test_standard_input(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
         text = "line é\n" * 1000
@@ -161,6 +177,16 @@ class TestStreams:
             load_corpus("-")
         monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
         with pytest.raises(ValueError, match="nothing is piped in"):
+            load_corpus("-")
+
+    @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
+    def test_what_comes_compressed_is_expanded(self, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}
+        packed: Any = pack[kind]
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed(b"text " * 20))))
+        assert load_corpus("-").train_bytes == 90
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed(b"text " * 20)[:-1])))
+        with pytest.raises(ValueError, match="standard input is cut short"):
             load_corpus("-")
 
     def test_a_pipe_by_name(self, tmp_path: Path) -> None:

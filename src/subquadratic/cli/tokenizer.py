@@ -74,7 +74,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     options = parse(TrainOptions, argv, verb="tokenizer train", examples=TRAIN_EXAMPLES)
-    out = Path(options.out).expanduser()
+    if not options.out.strip():
+        raise ValueError("out: the name is empty; name a folder")
+    out = Path(os.path.expanduser(options.out))
     _check_out(out, overwrite=options.overwrite)
 
     from ..data.sources import find_source

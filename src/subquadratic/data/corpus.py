@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .reading import expand_user
 from .sources import STDLIB, TEXT_FIELD, Source, find_source
 from .store import cache_folder, map_tokens, stored_tokens, tokens_in_memory
 from .tokenizer import BYTES, ByteTokenizer, Tokenizer
@@ -52,7 +53,9 @@ class Corpus:
 
     def describe(self) -> str:
         """One line for people."""
-        sizes = f"{self.train_bytes / 1e6:.2f} + {self.validation_bytes / 1e6:.2f} MB to train + validate on"
+        size, unit = next((size, unit) for size, unit in ((1e6, "MB"), (1e3, "kB"), (1, "bytes")) if self.train_bytes >= size / 10)
+        digits = 2 if size > 1 else 0
+        sizes = f"{self.train_bytes / size:,.{digits}f} + {self.validation_bytes / size:,.{digits}f} {unit} to train + validate on"
         tokens = "" if self.tokenizer.name == BYTES else f", {len(self.train):,} + {len(self.validation):,} tokens of {self.tokenizer.name}"
         first, second = self.documents
         whole = self.split.startswith("by position")
@@ -93,7 +96,7 @@ def corpus_of(
         tokens, layout = tokens_in_memory(source, tokenizer, progress)
         train, validation = tokens[: layout.train_tokens], tokens[layout.train_tokens :]
     else:
-        folder = cache_folder() if cache is None else Path(cache).expanduser()
+        folder = cache_folder() if cache is None else expand_user(cache)
         path, layout = stored_tokens(source, tokenizer, folder, progress)
         train, validation = map_tokens(path, layout)
     return Corpus(

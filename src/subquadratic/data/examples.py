@@ -28,6 +28,7 @@ from .tokenizer import ByteTokenizer, Tokenizer
 from .tokenizing import Progress, by_hash, counter, token_dtype
 
 BATCH_ROWS = 512
+MANY_CLASSES = 50  # at most so many, or one for two rows
 
 
 class Rows(Dataset[dict[str, Any]]):
@@ -181,6 +182,11 @@ class _Reader:
             raise ValueError(f"data: {name} has {rows} rows with text; at least 2 are needed, to train and to validate on")
         if not self.pairs and len(self.classes) < 2:
             raise ValueError(f"label: every row of {name} has the label {next(iter(self.classes))!r}; at least two classes are needed")
+        if len(self.classes) > max(MANY_CLASSES, rows // 2):
+            raise ValueError(
+                f"label: {len(self.classes):,} different labels in the {rows:,} rows of {name}: that is not a class "
+                "but a number or a name of each row; name another field"
+            )
         held_out = np.frombuffer(self.held_out, dtype=np.uint8).astype(bool)
         split = "by row (a hash of its text)"
         if not 0.02 <= held_out.mean() <= 0.3:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import lzma
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 CHUNK = 1 << 17  # read at once
 PIECE = 1 << 18  # of a long text, handled at once
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst")
+MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd"}  # how they begin
 BOM = codecs.BOM_UTF8
 
 
@@ -28,6 +30,11 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
+def expand_user(path: str | Path) -> Path:
+    """`path` with a leading `~` replaced, or as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def read_chunks(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
     """The content of `path`, decompressed, a chunk at a time. `progress` hears how many bytes of the file each read took.
 
@@ -37,7 +44,18 @@ def read_chunks(path: Path, progress: Callable[[int], None] | None = None) -> It
     """
     try:
         with path.open("rb") as file:
-            yield from _expand(path, _raw(file, progress))
+            yield from _expand(path, path.suffix.lower(), _raw(file, progress))
+    except OSError as error:
+        raise ValueError(f"data: cannot read {path}: {error.strerror or error}") from error
+
+
+def read_stream(file: BinaryIO, path: Path, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
+    """What comes through a pipe, decompressed where its first bytes say so; otherwise as `read_chunks`."""
+    try:
+        chunks = _raw(file, progress)
+        first = next(chunks, b"")
+        suffix = next((suffix for suffix, magic in MAGIC.items() if first.startswith(magic)), "")
+        yield from _expand(path, suffix, _chain(first, chunks))
     except OSError as error:
         raise ValueError(f"data: cannot read {path}: {error.strerror or error}") from error
 
@@ -49,9 +67,9 @@ def _raw(file: BinaryIO, progress: Callable[[int], None] | None) -> Iterator[byt
         yield chunk
 
 
-def _expand(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """`chunks` decompressed as the suffix of `path` says; streams that follow each other in one file are joined."""
-    make = _decompressor(path.suffix.lower())
+def _expand(path: Path, suffix: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """`chunks` decompressed as `suffix` says; compressed streams that follow each other are joined."""
+    make = _decompressor(suffix)
     if make is None:
         yield from chunks
         return
@@ -64,7 +82,7 @@ def _expand(path: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
             try:
                 data = open_stream.decompress(chunk)
             except Exception as error:  # four libraries, four kinds of error
-                raise ValueError(f"data: {path} is damaged, or not {path.suffix} at all: {error}") from error
+                raise ValueError(f"data: {path} is damaged, or not {suffix} at all: {error}") from error
             if data:
                 yield data
             chunk = open_stream.unused_data if open_stream.eof else b""

@@ -64,7 +64,7 @@ def _json_rows(path: Path, fields: dict[str, str], progress: Progress | None) ->
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             raise ValueError(f"data: {where} is not valid JSON: {error.msg} at column {error.colno}") from error
         except RecursionError as error:

@@ -6,7 +6,7 @@
 | a file                        | one text; of any bytes, for the byte tokenizer                                |
 | a folder                      | every text file below it, without hidden and binary ones                      |
 | a pattern (`notes/**/*.md`)   | the files that it matches, likewise                                           |
-| `"-"`, a pipe                 | one text, read as it comes                                                    |
+| `"-"`, a pipe                 | one text, read as it comes, also compressed                                   |
 | `.jsonl`, `.csv`, `.tsv`, `.parquet` | a row is a document: its field `text`. In a folder, a CSV file without that column is a text |
 
 Texts and tables may be compressed. Line ends become LF, a byte order mark is dropped, blank texts and files whose content
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from .reading import CHUNK, COMPRESSED, pieces_of, read_chunks, read_text
+from .reading import COMPRESSED, expand_user, pieces_of, read_chunks, read_stream, read_text
 from .rows import as_text, has_column, read_rows, table_kind
 
 STDLIB, STDIN = "stdlib", "-"
@@ -108,7 +108,8 @@ class Source:
                         yield from _row(f"{name}:{where.rpartition(':')[2]}", text)
                 continue
             chunks = _stream_chunks(path, progress) if self.stream else read_chunks(path, progress)
-            pieces = read_text(chunks, name=str(path), utf8=utf8 and not self.stdlib, skip_binary=self.several)
+            told = self.name if self.stream else str(path)
+            pieces = read_text(chunks, name=told, utf8=utf8 and not self.stdlib, skip_binary=self.several)
             first, second = next(pieces, b""), next(pieces, None)
             if second is None and not first.strip():
                 continue
@@ -137,8 +138,10 @@ def find_source(data: str | Path | None = None, *, text: str = TEXT_FIELD) -> So
     if str(data) == STDIN:
         if sys.stdin is None or sys.stdin.isatty():
             raise ValueError("data: - is standard input, but nothing is piped in; as in: cat notes.txt | subq VERB --data -")
-        return Source(name="standard input", files=(("-", Path("/dev/stdin")),), stream=True)
-    path = Path(data).expanduser()
+        return Source(name="standard input", files=((STDIN, Path(STDIN)),), stream=True)
+    if not str(data).strip():
+        raise ValueError("data: the name is empty; give a file, a folder, a pattern, - for standard input, or stdlib")
+    path = expand_user(data)
     try:
         if path.is_dir():
             return _several(str(path), _walk(path), text, f"data: no text files in {path} (hidden and binary files do not count)")
@@ -247,12 +250,12 @@ class _Seen:
 
 def _stream_chunks(path: Path, progress: Callable[[int], None] | None) -> Iterator[bytes]:
     """Standard input, or a pipe."""
+    if str(path) == STDIN:
+        yield from read_stream(sys.stdin.buffer, Path("standard input"), progress)
+        return
     try:
-        file = sys.stdin.buffer if str(path) == "/dev/stdin" else path.open("rb")
-        while chunk := file.read(CHUNK):
-            if progress is not None:
-                progress(len(chunk))
-            yield chunk
+        with path.open("rb") as file:
+            yield from read_stream(file, path, progress)
     except OSError as error:
         raise ValueError(f"data: cannot read {path}: {error.strerror or error}") from error
 

@@ -34,6 +34,7 @@ from typing import Any, BinaryIO, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from .reading import expand_user
 from .sources import Source
 from .tokenizer import Tokenizer
 from .tokenizing import Layout, Progress, write_tokens
@@ -45,9 +46,9 @@ CACHE_VARIABLE = "SUBQ_CACHE"
 def cache_folder() -> Path:
     """Where stores are kept."""
     if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
+        return expand_user(os.environ[CACHE_VARIABLE])
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "subquadratic"
+    return (Path(base) if base else expand_user("~/.cache")) / "subquadratic"
 
 
 def tokens_in_memory(source: Source, tokenizer: Tokenizer, progress: Progress | None = None) -> tuple[NDArray[Any], Layout]:

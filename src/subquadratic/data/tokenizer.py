@@ -25,6 +25,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .reading import expand_user
+
 BYTES = "bytes"
 TOKENIZER_FILE = "tokenizer.json"
 # What a tokenizer folder without a tokenizer.json holds instead; transformers knows how to read these.
@@ -132,7 +134,9 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
     """
     if path is None or str(path) == BYTES:
         return ByteTokenizer()
-    place = Path(path).expanduser()
+    if not str(path).strip():
+        raise ValueError("tokenizer: the name is empty; give bytes, a tokenizer.json or a folder that holds one")
+    place = expand_user(path)
     if place.is_file():
         return _from_file(place)
     if not place.is_dir():

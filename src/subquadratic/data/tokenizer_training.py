@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..ops.errors import require
 from .sources import Source
 from .text_tokenizer import TextTokenizer
 from .tokenizing import Progress, counter
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>")
 SMALLEST = 256 + len(SPECIAL)
+LARGEST = 2**24
 SAMPLE_BYTES = 1_000_000
 
 
@@ -24,10 +24,8 @@ def train_tokenizer(source: Source, *, vocab_size: int, progress: Progress | Non
     Raises:
         ValueError: `vocab_size` is too small, or the text cannot be read, is not UTF-8, or is not there.
     """
-    require(
-        isinstance(vocab_size, int) and SMALLEST <= vocab_size <= 2**24,
-        f"vocab_size must be from {SMALLEST} (the bytes and {len(SPECIAL)} special tokens) to {2**24}, got {vocab_size!r}",
-    )
+    if not isinstance(vocab_size, int) or not SMALLEST <= vocab_size <= LARGEST:
+        raise ValueError(f"vocab_size must be from {SMALLEST} (the bytes and {len(SPECIAL)} special tokens) to {LARGEST}, got {vocab_size!r}")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     backend = Tokenizer(models.BPE())
