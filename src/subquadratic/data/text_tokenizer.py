@@ -51,9 +51,9 @@ class TextTokenizer:
         ids = self.backend.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids) + 1
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
-        content = json.dumps([json.loads(self.backend.to_str()), roles], sort_keys=True)
-        self.digest = hashlib.sha256(content.encode()).hexdigest()
-        self._bytes = bytes_of_tokens(self.backend, self.vocab_size)
+        state = self.backend.to_str()
+        self.digest = hashlib.sha256(f"{state}\0{json.dumps(roles)}".encode()).hexdigest()
+        self._bytes = bytes_of_tokens(self.backend, json.loads(state), self.vocab_size)
         self._prefix = self._finds_prefix()
 
     @classmethod
@@ -240,8 +240,7 @@ def _unused(name: str, vocabulary: set[str]) -> str:
 
 def _unknown_token(backend: Any) -> str | None:
     """What the model gives for text that it has no token for; None for a model that has one for all."""
-    model = json.loads(backend.to_str())["model"]
-    index = model.get("unk_id")
-    if isinstance(index, int):
-        return backend.id_to_token(index)
-    return model.get("unk_token") or None
+    if hasattr(backend.model, "unk_token"):
+        return backend.model.unk_token or None
+    index = json.loads(backend.to_str())["model"].get("unk_id")  # of a Unigram model, which does not tell it otherwise
+    return None if index is None else backend.id_to_token(index)

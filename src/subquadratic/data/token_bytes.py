@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,10 @@ SPACE_MARK = "▁"
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def bytes_of_tokens(backend: Any, vocab_size: int) -> list[bytes]:
+def bytes_of_tokens(backend: Any, content: dict[str, Any], vocab_size: int) -> list[bytes]:
     """One entry for each id below `vocab_size`: what it adds to a text; nothing for special tokens and for ids that no
-    token has. A mark for a space (of SentencePiece, WordPiece or word vocabularies) is a space."""
-    content = json.loads(backend.to_str())
+    token has. A mark for a space (of SentencePiece, WordPiece or word vocabularies) is a space. `content` is the
+    tokenizer.json of `backend`."""
     spell = _speller(backend, content)
     table = [b""] * vocab_size
     for token, index in backend.get_vocab(with_added_tokens=True).items():

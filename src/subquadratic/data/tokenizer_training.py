@@ -25,7 +25,8 @@ def train_tokenizer(source: Source, *, vocab_size: int, progress: Progress | Non
         ValueError: `vocab_size` is too small, or the text cannot be read, is not UTF-8, or is not there.
     """
     if not isinstance(vocab_size, int) or not SMALLEST <= vocab_size <= LARGEST:
-        raise ValueError(f"vocab_size must be from {SMALLEST} (the bytes and {len(SPECIAL)} special tokens) to {LARGEST}, got {vocab_size!r}")
+        least = f"{SMALLEST} (the bytes and {len(SPECIAL)} special tokens)"
+        raise ValueError(f"vocab_size must be from {least} to {LARGEST}, got {vocab_size!r}")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     backend = Tokenizer(models.BPE())
