@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -84,17 +84,34 @@ def training_cost(model: nn.Module, *, batch_size: int, length: int, precision: 
     Raises:
         ValueError: values that the model does not take, such as more tokens than its `max_length`.
     """
-    lengths = _lengths(model, length, TRAINING)
+    return _training_cost(model, batch_size, length, TRAINING, partial(_training_sample, model, precision))
+
+
+def costs_along(
+    model: nn.Module, *, lengths: Sequence[int], batch_size: int = 1, precision: str = "float32"
+) -> list[tuple[TrainingCost, DecodeCost | None]]:
+    """`training_cost` and `decode_cost` (None for bidirectional models) at several lengths, from few runs: quick rather than exact
+    beyond a thousand tokens."""
+    train, decode = cache(partial(_training_sample, model, precision)), cache(partial(_decode_sample, model))
+    causal = all(config.causal for config in _configs(model)) or isinstance(model, EncoderDecoder)
+    rows: list[tuple[TrainingCost, DecodeCost | None]] = []
+    for length in lengths:
+        after = _decode_cost(model, batch_size, max(length - 1, 1), decode) if causal else None
+        rows.append((_training_cost(model, batch_size, length, DECODING, train), after))
+    return rows
+
+
+def _training_cost(model: nn.Module, batch: int, length: int, shortest: int, sample: Callable[..., tuple[int, ...]]) -> TrainingCost:
+    lengths = _lengths(model, length, shortest)
     extrapolated = lengths != [length]
-    many = _batch_to_measure(model, batch_size, length, lengths[0]) if extrapolated else batch_size
-    sample = partial(_training_sample, model, many, precision)
-    activation, temporary, forward, flops = (value * batch_size // many for value in _along_length(model, length, lengths, sample))
+    many = _batch_to_measure(model, batch, length, lengths[0]) if extrapolated else batch
+    values = _along_length(model, length, lengths, partial(sample, many))
+    activation, temporary, forward, flops = (value * batch // many for value in values)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradient_bytes = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     tensors = [*model.parameters(), *model.buffers()]
     parts = {
         "parameter_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        "gradient_bytes": gradient_bytes,
+        "gradient_bytes": sum(parameter.numel() * parameter.element_size() for parameter in trained),
         "optimizer_bytes": ADAMW_BYTES * sum(parameter.numel() for parameter in trained),
         "activation_bytes": activation,
         "temporary_bytes": temporary,
@@ -121,12 +138,16 @@ def decode_cost(model: nn.Module, *, context: int, batch_size: int = 1) -> Decod
         NotCausalError: the model is bidirectional.
         ValueError: more tokens than the model takes.
     """
+    return _decode_cost(model, batch_size, context, partial(_decode_sample, model))
+
+
+def _decode_cost(model: nn.Module, batch: int, context: int, sample: Callable[..., tuple[int, ...]]) -> DecodeCost:
     lengths = _lengths(model, context, DECODING)
-    state_bytes, flops = _along_length(model, context, lengths, partial(_decode_sample, model, batch_size))
+    state_bytes, flops = _along_length(model, context, lengths, partial(sample, batch))
     return DecodeCost(state_bytes=state_bytes, flops=flops, extrapolated=lengths != [context])
 
 
-def _training_sample(model: nn.Module, batch: int, precision: str, length: int) -> tuple[int, int, int, int]:
+def _training_sample(model: nn.Module, precision: str, batch: int, length: int) -> tuple[int, int, int, int]:
     with abstract_run(model, gradients=True) as run, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         run.model.train()
         loss = _loss(run.model, torch.zeros(batch, length, dtype=torch.int64))

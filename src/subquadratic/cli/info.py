@@ -1,0 +1,270 @@
+"""`subq info`: what a model costs against its length, where exact attention is cheaper, and what each option adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..training.defaults import DEFAULTS, ModelDefaults
+from .models import WIDTH, first_word, print_text
+from .options import parse
+
+if TYPE_CHECKING:
+    from ..evaluation.info import LengthRow, OptionRow
+
+LENGTH = 4096
+EXAMPLES = """\
+examples:
+  subq info                                          the default model of subq train, up to 4,096 tokens
+  subq info --model linformer --length 16384
+  subq info --model performer --dim 512 --depth 12 --heads 8 --fields.features 256
+  subq info runs/performer-1 --length 65536          a trained model
+  subq info --model fastformer --causal false --format json
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """Show what a model costs: parameters, state, operations and memory against the length, beside exact attention: subq info [RUN]."""
+
+    run: str | None = None
+    """Run folder or saved model to look at. Default: a new model from the options below."""
+    model: str = "performer"
+    """Backbone, as in subq train; subq models lists them."""
+    length: int | None = None
+    """The longest sequence to look at. Default: 4096, or what the model takes at most."""
+    causal: bool | None = None
+    """Predict the next token (true), or masked tokens from both sides (false). Default: true."""
+    dim: int | None = None
+    """Width of the model. Default of these: what subq train makes."""
+    depth: int | None = None
+    """Number of layers."""
+    heads: int | None = None
+    """Number of attention heads."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Any further field of the model's configuration, as --fields.NAME VALUE."""
+    vocab_size: int = 260
+    """Tokens that the model knows: 260 for bytes and their special tokens."""
+    batch_size: int = 1
+    """Sequences in a training step."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass."""
+    options: bool = True
+    """Also show what each field of the configuration costs."""
+    format: Literal["text", "json"] = "text"
+    """What to print."""
+
+    def check(self) -> None:
+        """Raises ValueError for a value out of range, or options that a saved model already answers."""
+        for name, least in (("length", 2), ("dim", 1), ("depth", 1), ("heads", 1), ("vocab_size", 1), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.run is not None:
+            plain = InfoOptions()
+            for name in ("model", "causal", "dim", "depth", "heads", "fields", "vocab_size"):
+                if getattr(self, name) != getattr(plain, name):
+                    raise ValueError(f"{name} is for a new model, and {self.run} has its own; leave one of them out")
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parse(InfoOptions, first_word(argv, "run"), verb="info", examples=EXAMPLES)
+    options.check()
+    with _progress() as show:
+        found = _measure(options, show)
+    if options.format == "text":
+        print_text("\n".join(_lines(found)) + "\n")
+    if options.options and found["config"] is not None:  # takes longer: the rest is there by now
+        with _progress() as show:
+            found["options"] = _changes(found, show)
+        if options.format == "text":
+            print_text("\n".join(["", *_option_lines(found["options"])]) + "\n")
+    if options.format == "json":
+        print_text(json.dumps(_plain(found), indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _measure(options: InfoOptions, show: Callable[[str], None]) -> dict[str, Any]:
+    """Everything there is to say, but for the options."""
+    from ..evaluation.cost import training_cost
+    from ..evaluation.info import build_on_meta, doubling, exact_twin, length_rows
+
+    show("building")
+    name, model, config, length = _saved(options) if options.run is not None else _new(options)
+    lengths = doubling(length)
+    measure = {"batch_size": options.batch_size, "precision": options.precision}
+    show("costs against the length")
+    rows = length_rows(model, lengths, **measure)  # type: ignore[arg-type]
+    exact = None
+    if config is not None and (config.model_type != "transformer" or config.window is not None):
+        show("exact attention")
+        exact = length_rows(build_on_meta(exact_twin(config), vocab_size=model.vocab_size, length=length), lengths, **measure)  # type: ignore[arg-type]
+    show("one training step")
+    cost = training_cost(model, length=length, **measure)  # type: ignore[arg-type]
+    size = {"vocab_size": getattr(model, "vocab_size", None), "options": None}
+    return {"name": name, "config": config, "length": length, "cost": cost, "rows": rows, "exact": exact, **measure, **size}
+
+
+def _changes(found: dict[str, Any], show: Callable[[str], None]) -> list[OptionRow]:
+    from ..evaluation.info import option_rows
+
+    return option_rows(
+        found["config"], vocab_size=found["vocab_size"], progress=lambda done, of: show(f"options: {done + 1} of {of}")
+    )
+
+
+def _new(options: InfoOptions) -> tuple[str, Any, Any, int]:
+    from ..evaluation.info import build_on_meta, config_of
+    from ..models.config import config_class
+
+    kind = config_class(options.model)  # an unknown one is told here
+    defaults = DEFAULTS.get(options.model, ModelDefaults())
+    length = LENGTH if options.length is None else options.length
+    values = {name: getattr(options, name) or getattr(defaults, name) for name in ("dim", "depth", "heads")}
+    causal = True if options.causal is None else options.causal
+    config = config_of(kind.model_type, length=length, values={**values, "causal": causal, **defaults.fields, **options.fields})
+    limit = config.length_limit
+    if limit is not None and options.length is None:
+        length = min(length, limit)
+    return options.model, build_on_meta(config, vocab_size=options.vocab_size, length=length), config, length
+
+
+def _saved(options: InfoOptions) -> tuple[str, Any, Any, int]:
+    """A model by its config.json alone; its weights are not read."""
+    import torch
+
+    from ..evaluation.trained import HEADS
+    from ..models.language_model import LanguageModel
+    from ..models.saving import read_config
+
+    folder = Path(str(options.run)).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"run: no such folder: {folder}")
+    content = read_config(folder)
+    head = HEADS.get(str(content["class"]))
+    if head is None:
+        raise ValueError(f"run: {folder} holds a {content['class']} of a published package; subq info knows the models of subq models only")
+    del content["class"]
+    try:
+        with torch.device("meta"):
+            model: Any = head.from_options(content)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"run: {folder / 'config.json'} does not describe a {head.__name__}: {error}") from error
+    limit = getattr(model, "max_length", None) or getattr(getattr(model, "embedding", None), "max_length", None)
+    length = min(LENGTH, limit or LENGTH) if options.length is None else options.length
+    config = model.config if isinstance(model, LanguageModel) else None
+    return f"{folder} ({head.__name__})", model, config, length
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    from ..evaluation.info import wins_from
+
+    config, exact = found["config"], found["exact"]
+    names = [each.name for each in dataclasses.fields(found["rows"][0]) if each.name != "length"]
+    return {
+        "model": found["name"],
+        "config": None if config is None else config.to_dict(),
+        "length": found["length"],
+        "batch_size": found["batch_size"],
+        "precision": found["precision"],
+        "training": dataclasses.asdict(found["cost"]),
+        "lengths": [dataclasses.asdict(row) for row in found["rows"]],
+        "exact_attention": None if exact is None else [dataclasses.asdict(row) for row in exact],
+        "cheaper_from": None if exact is None else {name: wins_from(found["rows"], exact, name) for name in names},
+        "options": None if found["options"] is None else [dataclasses.asdict(row) for row in found["options"]],
+    }
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    from ..evaluation.report import amount, size
+
+    cost, config = found["cost"], found["config"]
+    yield f"model       {found['name']}"
+    if config is not None:
+        values = {name: value for name, value in config.to_dict().items() if name not in ("model_type",)}
+        defaults = {each.name: each.default for each in dataclasses.fields(config)}
+        said = ", ".join(f"{name} {_word(value)}" for name, value in values.items() if value != defaults[name])
+        yield from textwrap.wrap(said, WIDTH, initial_indent=" " * 12, subsequent_indent=" " * 12)
+    yield f"parameters  {cost.parameters:,} ({size(cost.parameter_bytes)})"
+    one = f"{found['batch_size']} x {found['length']:,} tokens, {found['precision']}, AdamW"
+    yield f"training    {size(cost.total_bytes)} for a step ({one}), {amount(cost.flops)}FLOP"
+    parts = {"weights": "parameter", "gradients": "gradient", "optimizer": "optimizer", "activations": "activation"}
+    kept = ", ".join(f"{word} {size(getattr(cost, f'{name}_bytes'))}" for word, name in parts.items())
+    yield f"            {kept},"
+    yield f"            temporary {size(cost.temporary_bytes)}, and a tenth of it all for the allocator"
+    yield ""
+    yield from _length_lines(found["rows"], found["exact"])
+
+
+def _length_lines(rows: list[LengthRow], exact: list[LengthRow] | None) -> Iterator[str]:
+    from ..evaluation.info import wins_from
+    from ..evaluation.report import amount, size, table
+
+    columns: tuple[tuple[str, str, Any], ...] = (
+        ("training FLOP/token", "flops_per_token", amount),
+        ("activations/token", "activation_bytes_per_token", size),
+        ("state", "state_bytes", size),
+        ("FLOP/next token", "next_token_flops", amount),
+    )
+    head = ["length", *(title for title, _, _ in columns)]
+    cells = [head]
+    for index, row in enumerate(rows):
+        line = [f"{row.length:,}"]
+        for _, name, write in columns:
+            own = getattr(row, name)
+            its = None if exact is None else getattr(exact[index], name)
+            line.append("-" if own is None else write(own) + (f" | {write(its):>7}" if its is not None else ""))
+        cells.append(line)
+    yield from table(cells, left=0)
+    if exact is None:
+        return
+    yield "left: this model, right of the bar: exact attention of the same size. It is cheaper, and stays so,"
+    for title, name, _ in columns:
+        start = wins_from(rows, exact, name)
+        if getattr(rows[0], name) is not None:
+            where = f"from {start:,} tokens on" if start is not None else f"nowhere up to {rows[-1].length:,} tokens"
+            yield f"  in {title:<20} {where}"
+
+
+def _option_lines(changes: list[OptionRow]) -> Iterator[str]:
+    from ..evaluation.info import OPTIONS_DEPTH, OPTIONS_LENGTH, matters
+    from ..evaluation.report import table
+
+    yield f"what an option costs (a model of at most {OPTIONS_DEPTH} layers, {OPTIONS_LENGTH} tokens):"
+    rows = [["option", "instead of", "parameters", "training FLOP", "activations"]]
+    for change in (change for change in changes if matters(change)):
+        ratios = (change.parameters, change.flops, change.activation_bytes)
+        rows.append([f"{change.name} {_word(change.after)}", _word(change.before), *map(_percent, ratios)])
+    yield from table(rows, left=2)
+    free = list(dict.fromkeys(f"{change.name} {_word(change.after)}" for change in changes if not matters(change)))
+    if free:
+        yield from textwrap.wrap(f"next to nothing: {', '.join(free)}", WIDTH)
+
+
+def _percent(ratio: float) -> str:
+    return "-" if abs(ratio) < 0.0005 else f"{ratio:+.1%}"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return {True: "true", False: "false", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """What is going on, on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("") as status:
+        yield lambda text: status.update(text)
