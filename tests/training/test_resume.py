@@ -20,6 +20,7 @@ from subquadratic import LanguageModel
 from subquadratic.training import TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.checkpoints import Checkpoints
+from subquadratic.training.language import OFFSETS
 from subquadratic.training.train import train
 
 LONG = {"max_steps": 40, "evaluations": 2, "save_every": 7, "keep": 2}
@@ -97,10 +98,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(how: str, case: str, run: Any, tmp_pa
 
 
 def test_stopped_at_the_end_of_an_epoch_and_in_the_first_step(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"max_steps": 30, "fields": {"dropout": 0.2}, "save_every": 1, "batch_size": 8}
+    options = {"max_steps": 30, "fields": {"dropout": 0.2}, "save_every": 1, "batch_size": 64}
     whole = run(tmp_path / "whole", **options)
-    data = len(whole.folder.read_facts()["corpus"]) and whole.folder.read_facts()["corpus"]["train_tokens"] // 32
-    steps_in_epoch = -(-data // 8)
+    windows = (whole.folder.read_facts()["corpus"]["train_tokens"] - 32) // (32 // OFFSETS) + 1
+    steps_in_epoch = -(-windows // 64)
     assert 3 < steps_in_epoch < 27, "the run must pass the end of an epoch"
     for step in (0, 1, steps_in_epoch, steps_in_epoch + 1):
         out = tmp_path / f"at-{step}"

@@ -69,6 +69,7 @@ def _problem(
         headline=lambda score: f"{score.accuracy:.2%} of {score.predicted:,} sequences right, loss {score.loss:.4f}",
         sample=lambda model, seed: "",
         tokens=options.context,
+        size=len(data.train) * options.context,
         bits=(1 / math.log(2), "bits/sequence"),
         references=lambda: {"most_common_class_accuracy": _most_common(data.validation, len(labels))},
     )

@@ -61,7 +61,7 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
     by_clock = None if budget is None else max(1, int(0.87 * budget / seconds))  # the rest: validation, writing, starting
     steps = by_clock if steps is None else steps if by_clock is None else min(steps, by_clock)
     assert steps is not None
-    epochs = steps * tokens / (len(problem.train) * problem.tokens)
+    epochs = steps * tokens / problem.size
     display.say(f"step        {seconds * 1e3:.0f} ms for {tokens:,} tokens ({tokens / seconds:,.0f} tokens/s, median of {TIMED})")
     read = f"{steps * tokens:,} tokens, {epochs:.2f} of the training data"
     display.say(f"run         about {steps:,} steps in {clock(steps * seconds)}: {read}")

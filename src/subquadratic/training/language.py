@@ -20,6 +20,8 @@ from .problem import Batch, Problem, Score, Sums
 from .setup import Progress, backbone_config, length_limit
 
 MASK_PROBABILITY = 0.15
+SMALL_TEXT = 20_000_000  # tokens
+OFFSETS = 8
 REFERENCE_TOKENS = 2_000_000  # of the validation text, for xz and byte frequencies
 
 
@@ -45,6 +47,7 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         headline=_headline(causal=bool(options.causal)),
         sample=lambda model, seed: samples.of_text(model, validation, tokenizer, seed=seed),
         tokens=train.length,
+        size=len(corpus.train),
         bits=(per_byte / math.log(2), "bits/byte"),
         references=lambda: references(corpus),
         save_extra=tokenizer.save,
@@ -75,11 +78,15 @@ def task_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         headline=lambda score: f"{score.accuracy:.2%} right of {score.predicted:,} tokens that can be known, loss {score.loss:.4f}",
         sample=lambda model, seed: samples.of_task(model, task.validation, names),
         tokens=task.length,
+        size=len(task.train) * task.length,
     )
 
 
 def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Windows]:
-    """Windows to train on, side by side, and windows to validate on, overlapping so that each token is predicted once.
+    """Windows to train on, and windows to validate on that overlap so that each token is predicted once.
+
+    Windows of a small text, which a run reads several times, begin at eight places where those of a large one begin at one: the
+    second time a token is read it stands elsewhere in its window.
 
     Raises:
         ValueError: either side of the corpus is shorter than one window.
@@ -94,7 +101,8 @@ def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Window
                 f"data: the {side} side of {corpus.name} has {len(tokens):,} tokens, less than one window: "
                 f"give more text or a smaller --context (now {options.context:,})"
             )
-    windows = Windows(corpus.train, length=options.context)
+    places = OFFSETS if len(corpus.train) <= SMALL_TEXT else 1
+    windows = Windows(corpus.train, length=options.context, stride=max(1, options.context // places))
     return windows, Windows(corpus.validation, length=options.context, stride=stride)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 from dataclasses import dataclass, field
@@ -165,7 +166,9 @@ class TrainOptions:
         if self.task is not None:
             from ..data.task_names import TASKS
 
-            _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}", self.task)
+            close = difflib.get_close_matches(self.task, TASKS, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}{hint}", self.task)
             for name in ("data", "label", "target", "tokenizer"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")

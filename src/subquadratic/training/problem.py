@@ -75,6 +75,7 @@ class Problem:
         headline: a score in words.
         sample: (model, seed) to something to look at, or nothing.
         tokens: tokens in an item of the training data (padding among them, the longest where they differ).
+        size: tokens of the training data, counted alike.
         bits: factor from nats per prediction to what the progress line shows, and its unit.
         references: what a score may be compared with, by name; computed when asked for.
         save_extra: writes what belongs to a saved model beside it, its tokenizer above all.
@@ -93,6 +94,7 @@ class Problem:
     headline: Callable[[Score], str]
     sample: Callable[[Any, int], str]
     tokens: int
+    size: int
     bits: tuple[float, str] = (1 / math.log(2), "bits/token")
     references: Callable[[], dict[str, float]] = dict
     save_extra: Callable[[Any], None] = field(default=lambda folder: None)

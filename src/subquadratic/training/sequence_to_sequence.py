@@ -51,6 +51,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         headline=lambda score: f"{score.accuracy:.2%} of {score.predicted:,} target tokens right, loss {score.loss:.4f}",
         sample=lambda model, seed: samples.of_pairs(model, examples.validation, tokenizer),
         tokens=source_length + target_length,
+        size=len(examples.train) * (source_length + target_length),
         save_extra=tokenizer.save,
         closing=lambda folder: f'subq generate {folder} --prompt "a source text"',
     )
