@@ -2,7 +2,7 @@
 
 Sizes and rates are for about five minutes on two CPU cores, where many small steps are worth more than few large ones.
 `context` is the length of a training window in tokens; `fields` are further fields of the model's configuration. The learning rates
-are peaks of a cosine. `causal_only` says again what the configuration says, which only torch could tell (a test compares).
+are peaks of a cosine. How they were found is in docs/defaults.md. `causal_only` says again what the configuration says, which only torch could tell (a test compares).
 """
 
 from dataclasses import dataclass, field
@@ -33,11 +33,11 @@ class ModelDefaults:
 DEFAULTS: dict[str, ModelDefaults] = {
     # Local heads and the token shift give the neighbourhood exactly; random features the rest.
     "performer": ModelDefaults(fields={"features": 64, "local_heads": 2, "local_window": 64, "token_shift": True}),
-    "linformer": ModelDefaults(fields={"slots": 64}),  # its max_length is the context
-    "fastformer": ModelDefaults(),
+    "linformer": ModelDefaults(fields={"slots": 64, "token_shift": True}),  # its max_length is the context
+    "fastformer": ModelDefaults(fields={"token_shift": True}),
     # Sequential: a segment of 16 trades the paper's one token at a time for a usable speed.
     "feedback_transformer": ModelDefaults(causal_only=True, fields={"segment_length": 16, "memory_length": 128}),
     "perceiver_ar": ModelDefaults(context=512, causal_only=True, fields={"latents": 256}),
-    "transformer": ModelDefaults(),
+    "transformer": ModelDefaults(fields={"token_shift": True}),
 }
 MODELS = tuple(DEFAULTS)
