@@ -149,9 +149,15 @@ def test_tokens_out_of_range_are_refused(token: int) -> None:
 
 class TestLoading:
     def test_bytes_by_name_and_for_models_without_a_tokenizer(self, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "config.json").write_text('{"class": "LanguageModel"}')
         for path in (None, "bytes", tmp_path):
             assert load_tokenizer(path).digest == ByteTokenizer.digest
+
+    @pytest.mark.parametrize("content", ['{"model_type": "bert"}', "{", "3"])
+    def test_not_for_models_of_others(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"no tokenizer\.json in"):
+            load_tokenizer(tmp_path)
 
     @pytest.mark.parametrize(
         ("content", "message"),

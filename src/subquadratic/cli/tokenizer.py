@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -87,9 +88,12 @@ def _train(argv: Sequence[str]) -> int:
     progress = _Progress()
     tokenizer, bytes_per_token = train_tokenizer(source, vocab_size=options.vocab_size, progress=progress)
     progress.clear()
+    made = not out.exists()
     try:
         tokenizer.save(out)
     except OSError as error:
+        if made:
+            shutil.rmtree(out, ignore_errors=True)
         raise ValueError(f"out: cannot write {out}: {error.strerror or error}") from error
     fewer = f" (the text has no more; {options.vocab_size:,} were asked)" if tokenizer.vocab_size < options.vocab_size else ""
     print(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")

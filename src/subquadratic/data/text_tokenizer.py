@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from .token_bytes import bytes_of_tokens
 from .tokenizer import TOKENIZER_FILE, check_tokens
+
+# It is on anyway; said out loud, the library does not warn when data loaders fork, which never encode.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 CONFIG_FILE, MAP_FILE = "tokenizer_config.json", "special_tokens_map.json"
 ROLES = ("pad", "bos", "eos", "mask")

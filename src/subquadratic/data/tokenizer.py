@@ -147,9 +147,19 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
         from .text_tokenizer import convert_folder
 
         return convert_folder(place)
-    if any((place / name).is_file() for name in ("config.json", "run.json", "run.yaml")):
+    if _is_our_model(place):
         return ByteTokenizer()
     raise ValueError(f"tokenizer: no {TOKENIZER_FILE} in {place} (nor {', '.join(OLDER_FILES)}, nor a model that reads bytes)")
+
+
+def _is_our_model(folder: Path) -> bool:
+    """Whether `folder` is a run or a saved model of this package, and not one of another, whose tokenizer is missing."""
+    if (folder / "run.json").is_file() or (folder / "run.yaml").is_file():
+        return True
+    try:
+        return "class" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _from_file(path: Path) -> Tokenizer:
