@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .generate import NEW_TOKENS, GenerateOptions, new_seed, start
+from .generate import NEW_TOKENS, GenerateOptions, new_seed, row_text, start
 from .text_io import Output, to_bytes
 from .text_model import TextModel
 
@@ -66,14 +66,11 @@ class _Conversation:
             ValueError: it cannot be read.
             _Full: the model can read no more.
         """
-        from ..generation.text import RowText
-
         begun = self.decoding.state is not None
         self._read(typed)
-        tokenizer, count = self.loaded.tokenizer, self.options.max_new_tokens or NEW_TOKENS
-        row = RowText(tokenizer, stop=self.options.stops, eos_token=tokenizer.eos_token, first=not begun and not typed)
+        row = row_text(self.loaded, self.options, first=not begun and not typed)
         self.ended_by, self.last = None, typed[-1:] or self.last
-        for _ in range(count):
+        for _ in range(self.options.max_new_tokens or NEW_TOKENS):
             if self._room() < 1:
                 raise _Full(f"the conversation has reached max_length={self.loaded.model.max_length} tokens, all that this model can read")
             chosen, _ = self.decoding.choose()
@@ -120,12 +117,9 @@ class _Sources:
         self.loaded, self.options, self.output, self.seed = loaded, options, output, new_seed(options)
 
     def __call__(self, typed: bytes) -> None:
-        from ..generation.text import RowText
-
         if not typed:
             return
-        tokenizer = self.loaded.tokenizer
-        row = RowText(tokenizer, stop=self.options.stops, eos_token=tokenizer.eos_token, first=True)
+        row = row_text(self.loaded, self.options, first=True)
         steps = start(self.loaded, self.options, typed, seed=self.seed)
         self.seed += 1
         for chosen, _ in steps:

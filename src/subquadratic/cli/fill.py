@@ -22,6 +22,7 @@ examples:
   subq fill runs/fastformer-1 "one _ two" --mask_text _ --temperature 1 --seed 1
   cat page.txt | subq fill runs/fastformer-1 - --at_once --format json
 """
+MOST = 1_000_000  # masked tokens in one place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,14 +130,14 @@ def split(text: bytes, mask_text: str) -> list[bytes | int]:
     """
     pattern = re.escape(to_bytes(mask_text))
     if mask_text[-1] in ")]}>" and len(mask_text) > 1:
-        pattern = re.escape(to_bytes(mask_text[:-1])) + rb"(?::(\d{1,9}))?" + re.escape(to_bytes(mask_text[-1]))
+        pattern = re.escape(to_bytes(mask_text[:-1])) + rb"(?::(\d+))?" + re.escape(to_bytes(mask_text[-1]))
     parts: list[bytes | int] = []
     end = 0
     for match in re.finditer(pattern, text):
         parts.append(text[end : match.start()])
-        count = int(match[1]) if match.re.groups and match[1] else 1
-        if count < 1:
-            raise ValueError(f"text: {match[0].decode()} masks nothing; the number must be at least 1")
+        count = int(match[1][:20]) if match.re.groups and match[1] else 1
+        if not 1 <= count <= MOST:
+            raise ValueError(f"text: the number of masked tokens must be from 1 to {MOST:,}, got {match[0].decode()[:40]}")
         parts.append(count)
         end = match.end()
     if not parts:
@@ -189,25 +190,24 @@ def encode(loaded: TextModel, parts: list[bytes | int]) -> tuple[list[int], list
     Raises:
         ValueError: the text does not fit the model.
     """
+    limit, vocabulary = loaded.model.max_length, loaded.model.vocab_size
+    try:
+        pieces = [part if isinstance(part, int) else loaded.tokenizer.encode(part).tolist() for part in parts]
+    except ValueError as error:
+        raise ValueError(f"text: {error}") from error
+    length = sum(piece if isinstance(piece, int) else len(piece) for piece in pieces)
+    if limit is not None and length > limit:
+        raise ValueError(f"text is too long: {length:,} tokens, and this model reads at most max_length={limit:,}; shorten it")
+    worst = max((token for piece in pieces if not isinstance(piece, int) for token in piece), default=0)
+    if worst >= vocabulary:
+        spelled = loaded.tokenizer.decode_bytes([worst]).decode("utf-8", errors="backslashreplace")
+        raise ValueError(f"text has the token {worst} ({spelled!r}), but the model knows {vocabulary} tokens, 0 to {vocabulary - 1}")
     tokens: list[int] = []
     masked: list[bool] = []
-    limit, vocabulary = loaded.model.max_length, loaded.model.vocab_size
-    for part in parts:
-        # A masked place holds any token: the model does not see it.
-        new = [0] * part if isinstance(part, int) and part <= (limit or part) else []
-        if isinstance(part, bytes):
-            try:
-                new = loaded.tokenizer.encode(part).tolist()
-            except ValueError as error:
-                raise ValueError(f"text: {error}") from error
-        length = len(tokens) + (part if isinstance(part, int) else len(new))
-        if limit is not None and length > limit:
-            raise ValueError(f"text is too long: {length:,} tokens or more, and the model reads at most max_length={limit:,}; shorten it")
-        if new and max(new) >= vocabulary:
-            spelled = loaded.tokenizer.decode_bytes([max(new)]).decode("utf-8", errors="backslashreplace")
-            raise ValueError(f"text has the token {max(new)} ({spelled!r}), but the model knows {vocabulary} tokens, 0 to {vocabulary - 1}")
+    for piece in pieces:
+        new = [0] * piece if isinstance(piece, int) else piece  # a masked place holds any token: the model does not see it
         tokens += new
-        masked += [isinstance(part, int)] * len(new)
+        masked += [isinstance(piece, int)] * len(new)
     return tokens, masked
 
 
@@ -224,7 +224,7 @@ def _spelled(loaded: TextModel, token: int) -> str:
     try:
         return json.dumps(data.decode("utf-8"), ensure_ascii=False)
     except UnicodeDecodeError:  # a part of a character
-        return f'"{"".join(f"\\x{byte:02x}" for byte in data)}"'
+        return '"' + "".join(rf"\x{byte:02x}" for byte in data) + '"'
 
 
 def _json(loaded: TextModel, options: FillOptions, filled: bytes, places: list[Place]) -> str:

@@ -14,7 +14,7 @@ from .options import parse
 from .text_io import Output, read_file, to_bytes
 
 if TYPE_CHECKING:
-    from ..generation.text import Piece
+    from ..generation.text import Piece, RowText
     from .text_model import TextModel
 
 EXAMPLES = """\
@@ -143,11 +143,11 @@ def gather(name: str, argv: Sequence[str]) -> list[str]:
         if flag != f"--{name}":
             rest.append(word)
             continue
-        value = value if equals else next(words, "")
-        if not equals and not value:
+        following = value if equals else next(words, None)
+        if following is None:
             return list(argv)  # the parser says what is missing
         place = place if values else len(rest)
-        values.append(value)
+        values.append(following)
     return [*rest[:place], f"--{name}={json.dumps(values)}", *rest[place:]] if values else rest
 
 
@@ -225,59 +225,70 @@ def new_seed(options: GenerateOptions) -> int:
 
 def _write(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
     """Write what follows the prompt, in the form asked for; the exit status."""
-    from ..generation.text import RowText
-
     steps = start(loaded, options, prompt)
-    first = not prompt or loaded.kind == "pairs"
-    rows = [
-        RowText(loaded.tokenizer, stop=options.stops, eos_token=loaded.tokenizer.eos_token, first=first) for _ in range(options.samples)
-    ]
-    written: list[list[Piece]] = [[] for _ in rows]
-    output = Output()
-    before = prompt if options.echo and loaded.kind != "pairs" else b""
-    streamed = options.samples == 1 and options.format == "text" and not options.log_probs
-    if streamed:
-        output.write(before)
-    status, began, count = 0, time.perf_counter(), 0
-
-    def note(number: int, pieces: list[Piece]) -> None:
-        written[number] += pieces
-        for piece in pieces:
-            if streamed:
-                output.write(piece.data)
-            elif options.log_probs and options.format == "text":
-                output.line(_token_line(piece, number + 1 if options.samples > 1 else None))
-
+    report = _Report(options, b"" if loaded.kind == "pairs" else prompt)
+    rows = [row_text(loaded, options, first=not prompt or loaded.kind == "pairs") for _ in range(options.samples)]
+    began, count, interrupted = time.perf_counter(), 0, False
     try:
         for chosen, scores in steps:
             for number, (token, score) in enumerate(zip(chosen.tolist(), scores.tolist(), strict=True)):
                 count += rows[number].end is None
-                note(number, rows[number].feed(token, score))
-            if output.closed:
+                report.add(number, rows[number].feed(token, score))
+            if report.output.closed:
                 return 0
     except KeyboardInterrupt:
-        status = 130
+        interrupted = True
     for number, row in enumerate(rows):
-        note(number, row.finish())
-    ends = [row.end or ("interrupted" if status else "length") for row in rows]
-    if streamed:
-        output.end()
-    elif options.format == "json":
-        for number, pieces in enumerate(written):
-            output.line(_sample_line(options, before, number, pieces, ends[number]))
-    elif not options.log_probs:
-        for number, pieces in enumerate(written):
-            output.line(f"===== sample {number + 1} of {options.samples}")
-            output.write(before + b"".join(piece.data for piece in pieces))
-            output.end()
-    if sys.stderr.isatty() and not output.closed:
+        report.add(number, row.finish())
+    report.end([row.end or ("interrupted" if interrupted else "length") for row in rows])
+    if sys.stderr is not None and sys.stderr.isatty() and not report.output.closed:
         seconds = time.perf_counter() - began
         print(f"{count:,} tokens in {seconds:.1f} s, {count / seconds:,.0f} tokens/s", file=sys.stderr)
-    return status
+    return 130 if interrupted else 0
 
 
-def _token_line(piece: Piece, sample: int | None) -> str:
-    return json.dumps({**({} if sample is None else {"sample": sample}), **_token(piece)}, ensure_ascii=False)
+def row_text(loaded: TextModel, options: GenerateOptions, *, first: bool) -> RowText:
+    """What turns the tokens of one row into text."""
+    from ..generation.text import RowText
+
+    return RowText(loaded.tokenizer, stop=options.stops, eos_token=loaded.tokenizer.eos_token, first=first)
+
+
+class _Report:
+    """What is written: text as it comes (one sample), token lines as they come, or everything at the end."""
+
+    def __init__(self, options: GenerateOptions, prompt: bytes) -> None:
+        self.options, self.output = options, Output()
+        self.before = prompt if options.echo else b""
+        self.written: list[list[Piece]] = [[] for _ in range(options.samples)]
+        self.lines = options.log_probs and options.format == "text"
+        self.streams = options.samples == 1 and options.format == "text" and not self.lines
+        if self.streams:
+            self.output.write(self.before)
+
+    def add(self, number: int, pieces: list[Piece]) -> None:
+        """More of a sample."""
+        for piece in pieces:
+            if self.streams:
+                self.output.write(piece.data)
+            elif self.lines:
+                sample = {"sample": number + 1} if self.options.samples > 1 else {}
+                self.output.line(json.dumps({**sample, **_token(piece)}, ensure_ascii=False))
+            else:
+                self.written[number].append(piece)
+
+    def end(self, ends: list[str]) -> None:
+        """All there is, and what ended each sample."""
+        if self.streams:
+            self.output.end()
+            return
+        for number, pieces in enumerate([] if self.lines else self.written):
+            if self.options.format == "json":
+                self.output.line(_sample_line(self.options, self.before, number, pieces, ends[number]))
+                continue
+            self.output.line(f"===== sample {number + 1} of {self.options.samples}")
+            self.output.write(self.before + b"".join(piece.data for piece in pieces))
+            self.output.end()
 
 
 def _token(piece: Piece) -> dict[str, Any]:

@@ -91,9 +91,9 @@ class Output:
             sys.stdout.flush()
         except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
             self._close()
-        except OSError:
+        except OSError as error:
             self._close()
-            raise
+            raise OSError(f"cannot write to standard output: {error.strerror or error}") from error
 
     def _close(self) -> None:
         """Nothing more comes out, also not at the end of the process, which would complain."""
