@@ -10,7 +10,7 @@ from torch import nn
 
 import subquadratic as sq
 from subquadratic.evaluation.abstract_run import abstract_run
-from subquadratic.evaluation.cost import decode_cost, parameter_count, training_cost
+from subquadratic.evaluation.cost import costs_along, decode_cost, parameter_count, training_cost
 
 SIZES: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2}
 CONFIGS = {
@@ -120,6 +120,18 @@ def test_long_sequences_follow_from_shorter_ones(name: str, batch: int, monkeypa
     fitted = training_cost(build(name), batch_size=batch, length=length)
     assert fitted.extrapolated
     assert (fitted.flops, fitted.activation_bytes) == pytest.approx(direct, rel=0.02)
+
+
+def test_quick_costs_agree_with_exact_ones() -> None:
+    """Also for a model whose costs change their law at a length that is among the shortest."""
+    with torch.device("meta"):
+        model = sq.LanguageModel(sq.PerceiverARConfig(**SIZES, latents=256), vocab_size=64)
+    lengths = [256, 512, 2048, 3000]
+    for length, (step, after) in zip(lengths, costs_along(model, lengths=lengths), strict=True):
+        exact = training_cost(model, batch_size=1, length=length)
+        assert (step.flops, step.activation_bytes) == pytest.approx((exact.flops, exact.activation_bytes), rel=0.02)
+        assert after is not None
+        assert after.flops == pytest.approx(decode_cost(model, context=length - 1).flops, rel=0.02)
 
 
 def test_other_heads_and_lower_precision() -> None:

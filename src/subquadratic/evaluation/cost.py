@@ -207,7 +207,7 @@ def _lengths(model: nn.Module, length: int, shortest: int) -> list[int]:
         short = [count * segment + 1 for count in SEGMENTS]
     else:
         widths = [getattr(config, name, None) or 0 for config in _configs(model) for name in WIDTHS]
-        shortest = max([shortest, *widths])
+        shortest = max([shortest, *(2 * width for width in widths)])  # a local head sees its own window and the one before
         short = [shortest, 2 * shortest, DIRECT * shortest]
     return short if length > short[-1] else [length]
 
