@@ -3,6 +3,7 @@ flag and field that it names exists."""
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import re
 import shlex
@@ -25,6 +26,7 @@ SNIPPETS = [
     for page in PAGES
     for index, text in enumerate(text for language, text in FENCE.findall(page.read_text()) if language == "python")
 ]
+MEMBERS = {"convert_checkpoint", "load"}  # that a page names as members of their package
 CONFIGS = {
     "performer": sq.PerformerConfig, "linformer": sq.LinformerConfig, "fastformer": sq.FastformerConfig,
     "feedback_transformer": sq.FeedbackTransformerConfig, "perceiver_ar": sq.PerceiverARConfig, "transformer": sq.TransformerConfig,
@@ -144,6 +146,14 @@ def test_the_options_tables_name_the_right_defaults(model: str) -> None:
     for names, values in re.findall(r"^\| (`.*?`) \| (`.*?`)[^|]* \|", section, flags=re.M):
         for name, value in zip(re.findall(r"`(\w+)`", names), re.findall(r"`([^`]+)`", values), strict=False):
             assert value == repr(defaults[name]).replace("'", '"'), name
+
+
+@pytest.mark.parametrize("package", ["subquadratic", "subquadratic.attention", "subquadratic.compat"])
+def test_the_reference_holds_every_public_name(package: str) -> None:
+    text = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    named = {part for path in re.findall(r"^::: (subquadratic[\w.]*)$", text, flags=re.M) for part in path.split(".")}
+    public = set(importlib.import_module(package).__all__)
+    assert public - {"__version__", "load_converted"} <= named | MEMBERS
 
 
 def test_pages_load_nothing_from_elsewhere() -> None:
