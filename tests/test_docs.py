@@ -4,6 +4,7 @@ flag and field that it names exists."""
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import io
 import re
 import shlex
@@ -154,6 +155,25 @@ def test_the_reference_holds_every_public_name(package: str) -> None:
     named = {part for path in re.findall(r"^::: (subquadratic[\w.]*)$", text, flags=re.M) for part in path.split(".")}
     public = set(importlib.import_module(package).__all__)
     assert public - {"__version__", "load_converted"} <= named | MEMBERS
+
+
+TWINS = {
+    "performer_pytorch": "PerformerLM", "linformer": "LinformerLM", "fast_transformer_pytorch": "FastTransformer",
+    "feedback_transformer_pytorch": "FeedbackTransformer", "perceiver_ar_pytorch": "PerceiverAR",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", TWINS)
+def test_the_keyword_tables_name_every_published_keyword(package: str) -> None:
+    title = package.replace("_", "-")
+    section = (DOCS / "migrating.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    left = " ".join(re.findall(r"^\| (`[^|]*) \|", section, flags=re.M))
+    twin = getattr(getattr(sq.compat, package), TWINS[package])
+    assert set(inspect.signature(twin).parameters) - {"dim", "depth", "heads"} <= set(re.findall(r"\w+", left))
+    right = " ".join(re.findall(r"^\| `[^|]* \| ([^|]*) \|", section, flags=re.M))
+    known = {field.name for config in CONFIGS.values() for field in dataclasses.fields(config)}
+    known |= set(inspect.signature(sq.LanguageModel).parameters) | set(inspect.signature(twin).parameters) | {"extend"}
+    assert set(re.findall(r"`([a-z_]+)[=`(]", right)) - {"forward"} <= known
 
 
 def test_pages_load_nothing_from_elsewhere() -> None:
