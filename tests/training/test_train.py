@@ -325,8 +325,9 @@ def test_an_encoder_decoder_of_pairs_trains(run: Any, tmp_path: Path) -> None:
     result = run(tmp_path / "run", **options)
     assert "[target]" in result.sample
     assert isinstance(EncoderDecoder.from_pretrained(tmp_path / "run"), EncoderDecoder)
-    with pytest.raises(ValueError, match="cannot be the encoder"):
-        run(tmp_path / "other", **{**options, "model": "feedback_transformer"})
+    for model, part in (("feedback_transformer", "encoder"), ("fastformer", "decoder")):
+        with pytest.raises(ValueError, match=f"model: {model} cannot be the {part}"):
+            run(tmp_path / "other", **{**options, "model": model})
     assert not (tmp_path / "other").exists()
 
 
@@ -335,7 +336,8 @@ def test_bad_input_leaves_no_folder(run: Any, tmp_path: Path) -> None:
         ({"context": 5000}, "less than one window"),
         ({"heads": 3}, "dim must be divisible by heads"),
         ({"fields": {"kernal": "relu"}}, "did you mean 'kernel'"),
-        ({"task": "coppy"}, "task must be one of copy"),
+        ({"task": "coppy"}, r"task must be one of copy.*did you mean copy\?"),
+        ({"data": ""}, "data"),
         ({"task": "copy", "label": "x"}, "label is not for --task"),
         ({"label": "x", "target": "y"}, "leave one of the two"),
         ({"report_to": "nowhere"}, "report_to must be of tensorboard"),

@@ -9,6 +9,7 @@ TASK_KINDS = {
     "listops": "classification",
 }
 TASKS = tuple(TASK_KINDS)
+ALIASES = {"mqar": "recall", "associative_recall": "recall", "mirrored_copy": "mirror"}  # other names that papers use
 TASK_HELP = {
     "copy": "repeat a random sequence",
     "mirror": "repeat a random sequence backwards",

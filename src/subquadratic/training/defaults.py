@@ -1,8 +1,9 @@
 """What `subq train` uses where nothing else is said: one line per model.
 
-Sizes and rates are for about five minutes on two CPU cores, where many small steps are worth more than few large ones.
-`context` is the length of a training window in tokens; `fields` are further fields of the model's configuration. The learning rates
-are peaks of a cosine. How they were found is in docs/defaults.md. `causal_only` says again what the configuration says, which only torch could tell (a test compares).
+Sizes and rates are for about five minutes on two CPU cores, where many small steps are worth more than few large ones; how they were
+found is in docs/defaults.md. `context` is the length of a training window in tokens, the learning rates are peaks of a cosine, `fields`
+are further fields of the model's configuration, and `causal_only` says again what the configuration says, which only torch could tell
+(a test compares).
 """
 
 from dataclasses import dataclass, field

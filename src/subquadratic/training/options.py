@@ -122,6 +122,10 @@ class TrainOptions:
         Raises:
             ValueError: an unknown model, options that exclude each other, or a value out of range.
         """
+        from ..data.task_names import ALIASES
+
+        if self.task in ALIASES:
+            return dataclasses.replace(self, task=ALIASES[self.task]).resolve()
         if self.model not in DEFAULTS:  # it may have been added to models/ since
             from ..models.config import model_types
             from ..ops.errors import require_choice
@@ -219,7 +223,7 @@ def parse_duration(text: str) -> float:
 
 def _absolute(path: str | None) -> str | None:
     """So that a run can be resumed from another folder; names that are no paths stay as they are."""
-    if path is None or path in ("-", "stdlib", "bytes"):
+    if path is None or path in ("", "-", "stdlib", "bytes"):
         return path
     return str(Path(path).expanduser().absolute())
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..data import collate, load_examples, load_tokenizer
+from ..models.config import config_class
 from ..models.encoder_decoder import EncoderDecoder
 from . import samples
 from .options import TrainOptions
@@ -63,15 +64,12 @@ def _configs(options: TrainOptions) -> tuple[Any, Any]:
     Raises:
         ValueError: the model cannot be one of the two; says which can.
     """
-    try:
-        encoder = backbone_config(options, causal=False)
-    except ValueError as error:
-        raise ValueError(f"model: {options.model} cannot be the encoder ({error}); {CAN}") from error
-    try:
-        decoder = backbone_config(options, causal=True, cross_attention=True)
-    except ValueError as error:
-        raise ValueError(f"model: {options.model} cannot be the decoder ({error}); {CAN}") from error
-    return encoder, decoder
+    kind = config_class(options.model)
+    if kind.causal_only:
+        raise ValueError(f"model: {options.model} cannot be the encoder, which sees the source from both sides; {CAN}")
+    if not hasattr(kind, "cross_attention"):
+        raise ValueError(f"model: {options.model} cannot be the decoder: it has no cross-attention; {CAN}")
+    return backbone_config(options, causal=False), backbone_config(options, causal=True, cross_attention=True)
 
 
 def _sums(model: Any, batch: Batch, generator: torch.Generator) -> Sums:
