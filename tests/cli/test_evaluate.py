@@ -148,6 +148,13 @@ def test_a_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = score(capsys, "task")["score"]
     known = sum(int(task.validation[i]["scored"].sum()) for i in range(len(task.validation)))
     assert (found["predicted"], found["bits_per_byte"]) == (known, None)
+    assert main(["evaluate", "task"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert not any("bits/byte" in line for line in lines)
+    for argv, message in ((["--data", "text.txt"], "learned the task copy"), (["--context", "8"], "context is for texts")):
+        assert main(["evaluate", "task", *argv]) == 2
+        assert message in capsys.readouterr().err
 
 
 BAD = [

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,6 +191,8 @@ def _refuse_unfit(options: EvaluateOptions, trained: Trained) -> None:
     kind = type(trained.model).__name__
     task = options.data is None and trained.options.get("task")
     rows = kind in ("SequenceClassifier", "EncoderDecoder")
+    if options.data is not None and trained.options.get("task"):
+        raise ValueError(f"data: {trained.folder} learned the task {trained.options['task']}, whose tokens are no text; leave --data out")
     for name in ("reset", "context", "max_tokens", "by_position"):
         if getattr(options, name) not in (None, "auto") and (rows or (task and name != "by_position")):
             raise ValueError(f"{name} is for texts, and this is a {'task' if task else 'model of rows'}; leave it out")
@@ -205,10 +208,11 @@ def _refuse_unfit(options: EvaluateOptions, trained: Trained) -> None:
 def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
     from ..evaluation.report import class_lines, pair_lines, position_lines, text_lines
 
-    yield f"model       {trained.folder} ({trained.describe()})"
-    yield f"data        {material.name}, {material.side}: {material.size:,} {material.unit}"
+    size = f"{material.size:,} {material.unit}"
+    yield from _wrapped("model", f"{trained.folder} ({trained.describe()})")
+    yield from _wrapped("data", f"{material.name}, {material.side}: {size}" if material.unit != "items" else f"{size} of {material.name}")
     for note in material.notes:
-        yield f"note        {note}"
+        yield from _wrapped("note", note)
     kind = type(score).__name__
     if kind == "ClassScore":
         yield from class_lines(score)
@@ -218,6 +222,14 @@ def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
         yield from text_lines(score)
         yield ""
         yield from position_lines(score)
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """Words are not broken: a long path may pass the margin."""
+    indent = " " * 12
+    return textwrap.wrap(
+        text, 100, initial_indent=name.ljust(12), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any) -> None:

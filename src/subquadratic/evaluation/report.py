@@ -26,11 +26,12 @@ def text_lines(score: TextScore) -> list[str]:
 
 def position_lines(score: TextScore) -> list[str]:
     """The table of losses by place."""
-    rows = [[_place(score), "predicted", "bits/token", "bits/byte", "right"]]
+    text = ["bits/byte"] if score.bits_per_byte is not None else []
+    rows = [[_place(score), "predicted", "bits/token", *text, "right"]]
     for bucket in score.by_position:
-        per_byte = "-" if bucket.bits_per_byte is None else f"{bucket.bits_per_byte:.4f}"
+        per_byte = ["-" if bucket.bits_per_byte is None else f"{bucket.bits_per_byte:.4f}"] if text else []
         bits = f"{bucket.loss / math.log(2):.4f}"
-        rows.append([f"{bucket.start:,} to {bucket.stop - 1:,}", f"{bucket.predicted:,}", bits, per_byte, f"{bucket.accuracy:.1%}"])
+        rows.append([f"{bucket.start:,} to {bucket.stop - 1:,}", f"{bucket.predicted:,}", bits, *per_byte, f"{bucket.accuracy:.1%}"])
     return table(rows)
 
 
