@@ -157,6 +157,19 @@ def test_a_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert message in capsys.readouterr().err
 
 
+def test_a_full_disk_costs_only_the_file(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("subquadratic.models.saving.replace_file", full)
+    assert main(["evaluate", "performer", "--out", "score.json"]) == 2
+    printed = capsys.readouterr()
+    assert "bits/byte" in printed.out
+    assert printed.err == (
+        "subq evaluate: out: cannot write score.json: No space left on device; the score was printed, files there stay as they were\n"
+    )
+
+
 BAD = [
     (["missing"], "no such folder: missing"),
     (["text.txt"], "is a file"),
@@ -175,6 +188,7 @@ BAD = [
     (["performer", "--label", "kind"], "label is for a SequenceClassifier"),
     (["performer", "--out", "no/such/score.json"], "there is no folder no/such"),
     (["performer", "--out", "empty"], "is a folder"),
+    (["performer", "--out", "/dev/null"], "is no ordinary file"),
     (["performer", "--by_position", "loss.png"], "must name an .svg file"),
     (["damaged"], "damaged or cut short"),
     (["garbled"], "run.yaml is damaged"),

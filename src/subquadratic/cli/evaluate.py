@@ -89,6 +89,8 @@ def _check_file(name: str, path: str | None) -> None:
     place = Path(path).expanduser()
     if place.is_dir():
         raise ValueError(f"{name}: {place} is a folder; name a file")
+    if place.exists() and not place.is_file():
+        raise ValueError(f"{name}: {place} is no ordinary file, and would be replaced; name another")
     if not place.parent.is_dir():
         raise ValueError(f"{name}: there is no folder {place.parent}")
     if not os.access(place.parent, os.W_OK):
@@ -236,10 +238,15 @@ def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any)
     from ..evaluation.report import plot_positions
     from ..models.saving import replace_file
 
-    if options.out is not None:
-        replace_file(Path(options.out).expanduser(), lambda file: file.write_text(written, encoding="utf-8"))
-    if options.by_position is not None:
-        plot_positions(Path(options.by_position).expanduser(), score, title=f"{trained.folder.name}: {trained.describe()}")
+    try:
+        if options.out is not None:
+            replace_file(Path(options.out).expanduser(), lambda file: file.write_text(written, encoding="utf-8"))
+        if options.by_position is not None:
+            plot_positions(Path(options.by_position).expanduser(), score, title=f"{trained.folder.name}: {trained.describe()}")
+    except OSError as error:
+        places = " or ".join(path for path in (options.out, options.by_position) if path is not None)
+        kept = "the score was printed, files there stay as they were"
+        raise ValueError(f"out: cannot write {places}: {error.strerror or error}; {kept}") from error
 
 
 def _print(text: str) -> None:
