@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import subquadratic as sq
-from subquadratic.cli.fill import _text_as_flag, split
+from subquadratic.cli.fill import _text_as_flag, encode, split
 from subquadratic.cli.main import main
 from subquadratic.generation import fill
 
@@ -144,3 +144,22 @@ def test_bad_input_is_one_clear_line(
     assert err.count("\n") == 1
     assert err.startswith("subq fill: ")
     assert message in err
+
+
+def test_the_space_before_a_masked_word_is_the_words(runs: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    from subquadratic.cli.text_model import TextModel
+    from subquadratic.data import load_tokenizer
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    backend.train_from_iterator(["the cat sat on the mat " * 9], trainer)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    model = sq.LanguageModel(sq.FastformerConfig(**SMALL, causal=False), vocab_size=tokenizer.vocab_size)
+    tokens, masked = encode(TextModel(tmp_path, model, tokenizer, "masked"), [b"the cat ", 1, b" on"])
+    assert tokens == tokenizer.encode("the cat").tolist() + [0] + tokenizer.encode(" on").tolist()
+    assert sum(masked) == 1
+    assert encode(TextModel(tmp_path, model, load_tokenizer(None), "masked"), [b"a ", 1])[0] == [97, 32, 0]

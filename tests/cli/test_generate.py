@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -365,6 +364,7 @@ def test_a_reader_that_leaves_and_a_full_disk(runs: Path) -> None:
 
 def test_ctrl_c_on_a_terminal(runs: Path) -> None:
     """A real terminal: text as it is written, then Ctrl-C."""
+    pty = pytest.importorskip("pty")
     parent, child = pty.openpty()
     argv = command("generate", runs / "causal", "--prompt", "héllo", "--max_new_tokens", "1000000")
     process = subprocess.Popen(argv, stdin=child, stdout=child, stderr=child, env={**os.environ, "LC_ALL": "C"})

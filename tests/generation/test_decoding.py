@@ -232,3 +232,17 @@ def test_the_prompt_is_read_once_for_all_samples_and_never_whole() -> None:
     net = Counting(model(CONFIGS[0]))
     list(sq.generation.stream(net, torch.zeros(1, 10, dtype=torch.int64), samples=3, max_new_tokens=3, piece=4))
     assert net.lengths == [(1, 4), (1, 4), (1, 2), (3, 1), (3, 1)]
+
+
+def test_a_published_model_reads_its_prompt_at_once() -> None:
+    from subquadratic.compat.continuation import Continuation
+    from subquadratic.compat.performer_pytorch import PerformerLM
+
+    inner = PerformerLM(num_tokens=11, max_seq_len=8, dim=16, depth=1, heads=2, dim_head=8, causal=True).eval()
+    net, calls = Continuation(inner), []
+    inner.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0].shape[1]))
+    prompt = torch.randint(0, 11, (1, 20_000))
+    tokens = torch.stack(list(net.stream(prompt, max_new_tokens=3, temperature=0.0, samples=2, repetition_penalty=1.1)), dim=1)
+    assert tokens.shape == (2, 3)
+    assert torch.equal(tokens[0], tokens[1])
+    assert calls == [8, 8, 8]

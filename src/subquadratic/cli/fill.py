@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from .options import UsageError, parse
@@ -34,7 +35,8 @@ class FillOptions:
     text: str | None = None
     """Text with masked places; may stand after RUN without --text, and - reads it from standard input."""
     mask_text: str = "[MASK]"
-    """What stands for a masked token. Where it ends in a bracket, [MASK:5] is five of them."""
+    """What stands for a masked token. Where it ends in a bracket, [MASK:5] is five of them. A tokenizer whose words begin with the space
+    before them leaves that space to the masked word."""
     at_once: bool = False
     """Fill in all places in one pass, each as if the others stayed masked. Otherwise each pass of the model fills in the one place where it
     is most certain, and reads it from then on."""
@@ -193,6 +195,9 @@ def encode(loaded: TextModel, parts: list[bytes | int]) -> tuple[list[int], list
     limit, vocabulary = loaded.model.max_length, loaded.model.vocab_size
     try:
         pieces = [part if isinstance(part, int) else loaded.tokenizer.encode(part).tolist() for part in parts]
+        for piece, following in pairwise(pieces):
+            if isinstance(following, int) and isinstance(piece, list) and _ends_in_space_of_a_word(loaded.tokenizer, piece):
+                piece.pop()
     except ValueError as error:
         raise ValueError(f"text: {error}") from error
     length = sum(piece if isinstance(piece, int) else len(piece) for piece in pieces)
@@ -209,6 +214,14 @@ def encode(loaded: TextModel, parts: list[bytes | int]) -> tuple[list[int], list
         tokens += new
         masked += [isinstance(piece, int)] * len(new)
     return tokens, masked
+
+
+def _ends_in_space_of_a_word(tokenizer: Any, tokens: list[int]) -> bool:
+    """Whether the last token is the space that, in this tokenizer, the word after it would begin with."""
+    if not tokens or tokenizer.decode_bytes(tokens[-1:]) != b" ":
+        return False
+    lengths = tokenizer.byte_lengths()
+    return any(tokenizer.decode_bytes([token]).startswith(b" ") for token in (lengths > 1).nonzero()[0].tolist())
 
 
 def _text(loaded: TextModel, tokens: list[int]) -> bytes:

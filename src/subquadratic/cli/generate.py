@@ -30,6 +30,7 @@ examples:
   subq generate runs/translator --prompt "ein Text"                       an encoder-decoder: the prompt is its source
 """
 NEW_TOKENS = 400
+LONG_PROMPT = 50_000  # tokens, from which on a terminal says why there is no text yet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +183,8 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
         tokens = prompt_tokens(tokenizer, prompt, model.embedding.vocab_size if pairs else model.vocab_size)[None].to(loaded.device)
     except ValueError as error:
         raise ValueError(f"prompt: {error}") from error
+    if tokens.shape[1] >= LONG_PROMPT and sys.stderr is not None and sys.stderr.isatty():
+        print(f"reading a prompt of {tokens.shape[1]:,} tokens", file=sys.stderr)
     inputs = (tokens, torch.tensor([[target_start(loaded)]], device=loaded.device)) if pairs else (tokens,)
     generator = torch.Generator(device=loaded.device).manual_seed(new_seed(options) if seed is None else seed)
     return model.stream(

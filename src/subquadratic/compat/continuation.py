@@ -62,6 +62,7 @@ class Continuation(nn.Module):
             everything = everything[:, -self.max_seq_len :]
         return self.model(everything)[:, -1:], TokensState(everything)
 
-    def stream(self, prompt: Tensor, **options: Any) -> Iterator[Tensor]:
+    def stream(self, prompt: Tensor, **options: Any) -> Iterator[Any]:
         """New tokens (B,) one step at a time; options as in :func:`subquadratic.generation.stream`."""
-        return generation.stream(self, prompt, **options)
+        # Read in pieces, a prompt would go through the model once for each of them.
+        return generation.stream(self, prompt, **{"piece": max(prompt.shape[-1], 1), **options})
