@@ -121,6 +121,20 @@ def test_memory_does_not_grow_with_the_text() -> None:
     assert evaluate_text(model, text).predicted == 40 * 500 - 1
 
 
+def test_models_of_published_packages_are_scored_in_windows() -> None:
+    from subquadratic.compat.performer_pytorch import PerformerLM
+
+    sizes = {"num_tokens": VOCABULARY, "max_seq_len": 32, "dim": 16, "depth": 1, "heads": 2, "dim_head": 8}
+    model = PerformerLM(**sizes, causal=True).eval()
+    found = evaluate_text(model, Text([TOKENS]))
+    windows = torch.from_numpy(TOKENS.astype(np.int64)).unfold(0, 32, 31)
+    with torch.no_grad():
+        logits = model(windows[:, :-1])
+    assert found.loss == pytest.approx(float(F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())), rel=1e-5)
+    with pytest.raises(ValueError, match="bidirectional"):
+        evaluate_text(PerformerLM(**sizes), Text([TOKENS]))
+
+
 def test_a_model_that_knows_the_text_scores_well() -> None:
     model = build(sq.FastformerConfig(**SIZES, token_shift=True))
     tokens = np.tile(np.arange(8), 60)

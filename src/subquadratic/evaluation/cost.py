@@ -242,7 +242,7 @@ def state_is_constant(model: nn.Module) -> bool:
         return False
     if _sequential(model):
         return True  # a line of memories, made at the start
-    width = max(32, *[getattr(config, name, None) or 0 for config in configs for name in WIDTHS])
+    width = max([32, *(getattr(config, name, None) or 0 for config in configs for name in WIDTHS)])
     return _state_bytes(model, 2 * width) == _state_bytes(model, 4 * width)
 
 

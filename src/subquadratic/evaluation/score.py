@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ..models.language_model import LanguageModel
 from .cost import state_is_constant
 from .tally import Tally, TextScore
 from .text import Text
@@ -91,7 +92,7 @@ def choose_reset(model: Any, *, context: int | None, reset: Reset | None) -> Res
     """
     if reset == "windows" or (reset is None and context is not None):
         return "windows"
-    constant = hasattr(model, "extend") and state_is_constant(model)
+    constant = isinstance(model, LanguageModel) and state_is_constant(model)
     if reset is None:
         return "documents" if constant else "windows"
     if not constant:
@@ -144,6 +145,8 @@ def _window_losses(model: Any, tokens: Tensor, generator: torch.Generator) -> tu
     """Losses, right guesses, targets and places in the window of a batch of windows."""
     rows, length = tokens.shape
     config = getattr(model, "config", None)
+    if config is None and not _causal(model):
+        raise ValueError(f"run: this {type(model).__name__} of a published package is bidirectional, and has no way to hide a token from it")
     if config is not None and not config.causal:
         masked = torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY
         places = torch.arange(length).expand(rows, length)[masked]
