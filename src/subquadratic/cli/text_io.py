@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# On a terminal, what would move its cursor or change its colours is shown as the picture of the character.
-PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+from ..training.display import PICTURES
 
 
 def to_bytes(text: str) -> bytes:

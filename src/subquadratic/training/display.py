@@ -7,6 +7,11 @@ import time
 from typing import TextIO
 
 
+# What would move a terminal's cursor or change its colours is shown as the picture of the character.
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
 def make_display(stream: TextIO | None = None) -> PlainDisplay:
     """The display that suits `stream` (standard output)."""
     stream = sys.stdout if stream is None else stream
@@ -31,7 +36,7 @@ class PlainDisplay:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        print(text, file=self.stream, flush=True)
+        print(text.translate(PICTURES), file=self.stream, flush=True)
 
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
         """Where the run is: training loss in bits per `unit`, `speed` in tokens a second, `left` in seconds."""
@@ -69,7 +74,7 @@ class LiveDisplay(PlainDisplay):
         self._task = self._progress.add_task("", total=1.0)
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(text.translate(PICTURES), markup=False, soft_wrap=True)
 
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
         self._progress.start()

@@ -11,6 +11,7 @@ import torch
 
 from ..evaluation.cost import TrainingCost, training_cost
 from ..evaluation.memory import available_memory
+from ..evaluation.report import size
 from .display import PlainDisplay, clock
 from .optimizer import make_optimizer
 from .options import TrainOptions
@@ -38,7 +39,7 @@ def check_memory(problem: Problem, options: TrainOptions) -> None:
     cost = _cost(model, problem, options)
     if cost.total_bytes > room:
         raise ValueError(
-            f"model: training needs about {gigabytes(cost.total_bytes)} ({_parts(cost, options)}), but {gigabytes(room)} are available: "
+            f"model: training needs about {size(cost.total_bytes)} ({_parts(cost, options)}), but {size(room)} are available: "
             "give a smaller --dim, --depth, --context or --batch_size, or --checkpointing"
         )
 
@@ -53,7 +54,7 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
     for name, shape, count in _shapes(model):
         display.say(f"  {count:>12,}  {shape:<18} {name}")
     display.say(f"  {cost.parameters:>12,}  in all")
-    display.say(f"memory      about {gigabytes(cost.total_bytes)} of {gigabytes(room)} available: {_parts(cost, options)}")
+    display.say(f"memory      about {size(cost.total_bytes)} of {size(room)} available: {_parts(cost, options)}")
     seconds = _step_seconds(model, problem, options)
     tokens = problem.tokens * (options.batch_size or 1) * options.accumulation
     steps = options.max_steps
@@ -77,11 +78,6 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
     }
 
 
-def gigabytes(size: float) -> str:
-    """`1.5 GB`, `23 MB`."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):,.0f} MB"
-
-
 def _cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:
     bfloat16 = options.precision == "bfloat16" or (options.precision == "auto" and torch.cuda.is_available())
     length = problem.tokens if problem.kind != "sequence_to_sequence" else math.ceil(problem.tokens / 2)
@@ -91,8 +87,8 @@ def _cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:
 def _parts(cost: TrainingCost, options: TrainOptions) -> str:
     average = ", its moving average the weights again" if options.ema is not None else ""
     return (
-        f"weights {gigabytes(cost.parameter_bytes)}, gradients {gigabytes(cost.gradient_bytes)}, optimizer "
-        f"{gigabytes(cost.optimizer_bytes)}, activations {gigabytes(cost.activation_bytes + cost.temporary_bytes)}{average}"
+        f"weights {size(cost.parameter_bytes)}, gradients {size(cost.gradient_bytes)}, optimizer "
+        f"{size(cost.optimizer_bytes)}, activations {size(cost.activation_bytes + cost.temporary_bytes)}{average}"
     )
 
 

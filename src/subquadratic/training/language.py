@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data import Corpus, Windows, load_corpus, load_tokenizer, make_task
+from ..data.sources import STDLIB
 from ..data.tokenizer import Tokenizer
 from ..models.language_model import LanguageModel
 from . import samples
@@ -51,7 +53,7 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         bits=(per_byte / math.log(2), "bits/byte"),
         references=lambda: references(corpus),
         save_extra=tokenizer.save,
-        closing=lambda folder: f'subq generate {folder} --prompt "def "' if options.causal else f'subq fill {folder} "some [MASK] text"',
+        closing=partial(_closing, options),
     )
 
 
@@ -80,6 +82,12 @@ def task_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         tokens=task.length,
         size=len(task.train) * task.length,
     )
+
+
+def _closing(options: TrainOptions, folder: str) -> str:
+    if not options.causal:
+        return f'subq fill {folder} "some [MASK] text"'
+    return f"subq generate {folder}" + (' --prompt "def "' if options.data in (None, STDLIB) else "")
 
 
 def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Windows]:
