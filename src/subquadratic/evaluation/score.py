@@ -146,7 +146,7 @@ def _window_losses(model: Any, tokens: Tensor, generator: torch.Generator) -> tu
     rows, length = tokens.shape
     config = getattr(model, "config", None)
     if config is None and not _causal(model):
-        raise ValueError(f"run: this {type(model).__name__} of a published package is bidirectional, and has no way to hide a token from it")
+        raise ValueError(f"run: this {type(model).__name__} of a published package is bidirectional: no token can be hidden from it")
     if config is not None and not config.causal:
         masked = torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY
         places = torch.arange(length).expand(rows, length)[masked]
