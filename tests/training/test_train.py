@@ -261,7 +261,7 @@ def test_rates_are_tried_and_one_is_suggested(run: Any, tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_fit_is_refused_before_it_is_built(run: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"training needs about [\d,.]+ GB \(weights .* but [\d,.]+ GB are available"):
+    with pytest.raises(ValueError, match=r"training needs about [\d,.]+ TB \(weights .* but [\d,.]+ GB are available"):
         run(tmp_path / "run", model="transformer", dim=65536, heads=64, depth=200)
     assert not (tmp_path / "run").exists()
 

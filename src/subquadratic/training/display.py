@@ -6,7 +6,6 @@ import sys
 import time
 from typing import TextIO
 
-
 # What would move a terminal's cursor or change its colours is shown as the picture of the character.
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
