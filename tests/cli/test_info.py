@@ -36,7 +36,7 @@ def test_every_model_has_its_table(name: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_numbers_are_those_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
-    found = numbers(capsys, "--model", "fastformer", *SMALL, "--options", "false")
+    found = numbers(capsys, "--model", "fastformer", *SMALL, "--fields.token_shift", "false", "--options", "false")
     model = sq.LanguageModel(sq.FastformerConfig(dim=32, depth=1, heads=2), vocab_size=260, tie_embeddings=True)
     assert found["training"]["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert found["lengths"][-1]["state_bytes"] == model.init_state(1).nbytes()

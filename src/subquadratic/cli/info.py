@@ -128,8 +128,9 @@ def _new(options: InfoOptions) -> tuple[str, Any, Any, int]:
     defaults = DEFAULTS.get(options.model, ModelDefaults())
     length = LENGTH if options.length is None else options.length
     values = {name: getattr(options, name) or getattr(defaults, name) for name in ("dim", "depth", "heads")}
+    fields = defaults.fields_beside(options.fields, values["heads"])
     causal = True if options.causal is None else options.causal
-    config = config_of(kind.model_type, length=length, values={**values, "causal": causal, **defaults.fields, **options.fields})
+    config = config_of(kind.model_type, length=length, values={**values, "causal": causal, **fields})
     limit = config.length_limit
     if limit is not None and options.length is None:
         length = min(length, limit)

@@ -18,9 +18,7 @@ from ..models.transformer import TransformerConfig
 from .cost import costs_along, training_cost
 from .describe import model_facts
 
-# What the exact twin has in common with a model.
-SIZES = ("dim", "depth", "heads", "head_dim", "causal", "ff_mult", "ff_glu", "ff_chunks")
-SHARED = (*SIZES, "dropout", "attention_dropout", "norm", "checkpointing", "reversible")
+OTHERWISE = ("positions", "axial_shape", "cross_attention", "context_dim", "window")  # of the exact twin: rotary, and all there is
 OPTIONS_LENGTH, OPTIONS_DEPTH = 256, 2  # of the models on which options are compared
 SMALLEST = 0.005  # share of a cost that is worth a line
 
@@ -56,8 +54,9 @@ def build_on_meta(config: BackboneConfig, *, vocab_size: int, length: int) -> La
 
 
 def exact_twin(config: BackboneConfig) -> TransformerConfig:
-    """A Transformer of the same size."""
-    return TransformerConfig(**{name: getattr(config, name) for name in SHARED})
+    """A Transformer of the same size, with what else it can have in common."""
+    names = {field.name for field in dataclasses.fields(TransformerConfig)} & {field.name for field in dataclasses.fields(config)}
+    return TransformerConfig(**{name: getattr(config, name) for name in names - set(OTHERWISE)})
 
 
 def doubling(length: int, *, first: int = 256) -> list[int]:
