@@ -159,6 +159,8 @@ def test_an_encoder_decoder_writes_the_target_of_its_prompt(runs: Path, capsysbi
     model = sq.EncoderDecoder.from_pretrained(runs / "pairs")
     tokens = model.generate(torch.tensor([list(b"source")]), torch.tensor([[257]]), max_new_tokens=6, temperature=0.0)[0, 1:].tolist()
     assert capsysbinary.readouterr().out == text_of(tokens) + b"\n"
+    assert main(["generate", str(runs / "pairs"), "--prompt", "source", "--max_new_tokens", "6", "--format", "json"]) == 0
+    assert json.loads(capsysbinary.readouterr().out)["prompt"] == "source"
 
 
 def test_the_text_of_a_bounded_model_ends_where_it_must(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

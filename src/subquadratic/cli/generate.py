@@ -229,7 +229,7 @@ def new_seed(options: GenerateOptions) -> int:
 def _write(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
     """Write what follows the prompt, in the form asked for; the exit status."""
     steps = start(loaded, options, prompt)
-    report = _Report(options, b"" if loaded.kind == "pairs" else prompt)
+    report = _Report(options, prompt, source=loaded.kind == "pairs")
     rows = [row_text(loaded, options, first=not prompt or loaded.kind == "pairs") for _ in range(options.samples)]
     began, count, interrupted = time.perf_counter(), 0, False
     try:
@@ -260,9 +260,10 @@ def row_text(loaded: TextModel, options: GenerateOptions, *, first: bool) -> Row
 class _Report:
     """What is written: text as it comes (one sample), token lines as they come, or everything at the end."""
 
-    def __init__(self, options: GenerateOptions, prompt: bytes) -> None:
+    def __init__(self, options: GenerateOptions, prompt: bytes, *, source: bool) -> None:
         self.options, self.output = options, Output()
-        self.before = prompt if options.echo else b""
+        self.prompt = prompt
+        self.before = prompt if options.echo and not source else b""
         self.written: list[list[Piece]] = [[] for _ in range(options.samples)]
         self.lines = options.log_probs and options.format == "text"
         self.streams = options.samples == 1 and options.format == "text" and not self.lines
@@ -287,7 +288,7 @@ class _Report:
             return
         for number, pieces in enumerate([] if self.lines else self.written):
             if self.options.format == "json":
-                self.output.line(_sample_line(self.options, self.before, number, pieces, ends[number]))
+                self.output.line(_sample_line(self.options, self.prompt, number, pieces, ends[number]))
                 continue
             self.output.line(f"===== sample {number + 1} of {self.options.samples}")
             self.output.write(self.before + b"".join(piece.data for piece in pieces))
@@ -300,11 +301,11 @@ def _token(piece: Piece) -> dict[str, Any]:
     return {"token": piece.token, "text": text, "log_prob": round(piece.log_prob, 6), **({} if whole else {"bytes": list(piece.data)})}
 
 
-def _sample_line(options: GenerateOptions, before: bytes, number: int, pieces: list[Piece], end: str) -> str:
+def _sample_line(options: GenerateOptions, prompt: bytes, number: int, pieces: list[Piece], end: str) -> str:
     text = b"".join(piece.data for piece in pieces).decode("utf-8", errors="replace")
     content: dict[str, Any] = {"sample": number + 1}
     if options.echo:
-        content["prompt"] = before.decode("utf-8", errors="replace")
+        content["prompt"] = prompt.decode("utf-8", errors="replace")
     content |= {"text": text, "tokens": len(pieces), "log_prob": round(sum(piece.log_prob for piece in pieces), 6), "end": end}
     if options.log_probs:
         content["log_probs"] = [_token(piece) for piece in pieces]
