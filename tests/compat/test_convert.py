@@ -327,3 +327,13 @@ def test_a_bidirectional_one_does_not() -> None:
 
     with pytest.raises(ValueError, match="only a causal language model can continue a text"):
         Continuation(linformer())
+
+
+def test_what_a_twin_saved_needs_no_conversion(tmp_path: Path) -> None:
+    from subquadratic.compat.performer_pytorch import PerformerLM
+
+    model = PerformerLM(num_tokens=20, max_seq_len=16, dim=16, depth=1, heads=2, causal=True)
+    torch.save(model.state_dict(), tmp_path / "twin.pt")
+    with pytest.raises(ValueError, match=r"saved by our own twin of the PerformerLM .* load_state_dict"):
+        convert_checkpoint(tmp_path / "twin.pt", "performer_pytorch", tmp_path / "out", causal=True)
+    assert not (tmp_path / "out").exists()

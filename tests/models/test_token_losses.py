@@ -70,6 +70,17 @@ def test_masked_training_guesses_scored_tokens_only() -> None:
     torch.testing.assert_close(model.loss(x, scored=scored), nats.mean())
 
 
+def test_a_token_out_of_range_is_told_even_where_it_is_only_predicted() -> None:
+    model = language_model(sq.TransformerConfig(dim=16, depth=1, heads=2))
+    x = tokens(2, 8)
+    x[1, -1] = 13
+    for mask in (None, torch.ones(2, 8, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="less than vocab_size=13"):
+            model.loss(x, mask)
+        with pytest.raises(ValueError, match="less than vocab_size=13"):
+            model.token_losses(x, mask)
+
+
 def test_a_wrong_shape_is_told() -> None:
     model = language_model(sq.TransformerConfig(dim=16, depth=1, heads=2))
     with pytest.raises(ValueError, match="scored"):

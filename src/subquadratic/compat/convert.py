@@ -58,6 +58,12 @@ def convert_checkpoint(
     weights = read_state_dict(path)
     model, prefix = _identify(weights, package, path)
     weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    ours = next((name for name in weights if ".blocks." in name), None)
+    if ours is not None:
+        raise ValueError(
+            f"{path} was saved by our own twin of the {model.name} ({ours}), not by the published package: build the twin in "
+            f"subquadratic.compat.{package} as it was and call load_state_dict; a model saved with save_pretrained needs no conversion"
+        )
     given = {name: _value(value) for name, value in hints.items() if value is not None}
     _check_names(model, given)
     try:

@@ -71,7 +71,7 @@ class TokenEmbedding(nn.Module):
         if mask is not None:
             tokens = tokens.masked_fill(~mask, 0)
         if not torch.compiler.is_compiling():
-            self._check_range(tokens)
+            self.check_range(tokens)
         positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
         self._check_length(tokens.shape[1], positions, bounded=mask is None and seen is None)
         x = self.table(tokens)
@@ -83,7 +83,8 @@ class TokenEmbedding(nn.Module):
             x = x + self.positions(positions).to(x.dtype)
         return zero_padding(self.dropout(x), mask)
 
-    def _check_range(self, tokens: Tensor) -> None:
+    def check_range(self, tokens: Tensor) -> None:
+        """Raises ValueError for a token that is not in the vocabulary."""
         if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
             return  # reading a value back would break the capture
         low, high = (int(value) for value in tokens.aminmax())

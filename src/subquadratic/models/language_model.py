@@ -231,6 +231,9 @@ class LanguageModel(Pretrained):
         require(
             tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
         )
+        if not torch.compiler.is_compiling():
+            last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
+            self.embedding.check_range(last)  # the last one of each row is predicted and never embedded
         wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
         inputs, targets, mask = next_tokens(tokens, wanted, mask)
         hidden = self.hidden(inputs, mask=mask, **arguments)
