@@ -301,6 +301,13 @@ def test_a_conversation_goes_on_after_a_bad_line_and_ends_when_full(
     feed(monkeypatch, b"abc\n" * 9)
     assert main(["generate", str(runs / "short"), "--interactive", "--max_new_tokens", "4", "--seed", "1"]) == 1
     assert "max_length=12" in capsys.readouterr().err
+    # The last text is whole, though a stop text might have begun in it: 12 tokens are read, and one more is written.
+    feed(monkeypatch, b"abc\n")
+    options = ["--interactive", "--max_new_tokens", "40", "--temperature", "0", "--stop", "".join(map(chr, range(65, 128)))]
+    assert main(["generate", str(runs / "short"), *options]) == 1
+    tokens = greedy(runs, b"abc", 10, "short")
+    assert 258 not in tokens, "choose another model"
+    assert capsys.readouterr().out.encode() == text_of(tokens) + b"\n"
 
 
 def test_lines_to_an_encoder_decoder_are_sources(

@@ -70,14 +70,16 @@ class _Conversation:
         self._read(typed)
         row = row_text(self.loaded, self.options, first=not begun and not typed)
         self.ended_by, self.last = None, typed[-1:] or self.last
-        for _ in range(self.options.max_new_tokens or NEW_TOKENS):
-            if self._room() < 1:
-                raise _Full(f"the conversation has reached max_length={self.loaded.model.max_length} tokens, all that this model can read")
-            chosen, _ = self.decoding.choose()
-            self._show(row.feed(int(chosen)))
-            if row.end is not None or self.output.closed:
-                break
-        self._show(row.finish())
+        try:
+            for _ in range(self.options.max_new_tokens or NEW_TOKENS):
+                if self._room() < 1:
+                    raise _Full(f"the conversation has reached max_length={self.loaded.model.max_length}, all that this model can read")
+                chosen, _ = self.decoding.choose()
+                self._show(row.feed(int(chosen)))
+                if row.end is not None or self.output.closed:
+                    break
+        finally:
+            self._show(row.finish())
         self.ended_by = row.end
         if row.end == "eos":
             self.decoding.unchoose()  # the conversation is one document
