@@ -27,7 +27,9 @@ VERBS = {
 }
 # Which extra of this package brings what a verb may miss.
 PACKAGES = {
-    "train": ("accelerate", "docstring_parser", "jinja2", "jsonargparse", "matplotlib", "psutil", "rich", "tokenizers", "transformers", "yaml"),
+    "train": (
+        "accelerate", "docstring_parser", "jinja2", "jsonargparse", "matplotlib", "psutil", "rich", "tokenizers", "transformers", "yaml",
+    ),  # fmt: skip
     "data": ("pyarrow", "zstandard"),
     "track": ("tensorboard", "trackio"),
 }

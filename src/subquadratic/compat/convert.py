@@ -58,7 +58,7 @@ def convert_checkpoint(
     weights = read_state_dict(path)
     model, prefix = _identify(weights, package, path)
     weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    ours = next((name for name in weights if ".blocks." in name), None)
+    ours = next((name for name in weights if ".blocks.0.attention." in name), None)
     if ours is not None:
         raise ValueError(
             f"{path} was saved by our own twin of the {model.name} ({ours}), not by the published package: build the twin in "
