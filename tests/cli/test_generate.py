@@ -33,6 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     performer, encoder = sq.PerformerConfig(**SMALL), sq.TransformerConfig(**SMALL, causal=False)
     sq.LanguageModel(performer, vocab_size=260).save_pretrained(folder / "causal")
     sq.LanguageModel(performer, vocab_size=260, max_length=12).save_pretrained(folder / "short")
+    sq.LanguageModel(performer, vocab_size=256).save_pretrained(folder / "endless")  # it knows no end of a document
     sq.LanguageModel(performer, vocab_size=100).save_pretrained(folder / "ascii")
     sq.LanguageModel(encoder, vocab_size=260).save_pretrained(folder / "masked")
     sq.SequenceClassifier(performer, vocab_size=260, num_classes=2).save_pretrained(folder / "classifier")
@@ -357,7 +358,7 @@ def command(*argv: object) -> list[str]:
 
 
 def test_a_reader_that_leaves_and_a_full_disk(runs: Path) -> None:
-    argv = command("generate", runs / "causal", "--prompt", "x", "--max_new_tokens", "100000")
+    argv = command("generate", runs / "endless", "--prompt", "x", "--max_new_tokens", "1000000")
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.read(10)[:1] == b"x"
@@ -375,7 +376,7 @@ def test_ctrl_c_on_a_terminal(runs: Path) -> None:
     """A real terminal: text as it is written, then Ctrl-C."""
     pty = pytest.importorskip("pty")
     parent, child = pty.openpty()
-    argv = command("generate", runs / "causal", "--prompt", "héllo", "--max_new_tokens", "1000000")
+    argv = command("generate", runs / "endless", "--prompt", "héllo", "--max_new_tokens", "1000000")
     process = subprocess.Popen(argv, stdin=child, stdout=child, stderr=child, env={**os.environ, "LC_ALL": "C"})
     os.close(child)
     seen = b""

@@ -29,7 +29,7 @@ VERBS = {
 PACKAGES = {
     "train": (
         "accelerate", "docstring_parser", "jinja2", "jsonargparse", "matplotlib", "psutil", "rich", "tokenizers", "transformers", "yaml",
-    ),  # fmt: skip
+    ),
     "data": ("pyarrow", "zstandard"),
     "track": ("tensorboard", "trackio"),
 }
