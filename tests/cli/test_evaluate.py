@@ -229,3 +229,22 @@ def test_bad_input_is_one_clear_line(argv: list[str], message: str, place: Path,
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert sorted(place.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_loaded_is_told_alike_by_all_that_load_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sq.LanguageModel(sq.FastformerConfig(dim=8, depth=1, heads=1), vocab_size=260).save_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    odd = json.dumps({"format": 1, "class": "Oracle" * 100})
+    for name, content, message in (
+        ("model.safetensors", whole[:100], "cannot be loaded"),
+        ("config.json", odd.encode(), "which is no model of this package"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        told = []
+        for argv in (["evaluate", str(tmp_path), "--data", __file__], ["generate", str(tmp_path)], ["fill", str(tmp_path), "a [MASK]"]):
+            assert main(argv) == 2
+            told.append(capsys.readouterr().err.removeprefix(f"subq {argv[0]}: "))
+        assert told[0] == told[1] == told[2]
+        assert message in told[0]
+        assert told[0].count("\n") == 1
+        assert len(told[0]) < 600

@@ -19,10 +19,12 @@ from ..models.encoder_decoder import EncoderDecoder
 from ..models.language_model import LanguageModel
 from ..models.saving import CONFIG, WEIGHTS, Pretrained, read_config
 from ..models.sequence_classifier import SequenceClassifier
+from .report import shortened
 from .text import Text
 
 HEADS: dict[str, type[Pretrained]] = {head.__name__: head for head in (LanguageModel, SequenceClassifier, EncoderDecoder)}
 Progress = Callable[[int, int | None], None]
+LONGEST = 300  # characters of what a damaged file says of itself
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,31 @@ def load_trained(path: str) -> Trained:
     Raises:
         ValueError: there is none, or its files are damaged; the message says what is there.
     """
+    folder, model = load_model(path)
+    return Trained(folder, model, _read_options(folder / "run.yaml"), _read_facts(folder / "run.json"))
+
+
+def load_model(path: str) -> tuple[Path, Any]:
+    """The folder and the model of `load_trained`, for those who do not ask how it was trained.
+
+    Raises:
+        ValueError: as there.
+    """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"run: {folder} is a file; name the folder of a run" if folder.exists() else f"run: no such folder: {folder}")
+        raise ValueError(f"run: {folder} is a file; name the folder it is in" if folder.exists() else f"run: no such folder: {folder}")
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
-    head = HEADS.get(str(read_config(folder)["class"]), LanguageModel)
-    model = head.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return Trained(folder, model, _read_options(folder / "run.yaml"), _read_facts(folder / "run.json"))
+    name = str(read_config(folder)["class"])
+    if name not in HEADS and not name.startswith("compat."):
+        raise ValueError(f"run: {folder / CONFIG} describes a {shortened(name, 80)}, which is no model of this package")
+    try:
+        model = HEADS.get(name, LanguageModel).from_pretrained(folder)
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:  # RuntimeError: sizes that no memory holds
+        reason = shortened(" ".join(str(error).split()), LONGEST)
+        raise ValueError(f"run: the model in {folder} cannot be loaded: {reason}") from error
+    return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _read_options(path: Path) -> dict[str, Any]:
