@@ -93,7 +93,6 @@ def run(argv: Sequence[str]) -> int:
 
 def _measure(options: InfoOptions, show: Callable[[str], None]) -> dict[str, Any]:
     """Everything there is to say, but for the options."""
-    from ..evaluation.cost import training_cost
     from ..evaluation.info import build_on_meta, doubling, exact_twin, length_rows
 
     show("building")
@@ -101,13 +100,12 @@ def _measure(options: InfoOptions, show: Callable[[str], None]) -> dict[str, Any
     lengths = doubling(length)
     measure = {"batch_size": options.batch_size, "precision": options.precision}
     show("costs against the length")
-    rows = length_rows(model, lengths, **measure)  # type: ignore[arg-type]
+    rows, cost = length_rows(model, lengths, **measure)  # type: ignore[arg-type]
     exact = None
     if config is not None and (config.model_type != "transformer" or config.window is not None):
         show("exact attention")
-        exact = length_rows(build_on_meta(exact_twin(config), vocab_size=model.vocab_size, length=length), lengths, **measure)  # type: ignore[arg-type]
-    show("one training step")
-    cost = training_cost(model, length=length, **measure)  # type: ignore[arg-type]
+        twin = build_on_meta(exact_twin(config), vocab_size=model.vocab_size, length=length)
+        exact, _ = length_rows(twin, lengths, **measure)  # type: ignore[arg-type]
     size = {"vocab_size": getattr(model, "vocab_size", None), "options": None}
     return {"name": name, "config": config, "length": length, "cost": cost, "rows": rows, "exact": exact, **measure, **size}
 

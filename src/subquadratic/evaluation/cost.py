@@ -32,7 +32,7 @@ from .abstract_run import abstract_run
 
 ADAMW_BYTES = 8  # per trained parameter: two moments in float32
 ALLOWANCE = 1.1  # total over the sum of its parts: what the allocator rounds up, and what kernels use inside
-DIRECT = 4  # times the shortest length to extrapolate from: up to there a sequence is run as it is
+GROWTH = (1, 2, 4)  # lengths to extrapolate from, as multiples of the shortest; up to the longest a sequence is run as it is
 TRAINING, DECODING = 1024, 256  # shortest lengths to extrapolate a training step and a state from
 LOGITS = signature(chunked_cross_entropy).parameters["logits_at_once"].default  # more are computed in pieces, and twice
 SEGMENTS = (2, 3, 4)  # that a sequential model is run for
@@ -90,19 +90,27 @@ def training_cost(model: nn.Module, *, batch_size: int, length: int, precision: 
 def costs_along(
     model: nn.Module, *, lengths: Sequence[int], batch_size: int = 1, precision: str = "float32"
 ) -> list[tuple[TrainingCost, DecodeCost | None]]:
-    """`training_cost` and `decode_cost` (None for bidirectional models) at several lengths, from few runs: quick rather than exact
-    beyond a thousand tokens."""
+    """`training_cost` and `decode_cost` (None for bidirectional models) at several lengths, from few runs: all but the longest are quick
+    rather than exact beyond a thousand tokens."""
     train, decode = cache(partial(_training_sample, model, precision)), cache(partial(_decode_sample, model))
     causal = all(config.causal for config in _configs(model)) or isinstance(model, EncoderDecoder)
+    later: list[DecodeCost | None] = [None for _ in lengths]
+    if causal:
+        later = [_decode_cost(model, batch_size, max(length - 1, 1), decode, shortest=DECODING // 2) for length in lengths]
+    # Where a token costs the same after any context, all of them together grow with their number, not with its square.
+    long = [after for after, length in zip(later, lengths, strict=True) if after is not None and after.extrapolated]
+    growth = GROWTH[:2] if len(long) > 1 and len({(after.state_bytes, after.flops) for after in long}) == 1 else GROWTH
     rows: list[tuple[TrainingCost, DecodeCost | None]] = []
-    for length in lengths:
-        after = _decode_cost(model, batch_size, max(length - 1, 1), decode) if causal else None
-        rows.append((_training_cost(model, batch_size, length, DECODING, train), after))
+    for length, after in zip(lengths, later, strict=True):
+        short = length < max(lengths) and batch_size * (length - 1) <= _in_one_piece(model)
+        rows.append((_training_cost(model, batch_size, length, DECODING if short else TRAINING, train, growth=growth), after))
     return rows
 
 
-def _training_cost(model: nn.Module, batch: int, length: int, shortest: int, sample: Callable[..., tuple[int, ...]]) -> TrainingCost:
-    lengths = _lengths(model, length, shortest)
+def _training_cost(
+    model: nn.Module, batch: int, length: int, shortest: int, sample: Callable[..., tuple[int, ...]], growth: Sequence[int] = GROWTH
+) -> TrainingCost:
+    lengths = _lengths(model, length, shortest, growth)
     extrapolated = lengths != [length]
     many = _batch_to_measure(model, batch, length, lengths[0]) if extrapolated else batch
     values = _along_length(model, length, lengths, partial(sample, many))
@@ -141,8 +149,10 @@ def decode_cost(model: nn.Module, *, context: int, batch_size: int = 1) -> Decod
     return _decode_cost(model, batch_size, context, partial(_decode_sample, model))
 
 
-def _decode_cost(model: nn.Module, batch: int, context: int, sample: Callable[..., tuple[int, ...]]) -> DecodeCost:
-    lengths = _lengths(model, context, DECODING)
+def _decode_cost(
+    model: nn.Module, batch: int, context: int, sample: Callable[..., tuple[int, ...]], shortest: int = DECODING
+) -> DecodeCost:
+    lengths = _lengths(model, context, shortest, growth=(1, 2))  # a token never costs more than in proportion to those before it
     state_bytes, flops = _along_length(model, context, lengths, partial(sample, batch))
     return DecodeCost(state_bytes=state_bytes, flops=flops, extrapolated=lengths != [context])
 
@@ -160,8 +170,13 @@ def _batch_to_measure(model: nn.Module, batch: int, length: int, shortest: int) 
     """Costs are proportional to the batch, so that short sequences, many enough, stand for the predictions of long ones."""
     if _sequential(model) or any(config.aligned_right for config in _configs(model)) or isinstance(model, SequenceClassifier):
         return batch  # few predictions, or too many sequences
-    in_one_piece = LOGITS // max(part.vocab_size for part in model.modules() if isinstance(part, LanguageModel))
+    in_one_piece = _in_one_piece(model)
     return max(batch, in_one_piece // (shortest - 1) + 1) if batch * (length - 1) > in_one_piece else batch
+
+
+def _in_one_piece(model: nn.Module) -> int:
+    """Predictions whose logits are computed together."""
+    return LOGITS // max((part.vocab_size for part in model.modules() if isinstance(part, LanguageModel)), default=1)
 
 
 def _loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -192,15 +207,15 @@ def _along_length(model: nn.Module, length: int, lengths: list[int], sample: Cal
     if lengths == [length]:
         return sample(length)
     measured = np.array([sample(short) for short in lengths], dtype=np.float64)
-    terms = np.array([_terms(model, short) for short in lengths])
+    terms = np.array([_terms(model, short)[: len(lengths)] for short in lengths])
     scale = np.abs(terms).max(axis=0).clip(min=1.0)
     weights = np.linalg.lstsq(terms / scale, measured, rcond=1e-9)[0]
-    fitted = (np.array(_terms(model, length)) / scale) @ weights
+    fitted = (np.array(_terms(model, length)[: len(lengths)]) / scale) @ weights
     return tuple(int(value) for value in np.maximum(fitted, measured[-1]).round())
 
 
-def _lengths(model: nn.Module, length: int, shortest: int) -> list[int]:
-    """The lengths to measure: `length` itself where that is quick."""
+def _lengths(model: nn.Module, length: int, shortest: int, growth: Sequence[int] = GROWTH) -> list[int]:
+    """The lengths to measure, multiples of the shortest: `length` itself where that is quick."""
     segment = _sequential(model)
     if segment:
         # One token more than the segments: the last one is predicted, and not read.
@@ -208,7 +223,7 @@ def _lengths(model: nn.Module, length: int, shortest: int) -> list[int]:
     else:
         widths = [getattr(config, name, None) or 0 for config in _configs(model) for name in WIDTHS]
         shortest = max([shortest, *(2 * width for width in widths)])  # a local head sees its own window and the one before
-        short = [shortest, 2 * shortest, DIRECT * shortest]
+        short = [times * shortest for times in growth]
     return short if length > short[-1] else [length]
 
 

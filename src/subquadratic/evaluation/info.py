@@ -15,7 +15,7 @@ from ..layers.positions import POSITIONS
 from ..models.config import BackboneConfig, config_class
 from ..models.language_model import LanguageModel
 from ..models.transformer import TransformerConfig
-from .cost import costs_along, training_cost
+from .cost import TrainingCost, costs_along, training_cost
 from .describe import model_facts
 
 OTHERWISE = ("positions", "axial_shape", "cross_attention", "context_dim", "window")  # of the exact twin: rotary, and all there is
@@ -67,10 +67,11 @@ def doubling(length: int, *, first: int = 256) -> list[int]:
     return found
 
 
-def length_rows(model: nn.Module, lengths: list[int], *, batch_size: int, precision: str) -> list[LengthRow]:
-    """One row for each length."""
+def length_rows(model: nn.Module, lengths: list[int], *, batch_size: int, precision: str) -> tuple[list[LengthRow], TrainingCost]:
+    """One row for each length, and all about a training step at the longest, which comes last."""
     rows = []
-    for length, (step, after) in zip(lengths, costs_along(model, lengths=lengths, batch_size=batch_size, precision=precision), strict=True):
+    costs = costs_along(model, lengths=lengths, batch_size=batch_size, precision=precision)
+    for length, (step, after) in zip(lengths, costs, strict=True):
         tokens = length * batch_size
         rows.append(
             LengthRow(
@@ -81,7 +82,7 @@ def length_rows(model: nn.Module, lengths: list[int], *, batch_size: int, precis
                 next_token_flops=None if after is None else after.flops // batch_size,
             )
         )
-    return rows
+    return rows, costs[-1][0]
 
 
 def wins_from(rows: list[LengthRow], exact: list[LengthRow], name: str) -> int | None:
