@@ -248,3 +248,14 @@ def test_a_folder_that_cannot_be_loaded_is_told_alike_by_all_that_load_it(tmp_pa
         assert message in told[0]
         assert told[0].count("\n") == 1
         assert len(told[0]) < 600
+
+
+def test_a_score_that_cannot_be_printed_is_in_the_file_asked_for(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sq.LanguageModel(sq.FastformerConfig(**SIZES), vocab_size=260).save_pretrained(place / "saved")
+    (place / "a.txt").write_text(WORDS)
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["evaluate", "saved", "--data", "a.txt", "--out", "score.json"]) == 2
+    assert capsys.readouterr().err == "subq evaluate: there is no standard output to write to\n"
+    assert json.loads((place / "score.json").read_text())["score"]["predicted"] == len(WORDS)

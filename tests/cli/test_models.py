@@ -98,3 +98,9 @@ def test_bad_input_is_one_clear_line(
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+def test_without_standard_output_there_is_one_clear_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == "subq models: there is no standard output to write to\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .options import parse
+from .text_io import print_text
 
 if TYPE_CHECKING:
     from ..evaluation.trained import Material, Trained
@@ -115,8 +116,10 @@ def run(argv: Sequence[str]) -> int:
         "score": dataclasses.asdict(score),
     }
     written = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    _print(written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n")
-    _write(options, written, trained, score)
+    try:
+        print_text(written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n")
+    finally:  # a score that nobody could read is kept in the files asked for
+        _write(options, written, trained, score)
     return 0
 
 
@@ -247,15 +250,6 @@ def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any)
         places = " or ".join(path for path in (options.out, options.by_position) if path is not None)
         kept = "the score was printed, files there stay as they were"
         raise ValueError(f"out: cannot write {places}: {error.strerror or error}; {kept}") from error
-
-
-def _print(text: str) -> None:
-    """As UTF-8 whatever the terminal's own encoding."""
-    try:
-        sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _rows_shown(show: Callable[[int, int | None], None] | None, material: Material) -> Callable[[int], None] | None:

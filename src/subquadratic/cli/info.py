@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.defaults import DEFAULTS, ModelDefaults
-from .models import WIDTH, first_word, print_text
+from .models import WIDTH, first_word
 from .options import parse
+from .text_io import print_text
 
 if TYPE_CHECKING:
     from ..evaluation.info import LengthRow, OptionRow

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .options import parse
+from .text_io import print_text
 
 if TYPE_CHECKING:
     from ..evaluation.describe import ModelFacts
@@ -52,15 +51,6 @@ def first_word(argv: Sequence[str], name: str) -> list[str]:
     """`argv` with a first word that is no flag as the value of `--name`."""
     words = list(argv)
     return [f"--{name}", *words] if words and not words[0].startswith("-") else words
-
-
-def print_text(text: str) -> None:
-    """As UTF-8 whatever the terminal's own encoding; a reader that leaves early, `head` perhaps, is no error."""
-    try:
-        sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_json(value: Any) -> str:

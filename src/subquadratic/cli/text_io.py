@@ -42,6 +42,16 @@ def read_file(path: str, *, name: str) -> bytes:
     return data
 
 
+def print_text(text: str) -> None:
+    """A whole report to standard output, as UTF-8 whatever the terminal's own encoding; a reader that leaves early, `head` perhaps, is no
+    error.
+
+    Raises:
+        OSError: standard output cannot be written, or there is none.
+    """
+    Output().line(text.removesuffix("\n"))
+
+
 class Output:
     """Standard output, for bytes that may be cut inside a character: a character appears when it is whole, and what is
     no UTF-8 as U+FFFD. On a terminal, control characters other than tab and line break are shown, not obeyed.
