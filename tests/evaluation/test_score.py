@@ -176,3 +176,9 @@ def test_damage_and_want_of_text_are_told() -> None:
     for arguments in ({}, {"context": 8}):
         with pytest.raises(ValueError, match="loss is nan"):
             evaluate_text(model, Text([TOKENS]), **arguments)  # type: ignore[arg-type]
+
+
+def test_short_documents_have_a_state_too() -> None:
+    model = sq.LanguageModel(sq.FastformerConfig(dim=16, depth=1, heads=2), vocab_size=20)
+    found = evaluate_text(model, Text([np.arange(20)], [0, 7, 12]), start_token=0)
+    assert found.state_bytes == model.init_state(1).nbytes()

@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ..compat.continuation import Continuation
 from ..models.language_model import LanguageModel
+from ..ops.errors import NotCausalError
 from .cost import state_is_constant
 from .tally import Tally, TextScore
 from .text import Text
@@ -90,6 +92,8 @@ def choose_reset(model: Any, *, context: int | None, reset: Reset | None) -> Res
     Raises:
         ValueError: the model cannot do what is asked.
     """
+    if not hasattr(model, "config") and not _causal(model):
+        raise ValueError(f"run: this {type(model).__name__} of a published package is bidirectional: no token can be hidden from it")
     if reset == "windows" or (reset is None and context is not None):
         return "windows"
     constant = isinstance(model, LanguageModel) and state_is_constant(model)
@@ -122,7 +126,13 @@ def window_stride(model: Any, context: int) -> int:
 
 def _causal(model: Any) -> bool:
     config = getattr(model, "config", None)
-    return bool(getattr(model if config is None else config, "causal", True))
+    if config is not None:
+        return bool(config.causal)
+    try:
+        Continuation(model)
+    except NotCausalError:
+        return False
+    return True
 
 
 def _windowed(
@@ -145,8 +155,6 @@ def _window_losses(model: Any, tokens: Tensor, generator: torch.Generator) -> tu
     """Losses, right guesses, targets and places in the window of a batch of windows."""
     rows, length = tokens.shape
     config = getattr(model, "config", None)
-    if config is None and not _causal(model):
-        raise ValueError(f"run: this {type(model).__name__} of a published package is bidirectional: no token can be hidden from it")
     if config is not None and not config.causal:
         masked = torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY
         places = torch.arange(length).expand(rows, length)[masked]
@@ -167,7 +175,7 @@ def _streamed(
 ) -> int:
     """The largest state, in bytes."""
     piece = min(max(LOGITS_AT_ONCE // model.vocab_size, PIECES[0]), PIECES[1])
-    largest = 0
+    largest = int(model.init_state(1).nbytes())
     for documents in _batches(text, reset, piece, batch_size):
         if len(documents) == 1:
             largest = max(largest, _long(model, text, tally, documents[0], piece, start_token, progress))
