@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,26 @@ def run(argv: Sequence[str]) -> int:
     from ..compat.convert import convert_checkpoint
 
     out = Path(options.out).expanduser()
-    convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
+    try:
+        convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
+    except (ValueError, FileExistsError) as error:
+        raise ValueError(_as_flags(str(error))) from error
     print(f"{file} is now the saved model {out}")
     content = json.loads((out / "config.json").read_text())
     if content["assumed"]:
         spelled = ", ".join(f"{name}={content['options'].get(name)}" for name in content["assumed"])
         print(f"assumed, since weights do not tell: {spelled}; where that is wrong, convert again with --hints.NAME VALUE --overwrite")
     return 0
+
+
+def _as_flags(message: str) -> str:
+    """What the library says of its arguments, said of the command line."""
+    message = re.sub(r"\. Pass (\w+(?:, \w+)*)$", lambda found: f"; give {_hint_flags(found[1].split(', '))}", message)
+    message = re.sub(r"^package must be", "--from must be", message)
+    message = re.sub(r"package='(\w+)'", r"--from \1", message)
+    message = re.sub(r"^out='([^']*)'", r"out: \1", message)
+    return message.replace("pass overwrite=True", "give --overwrite")
+
+
+def _hint_flags(names: list[str]) -> str:
+    return " ".join(f"--hints.{name} VALUE" for name in names)

@@ -28,10 +28,14 @@ def load(path: str) -> TextModel:
         ValueError: there is none; the message says what is there.
     """
     from ..data import load_tokenizer
-    from ..evaluation.trained import load_model
+    from ..evaluation.trained import learned_task, load_model
 
     folder, found = load_model(path)
     model, kind = _of_text(folder, found)
+    task = learned_task(folder)
+    if task is not None:
+        what = f"the model in {folder} learned the task {task}, whose tokens are no text"
+        raise ValueError(f"run: {what}; measure it with subq evaluate {folder}")
     return TextModel(folder, model, load_tokenizer(folder), kind)
 
 
@@ -52,4 +56,8 @@ def _of_text(folder: Path, model: Any) -> tuple[Any, str]:
     try:
         return Continuation(model), "causal"
     except NotCausalError as error:
-        raise ValueError(f"run: the model in {folder} cannot continue a text: {error}") from error
+        name = type(model).__name__
+        raise ValueError(
+            f"run: the {name} in {folder} is a bidirectional model of a published package: it cannot continue a text, and no token can be "
+            "hidden from it; use it from Python, with subquadratic.LanguageModel.from_pretrained"
+        ) from error

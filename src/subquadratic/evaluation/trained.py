@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -99,6 +100,13 @@ def load_model(path: str) -> tuple[Path, Any]:
         reason = shortened(" ".join(str(error).split()), LONGEST)
         raise ValueError(f"run: the model in {folder} cannot be loaded: {reason}") from error
     return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def learned_task(folder: Path) -> str | None:
+    """The synthetic task that a run learned; None for a model of text or rows, and where the folder does not say."""
+    with contextlib.suppress(ValueError):
+        return _read_options(folder / "run.yaml").get("task")
+    return None
 
 
 def _read_options(path: Path) -> dict[str, Any]:
