@@ -48,7 +48,7 @@ def test_what_is_wrong_is_said_in_words_of_the_command_line(
         ([*of_performer, "--out", "new"], "do not tell causal (whether the model was built with causal=True); give --hints.causal VALUE"),
         (["--from", "linformer", "--out", "new"], "convert it with --from performer_pytorch"),
         (["--from", "performer", "--out", "new"], "--from must be one of"),
-        ([*of_performer, "--hints.causal", "false", "--out", "full"], "out: full exists and is not an empty folder: choose another, or give"),
+        ([*of_performer, "--hints.causal", "false", "--out", "full"], "out: full exists and is not an empty folder: choose another, or"),
     ):
         assert main(["convert", "old.pt", *argv]) == 2
         said = capsys.readouterr().err
