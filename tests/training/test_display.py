@@ -1,4 +1,7 @@
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -39,3 +42,28 @@ def test_a_terminal_gets_a_bar_and_text_as_it_is() -> None:
     assert "data [red] :smile:" in shown
     assert "2.500 bits/byte" in shown
     assert shown.rstrip().endswith("after")
+
+
+def test_a_run_outlives_whoever_read_its_output() -> None:
+    code = (
+        "import sys, time; from subquadratic.training.display import make_display; display = make_display(); display.say('first')\n"
+        "time.sleep(0.3)\nfor i in range(5): display.say('more')\nprint('done', file=sys.stderr)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == b"first\n"
+    process.stdout.close()
+    assert process.stderr.read() == b"done\n"
+    assert process.wait() == 0
+
+
+def test_any_letter_can_be_shown_anywhere() -> None:
+    code = "from subquadratic.training.display import make_display; make_display().say('caf\\u00e9 \\u27eb \\x1b[2J')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True).stdout
+    assert shown == b"caf? ? ?[2J\n"
+
+
+def test_a_run_without_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    make_display().say("nothing to see")

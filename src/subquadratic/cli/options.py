@@ -49,10 +49,15 @@ def parse(
     hints = get_type_hints(options)
     parser = _parser(options, flags, hints, verb=verb, examples=examples, positional=positional)
     types = {flags[name]: hints[name] for name in flags if name != positional}
+    words = _normalise(argv, types, alone or {})
     try:
-        found = parser.parse_args(_normalise(argv, types, alone or {}))
+        found = parser.parse_args(words)
     except argparse.ArgumentError as error:
-        raise UsageError(_one_line(str(error), types)) from error
+        raise UsageError(_one_line(str(error), types, words)) from error
+    for word in words:  # the parser reads YAML: of a text that may be left out it would take `null` for nothing
+        flag, equals, text = word[2:].partition("=")
+        if equals and types.get(flag) == (str | None):
+            found[flag] = text
     return options(**{name: found[flag] for name, flag in flags.items()})
 
 
@@ -129,8 +134,14 @@ def _is_flag(word: str, known: Iterable[str]) -> bool:
     return word.startswith("--") and re.split(r"[=.]", word[2:])[0] in known
 
 
-def _one_line(message: str, types: dict[str, Any]) -> str:
+def _one_line(message: str, types: dict[str, Any], words: Sequence[str]) -> str:
     """What the parser says over several lines, in one."""
+    missing_file = re.match(r"Parser key \"config\": File does not exist: '(.*)'", message)
+    if missing_file:
+        return f"config: no such file: {missing_file[1]}"
+    if message.startswith("Problems parsing config"):
+        files = " or ".join(word.partition("=")[2] for word in words if word.startswith("--config="))
+        return re.sub(r"\s+", " ", message.replace("Problems parsing config", f"config: {files} is not valid YAML", 1)).strip()
     found = re.match(r'Parser key "([\w.]+)":', message)
     value = re.search(r"(?:Given value|Got value): (.*)\s*$", message)
     if found and value and found[1] in types:
@@ -152,8 +163,8 @@ def _spell(hint: Any) -> str:
     if hint in words:
         return words[hint]
     parts = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
-    if len(parts) == 1 and parts[0] in words:
-        return words[parts[0]]
+    if len(parts) == 1 and hint != parts[0] and not isinstance(parts[0], str):
+        return _spell(parts[0])
     return f"one of {', '.join(map(str, parts))}" if parts else str(hint)
 
 

@@ -19,7 +19,12 @@ usage: subq tokenizer train --out DIR [--data PATH] [--vocab_size N] [--option V
   train  make a tokenizer (byte-level BPE) from text; subq train --tokenizer DIR uses it
   show   what is in a tokenizer, and how it cuts a text
 
-subq tokenizer train --help shows the options, with examples."""
+examples:
+  subq tokenizer train --data notes/ --vocab_size 8192 --out tokenizer
+  subq tokenizer show tokenizer --text "how is this cut?"
+  subq train --data notes/ --tokenizer tokenizer
+
+subq tokenizer train --help shows the options, with more examples."""
 
 TRAIN_EXAMPLES = """\
 examples:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
 # What would move a terminal's cursor or change its colours is shown as the picture of the character.
@@ -12,9 +15,19 @@ PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
 def make_display(stream: TextIO | None = None) -> PlainDisplay:
-    """The display that suits `stream` (standard output)."""
+    """The display that suits `stream` (standard output): letters that it cannot write become `?`, and where there is none, or whoever
+    read it went away, the run goes on without a word."""
     stream = sys.stdout if stream is None else stream
+    if stream is None:  # a process may be started without
+        return PlainDisplay(nowhere())
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
     return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
+
+
+def nowhere() -> TextIO:
+    """What is written here is lost."""
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def clock(seconds: float) -> str:
@@ -35,7 +48,12 @@ class PlainDisplay:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        print(text.translate(PICTURES), file=self.stream, flush=True)
+        try:
+            print(text.translate(PICTURES), file=self.stream, flush=True)
+        except BrokenPipeError:
+            if self.stream is sys.stdout:  # else Python's own flush at the end would fail again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            self.stream = nowhere()
 
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
         """Where the run is: training loss in bits per `unit`, `speed` in tokens a second, `left` in seconds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ class Run:
                 title = f"{self.options.model}, {facts['parameters'] / 1e6:.2f} M parameters"
                 plot_losses(self.folder.path / "loss.svg", self.folder.measurements(), factor=factor, unit=unit, title=title)
                 self.folder.write_text("README.md", run_page(self.folder, self.options, self.problem, facts))
-        going_on = f"subq train --resume {self.folder.path}" if signal is not None else self.problem.closing(str(self.folder.path))
+        where = shlex.quote(str(self.folder.path))
+        going_on = f"subq train --resume {where}" if signal is not None else self.problem.closing(where)
         self.display.say(f"go on       {going_on}")
         return TrainResult(self.folder, model, steps, score, sample, signal)
 

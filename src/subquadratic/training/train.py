@@ -17,7 +17,7 @@ from ..models.saving import read_config
 from . import classification, language, sequence_to_sequence
 from .callbacks import Signals
 from .checkpoints import CheckpointError, read_progress
-from .display import PlainDisplay, make_display
+from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
 from .options import TrainOptions
 from .problem import Problem
@@ -39,8 +39,11 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
     started = time.monotonic()
     display = _display() if display is None else display
     options, saved = _options(options)
-    if options.budget is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if options.budget is not None:
+            raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
+        if options.data == "-":
+            raise ValueError("data: standard input is for one process, since it can be read once; name a file")
     folder = _folder(options)
     options, problem = prepare(options, display.reading)
     if saved is not None:
@@ -166,6 +169,6 @@ def _folder(options: TrainOptions) -> RunFolder:
 
 
 def _display() -> PlainDisplay:
-    return make_display() if is_main_process() else PlainDisplay(open(os.devnull, "w"))
+    return make_display() if is_main_process() else PlainDisplay(nowhere())
 
 
