@@ -405,3 +405,14 @@ def test_a_model_of_a_task_writes_no_text(tmp_path: Path, capsys: pytest.Capture
     assert "learned the task recall, whose tokens are no text; measure it with subq evaluate" in capsys.readouterr().err
     (tmp_path / "run.yaml").write_text("{")  # not what generation needs
     assert main(["generate", str(tmp_path), "--prompt", "abc", "--max_new_tokens", "1"]) == 0
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog " * 50)
+    assert main(["tokenizer", "train", "--data", str(tmp_path / "text.txt"), "--vocab_size", "300", "--out", str(tmp_path / "words")]) == 0
+    sq.LanguageModel(sq.FastformerConfig(dim=8, depth=1, heads=1), vocab_size=260).save_pretrained(tmp_path / "words")
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "words"), "--prompt", "a"]) == 2
+    assert "the model in" in (said := capsys.readouterr().err) and "knows 260: give the one it was trained with" in said

@@ -92,6 +92,10 @@ BAD = [
     (["--model", "perceiver_ar", "--causal", "false"], "causal must be True"),
     (["--model", "linformer", "--fields.max_length", "100", "--length", "200"], "max_length"),
     (["missing"], "no such folder: missing"),
+    (["file"], "file is a file; name the folder it is in"),
+    (["huge"], "run: the model in huge cannot be loaded: Storage size calculation overflowed"),
+    (["odd"], "run: the model in odd cannot be loaded: dim must be an integer"),
+    (["--dim", "4000000000"], "this model is too large for any machine"),
     (["empty"], "no config.json"),
     (["empty", "--dim", "8"], "dim is for a new model"),
     (["garbled"], "not valid JSON"),
@@ -109,6 +113,12 @@ def test_bad_input_is_one_clear_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "garbled").mkdir()
     (tmp_path / "garbled" / "config.json").write_text("{")
+    (tmp_path / "file").touch()
+    for name, dim in (("huge", 1 << 32), ("odd", "wide")):
+        (tmp_path / name).mkdir()
+        config = {"model_type": "fastformer", "dim": dim, "depth": 1, "heads": 1}
+        content = {"format": 1, "class": "LanguageModel", "config": config, "vocab_size": 9}
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
     assert main(["info", *argv]) == 2
     printed = capsys.readouterr()
     assert message in printed.err

@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.defaults import DEFAULTS, ModelDefaults
@@ -140,23 +139,18 @@ def _saved(options: InfoOptions) -> tuple[str, Any, Any, int]:
     """A model by its config.json alone; its weights are not read."""
     import torch
 
-    from ..evaluation.trained import HEADS
+    from ..evaluation.trained import HEADS, find_folder, telling_why
     from ..models.language_model import LanguageModel
     from ..models.saving import read_config
 
-    folder = Path(str(options.run)).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"run: no such folder: {folder}")
+    folder = find_folder(str(options.run))
     content = read_config(folder)
     head = HEADS.get(str(content["class"]))
     if head is None:
         raise ValueError(f"run: {folder} holds a {content['class']} of a published package; subq info knows the models of subq models only")
     del content["class"]
-    try:
-        with torch.device("meta"):
-            model: Any = head.from_options(content)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"run: {folder / 'config.json'} does not describe a {head.__name__}: {error}") from error
+    with telling_why(folder), torch.device("meta"):
+        model: Any = head.from_options(content)
     limit = getattr(model, "max_length", None) or getattr(getattr(model, "embedding", None), "max_length", None)
     length = min(LENGTH, limit or LENGTH) if options.length is None else options.length
     config = model.config if isinstance(model, LanguageModel) else None

@@ -28,7 +28,7 @@ def load(path: str) -> TextModel:
         ValueError: there is none; the message says what is there.
     """
     from ..data import load_tokenizer
-    from ..evaluation.trained import learned_task, load_model
+    from ..evaluation.trained import Trained, check_vocabulary, learned_task, load_model
 
     folder, found = load_model(path)
     model, kind = _of_text(folder, found)
@@ -36,7 +36,9 @@ def load(path: str) -> TextModel:
     if task is not None:
         what = f"the model in {folder} learned the task {task}, whose tokens are no text"
         raise ValueError(f"run: {what}; measure it with subq evaluate {folder}")
-    return TextModel(folder, model, load_tokenizer(folder), kind)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(Trained(folder, found, {}, {}), tokenizer, bytes_needed=0)
+    return TextModel(folder, model, tokenizer, kind)
 
 
 def _of_text(folder: Path, model: Any) -> tuple[Any, str]:

@@ -47,10 +47,17 @@ class OptionRow:
 
 
 def build_on_meta(config: BackboneConfig, *, vocab_size: int, length: int) -> LanguageModel:
-    """The language model that `subq train` would make, without its weights."""
+    """The language model that `subq train` would make, without its weights.
+
+    Raises:
+        ValueError: a matrix of it has more numbers than can be counted.
+    """
     limit = length if config.positions in ("learned", "axial") else None
-    with torch.device("meta"):
-        return LanguageModel(config, vocab_size=vocab_size, max_length=limit, tie_embeddings=True)
+    try:
+        with torch.device("meta"):
+            return LanguageModel(config, vocab_size=vocab_size, max_length=limit, tie_embeddings=True)
+    except RuntimeError as error:
+        raise ValueError(f"this model is too large for any machine: {error}") from error
 
 
 def exact_twin(config: BackboneConfig) -> TransformerConfig:

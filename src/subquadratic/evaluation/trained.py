@@ -85,21 +85,38 @@ def load_model(path: str) -> tuple[Path, Any]:
     Raises:
         ValueError: as there.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"run: {folder} is a file; name the folder it is in" if folder.exists() else f"run: no such folder: {folder}")
+    folder = find_folder(path)
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
     name = str(read_config(folder)["class"])
     if name not in HEADS and not name.startswith("compat."):
         raise ValueError(f"run: {folder / CONFIG} describes a {shortened(name, 80)}, which is no model of this package")
-    try:
+    with telling_why(folder):
         model = HEADS.get(name, LanguageModel).from_pretrained(folder)
-    except (ValueError, TypeError, RuntimeError, MemoryError) as error:  # RuntimeError: sizes that no memory holds
+    return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def find_folder(path: str) -> Path:
+    """The folder that `run` names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"run: {folder} is a file; name the folder it is in" if folder.exists() else f"run: no such folder: {folder}")
+    return folder
+
+
+@contextlib.contextmanager
+def telling_why(folder: Path) -> Iterator[None]:
+    """Whatever a damaged model makes of the `with` block, as one ValueError."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:  # RuntimeError: sizes that no memory holds
         reason = shortened(" ".join(str(error).split()), LONGEST)
         raise ValueError(f"run: the model in {folder} cannot be loaded: {reason}") from error
-    return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def learned_task(folder: Path) -> str | None:
@@ -181,15 +198,23 @@ def _data_or_own(run: Trained, data: str | None) -> str | None:
     return own
 
 
-def _check_tokenizer(run: Trained, tokenizer: Tokenizer) -> None:
-    """Bytes without their special tokens are a vocabulary too; whether a text needs more is told when it is read."""
-    wanted = 256 if tokenizer.name == BYTES else tokenizer.vocab_size
+def check_vocabulary(run: Trained, tokenizer: Tokenizer, *, bytes_needed: int = 256) -> None:
+    """Bytes without their special tokens are a vocabulary too; whether a text needs more is told when it is read.
+
+    Raises:
+        ValueError: the model knows fewer tokens than the tokenizer has.
+    """
+    wanted = bytes_needed if tokenizer.name == BYTES else tokenizer.vocab_size
     has = _vocab_size(run.model)
     if wanted > has:
         raise ValueError(
             f"tokenizer: {tokenizer.name} has {tokenizer.vocab_size:,} tokens, the model in {run.folder} knows {has:,}: "
-            "give the one it was trained with, --tokenizer PATH"
+            "give the one it was trained with"
         )
+
+
+def _check_tokenizer(run: Trained, tokenizer: Tokenizer) -> None:
+    check_vocabulary(run, tokenizer)
     corpus = run.facts.get("corpus")
     trained = corpus.get("tokenizer_digest") if isinstance(corpus, dict) else None
     if trained is not None and trained != tokenizer.digest:
