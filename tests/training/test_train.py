@@ -286,6 +286,11 @@ def test_trackers_get_what_is_measured(run: Any, tmp_path: Path) -> None:
     assert {"train/loss", "train/learning_rate"} <= set(reader.Tags()["scalars"])
 
 
+def test_a_task_is_filled_in(run: Any, tmp_path: Path) -> None:
+    result = run(tmp_path / "run", task="dyck", model="transformer", context=64, causal=False)
+    assert result.score.predicted > 0
+
+
 @pytest.mark.parametrize("task", ["copy", "mirror", "recall", "dyck", "variables"])
 def test_language_tasks_train(task: str, run: Any, tmp_path: Path) -> None:
     result = run(tmp_path / "run", task=task, model="transformer", context=64)

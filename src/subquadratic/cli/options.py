@@ -49,7 +49,7 @@ def parse(
     hints = get_type_hints(options)
     parser = _parser(options, flags, hints, verb=verb, examples=examples, positional=positional)
     types = {flags[name]: hints[name] for name in flags if name != positional}
-    words = _normalise(argv, types, alone or {})
+    words = _normalise(argv, types, alone or {}, positional=positional)
     try:
         found = parser.parse_args(words)
     except argparse.ArgumentError as error:
@@ -95,7 +95,7 @@ def _parser(
     return parser
 
 
-def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str]) -> list[str]:
+def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str], *, positional: str | None) -> list[str]:
     """`--flag VALUE` as `--flag=VALUE`, so that a value may begin with a dash; boolean flags alone mean true; `--config`
     comes first, so that flags win over it wherever it stands.
 
@@ -118,8 +118,10 @@ def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str]
             raise UsageError(f"unknown option --{name}{nearest('--' + top, ['--' + flag for flag in known])}")
         follower = argv[position] if position < len(argv) else None
         if not equals and top in types and types[top] in (bool, bool | None):
-            word += "=true" if follower not in ("true", "false") else f"={follower}"
-            position += follower in ("true", "false")
+            # Where there is nothing else to be, a word after it is its value, and told if it is a wrong one.
+            given = follower is not None and (follower in ("true", "false") or (positional is None and not _is_flag(follower, known)))
+            word += f"={follower}" if given else "=true"
+            position += given
         elif not equals and top in alone and (follower is None or _is_flag(follower, known)):
             word += f"={alone[top]}"
         elif not equals and top not in ("help", "print_config"):
@@ -145,7 +147,7 @@ def _one_line(message: str, types: dict[str, Any], words: Sequence[str]) -> str:
     found = re.match(r'Parser key "([\w.]+)":', message)
     value = re.search(r"(?:Given value|Got value): (.*)\s*$", message)
     if found and value and found[1] in types:
-        return f"--{found[1]} must be {_spell(types[found[1]])}, got {value[1]!r}"
+        return f"--{found[1]} must be {_spell(types[found[1]]).replace('...', found[1] + '.')}, got {value[1]!r}"
     required = re.match(r"the following arguments are required: (.*)", message)
     if required:
         names = required[1].split(", ")
@@ -162,6 +164,8 @@ def _spell(hint: Any) -> str:
     words = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
     if hint in words:
         return words[hint]
+    if getattr(hint, "__origin__", None) is dict:
+        return "given as --...NAME VALUE"
     parts = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
     if len(parts) == 1 and hint != parts[0] and not isinstance(parts[0], str):
         return _spell(parts[0])

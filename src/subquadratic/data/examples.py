@@ -234,7 +234,7 @@ class _Reader:
         return [self.tokenizer.encode(text) for text in texts] if encode_batch is None else encode_batch(texts)
 
     def _digest(self, facts: list[Any], answers: _Lists | NDArray[np.int64]) -> str:
-        digest = hashlib.sha256(json.dumps([self.tokenizer.digest, *facts, self.max_length]).encode())
+        digest = hashlib.sha256(json.dumps([self.tokenizer.digest, *facts]).encode())
         for lists in (self.texts, self.targets):
             digest.update(lists.flat)
             digest.update(lists.ends)

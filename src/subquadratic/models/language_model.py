@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .. import generation
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
-from ..ops.errors import check_mask, require, require_probability
+from ..ops.errors import check_mask, require
 from ..ops.padding import count_real, pack_left
 from ..ops.state import State, state
 from .config import BackboneConfig
@@ -299,7 +299,7 @@ def last_outputs(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None
 
 def choose_masked(tokens: Tensor, mask: Tensor | None, probability: float, generator: torch.Generator | None) -> Tensor:
     """(B, N) bool: a random ``probability`` share of each row's real tokens, rounded, one at least."""
-    require_probability(mask_probability=probability)
+    require(0 <= probability <= 1, f"mask_probability must be at least 0 and at most 1, got {probability!r}")
     scores = torch.rand(tokens.shape, device=tokens.device, generator=generator)
     if mask is not None:
         scores = scores.masked_fill(~mask, 2.0)  # after every real token

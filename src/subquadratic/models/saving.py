@@ -97,7 +97,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG}")
     try:
         content = json.loads((folder / CONFIG).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG} is not valid JSON: {error}") from error
     if not isinstance(content, dict) or "class" not in content:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a subquadratic model")

@@ -17,7 +17,9 @@ def run_page(folder: RunFolder, options: TrainOptions, problem: Problem, facts: 
     state = "was stopped early" if result["interrupted"] else "is finished"
     numbers = "\n".join(f"| {name.replace('_', ' ')} | {_number(value)} |" for name, value in result.items() if name != "interrupted")
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    use, measure = problem.closing(where), f"subq evaluate {where}"
     again = f"subq train --resume {where}" if result["interrupted"] else f"subq train --config {where}/run.yaml --out another_folder"
+    commands = "\n".join(dict.fromkeys((use, measure, again)))
     return f"""# {options.model}, {facts["parameters"]:,} parameters
 
 A {options.model} for {problem.kind.replace("_", " ")}, trained with subquadratic. The run {state}.
@@ -39,9 +41,7 @@ Versions: {versions}.
 ## How to use it
 
 ```console
-{problem.closing(where)}
-subq evaluate {where}
-{again}
+{commands}
 ```
 
 ```python
