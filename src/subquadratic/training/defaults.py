@@ -27,18 +27,20 @@ class ModelDefaults:
         if given.get("kernel") == "efficient" and "features" not in given:
             fields.pop("features", None)  # it has no random features
         if "local_heads" in self.fields and "local_heads" not in given:
-            fields["local_heads"] = min(self.fields["local_heads"], heads // 2)
+            fields["local_heads"] = min(self.fields["local_heads"], heads - 1)
         return fields
 
 
+GATED = {"ff_glu": True, "ff_mult": 2.667}  # as many weights as an ungated layer of four times the width
+
 DEFAULTS: dict[str, ModelDefaults] = {
     # Local heads and the token shift give the neighbourhood exactly; random features the rest.
-    "performer": ModelDefaults(fields={"features": 64, "local_heads": 2, "local_window": 64, "token_shift": True}),
+    "performer": ModelDefaults(depth=3, fields={"features": 64, "local_heads": 3, "local_window": 64, "token_shift": True, **GATED}),
     "linformer": ModelDefaults(fields={"slots": 64, "token_shift": True}),  # its max_length is the context
     "fastformer": ModelDefaults(fields={"token_shift": True}),
     # Sequential: a segment of 16 trades the paper's one token at a time for a usable speed.
     "feedback_transformer": ModelDefaults(causal_only=True, fields={"segment_length": 16, "memory_length": 128}),
     "perceiver_ar": ModelDefaults(context=512, causal_only=True, fields={"latents": 256}),
-    "transformer": ModelDefaults(fields={"token_shift": True}),
+    "transformer": ModelDefaults(depth=3, fields={"token_shift": True, **GATED}),
 }
 MODELS = tuple(DEFAULTS)
