@@ -57,6 +57,31 @@ def test_a_run_outlives_whoever_read_its_output() -> None:
     assert process.wait() == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_run_outlives_the_disk_of_its_log() -> None:
+    code = "import sys; from subquadratic.training.display import make_display; make_display().say('x'); print('done', file=sys.stderr)"
+    with open("/dev/full", "w") as full:
+        found = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, check=True)
+    assert found.stderr == b"done\n"
+
+
+def test_a_run_outlives_its_terminal() -> None:
+    code = (
+        "import sys, time; from subquadratic.training.display import make_display; display = make_display(); display.say('first')\n"
+        "sys.stdin.readline()\nfor i in range(5): display.update(step=i, bits=1, speed=1, left=1, progress=.1); display.say('more')\n"
+        "display.close(); print(type(display).__name__, file=sys.stderr)"
+    )
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    while b"first" not in os.read(ours, 1000):
+        pass
+    os.close(ours)
+    assert process.communicate(b"\n")[1] == b"LiveDisplay\n"
+    assert process.returncode == 0
+
+
 def test_any_letter_can_be_shown_anywhere() -> None:
     code = "from subquadratic.training.display import make_display; make_display().say('caf\\u00e9 \\u27eb \\x1b[2J')"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

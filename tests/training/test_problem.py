@@ -10,7 +10,7 @@ from subquadratic import LanguageModel, PerceiverARConfig, TransformerConfig
 from subquadratic.data import ByteTokenizer, Windows
 from subquadratic.training.language import _stack, _summing
 from subquadratic.training.optimizer import make_optimizer
-from subquadratic.training.problem import Problem, Score, evenly, validate
+from subquadratic.training.problem import Problem, Score, evenly, spread, validate
 
 TOKENS = np.random.default_rng(0).integers(0, 256, 400).astype(np.uint16)
 
@@ -20,11 +20,11 @@ def model(causal: bool = True) -> LanguageModel:
     return LanguageModel(TransformerConfig(dim=16, depth=1, heads=2, causal=causal, dropout=0.5), vocab_size=260, tie_embeddings=True)
 
 
-def score(lm: LanguageModel, windows: Any, *, batch_size: int, seed: int) -> Score:
+def score(lm: LanguageModel, windows: Any, *, batch_size: int, seed: int, deadline: float = math.inf) -> Score:
     problem: Any = Problem.__new__(Problem)
     object.__setattr__(problem, "collate", _stack)
     object.__setattr__(problem, "sums", _summing(ByteTokenizer()))
-    return validate(problem, lm, windows, batch_size=batch_size, seed=seed)
+    return validate(problem, lm, windows, batch_size=batch_size, seed=seed, deadline=deadline)
 
 
 def test_causal_validation_is_the_mean_over_every_byte_once() -> None:
@@ -78,6 +78,16 @@ def test_a_sample_is_spread_evenly() -> None:
     sample = evenly(windows, 4)
     assert [int(window[0]) for window in sample] == [int(TOKENS[i]) for i in (0, 100, 200, 300)]
     assert evenly(windows, 40) is windows
+
+
+def test_validation_ends_when_its_time_is_up_and_has_seen_all_parts() -> None:
+    windows = spread(Windows(TOKENS, length=10))
+    assert sorted(int(window[0]) for window in windows) == sorted(int(TOKENS[i]) for i in range(0, 400, 10))
+    assert [windows.indices.index(i) for i in (0, 16, 32, 8, 24)] == [0, 1, 2, 3, 4]
+    many = Windows(np.tile(TOKENS, 4), length=10)
+    found = score(model(), spread(many), batch_size=3, seed=0, deadline=0.0)
+    assert (found.items, found.predicted) == (66, 66 * 9)
+    assert score(model(), many, batch_size=3, seed=0).items == 160
 
 
 def test_only_matrices_decay() -> None:

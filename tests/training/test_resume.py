@@ -1,5 +1,6 @@
 """A run that was stopped and goes on ends as if it had never stopped, bit for bit."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -222,6 +223,38 @@ def test_a_finished_run_is_left_alone(run: Any, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert train(TrainOptions(resume=str(tmp_path / "run"))) is None
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_without_checkpoints_is_not_replaced(stopped: Path, run: Any, tmp_path: Path) -> None:
+    run(tmp_path / "finished")
+    for folder in (stopped, tmp_path / "finished"):
+        shutil.rmtree(folder / "checkpoints")
+    assert train(TrainOptions(resume=str(tmp_path / "finished"))) is None
+    (stopped / "run.json").write_text(json.dumps({**json.loads((stopped / "run.json").read_text()), "result": {"interrupted": True}}))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"resume: .* has a model but no checkpoint any more: start from its model with --weights"):
+        train(TrainOptions(resume=str(stopped)))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_interrupted_while_it_measures_at_the_end(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**LONG, "evaluations": 3, "patience": 1}
+    losses = {0: 5.0, 10: 3.0, 20: 4.0}
+    measure = run_module.Run._measure
+    worse = lambda self, step, **more: dataclasses.replace(measure(self, step, **more), loss=losses[step])  # noqa: E731
+    monkeypatch.setattr(run_module.Run, "_measure", worse)
+    run(tmp_path / "whole", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Run, "_affordable_items", lambda self: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts", **options)
+    left = tmp_path / "parts" / ".model.safetensors.x1y2"  # as a killed process leaves it
+    left.touch()
+    result = train(TrainOptions(resume=str(tmp_path / "parts")))
+    assert result is not None
+    assert result.steps == 20, "it had lost its patience"
+    assert not left.exists()
+    assert_same_run(tmp_path / "whole", tmp_path / "parts", 20)
 
 
 def test_there_must_be_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from subquadratic import LanguageModel, SequenceClassifier
 from subquadratic.models.encoder_decoder import EncoderDecoder
 from subquadratic.training import DEFAULTS, MODELS, TrainOptions
 from subquadratic.training import run as run_module
-from subquadratic.training.callbacks import TrainingError
+from subquadratic.training.callbacks import Signals, TrainingError
 from subquadratic.training.checkpoints import Checkpoints
 from subquadratic.training.display import PlainDisplay
+from subquadratic.training.run_folder import RunFolder
 from subquadratic.training.setup import backbone_config
 from subquadratic.training.train import prepare, train
 
@@ -166,7 +168,7 @@ def test_checkpoints_are_retained(run: Any, tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "run").steps() == [8, 10, 12]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_its_work_saved(
     number: signal.Signals, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +185,17 @@ def test_a_signal_ends_the_run_with_its_work_saved(
     assert signal.getsignal(number) is handler
     assert json.loads((tmp_path / "run" / "run.json").read_text())["result"]["interrupted"] is True
     LanguageModel.from_pretrained(tmp_path / "run")
+
+
+def test_what_a_process_was_started_to_ignore_it_ignores() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_budget_ends_the_run(run: Any, tmp_path: Path, measurements: Any) -> None:
@@ -235,6 +248,31 @@ def test_a_full_disk_is_told_with_what_was_kept(run: Any, tmp_path: Path, monkey
     with pytest.raises(TrainingError, match=r"no space left to write .* the checkpoint of step 5 \(subq train --resume"):
         run(tmp_path / "run", max_steps=20, save_every=5)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_a_folder_that_is_gone_is_told(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_milestone", "_keep_best"):
+        with monkeypatch.context() as patch:
+            before, out = getattr(run_module.Run, name), tmp_path / "run"
+            patch.setattr(run_module.Run, name, lambda self, *given, before=before, out=out: [shutil.rmtree(out), before(self, *given)][1])
+            with pytest.raises(TrainingError, match=r"out: the folder .*run is gone"):
+                run(tmp_path / "run", max_steps=20, evaluations=1)
+        assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(run: Any, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "run")
+    with RunFolder(tmp_path / "run").claimed():
+        for options in ({"overwrite": True}, {"resume": str(tmp_path / "run")}):
+            with pytest.raises(ValueError, match=r"another process is training in .*run"):
+                run(tmp_path / "run", **options)
+    assert LanguageModel.from_pretrained(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    first, second = (RunFolder.choose(None, model="performer", overwrite=False) for _ in range(2))
+    assert first.path == second.path
+    with first.made(overwrite=False), second.made(overwrite=False):
+        assert (first.path.name, second.path.name) == ("performer-1", "performer-2")
+    assert list((tmp_path / "runs").iterdir()) == [], "nothing was written"
 
 
 def test_a_dry_run_writes_nothing(run: Any, tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

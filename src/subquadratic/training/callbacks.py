@@ -116,16 +116,19 @@ class Watch(TrainerCallback):
 
 
 class Signals:
-    """Within the context, the first Ctrl-C or SIGTERM only sets `received`; a second Ctrl-C interrupts at once."""
+    """Within the context, the first Ctrl-C, SIGTERM or closed terminal only sets `received`; a second one interrupts at once, and
+    so does the first where `at_once` says that nothing would be lost. What this process was started to ignore (nohup) it ignores."""
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -133,7 +136,7 @@ class Signals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is not None or self.at_once:
             raise KeyboardInterrupt
         self.received = number
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 # What would move a terminal's cursor or change its colours is shown as the picture of the character.
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
@@ -15,13 +15,14 @@ PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
 def make_display(stream: TextIO | None = None) -> PlainDisplay:
-    """The display that suits `stream` (standard output): letters that it cannot write become `?`, and where there is none, or whoever
-    read it went away, the run goes on without a word."""
+    """The display that suits `stream` (standard output): letters that it cannot write become `?`, and where there is none, or it can
+    no longer be written, the run goes on without a word."""
     stream = sys.stdout if stream is None else stream
     if stream is None:  # a process may be started without
         return PlainDisplay(nowhere())
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
+        stream = cast(TextIO, _Lasting(stream))
     return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
 
 
@@ -37,6 +38,35 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+class _Lasting:
+    """A stream that loses what it cannot write: to a pipe that nobody reads any more, a terminal that was closed, a full disk."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError:
+            self._lose()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            self._lose()
+
+    def _lose(self) -> None:
+        """From now on into nothing, and what waits in its buffer too: else Python's own flush at the end would fail again."""
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self.stream.fileno())
+        os.close(nothing)
+
+
 class PlainDisplay:
     """A line at most every `interval` seconds: for pipes and log files."""
 
@@ -48,12 +78,7 @@ class PlainDisplay:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        try:
-            print(text.translate(PICTURES), file=self.stream, flush=True)
-        except BrokenPipeError:
-            if self.stream is sys.stdout:  # else Python's own flush at the end would fail again
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-            self.stream = nowhere()
+        print(text.translate(PICTURES), file=self.stream, flush=True)
 
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
         """Where the run is: training loss in bits per `unit`, `speed` in tokens a second, `left` in seconds."""

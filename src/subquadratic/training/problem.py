@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 Batch = dict[str, Tensor]
+SAMPLE_ITEMS = 64  # windows or rows in a validation during a run
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,15 @@ class Score:
     """A validation.
 
     `loss` is the mean in nats per prediction, `accuracy` the share of predictions that were likeliest and right,
-    `bits_per_byte` the information per byte of text (None where the data is not text), `seconds` how long it took.
+    `bits_per_byte` the information per byte of text (None where the data is not text), `items` how many windows or rows were
+    looked at, `seconds` how long it took.
     """
 
     loss: float
     accuracy: float
     predicted: int
     bits_per_byte: float | None
+    items: int
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,18 +110,22 @@ class Problem:
 
 
 @torch.no_grad()
-def validate(problem: Problem, model: Any, items: Any, *, batch_size: int, seed: int) -> Score:
-    """The score of `model` on `items` of the validation data, in eval mode; what is masked depends on `seed` and the order alone."""
+def validate(problem: Problem, model: Any, items: Any, *, batch_size: int, seed: int, deadline: float = math.inf) -> Score:
+    """The score of `model` on `items` of the validation data, in eval mode; what is masked depends on `seed` and the order alone.
+    After `deadline`, on the monotonic clock, it looks at no more than a sample."""
     started, training = time.monotonic(), model.training
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    nats, right, predicted, size = 0.0, 0, 0, 0
+    nats, right, predicted, size, done = 0.0, 0, 0, 0, 0
     model.eval()
     try:
         # A loader of its own generator: without, it would draw from torch's, and a run would depend on how often it is measured.
         for batch in DataLoader(items, batch_size=batch_size, collate_fn=problem.collate, generator=torch.Generator()):
             sums = problem.sums(model, {name: value.to(device) for name, value in batch.items()}, generator)
             nats, right, predicted, size = nats + sums.nats, right + sums.right, predicted + sums.predicted, size + sums.bytes
+            done = min(done + batch_size, len(items))
+            if done >= SAMPLE_ITEMS and time.monotonic() > deadline:
+                break
     finally:
         model.train(training)
     return Score(
@@ -126,8 +133,14 @@ def validate(problem: Problem, model: Any, items: Any, *, batch_size: int, seed:
         accuracy=right / max(predicted, 1),
         predicted=predicted,
         bits_per_byte=nats / math.log(2) / size if size else None,
+        items=done,
         seconds=time.monotonic() - started,
     )
+
+
+def spread(items: Any) -> Any:
+    """The items in an order whose every beginning is spread over all of them: each 16th, then those between."""
+    return Subset(items, [i for first in (0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15) for i in range(first, len(items), 16)])
 
 
 def evenly(items: Any, count: int) -> Any:

@@ -23,12 +23,11 @@ from .display import PlainDisplay, clock
 from .options import TrainOptions
 from .page import run_page
 from .plots import plot_losses
-from .problem import Problem, Score, evenly, validate
+from .problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, validate
 from .run_folder import RunFolder
 from .schedule import Schedule
 from .trainer import SubquadraticTrainer
 
-SAMPLE_ITEMS = 64  # in the validations during the run
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
 ENDING_SHARE = 0.03  # of a time budget, for a sample and writing
 AVERAGE = "average.safetensors"
@@ -88,13 +87,13 @@ class Run:
         if self.average is not None:
             self.average.to(self.device)
         self._add_callbacks(trainer, signals)
-        if checkpoint is None:
-            self._measure(0)
-        self._start_clock()
-        step = self.progress.get("step", 0)
-        if step and self.schedule.progress(step) >= 1:  # it was stopped after its last step; the Trainer would take one more
-            return step
         with self._explaining():
+            if checkpoint is None:
+                self._measure(0)
+            self._start_clock()
+            step = self.progress.get("step", 0)
+            if step and (self.schedule.progress(step) >= 1 or self._out_of_patience()):  # the Trainer would take one more
+                return step
             try:
                 return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).global_step
             finally:
@@ -109,13 +108,15 @@ class Run:
                 self._keep_best(self._measure(steps, sample=False), steps)
             assert self.best is not None
             model = self.measured if self.best["step"] == steps else self._best_model()
-            count = SAMPLE_ITEMS if signal is not None else self._affordable_items()
-            score = self.validate(model, evenly(self.items, count))
+            count = SAMPLE_ITEMS if signal is not None else self.final_items
+            chosen = evenly(self.items, count)
+            score = self.validate(model, spread(chosen), deadline=math.inf if self.deadline is None else self.deadline)
             self.folder.measure(step=self.best["step"], final=True, **score.to_dict())
             result = {"steps": steps, "best_step": self.best["step"], "train_seconds": round(seconds, 1), "interrupted": signal is not None}
-            facts = {**facts, "result": {**result, **score.to_dict(), **self.problem.references()}}
+            references = self.problem.references()
+            facts = {**facts, "result": {**result, **score.to_dict(), **references}}
             self.folder.write_facts(facts)
-            self._say_result(facts["result"], score, count, steps, signal)
+            self._say_result(references, score, steps, signal)
             sample = "" if signal is not None else self.problem.sample(model, self.options.seed)
             if sample:
                 self.folder.add_sample(steps, sample)
@@ -202,7 +203,10 @@ class Run:
         """A validation, its sample of text, and the model if it is the best; whether to go on."""
         score = self._measure(step)
         self._keep_best(score, step)
-        return self.options.patience is None or self.stale < self.options.patience
+        return not self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        return self.options.patience is not None and self.stale >= self.options.patience
 
     def _keep_best(self, score: Score, step: int) -> None:
         if self.best is not None and score.loss >= self.best["loss"]:
@@ -210,6 +214,7 @@ class Run:
             return
         self.best, self.stale = {"step": step, "loss": score.loss}, 0
         if self.folder.writes:
+            self.folder.path.stat()  # raises where it was deleted; `save_pretrained` would make it again
             self.measured.save_pretrained(self.folder.path)
             self.problem.save_extra(self.folder.path)
 
@@ -237,35 +242,34 @@ class Run:
         self.schedule.aside += time.monotonic() - started
         return score
 
-    def _affordable_items(self) -> int:
-        """How much of the validation data fits into what is left of the budget, at the speed of the last sample."""
-        if self.deadline is None:
-            return self.final_items
-        affordable = int((self.deadline - time.monotonic()) / max(self.window_seconds, 1e-9))
-        return max(min(SAMPLE_ITEMS, self.final_items), min(affordable, self.final_items))
-
-    def _say_result(self, result: dict[str, Any], score: Score, count: int, steps: int, signal: int | None) -> None:
+    def _say_result(self, references: dict[str, float], score: Score, steps: int, signal: int | None) -> None:
         if signal is not None:
             self.display.say(f"stopped     by signal {signal} after step {steps:,}; everything is saved")
         if self.best is not None and self.best["step"] != steps:
             self.display.say(f"best        step {self.best['step']:,} of {steps:,}: its model is the one in the folder")
-        part = "all" if count >= len(self.items) else f"{count / len(self.items):.0%}"
-        against = {name: value for name, value in result.items() if name in self.problem.references()}
-        words = ", ".join(f"{name.split('_')[0]} {value:.2f}" for name, value in against.items())
+        part = "all" if score.items >= len(self.items) else f"{score.items / len(self.items):.0%}"
+        words = ", ".join(f"{name.split('_')[0]} {value:.2f}" for name, value in references.items())
         comparison = f"; for comparison {words}" if words else ""
         self.display.say(f"validation  {self.problem.headline(score)} ({part} of the validation data{comparison})")
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Says of a failure what was kept, and of a write that failed for want of space that it did."""
+        """Says of a failure what was kept, and of a write that failed why it did."""
         try:
             yield
+        except KeyboardInterrupt:
+            self.display.say(f"interrupted {self._kept()}")
+            raise
         except TrainingError as error:
             raise TrainingError(f"{error}; {self._kept()}: try a smaller --learning_rate or --clip") from error
         except Exception as error:
             if is_full_disk(error):
                 self.checkpoints.sweep()
                 raise TrainingError(f"out: no space left to write {self.folder.path}; {self._kept()}") from error
+            if isinstance(error, OSError) and not self.folder.path.is_dir():
+                raise TrainingError(f"out: the folder {self.folder.path} is gone, and what was in it") from error
+            if isinstance(error, OSError):
+                raise TrainingError(f"out: cannot write {self.folder.path} ({error}); {self._kept()}") from error
             raise
 
     def _kept(self) -> str:
@@ -273,7 +277,7 @@ class Run:
         best = "no model was saved yet" if self.best is None else f"the model of step {self.best['step']:,} is kept in {self.folder.path}"
         if not steps:
             return best
-        return f"{best}, and the checkpoint of step {steps[-1]:,} (subq train --resume {self.folder.path})"
+        return f"{best}, and the checkpoint of step {steps[-1]:,} (subq train --resume {shlex.quote(str(self.folder.path))})"
 
 
 def _one_line(text: str, width: int = 100) -> str:

@@ -14,13 +14,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..models.saving import replace_file
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MODEL = ("config.json", "model.safetensors", "tokenizer.json")
 FILES = (*MODEL, "run.yaml", "run.json", "metrics.jsonl", "samples.txt", "loss.svg", "README.md")
@@ -32,8 +39,8 @@ class RunFolder:
     """The folder of one run; `open` or `reopen` it before the first measurement. With `writes=False` nothing is written,
     as on all processes but the first."""
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
-        self.path, self.writes = path, writes
+    def __init__(self, path: Path, *, writes: bool = True, numbered: bool = False) -> None:
+        self.path, self.writes, self.numbered = path, writes, numbered
 
     @classmethod
     def choose(cls, out: str | None, *, model: str, overwrite: bool) -> RunFolder:
@@ -42,24 +49,73 @@ class RunFolder:
         Raises:
             ValueError: `out` is a file, or a folder with something in it and `overwrite` is false, or cannot be written.
         """
-        if out is None:
-            number = 1
-            while (path := Path("runs") / f"{model}-{number}").exists():
-                number += 1
-        else:
-            path = Path(out).expanduser()
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"out: {path} is a file; name a folder")
-        if path.is_dir() and any(path.iterdir()) and not overwrite:
-            more = ", or --resume to go on with the run in it" if (path / "checkpoints").is_dir() else ""
-            raise ValueError(f"out: {path} is not empty; name another folder, or give --overwrite to replace the run in it{more}")
+        path = _free(f"runs/{model}") if out is None else Path(out).expanduser()
+        try:
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"out: {path} is a file; name a folder")
+        except OSError as error:  # a name too long
+            raise ValueError(f"out: cannot write {path}: {error.strerror or error}") from error
+        _check_empty(path, overwrite=overwrite)
         parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not os.access(parent, os.W_OK):
             raise ValueError(f"out: cannot write {path}: {parent} is read-only; name another folder")
-        return cls(path)
+        return cls(path, numbered=out is None)
+
+    @contextlib.contextmanager
+    def made(self, *, overwrite: bool) -> Iterator[None]:
+        """The folder made and claimed; looked for again where somebody else took it since it was chosen. An empty one is left by
+        no one.
+
+        Raises:
+            ValueError: it cannot be made, or another process writes there.
+        """
+        if not self.writes:
+            yield
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while self.numbered:
+                try:
+                    self.path.mkdir()
+                    break
+                except FileExistsError:
+                    self.path = _free(str(self.path).rpartition("-")[0])
+            self.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out: cannot write {self.path}: {error.strerror or error}") from error
+        try:
+            with self.claimed():
+                _check_empty(self.path, overwrite=overwrite)
+                yield
+        finally:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # refuses what is not empty
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within it, no other process that asks may write to the folder; the system forgets the claim of one that was killed.
+
+        Raises:
+            ValueError: another process has it.
+        """
+        if not self.writes or fcntl is None:
+            yield
+            return
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ValueError(f"out: another process is training in {self.path}; wait for its end, or name another folder") from None
+        except OSError:  # a file system without claims
+            pass
+        try:
+            yield
+        finally:
+            os.close(handle)
 
     def open(self, options: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Create the folder, drop what an earlier run left there (and nothing else), write options and facts.
+        """Drop what an earlier run left there (and nothing else), write options and facts.
 
         Raises:
             ValueError: the folder cannot be written.
@@ -67,7 +123,7 @@ class RunFolder:
         if not self.writes:
             return
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._sweep()
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
             for name in FOLDERS:
@@ -83,6 +139,8 @@ class RunFolder:
 
     def reopen(self, sizes: dict[str, int]) -> None:
         """Cut the logs back to what they were at a checkpoint."""
+        if self.writes:
+            self._sweep()
         for name in LOGS:
             path = self.path / name
             if self.writes and path.exists() and path.stat().st_size > sizes.get(name, 0):
@@ -100,6 +158,16 @@ class RunFolder:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def result(self) -> dict[str, Any] | None:
+        """What came out, once there is something; of an interrupted run, when it was interrupted."""
+        found = self.read_facts().get("result")
+        return found if isinstance(found, dict) else None
+
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        result = self.result()
+        return result is not None and not result.get("interrupted", True)
+
     def write_text(self, name: str, text: str) -> None:
         """A file of the run, whole or not at all."""
         if self.writes:
@@ -110,9 +178,14 @@ class RunFolder:
         self._append("metrics.jsonl", json.dumps(values) + "\n")
 
     def measurements(self) -> list[dict[str, Any]]:
-        """Every line of `metrics.jsonl`."""
+        """Every line of `metrics.jsonl`, but for one that a full disk cut off."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def validations(self) -> int:
+        """How many there were, that of the untrained model not among them."""
+        return sum(1 for line in self.measurements() if "validation_loss" in line and line["step"] > 0)
 
     def add_sample(self, step: int, sample: str) -> None:
         """Append to `samples.txt`."""
@@ -125,6 +198,27 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         replace_file(self.path / name, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+    def _sweep(self) -> None:
+        """Delete what a killed process left half-written (see `replace_file`)."""
+        for name in FILES:
+            for file in self.path.glob(f".{name}.*"):
+                file.unlink(missing_ok=True)
+
+
+def _free(start: str) -> Path:
+    """The first of `start-1`, `start-2` ... that is not there."""
+    number = 1
+    while (path := Path(f"{start}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _check_empty(path: Path, *, overwrite: bool) -> None:
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        more = ", or --resume to go on with the run in it" if (path / "run.yaml").is_file() else ""
+        raise ValueError(f"out: {path} is not empty; name another folder, or give --overwrite to replace the run in it{more}")
 
 
 def _to_yaml(options: dict[str, Any]) -> str:

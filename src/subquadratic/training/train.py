@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from ..models.saving import read_config
 from . import classification, language, sequence_to_sequence
 from .callbacks import Signals
-from .checkpoints import CheckpointError, read_progress
+from .checkpoints import CheckpointError, Checkpoints, read_progress
 from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
 from .options import TrainOptions
@@ -77,21 +79,39 @@ def prepare(options: TrainOptions, progress: Progress = None) -> tuple[TrainOpti
 def _run(
     options: TrainOptions, problem: Problem, folder: RunFolder, display: PlainDisplay, started: float, *, resuming: bool
 ) -> TrainResult | None:
-    torch.manual_seed(options.seed)
-    model = problem.build()
+    with contextlib.ExitStack() as claims:
+        if resuming:
+            claims.enter_context(folder.claimed())
+            if folder.finished():
+                further = f"to train its model further, start a run with --weights {shlex.quote(str(folder.path))}"
+                display.say(f"finished    the run in {folder.path} is complete; {further}")
+                return None
+        torch.manual_seed(options.seed)
+        model = problem.build()
+        checkpoint = newest_checkpoint(folder) if resuming else None
+        if checkpoint is not None:
+            load_weights(model, checkpoint, what="resume")
+        elif options.weights is not None:
+            load_weights(model, Path(options.weights), what="weights")
+        if not resuming:  # only now is it sure that nothing will be refused
+            claims.enter_context(folder.made(overwrite=options.overwrite))
+        return _train(options, problem, model, folder, display, started, checkpoint, resuming=resuming)
+
+
+def _train(
+    options: TrainOptions,
+    problem: Problem,
+    model: Any,
+    folder: RunFolder,
+    display: PlainDisplay,
+    started: float,
+    checkpoint: Path | None,
+    *,
+    resuming: bool,
+) -> TrainResult:
     run = Run(options, problem, model, folder, display)
-    checkpoint = run.checkpoints.newest() if resuming else None
     if checkpoint is not None:
-        if "result" in folder.read_facts() and not folder.read_facts()["result"].get("interrupted", True):
-            further = f"to train its model further, start a run with --weights {folder.path}"
-            display.say(f"finished    the run in {folder.path} is complete; {further}")
-            return None
         run.restore(checkpoint, read_progress(checkpoint))
-        load_weights(model, checkpoint, what="resume")
-    elif options.weights is not None:
-        load_weights(model, Path(options.weights), what="weights")
-        if run.average is not None:
-            run.average.module.load_state_dict(model.state_dict())
     facts = describe(options, sum(parameter.numel() for parameter in model.parameters()), problem.facts)
     facts["class"] = type(model).__name__
     if checkpoint is None:
@@ -103,7 +123,24 @@ def _run(
         display.say(f"going on    {where}")
     with Signals() as signals:
         steps = run.fit(signals, started, checkpoint)
+        signals.at_once = True  # the checkpoint of the last step is there: whoever goes on from it measures again
         return run.finish(facts, steps, signals.received)
+
+
+def newest_checkpoint(folder: RunFolder) -> Path | None:
+    """Where a run goes on; None where it begins again, because it was stopped before its first checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged; or there is none any more, and to begin again would replace a model by a lesser one.
+    """
+    newest = Checkpoints(folder.path).newest()
+    if newest is None and (folder.path / "model.safetensors").exists() and (folder.result() is not None or folder.validations() > 1):
+        where = shlex.quote(str(folder.path))
+        raise CheckpointError(
+            f"resume: {folder.path} has a model but no checkpoint any more: start from its model with --weights {where} "
+            f"and another --out, or begin again with --config {shlex.quote(str(folder.path / 'run.yaml'))} --out {where} --overwrite"
+        )
+    return newest
 
 
 def load_weights(model: Any, folder: Path, *, what: str) -> None:

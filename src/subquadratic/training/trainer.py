@@ -109,7 +109,8 @@ class SubquadraticTrainer(Trainer):
         staging = self.checkpoints.staging(step)
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
+            staging.parent.mkdir(exist_ok=True)  # a run folder that was deleted is not made again
+            staging.mkdir()
         self.accelerator.wait_for_everyone()
         self._staging = staging
         try:
