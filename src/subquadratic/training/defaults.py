@@ -37,10 +37,10 @@ DEFAULTS: dict[str, ModelDefaults] = {
     # Local heads and the token shift give the neighbourhood exactly; random features the rest.
     "performer": ModelDefaults(depth=3, fields={"features": 64, "local_heads": 3, "local_window": 64, "token_shift": True, **GATED}),
     "linformer": ModelDefaults(fields={"slots": 64, "token_shift": True}),  # its max_length is the context
-    "fastformer": ModelDefaults(fields={"token_shift": True}),
+    "fastformer": ModelDefaults(fields={"token_shift": True, **GATED}),
     # Sequential: a segment of 16 trades the paper's one token at a time for a usable speed.
     "feedback_transformer": ModelDefaults(causal_only=True, fields={"segment_length": 16, "memory_length": 128}),
-    "perceiver_ar": ModelDefaults(context=512, causal_only=True, fields={"latents": 256}),
+    "perceiver_ar": ModelDefaults(causal_only=True, fields={"latents": 128}),
     "transformer": ModelDefaults(depth=3, fields={"token_shift": True, **GATED}),
 }
 MODELS = tuple(DEFAULTS)
