@@ -1,6 +1,7 @@
 """Whole runs, small: each model, each kind of problem, the run folder, and what ends a run early."""
 
 import errno
+import importlib.util
 import io
 import json
 import math
@@ -187,7 +188,7 @@ def test_a_signal_ends_the_run_with_its_work_saved(
     LanguageModel.from_pretrained(tmp_path / "run")
 
 
-def test_what_a_process_was_started_to_ignore_it_ignores() -> None:
+def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with Signals() as signals:
@@ -374,7 +375,8 @@ def test_an_encoder_decoder_of_pairs_trains(run: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_bad_input_leaves_no_folder(run: Any, tmp_path: Path) -> None:
+def test_bad_input_leaves_no_folder(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, find=importlib.util.find_spec: None if name == "wandb" else find(name))
     for options, message in (
         ({"context": 5000}, "less than one window"),
         ({"heads": 3}, "dim must be divisible by heads"),
@@ -384,7 +386,11 @@ def test_bad_input_leaves_no_folder(run: Any, tmp_path: Path) -> None:
         ({"task": "copy", "label": "x"}, "label is not for --task"),
         ({"label": "x", "target": "y"}, "leave one of the two"),
         ({"report_to": "nowhere"}, "report_to must be of tensorboard"),
+        ({"report_to": "wandb"}, "report_to: wandb is not installed: pip install wandb"),
         ({"ema": 1.5}, "ema must be above 0"),
+        ({"dim": 10**10}, "model: larger than any memory"),
+        ({"batch_size": 10**9}, "training needs about .* give a smaller"),
+        ({"accumulation": 10**6}, r"accumulation: 1,000,000 batches of 2 are more than the [\d,]+ items of the training data"),
         ({"weights": str(tmp_path)}, "weights: .* is not a saved model"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -117,7 +117,7 @@ class Watch(TrainerCallback):
 
 class Signals:
     """Within the context, the first Ctrl-C, SIGTERM or closed terminal only sets `received`; a second one interrupts at once, and
-    so does the first where `at_once` says that nothing would be lost. What this process was started to ignore (nohup) it ignores."""
+    so does the first where `at_once` says that nothing would be lost. Under nohup a closed terminal is no signal."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -127,7 +127,8 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                # A script's background jobs are started to ignore Ctrl-C as well, but a signal sent to one of them is meant.
+                if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

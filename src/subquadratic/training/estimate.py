@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..evaluation.cost import TrainingCost, training_cost
+from ..evaluation.cost import ALLOWANCE, TrainingCost, training_cost
 from ..evaluation.memory import available_memory
 from ..evaluation.report import size
 from .display import PlainDisplay, clock
@@ -18,6 +19,7 @@ from .options import TrainOptions
 from .problem import Problem
 
 SMALL = 1 << 28  # bytes; models and batches that surely fit are not counted
+COUNTED = 1 << 17  # tokens of a batch; in larger ones the rest is taken to be alike
 WARM, TIMED = 2, 5  # steps
 
 
@@ -27,8 +29,11 @@ def check_memory(problem: Problem, options: TrainOptions) -> None:
     Raises:
         ValueError: it does not fit; says how much it needs and how much there is.
     """
-    with torch.device("meta"):
-        model = problem.build()
+    try:
+        with torch.device("meta"):
+            model = problem.build()
+    except RuntimeError as error:  # sizes beyond what 64 bits can count
+        raise ValueError(f"model: larger than any memory ({error}): give a smaller --dim, --depth or --context") from error
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     room = available_memory(_device())
     # Some hundred numbers a token, layer and channel: a guess that is never too low by much, to spare the count where it cannot matter.
@@ -81,7 +86,14 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
 def _cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:
     bfloat16 = options.precision == "bfloat16" or (options.precision == "auto" and torch.cuda.is_available())
     length = problem.tokens if problem.kind != "sequence_to_sequence" else math.ceil(problem.tokens / 2)
-    return training_cost(model, batch_size=options.batch_size or 1, length=length, precision="bfloat16" if bfloat16 else "float32")
+    batch = options.batch_size or 1
+    counted = min(batch, max(1, COUNTED // length))
+    cost = training_cost(model, batch_size=counted, length=length, precision="bfloat16" if bfloat16 else "float32")
+    if counted == batch:
+        return cost
+    grown = {name: int(getattr(cost, name) * batch / counted) for name in ("activation_bytes", "temporary_bytes", "forward_flops", "flops")}
+    more = grown["activation_bytes"] + grown["temporary_bytes"] - cost.activation_bytes - cost.temporary_bytes
+    return dataclasses.replace(cost, **grown, total_bytes=int(cost.total_bytes + ALLOWANCE * more), extrapolated=True)
 
 
 def _parts(cost: TrainingCost, options: TrainOptions) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import shlex
 import time
@@ -52,6 +53,7 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         check_unchanged(saved if saved.context else dataclasses.replace(saved, context=options.context), options)
         check_data(folder.read_facts(), problem.facts, options.data)
     check_memory(problem, options)
+    _check_fit(problem, options)
     if options.dry_run:
         dry_run(problem, options, display)
         return None
@@ -61,6 +63,17 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         find_lr(problem, options, folder, display)
         return None
     return _run(options, problem, folder, display, started, resuming=saved is not None)
+
+
+def _check_fit(problem: Problem, options: TrainOptions) -> None:
+    """Raises ValueError where a step would need more than there is, or what is not installed."""
+    batch = (options.batch_size or 1) * int(os.environ.get("WORLD_SIZE", "1"))
+    if (options.accumulation - 1) * batch >= len(problem.train):
+        batches, items = f"{options.accumulation:,} batches of {batch:,}", f"{len(problem.train):,} items of the training data"
+        raise ValueError(f"accumulation: {batches} are more than the {items}, which end a step: give a smaller one")
+    for name in options.trackers():
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"report_to: {name} is not installed: pip install {name}")
 
 
 def prepare(options: TrainOptions, progress: Progress = None) -> tuple[TrainOptions, Problem]:
