@@ -1,5 +1,6 @@
 import gzip
 import io
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,14 @@ def test_the_same_text_gives_the_same_file_in_every_process(data: Path, tmp_path
     assert main([*words, str(tmp_path / "one")]) == 0
     subprocess.run([sys.executable, "-m", "subquadratic", *words, str(tmp_path / "two")], check=True, capture_output=True)
     assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tmp_path / "two" / "tokenizer.json").read_bytes()
+
+
+def test_what_it_says_to_do_next_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "my rows.jsonl", tmp_path / "my tokenizer"
+    data.write_text('{"body": "brown dogs and quick foxes"}\n' * 9)
+    assert train(data, out, "--text", "body") == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("go on"))
+    assert shlex.split(said)[2:] == ["subq", "train", "--tokenizer", str(out), "--data", str(data), "--text", "body"]
 
 
 def test_a_little_text_gives_fewer_tokens_and_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -104,7 +105,9 @@ def _train(argv: Sequence[str]) -> int:
     print(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")
     print(f"vocabulary  {tokenizer.vocab_size:,} tokens{fewer}")
     print(f"measure     {bytes_per_token:.2f} bytes per token on the first megabyte")
-    print(f"go on       subq train --tokenizer {out}" + ("" if options.data is None else f" --data {options.data}"))
+    given = {"--tokenizer": str(out), "--data": options.data, "--text": None if options.text == "text" else options.text}
+    words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+    print(f"go on       {shlex.join(['subq', 'train', *words])}")
     return 0
 
 
