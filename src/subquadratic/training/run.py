@@ -115,7 +115,6 @@ class Run:
             result = {"steps": steps, "best_step": self.best["step"], "train_seconds": round(seconds, 1), "interrupted": signal is not None}
             references = self.problem.references()
             facts = {**facts, "result": {**result, **score.to_dict(), **references}}
-            self.folder.write_facts(facts)
             self._say_result(references, score, steps, signal)
             sample = "" if signal is not None else self.problem.sample(model, self.options.seed)
             if sample:
@@ -126,6 +125,7 @@ class Run:
                 title = f"{self.options.model}, {facts['parameters'] / 1e6:.2f} M parameters"
                 plot_losses(self.folder.path / "loss.svg", self.folder.measurements(), factor=factor, unit=unit, title=title)
                 self.folder.write_text("README.md", run_page(self.folder, self.options, self.problem, facts))
+            self.folder.write_facts(facts)  # last: who finds the result there finds the run complete
         where = shlex.quote(str(self.folder.path))
         going_on = f"subq train --resume {where}" if signal is not None else self.problem.closing(where)
         self.display.say(f"go on       {going_on}")
