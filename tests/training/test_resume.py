@@ -245,7 +245,7 @@ def test_interrupted_while_it_measures_at_the_end(run: Any, tmp_path: Path, monk
     monkeypatch.setattr(run_module.Run, "_measure", worse)
     run(tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.Run, "_say_result", lambda *given: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(run_module, "spread", lambda items: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "parts", **options)
     left = tmp_path / "parts" / ".model.safetensors.x1y2"  # as a killed process leaves it

@@ -52,7 +52,7 @@ def test_without_an_end_it_is_refused() -> None:
 class TestOptions:
     def test_what_is_not_said_comes_from_the_models_line(self) -> None:
         chosen = TrainOptions(model="perceiver_ar", dim=64, fields={"latents": 8}).resolve()
-        assert (chosen.dim, chosen.context, chosen.fields) == (64, 512, {"latents": 8})
+        assert (chosen.dim, chosen.context, chosen.fields) == (64, 256, {"latents": 8})
         assert chosen.causal is True
         assert chosen.budget == "5m"
         assert chosen.resolve() == chosen
