@@ -21,13 +21,6 @@ from subquadratic.data.sources import Source, find_source
 BPE = bpe()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("SUBQ_CACHE", str(folder))
-    return folder
-
-
 def write(root: Path, files: dict[str, bytes]) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

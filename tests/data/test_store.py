@@ -20,13 +20,6 @@ BPE = bpe()
 FILES = {f"{i % 7}/{i}.txt": f"document {i:03} {LINES[i % len(LINES)]}\n" * (i % 5 + 1) for i in range(120)}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("SUBQ_CACHE", str(folder))
-    return folder
-
-
 def write(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

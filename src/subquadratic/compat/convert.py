@@ -90,10 +90,7 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
         FileNotFoundError: if the folder or one of its files is missing.
         ValueError: if it holds something else, or a file is damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from ..models.saving import CONFIG, WEIGHTS, read_config
+    from ..models.saving import CONFIG, WEIGHTS, read_config, read_weights
 
     folder = Path(folder)
     content = read_config(folder)
@@ -103,13 +100,10 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
         way_out = f": load it with {name}.from_pretrained" if not name.startswith(PREFIX) else ""
         raise ValueError(f"{folder} holds a {name}, not a converted model ({', '.join(known)}){way_out}")
     _, package, class_name = name.split(".")
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder} has {CONFIG} but no {WEIGHTS}")
+    tensors = read_weights(folder)
     try:
         model = _build(package, class_name, content["options"])
-        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
+        model.load_state_dict(tensors, strict=True)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
     return model.eval()
@@ -128,7 +122,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     if path.suffix == ".safetensors":
-        content = _read_safetensors(path)
+        from ..models.saving import read_tensors
+
+        content: object = read_tensors(path)
     else:
         try:
             with warnings.catch_warnings():
@@ -142,16 +138,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if found is None:
         raise ValueError(f"{path} holds no state dict (a dict of tensors by name), but {_summary(content)}: save model.state_dict()")
     return {name.replace("_orig_mod.", ""): value for name, value in found.items()}  # torch.compile's wrapper
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}") from error
 
 
 def _why_not(path: Path, error: Exception) -> str:

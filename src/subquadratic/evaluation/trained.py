@@ -256,11 +256,11 @@ def rows_material(
         raise ValueError("data: rows with a label or a target are needed, as in --data rows.csv")
     read = partial(load_examples, place, text=text, label=label, target=target, tokenizer=chosen, progress=progress)
     limit = getattr(run.model, "max_length", None) or getattr(getattr(run.model, "embedding", None), "max_length", None)
-    examples = read(max_length=limit)
-    for other in {None, run.options.get("context")} - {limit}:
-        if examples.digest != run.digest and data in (None, run.options.get("data")):
-            again = read(max_length=other)  # how much was cut is part of the digest
-            examples = again if again.digest == run.digest else examples
+    # Its own rows are cut as they were in training, by which they are known again; others as far as the model reaches.
+    cut = run.options.get("context", limit) if data in (None, run.options.get("data")) else limit
+    examples = read(max_length=cut)
+    if examples.digest != run.digest and cut != limit:
+        examples = read(max_length=limit)
     own = examples.digest == run.digest
     notes = [f"{examples.truncated:,} rows were cut to {examples.max_length:,} tokens"] if examples.truncated else []
     if data is None and run.digest is not None and not own:

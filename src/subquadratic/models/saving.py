@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -60,9 +60,6 @@ class Pretrained(nn.Module):
             FileNotFoundError: if ``path`` holds no saved model.
             ValueError: if it holds another kind of model, of another format, or damaged files.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(path)
         content = read_config(folder)
         if str(content["class"]).startswith("compat."):
@@ -74,12 +71,7 @@ class Pretrained(nn.Module):
             model = cls.from_options(content)
         except (TypeError, KeyError) as error:
             raise ValueError(f"{folder / CONFIG} does not describe a {cls.__name__}: {error}") from error
-        if not (folder / WEIGHTS).is_file():
-            raise FileNotFoundError(f"{folder} has {CONFIG} but no {WEIGHTS}")
-        try:
-            tensors = load_file(folder / WEIGHTS)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
+        tensors = read_weights(folder)
         try:
             model.load_state_dict(tensors, strict=True)
         except RuntimeError as error:
@@ -104,6 +96,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     if content.pop("format", None) != FORMAT:
         raise ValueError(f"{folder / CONFIG} has another format than {FORMAT}, the one that this version reads")
     return content
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a saved model, on the CPU.
+
+    Raises:
+        FileNotFoundError, ValueError: if model.safetensors is missing or damaged.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} has {CONFIG} but no {WEIGHTS}")
+    return read_tensors(folder / WEIGHTS)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, on the CPU.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or cut short: {error}") from error
 
 
 def replace_file(target: Path, write: Callable[[Path], Any]) -> None:

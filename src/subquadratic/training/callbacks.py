@@ -66,17 +66,17 @@ class Watch(TrainerCallback):
         self._last: tuple[int, float] | None = None  # step, seconds
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        step, schedule = state.global_step, self.trainer.schedule
+        step = state.global_step
         loss = torch.stack(self.trainer.losses).sum()
         self.trainer.losses.clear()
         if args.world_size > 1:
             loss = self.trainer.accelerator.reduce(loss, reduction="mean")
         self.waiting.append((step, loss, self.trainer.gradient_norm))
-        if loss.device.type == "cpu" or step % LOG_EVERY == 0:
+        logs = step == 1 or step % LOG_EVERY == 0
+        if logs or loss.device.type == "cpu":
             self.check()
-        if step == 1 or step % LOG_EVERY == 0:
-            self.check()
-            self._log(step, schedule)
+        if logs:
+            self._log(step)
 
     def check(self) -> None:
         """Look at what was not looked at yet.
@@ -93,7 +93,8 @@ class Watch(TrainerCallback):
             self.losses.append(value)
         self.waiting.clear()
 
-    def _log(self, step: int, schedule: Schedule) -> None:
+    def _log(self, step: int) -> None:
+        schedule = self.trainer.schedule
         seconds = schedule.elapsed() - schedule.aside
         before = self._last or (step - len(self.losses), 0.0)
         speed = (step - before[0]) * self.tokens_per_step / max(seconds - before[1], 1e-9)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..data import collate, load_examples, load_tokenizer, make_task
+from ..data import collate, load_examples, load_tokenizer
 from ..models.sequence_classifier import SequenceClassifier
 from .options import TrainOptions
 from .problem import Batch, Problem, Sums
-from .setup import backbone_config, examples_facts, length_limit
+from .setup import backbone_config, examples_facts, length_limit, task_of
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
@@ -44,9 +44,7 @@ def task_problem(options: TrainOptions) -> Problem:
     Raises:
         ValueError: an unknown task or an option it does not have.
     """
-    assert options.task and options.context
-    task = make_task(options.task, length=options.context, seed=options.seed, **options.task_options)
-    facts = {"name": task.name, "digest": task.digest, "options": dict(options.task_options)}
+    task, facts = task_of(options)
     labels = tuple(str(number) for number in range(task.num_classes))
     return _problem(options, task, text=task.describe(), facts=facts, vocab_size=task.vocab_size, labels=labels, pad_token=0)
 

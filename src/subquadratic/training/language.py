@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Corpus, Windows, load_corpus, load_tokenizer, make_task
+from ..data import Corpus, Windows, load_corpus, load_tokenizer
 from ..data.sources import STDLIB
 from ..data.tokenizer import Tokenizer
 from ..models.language_model import LanguageModel
 from . import samples
 from .options import TrainOptions
 from .problem import Batch, Problem, Score, Sums
-from .setup import Progress, backbone_config, length_limit
+from .setup import Progress, backbone_config, data_facts, length_limit, task_of
 
 MASK_PROBABILITY = 0.15
 SMALL_TEXT = 20_000_000  # tokens
@@ -57,20 +57,18 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
     )
 
 
-def task_problem(options: TrainOptions, progress: Progress = None) -> Problem:
+def task_problem(options: TrainOptions) -> Problem:
     """A synthetic task of tokens; what its generator does not determine is read and not scored.
 
     Raises:
         ValueError: an unknown task or an option it does not have.
     """
-    assert options.task and options.context
-    task = make_task(options.task, length=options.context, seed=options.seed, **options.task_options)
-    names = getattr(task, "vocabulary", None)
+    task, facts = task_of(options)
     hidden = {} if options.causal else {"mask_probability": 1.0}  # as in validation: everything that can be known is hidden
     return Problem(
         kind="language",
         text=task.describe(),
-        facts={"name": task.name, "digest": task.digest, "options": dict(options.task_options)},
+        facts=facts,
         train=task.train,
         validation=task.validation,
         collate=lambda items: {name: torch.stack([item[name] for item in items]) for name in ("tokens", "scored")},
@@ -78,7 +76,7 @@ def task_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         sums=_summing(None),
         loss=lambda model, batch: model.loss(**batch, **hidden),
         headline=lambda score: f"{score.accuracy:.2%} right of {score.predicted:,} tokens that can be known, loss {score.loss:.4f}",
-        sample=lambda model, seed: samples.of_task(model, task.validation, names),
+        sample=lambda model, seed: samples.of_task(model, task.validation, task.vocabulary),
         tokens=task.length,
         size=len(task.train) * task.length,
     )
@@ -116,16 +114,8 @@ def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Window
 
 def corpus_facts(corpus: Corpus) -> dict[str, Any]:
     """What `run.json` says of a corpus."""
-    return {
-        "name": corpus.name,
-        "digest": corpus.digest,
-        "tokenizer": corpus.tokenizer.name,
-        "tokenizer_digest": corpus.tokenizer.digest,
-        "split": corpus.split,
-        "documents": list(corpus.documents),
-        "train_tokens": len(corpus.train),
-        "validation_tokens": len(corpus.validation),
-    }
+    sizes = {"train_tokens": len(corpus.train), "validation_tokens": len(corpus.validation)}
+    return data_facts(corpus, documents=list(corpus.documents), **sizes)
 
 
 def references(corpus: Corpus) -> dict[str, float]:

@@ -60,7 +60,7 @@ def check_unchanged(saved: TrainOptions, given: TrainOptions) -> None:
     for field in dataclasses.fields(TrainOptions):
         before, now = getattr(saved, field.name), getattr(given, field.name)
         if field.name not in FREE and before != now:
-            name, before, now = _innermost(field.name, before, now)
+            name, before, now = innermost(field.name, before, now)
             raise ValueError(
                 f"resume: {name} was {before!r} and is now {now!r}; a run goes on as it began: "
                 "leave the option out, or start a new run (with --weights to start from this one's model)"
@@ -82,7 +82,7 @@ def check_data(saved: dict[str, Any], now: dict[str, Any], what: str | None) -> 
             )
 
 
-def _innermost(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+def innermost(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
     """The first key that differs, where both are dicts."""
     if isinstance(before, dict) and isinstance(now, dict):
         key = next(key for key in [*before, *now] if before.get(key) != now.get(key))

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from ..models.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
 from .checkpoints import Checkpoints, is_full_disk, write_progress
 from .display import PlainDisplay, clock
@@ -133,13 +133,10 @@ class Run:
 
     def restore(self, checkpoint: Path, progress: dict[str, Any]) -> None:
         """Take up what a checkpoint holds besides what the Trainer reads."""
-        from safetensors.torch import load_file
-
         self.progress, self.best, self.stale = progress, progress["best"], progress["stale"]
-        self.window_seconds = progress["window_seconds"]
         self.folder.reopen(progress["sizes"])
         if self.average is not None:
-            self.average.module.load_state_dict(load_file(checkpoint / AVERAGE), strict=True)
+            self.average.module.load_state_dict(read_tensors(checkpoint / AVERAGE), strict=True)
             self.average.n_averaged.fill_(progress["averaged"])
 
     def _add_callbacks(self, trainer: SubquadraticTrainer, signals: Signals) -> None:
@@ -192,7 +189,6 @@ class Run:
                 "losses": self.watch.losses,
                 "best": self.best,
                 "stale": self.stale,
-                "window_seconds": self.window_seconds,
                 "averaged": 0 if self.average is None else int(self.average.n_averaged),
             },
         )
@@ -290,8 +286,3 @@ def _one_line(text: str, width: int = 100) -> str:
 def is_main_process() -> bool:
     """Whether this is the process that writes, under torchrun too."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def device_name() -> str:
-    """Where the model goes."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

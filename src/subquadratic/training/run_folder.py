@@ -199,7 +199,6 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         replace_file(self.path / name, lambda file: file.write_text(text, encoding="utf-8"))
 
-
     def _sweep(self) -> None:
         """Delete what a killed process left half-written (see `replace_file`)."""
         for name in FILES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def filled_in(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) 
 
 
 @torch.no_grad()
-def of_task(model: Any, items: Any, names: Any) -> str:
+def of_task(model: Any, items: Any, names: Sequence[str]) -> str:
     """One item of a task: its tokens, and under them the model's guesses where they are scored."""
     device = next(model.parameters()).device
     item = items[0]
@@ -64,8 +65,8 @@ def of_task(model: Any, items: Any, names: Any) -> str:
     else:
         guesses = model(tokens[None].to(device), masked=scored[None].to(device))[0].argmax(-1).cpu()
     model.train(training)
-    spelled = [str(int(t)) if names is None else names[int(t)] for t in tokens]
-    guessed = [str(int(g)) if names is None else names[int(g)] for g in guesses]
+    spelled = [names[int(t)] for t in tokens]
+    guessed = [names[int(g)] for g in guesses]
     pairs = [f"{right}→{guess}" for right, guess, counts in zip(spelled, guessed, scored.tolist(), strict=True) if counts]
     return f"[tokens]\n{' '.join(spelled[:120])}\n[scored, and what the model says]\n{' '.join(pairs[:40])}"
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import time
 
-SHAPES = ("cosine", "constant")
-
 
 class Schedule:
     """Progress from 0 to 1 towards `max_steps` or the end of `seconds`, whichever comes first.

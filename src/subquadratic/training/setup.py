@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..data import Corpus, Examples, Task, make_task
 from ..models.config import BackboneConfig, config_class
 from .options import TrainOptions
 
@@ -35,17 +36,32 @@ def length_limit(config: BackboneConfig, context: int | None) -> int | None:
     return context if config.positions in ("learned", "axial") else None
 
 
-def examples_facts(examples: Any) -> dict[str, Any]:
-    """What `run.json` says of labelled rows or pairs."""
+def data_facts(data: Corpus | Examples, **more: Any) -> dict[str, Any]:
+    """What `run.json` says of a text, of labelled rows or of pairs."""
     return {
-        "name": examples.name,
-        "digest": examples.digest,
-        "tokenizer": examples.tokenizer.name,
-        "tokenizer_digest": examples.tokenizer.digest,
-        "split": examples.split,
-        "train": len(examples.train),
-        "validation": len(examples.validation),
+        "name": data.name,
+        "digest": data.digest,
+        "tokenizer": data.tokenizer.name,
+        "tokenizer_digest": data.tokenizer.digest,
+        "split": data.split,
+        **more,
     }
+
+
+def examples_facts(examples: Examples) -> dict[str, Any]:
+    """What it says of labelled rows or pairs."""
+    return data_facts(examples, train=len(examples.train), validation=len(examples.validation))
+
+
+def task_of(options: TrainOptions) -> tuple[Task, dict[str, Any]]:
+    """The synthetic task that resolved options name, and what `run.json` says of it.
+
+    Raises:
+        ValueError: an unknown task or an option it does not have.
+    """
+    assert options.task and options.context
+    task = make_task(options.task, length=options.context, seed=options.seed, **options.task_options)
+    return task, {"name": task.name, "digest": task.digest, "options": dict(options.task_options)}
 
 
 def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from ..models.saving import read_config
+from ..models.saving import read_config, read_weights
 from . import classification, language, sequence_to_sequence
 from .callbacks import Signals
 from .checkpoints import CheckpointError, Checkpoints, read_progress
@@ -24,7 +24,7 @@ from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
 from .options import TrainOptions
 from .problem import Problem
-from .resume import check_data, check_unchanged, resumed_folder, saved_options
+from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_options
 from .run import Run, TrainResult, is_main_process
 from .run_folder import RunFolder
 from .setup import Progress, describe
@@ -162,25 +162,16 @@ def load_weights(model: Any, folder: Path, *, what: str) -> None:
     Raises:
         CheckpointError: another model, or damaged files; `what` is the option that named the folder.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         content = read_config(folder)
-    except (ValueError, OSError) as error:
+        ours = {"class": type(model).__name__, **model.options()}
+        for name in [*ours, *content]:
+            if content.get(name) != ours.get(name):
+                key, before, now = innermost(name, content.get(name), ours.get(name))
+                raise ValueError(f"the model in {folder} has {key}={before!r}, the one asked for {now!r}")
+        model.load_state_dict(read_weights(folder), strict=True)
+    except (ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{what}: {error}") from error
-    ours = {"class": type(model).__name__, **model.options()}
-    for name in [*ours, *content]:
-        before, now = content.get(name), ours.get(name)
-        if before != now:
-            if isinstance(before, dict) and isinstance(now, dict):
-                key = next(key for key in [*now, *before] if now.get(key) != before.get(key))
-                name, before, now = f"{name}.{key}", before.get(key), now.get(key)
-            raise CheckpointError(f"{what}: the model in {folder} has {name}={before!r}, the one asked for {now!r}")
-    try:
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{what}: {folder / 'model.safetensors'} is damaged or missing ({error})") from error
 
 
 def _options(options: TrainOptions) -> tuple[TrainOptions, TrainOptions | None]:
