@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
 from ..ops.errors import require, require_choice, require_positive
+from ..ops.favor import causal_favor, read_favor, summarise_favor
 from ..ops.linear_attention import (
     FeatureState,
     causal_linear_attention,
@@ -65,9 +66,9 @@ class FavorHeads(nn.Module):
                 return summarise_efficient(keys, values, mask)
             if self.kernel != "softmax":
                 return summarise_features(self._general_features(keys), values, mask, exponents=False)
-            exponents, _ = softmax_exponents(keys, self.projection)
             if not self.feature_epsilon:
-                return summarise_features(exponents, values, mask)
+                return summarise_favor(keys, values, self.projection, mask)
+            exponents, _ = softmax_exponents(keys, self.projection)
             real = exponents if mask is None else exponents.masked_fill(~mask[:, None, :, None], -torch.inf)
             return summarise_features(exponents, values, mask, maximum=real.detach().amax(dim=(-1, -2))[..., None])
 
@@ -77,6 +78,8 @@ class FavorHeads(nn.Module):
         with no_autocast(queries):
             if isinstance(summary, EfficientState):
                 output = read_efficient(queries, summary)
+            elif self.kernel == "softmax" and not self.feature_epsilon:
+                output = read_favor(queries, summary, self.projection)
             elif self.kernel == "softmax":
                 output = read_features(softmax_exponents(queries, self.projection)[0], summary, feature_epsilon=self.feature_epsilon)
             else:
@@ -99,13 +102,14 @@ class FavorHeads(nn.Module):
         dtype = exact_dtype(queries, values)
         with no_autocast(values):
             queries, keys = queries.to(dtype), keys.to(dtype)
-            if self.kernel == "softmax":
+            if self.kernel != "softmax":
+                return causal_favor(self._general_features(queries), self._general_features(keys), values, None, before, mask=mask)
+            if self.feature_epsilon:
                 log_queries, _ = softmax_exponents(queries, self.projection)
                 log_keys, _ = softmax_exponents(keys, self.projection)
                 features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp() + self.feature_epsilon
                 return causal_linear_attention(features, log_keys, values, before, mask=mask, feature_epsilon=self.feature_epsilon)
-            features, keys = self._general_features(queries), self._general_features(keys)
-            return causal_linear_attention(features, keys, values, before, mask=mask, exponents=False)
+            return causal_favor(queries, keys, values, self.projection, before, mask=mask)
 
     def _general_features(self, x: Tensor) -> Tensor:
         """Generalised attention (section 2.2): f(W x) + epsilon."""

@@ -1,0 +1,213 @@
+"""FAVOR+ from queries, keys and a projection: causal, and as a summary that queries read (Performer, arXiv 2009.14794).
+
+The fast way to what `ops/random_features.py` and `ops/linear_attention.py` spell out together, which is also its oracle and its stand-in
+where a backward written by hand cannot go: under `torch.compile` and the transforms of `torch.func`.
+
+Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from .errors import require, require_positive
+from .favor_causal import CausalFavor, guarded, key_features
+from .favor_summary import Read, Summarise
+from .linear_attention import (
+    FeatureState,
+    causal_linear_attention,
+    empty_features,
+    read_features,
+    summarise_features,
+    zero_keys,
+)
+from .precision import exact_dtype, no_autocast
+from .random_features import softmax_exponents
+
+BLOCK_NUMBERS = {"cpu": 288 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
+
+
+def causal_favor(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    projection: Tensor | None,
+    state: FeatureState | None = None,
+    *,
+    mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    chunk: int = 64,
+    block: int | None = None,
+) -> tuple[Tensor, FeatureState]:
+    """Causal FAVOR+ of the next N positions.
+
+    Args:
+        queries, keys: (B, H, N, K); without a projection features (B, H, N, M), which may be any positive numbers.
+        values: (B, H, N, K).
+        projection: (M, K), no gradient; None: queries and keys are features already, and nothing is stabilised.
+        state: what came before; None at the start of a sequence.
+        mask: (B, N) bool, True = real token.
+        cu_seqlens: (documents + 1,) where documents begin and end in a packed row, B = 1; the state then has a row per document.
+        chunk: C. Changes speed, not the result.
+        block: positions whose features exist at a time; None: as many as stay in a CPU's caches.
+
+    Returns:
+        (B, H, N, K) in the dtype of ``values`` (zeros where no real key has come yet), and the summary after the last token.
+
+    Raises:
+        ValueError: if shapes disagree or ``chunk`` < 1.
+
+    Cost O(N M K + N C (M + K)) a head. Kept for backward: the arguments, the output, 3 N numbers and a summary (M K) a block.
+    """
+    batch, heads, length, _ = queries.shape
+    if keys.shape != queries.shape or values.shape[:-1] != queries.shape[:-1]:
+        raise ValueError(
+            f"queries, keys and values must agree in (batch, heads, length), and the first two in width: "
+            f"got {tuple(queries.shape)}, {tuple(keys.shape)}, {tuple(values.shape)}"
+        )
+    require_positive(chunk=chunk, block=block)
+    if _by_formula() and cu_seqlens is None:
+        return _formula(queries, keys, values, projection, state, mask, chunk)
+    dtype, given = exact_dtype(queries, values), values.dtype
+    features = queries.shape[-1] if projection is None else projection.shape[0]
+    with no_autocast(values):
+        keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
+        queries = queries.to(dtype)
+        projection = None if projection is None else _scaled(projection, queries)
+        rows = batch if cu_seqlens is None else cu_seqlens.numel() - 1
+        if state is None:
+            state = empty_features(rows, heads, features, values.shape[-1], device=values.device, dtype=dtype)
+        if length == 1 and cu_seqlens is None and not _with_gradient(queries, keys, values, state.total, state.weight):
+            output, after = _step(queries, keys, values, projection, state, mask)
+            return output.to(given), after
+        size = block or _block(values, features, chunk)
+        output, total, weight, maximum = CausalFavor.apply(
+            queries, keys, values, projection, mask, state.total, state.weight, state.maximum, pieces(length, size, cu_seqlens), chunk
+        )
+        after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
+    return output.to(given), after
+
+
+def summarise_favor(
+    keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None = None, *, block: int | None = None
+) -> FeatureState:
+    """All that queries can ask of a whole set of keys and values, for :func:`read_favor`.
+
+    Args:
+        keys, values: (B, H, S, K).
+        projection: (M, K), no gradient.
+        mask: (B, S) bool, True = real token.
+        block: positions whose features exist at a time; None: as many as stay in a CPU's caches.
+
+    Cost O(S M K) a head; nothing but the arguments is kept for backward.
+    """
+    dtype = exact_dtype(keys, values)
+    with no_autocast(values):
+        if _by_formula():
+            return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
+        keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
+        size = block or _block(values, projection.shape[0])
+        total, weight, maximum = Summarise.apply(keys, values, _scaled(projection, keys), mask, size)
+        zeros = torch.zeros_like(total[..., 0, :])
+        return FeatureState(total, weight, maximum, *_counted(values, mask, zeros, zeros[..., :1], None))
+
+
+def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, block: int | None = None) -> Tensor:
+    """FAVOR+ of queries to a summary: (B, H, N, K) -> (B, H, N, K) in the dtype of ``queries``, zero where there is no key.
+
+    Args:
+        queries: (B, H, N, K).
+        summary: from :func:`summarise_favor`, or what :func:`causal_favor` has seen.
+        projection: the one that the summary was made with.
+        block: as there.
+    """
+    exact, given = exact_dtype(queries, summary.total), queries.dtype
+    with no_autocast(queries):
+        queries = queries.to(exact)
+        if _by_formula():
+            return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
+        size = block or _block(queries, projection.shape[0])
+        return Read.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum, size).to(given)
+
+
+def _scaled(projection: Tensor, x: Tensor) -> Tensor:
+    """The projection times K^(-1/4), in the dtype of (., K) inputs."""
+    require(not projection.requires_grad, "projection must not require a gradient: it is drawn, not learned")
+    return projection.to(x.dtype) * x.shape[-1] ** -0.25
+
+
+def _block(x: Tensor, features: int, chunk: int = 64) -> int:
+    """Positions of a block of (B, H, N, .) inputs, a multiple of ``chunk``."""
+    return max(chunk, BLOCK_NUMBERS.get(x.device.type, 1 << 25) // (x.shape[0] * x.shape[1] * features) // chunk * chunk)
+
+
+def pieces(length: int, size: int, cu_seqlens: Tensor | None) -> list[tuple[int, int, int]]:
+    """Runs of at most ``size`` positions that cross no boundary of documents, each with its document (-1 without any)."""
+    bounds = [0, length] if cu_seqlens is None else cu_seqlens.tolist()
+    return [
+        (-1 if cu_seqlens is None else document, start, min(start + size, stop))
+        for document, (begin, stop) in enumerate(itertools.pairwise(bounds))
+        for start in range(begin, stop, size)
+    ]
+
+
+def _step(
+    queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor | None, state: FeatureState, mask: Tensor | None
+) -> tuple[Tensor, FeatureState]:
+    """One token, without gradients: the state is read and written once."""
+    q, k, v = (x.squeeze(2).unsqueeze(-2) for x in (queries, keys, values))  # (B, H, 1, .)
+    if projection is None:
+        maximum = torch.zeros_like(state.maximum)
+        gain = torch.ones_like(maximum)
+    else:
+        q = torch.softmax(q @ projection.T, dim=-1)
+        k, lse = key_features(k.flatten(0, 1), projection)
+        k, lse = k.unflatten(0, values.shape[:2]), lse.unflatten(0, values.shape[:2])
+        if mask is not None:
+            lse = lse.masked_fill(~mask[:, None], -torch.inf)
+        maximum = torch.maximum(lse, state.maximum)
+        gain = (lse - maximum).exp_()
+    if mask is not None:
+        gain = gain * mask[:, None]
+    shrink = (state.maximum - maximum).exp_()
+    k = k * gain[..., None]
+    total = torch.addcmul(state.total * shrink[..., None], k.mT, v)
+    weight = torch.addcmul(k.squeeze(-2), state.weight, shrink)
+    output = (q @ total) / guarded(q @ weight[..., None])
+    count = state.count + (1 if mask is None else mask[:, None].to(state.count.dtype))
+    return output, FeatureState(total, weight, maximum, state.values + v.squeeze(-2), count)
+
+
+def _counted(values: Tensor, mask: Tensor | None, before: Tensor, count: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum (B, H, K) and number (B, H, 1) of the values, with what was before."""
+    heads, length = values.shape[1:3]
+    if cu_seqlens is not None:
+        live = values.new_ones(length) if mask is None else mask[0].to(values.dtype)
+        lengths = cu_seqlens.diff()
+        document = torch.repeat_interleave(torch.arange(len(lengths), device=values.device), lengths, output_size=length)
+        sums = before.index_add(0, document, values[0].transpose(0, 1))
+        return sums, count.index_add(0, document, live[:, None, None].expand(-1, heads, 1))
+    real = length if mask is None else mask.sum(dim=-1).to(values.dtype)[:, None, None]
+    return before + values.sum(dim=-2), count + real
+
+
+def _by_formula() -> bool:
+    """Whether to leave backward to autograd."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _formula(
+    queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor | None, state: FeatureState | None, mask: Tensor | None, chunk: int
+) -> tuple[Tensor, FeatureState]:
+    if projection is None:
+        return causal_linear_attention(queries, keys, values, state, mask=mask, exponents=False, chunk=chunk)
+    dtype = exact_dtype(queries, values)
+    with no_autocast(values):
+        log_queries, log_keys = (softmax_exponents(x.to(dtype), projection)[0] for x in (queries, keys))
+        features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp()
+    return causal_linear_attention(features, log_keys, values, state, mask=mask, chunk=chunk)
+
+
+def _with_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -1,0 +1,247 @@
+"""Causal FAVOR+ with a backward of its own: block by block, keeping only the summary before each block.
+
+The maths of `ops/linear_attention.py` from queries, keys and the projection, so that no feature is ever kept: a block's features are made
+when it is read and made again in backward. Per position of a head 2 M K numbers meet in each of 4 matmuls forward and 8 backward, and a
+C x C triangle comes on top.
+
+Row scales cancel in the ratio, so a query's features are the softmax of its exponents, one fused pass; a key's are its softmax times
+exp(lse), and that factor goes into small tensors (the C x C decays, the values) and never over the features. The running maximum is then
+taken of lse, each key's log-sum of features.
+
+Axes: E batch and heads together, P positions of a block, G chunks of a block, C chunk length, K head width, J = K + 1 (values and a one,
+so that numerator and normaliser are one matmul), M features.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .linear_attention import NOTHING
+from .precision import no_autocast
+
+Piece = tuple[int, int, int]  # row of the state, start, stop
+
+
+class Chunks(NamedTuple):
+    """What both passes need of a block: how much of each key reaches where."""
+
+    decay: Tensor  # (E, G, C, C)   key j of a chunk as its query i sees it; zero above the diagonal
+    fold: Tensor  # (E, G, C, 1)    key j at the end of its chunk
+    reach: Tensor  # (E, G, C, 1)   what came before the chunk, as query i sees it
+    carry: Tensor  # (E, G + 1, G + 1)  sums of the chunks (and the state before all) in the state before each chunk (and after all)
+
+
+def measure(lse: Tensor, maximum: Tensor, before: Tensor, chunk: int) -> Chunks:
+    """Factors of a block from its keys' logarithms (E, P), their running maximum (E, P) and the one before the block (E, 1)."""
+    lse, maximum = lse.unflatten(1, (-1, chunk)), maximum.unflatten(1, (-1, chunk))
+    marks = torch.cat((before, maximum[..., -1]), dim=1)  # (E, G + 1)
+    decay = lower(lse[:, :, None, :] - maximum[..., None])
+    carry = lower(marks[:, None, :] - marks[..., None])
+    return Chunks(decay, (lse - marks[:, 1:, None]).exp_()[..., None], (marks[:, :-1, None] - maximum).exp_()[..., None], carry)
+
+
+def lower(exponents: Tensor) -> Tensor:
+    """exp on and below the diagonal, zero above: the future is hidden before exp, which might overflow there."""
+    future = torch.ones(exponents.shape[-2:], dtype=torch.bool, device=exponents.device).triu_(1)
+    return exponents.masked_fill_(future, -torch.inf).exp_()
+
+
+def key_features(keys: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax of the exponents (E, P, M) and their log-sum (E, P), from keys (E, P, K) and a projection that has K^(-1/4) in it."""
+    exponents = keys @ projection.T
+    largest = exponents.amax(dim=-1)
+    features = torch.softmax(exponents, dim=-1, out=exponents)
+    return features, largest - features.amax(dim=-1).log_() - keys.square().sum(dim=-1).mul_(keys.shape[-1] ** -0.5 / 2)
+
+
+class CausalFavor(torch.autograd.Function):
+    """(queries, keys, values, projection, live, total, weight, maximum, pieces, chunk) -> (output, total, weight, maximum).
+
+    Args of ``apply``:
+        queries, keys: (B, H, N, K), or features (B, H, N, M) without a projection.
+        values: (B, H, N, K), zero at padding.
+        projection: (M, K) times K^(-1/4); None: queries and keys are features already.
+        live: (B, N) bool, real tokens; None: all.
+        total, weight, maximum: the state before, (B, H, M, K), (B, H, M), (B, H, 1); B is the number of documents for packed ones.
+        pieces: runs of positions in order, at most a block long, and the row of the state that each belongs to (-1: all rows).
+        chunk: C.
+
+    All in one dtype, float32 or float64.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        projection: Tensor | None,
+        live: Tensor | None,
+        total: Tensor,
+        weight: Tensor,
+        maximum: Tensor,
+        pieces: Sequence[Piece],
+        chunk: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        batch, heads, length, width = values.shape
+        keep = any(ctx.needs_input_grad)
+        output = values.new_empty(batch, length, heads, width).transpose(1, 2)
+        normaliser, lses, maxima = (values.new_empty(batch, heads, length) for _ in range(3))
+        after, marks = torch.cat((total, weight[..., None]), dim=-1), maximum.clone()
+        entries = heads * (batch if pieces[0][0] < 0 else 1)
+        befores = values.new_empty(len(pieces) if keep else 1, entries, *after.shape[2:])
+        arriving = values.new_empty(len(befores), entries, 1)
+        for index, (row, start, stop) in enumerate(pieces):
+            rows = slice(None) if row < 0 else slice(row, row + 1)
+            state, before = (line[index if keep else 0] for line in (befores, arriving))
+            state.copy_(after[rows].flatten(0, 1))
+            before.copy_(marks[rows].flatten(0, 1))
+            q, k, v = (block(tensor, start, stop, chunk) for tensor in (queries, keys, values))
+            k, lse = (k, k.new_zeros(k.shape[:2])) if projection is None else key_features(k, projection)
+            lse = hide(lse, live, start, stop, heads)
+            running = torch.zeros_like(lse) if projection is None else torch.maximum(lse.cummax(dim=1).values, before)
+            q = q if projection is None else torch.softmax(q @ projection.T, dim=-1)
+            states, mixed = mix(q, k, with_one(v), state, measure(lse, running, before, min(chunk, k.shape[1])))
+            below = guarded(mixed[..., -1:])
+            for whole, part in ((output, mixed[..., :-1] / below), (normaliser, below[..., 0]), (lses, lse), (maxima, running)):
+                whole[:, :, start:stop] = part[:, : stop - start].unflatten(0, (-1, heads))
+            after[rows] = states[:, -1].unflatten(0, (-1, heads))
+            marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
+        if keep:
+            ctx.save_for_backward(queries, keys, values, projection, output, normaliser, lses, maxima, befores, arriving)
+            ctx.pieces, ctx.chunk, ctx.rows = pieces, chunk, total.shape[0]
+        ctx.mark_non_differentiable(marks)
+        ctx.set_materialize_grads(False)
+        return output, after[..., :-1].contiguous(), after[..., -1].contiguous(), marks
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        with no_autocast(saved[0]):  # backward may run inside autocast, which forward left
+            return CausalFavor._backward(ctx, saved, d_output, d_total, d_weight)
+
+    @staticmethod
+    def _backward(
+        ctx: Any, saved: tuple[Tensor, ...], d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None
+    ) -> tuple[Any, ...]:
+        queries, keys, values, projection, output, normaliser, lses, maxima, befores, arriving = saved
+        heads, width = values.shape[1], values.shape[3]
+        d_queries, d_keys, d_values = (like(tensor) for tensor in (queries, keys, values))
+        d_state = values.new_zeros(ctx.rows, heads, *befores.shape[2:])
+        if d_total is not None:
+            d_state[..., :-1] = d_total
+        if d_weight is not None:
+            d_state[..., -1] = d_weight
+        for index, (row, start, stop) in reversed(list(enumerate(ctx.pieces))):
+            rows = slice(None) if row < 0 else slice(row, row + 1)
+            q, k, v = (block(tensor, start, stop, ctx.chunk) for tensor in (queries, keys, values))
+            lse, running, below = (x[:, :, start:stop].flatten(0, 1) for x in (lses, maxima, normaliser))
+            lse, running = pad_end(lse, k.shape[1], -torch.inf), pad_end(running, k.shape[1], None)
+            raw = k
+            if projection is not None:
+                q, k = (torch.softmax(x @ projection.T, dim=-1) for x in (q, k))
+            chunks = measure(lse, running, arriving[index], min(ctx.chunk, k.shape[1]))
+            if d_output is None:
+                down = v.new_zeros(*v.shape[:2], width + 1)
+            else:
+                y, dy = (block(tensor, start, stop, ctx.chunk) for tensor in (output, d_output))
+                down = torch.cat((dy, (dy * y).sum(dim=-1, keepdim=True).neg_()), dim=-1)
+                down.div_(pad_end(below, k.shape[1], 1.0)[..., None])
+            dq, dk, dv, d_before = unmix(q, k, with_one(v), befores[index], chunks, down, d_state[rows].flatten(0, 1))
+            d_state[rows] = d_before.unflatten(0, (-1, heads))
+            if projection is not None:
+                dq = dq.mul_(q) @ projection
+                dk = dk.mul_(k)
+                dk = (dk @ projection).sub_(dk.sum(dim=-1, keepdim=True).mul_(raw.shape[-1] ** -0.5) * raw)
+            for whole, part in ((d_queries, dq), (d_keys, dk), (d_values, dv)):
+                whole[:, :, start:stop] = part[:, : stop - start].unflatten(0, (-1, heads))
+        return d_queries, d_keys, d_values, None, None, d_state[..., :-1], d_state[..., -1], None, None, None
+
+
+def mix(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor]:
+    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> the states (E, G + 1, M, J) and what queries read (E, P, J)."""
+    q, k, v, states = _by_chunk(q, k, v, state, chunks)
+    mixed = torch.bmm(q, states[:, :-1].reshape(-1, *states.shape[2:]))
+    mixed.mul_(chunks.reach.flatten(0, 1))
+    scores = torch.bmm(q, k.mT).mul_(chunks.decay.flatten(0, 1))
+    return states, mixed.baddbmm_(scores, v).view(state.shape[0], -1, v.shape[-1])
+
+
+def unmix(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks, down: Tensor, d_after: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`mix` for queries, keys, values (E, P, K) and the state before, from those of its reads and of the last state.
+
+    With A the decayed scores and g = ``down``: dA = tril(g v^T), dq = dA k + g S^T, dk = dA^T q + v dS^T, dv = A^T g + k dS, and a state's
+    gradient gathers q^T g.
+    """
+    entries, chunk = q.shape[0], chunks.decay.shape[-1]
+    q, k, v, states = _by_chunk(q, k, v, state, chunks)
+    decay, reach, fold = (factor.flatten(0, 1) for factor in (chunks.decay, chunks.reach, chunks.fold))
+    down = down.reshape(-1, chunk, down.shape[-1])
+    far = down * reach
+    d_scores = torch.bmm(down, v.mT).mul_(decay)
+    scores = torch.bmm(q, k.mT).mul_(decay)
+
+    d_reads = torch.empty_like(states)  # what each state's readers want of it, then what everything after it wants
+    d_reads[:, :-1] = torch.bmm(q.mT, far).unflatten(0, (entries, -1))
+    d_reads[:, -1] = d_after
+    d_sums = torch.bmm(chunks.carry.mT, d_reads.flatten(2)).view_as(states)
+    d_chunks = d_sums[:, 1:].reshape(-1, *states.shape[2:])
+
+    dq = torch.bmm(far, states[:, :-1].reshape(-1, *states.shape[2:]).mT).baddbmm_(d_scores, k)
+    dk = torch.bmm(v * fold, d_chunks.mT).baddbmm_(d_scores.mT, q)
+    dv = torch.bmm(k, d_chunks).mul_(fold).baddbmm_(scores.mT, down)
+    return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv[..., :-1].contiguous())), d_sums[:, 0]  # type: ignore[return-value]
+
+
+def _by_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The three cut into chunks (E G, C, .), and the state before each of them and after the last, (E, G + 1, M, J)."""
+    chunk = chunks.decay.shape[-1]
+    q, k, v = (x.reshape(-1, chunk, x.shape[-1]) for x in (q, k, v))
+    sums = torch.bmm(k.mT, v * chunks.fold.flatten(0, 1)).view(state.shape[0], -1, *state.shape[1:])
+    states = torch.bmm(chunks.carry, torch.cat((state[:, None], sums), dim=1).flatten(2))
+    return q, k, v, states.view(state.shape[0], -1, *state.shape[1:])
+
+
+def block(tensor: Tensor, start: int, stop: int, chunk: int) -> Tensor:
+    """Positions start to stop of (B, H, N, X) as (E, P, X), P the next multiple of the chunk once there is more than one."""
+    part = tensor[:, :, start:stop].flatten(0, 1)
+    count = stop - start
+    return part if count <= chunk else F.pad(part, (0, 0, 0, -count % chunk))
+
+
+def pad_end(x: Tensor, length: int, fill: float | None) -> Tensor:
+    """(E, n) -> (E, length); None: the last entry goes on."""
+    missing = length - x.shape[1]
+    if not missing:
+        return x
+    return torch.cat((x, x[:, -1:].expand(-1, missing) if fill is None else x.new_full((x.shape[0], missing), fill)), dim=1)
+
+
+def hide(lse: Tensor, live: Tensor | None, start: int, stop: int, heads: int) -> Tensor:
+    """-inf where a key is no token: padding, and what fills up the last chunk."""
+    if live is not None:
+        dead = ~live[:, None, start:stop].expand(-1, heads, -1).flatten(0, 1)
+        lse[:, : stop - start].masked_fill_(dead, -torch.inf)
+    lse[:, stop - start :] = -torch.inf
+    return lse
+
+
+def with_one(values: Tensor) -> Tensor:
+    """(E, P, K) -> (E, P, K + 1), a one at the end."""
+    return F.pad(values, (0, 1), value=1.0)
+
+
+def guarded(normaliser: Tensor) -> Tensor:
+    """Infinite where there is no key, so that what is divided by it becomes zero, gradient too."""
+    return normaliser.masked_fill_(normaliser.abs() <= NOTHING, torch.inf)
+
+
+def like(tensor: Tensor) -> Tensor:
+    """Storage for a gradient of (B, H, N, X), laid out (B, N, H, X) as the maps before it want it."""
+    return torch.empty_like(tensor.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
