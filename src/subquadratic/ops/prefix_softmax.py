@@ -1,19 +1,25 @@
 """Softmax pooling: the softmax-weighted mean of a sequence, and at each position of everything up to it.
 
 Fastformer's additive attention (arXiv 2108.09084, eqs. 3-5) and its causal half: a summary of the past is (maximum logit, sum of weights,
-weighted sum), merged as in online softmax.
+weighted sum), merged as in online softmax. The sequence is cut into blocks of chunks: a C x C matmul inside a chunk, a G x G one between
+the chunks of a block, the summary between blocks.
 
 Axes: B batch, H heads, N length, K head width, G chunks, C chunk length.
 """
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
 from .state import State, state
 
+BLOCK = 2**18  # numbers of a tensor that are worked on at a time on a processor
 EMPTY = -1e30  # the maximum of nothing: finite, so that differences are never NaN
 
 
@@ -53,7 +59,13 @@ def softmax_mean(logits: Tensor, values: Tensor, mask: Tensor | None = None) -> 
 
 
 def prefix_softmax_mean(
-    logits: Tensor, values: Tensor, mask: Tensor | None = None, state: PoolState | None = None, *, chunk: int = 64
+    logits: Tensor,
+    values: Tensor,
+    mask: Tensor | None = None,
+    state: PoolState | None = None,
+    *,
+    cu_seqlens: Tensor | None = None,
+    chunk: int = 16,
 ) -> tuple[Tensor, PoolState]:
     """Softmax-weighted running mean, y_i = sum_{j<=i} softmax_j(logits_{<=i}) values_j.
 
@@ -62,16 +74,19 @@ def prefix_softmax_mean(
         values: (B, H, N, K).
         mask: (B, N) bool, True = real token; None means all are. Padded tokens weigh nothing.
         state: what came before; None at the start of a sequence.
+        cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         chunk: positions handled by one C x C matmul. Changes speed, not the result.
 
     Returns:
         (B, H, N, K) in the dtype of ``values`` (zeros where no real token has come yet), and the summary after the last token.
 
     Raises:
-        ValueError: if the shapes of ``logits``, ``values`` and ``mask`` disagree, or ``chunk`` < 1.
+        ValueError: if the shapes of ``logits``, ``values`` and ``mask`` disagree, ``cu_seqlens`` is wrong, or ``chunk`` < 1.
+        NotImplementedError: for ``cu_seqlens`` while compiling.
 
-    Cost O(N (C + K)) a head; memory O(N (C + K)). No weight of a later token is ever formed, so the future cannot leak, not even by
-    rounding.
+    Cost O(N (C + K)) a head. Kept for backward: the inputs, the output and two numbers a position. Gradients reach ``logits``, ``values``
+    and the sums of ``state``, once: there is no second derivative. No weight of a later token is ever used, so the future cannot leak, not
+    even by rounding.
     """
     batch, heads, length, width = values.shape
     if logits.shape != (batch, heads, length):
@@ -79,20 +94,36 @@ def prefix_softmax_mean(
     if mask is not None and mask.shape != (batch, length):
         raise ValueError(f"mask must be (batch, length) = {(batch, length)}, got {tuple(mask.shape)}")
     require_positive(chunk=chunk)
+    bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.total.shape[0])
 
-    exact, given = exact_dtype(logits, values), values.dtype
-    logits, values = logits.to(exact), values.to(exact)
-    if mask is not None:
-        logits = logits.masked_fill(~mask[:, None], -torch.inf)
-        values = values.masked_fill(~mask[:, None, :, None], 0.0)
+    exact = exact_dtype(logits, values)
     if state is None:
-        state = empty_pool(batch, heads, width, device=values.device, dtype=exact)
+        state = empty_pool(state_rows(bounds, batch), heads, width, device=values.device, dtype=exact)
+    elif state.total.dtype != exact:
+        state = state.to(dtype=exact)
     with no_autocast(values):
-        output, state = _pool(logits, values, state, min(chunk, length))
-    return output.to(given), state
+        if torch.compiler.is_compiling():
+            output, state = _plain(*_blank(logits.to(exact), values.to(exact), mask), state, min(chunk, length))
+            return output.to(values.dtype), state
+        inputs = (logits, values, state.weight, state.total)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+            output, *after = _Pool.apply(*inputs, state.maximum, mask, bounds, chunk)
+            return output, PoolState(*after)
+        if length == 1 and bounds is None:
+            return _step(*_blank(logits.to(exact), values.to(exact), mask), state, values.dtype)
+        output, state, _, _ = _forward(logits, values, state, mask, bounds, chunk)
+        return output, state
 
 
-def _pool(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple[Tensor, PoolState]:
+def _blank(logits: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Padded tokens as tokens that weigh nothing, whatever they held."""
+    if mask is None:
+        return logits, values
+    return logits.masked_fill(~mask[:, None], -torch.inf), values.masked_fill(~mask[:, None, :, None], 0.0)
+
+
+def _plain(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple[Tensor, PoolState]:
+    """Everything at once, in operations that autograd and compilers follow. Memory O(N (C + K) + (N / C)^2)."""
     length = logits.shape[-1]
     maximum = torch.maximum(logits.detach().cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing, EMPTY at least
     padding = -length % chunk
@@ -100,32 +131,203 @@ def _pool(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple
     values = F.pad(values, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))  # (B, H, G, C, K)
     maximum = (F.pad(maximum, (0, padding), mode="replicate") if padding else maximum).unflatten(-1, (-1, chunk))
 
-    last = maximum[..., -1:]  # (B, H, G, 1)
-    arriving = torch.cat((state.maximum[..., None, :], last[..., :-1, :]), dim=-2)
+    borders = torch.cat((state.maximum, maximum[..., -1]), dim=-1)  # (B, H, 1 + G): before each chunk, and after the last
+    last, arriving = borders[..., 1:, None], borders[..., :-1, None]
     summary = (logits - last).exp()  # (B, H, G, C): each token's weight at the end of its chunk
     sums = torch.cat((summary.sum(dim=-1, keepdim=True), (summary[..., None, :] @ values).squeeze(-2)), dim=-1)  # (B, H, G, 1 + K)
-    before, after = _scan(sums, (arriving - last).exp(), torch.cat((state.weight, state.total), dim=-1))
+    sums = torch.cat((torch.cat((state.weight, state.total), dim=-1)[..., None, :], sums), dim=-2)
+    running = _kept(borders[..., None, :] - borders[..., :, None]) @ sums  # (B, H, 1 + G, 1 + K), relative to the borders
+    before, after = running[..., :-1, :], running[..., -1, :]
 
-    exponents = logits[..., None, :] - maximum[..., :, None]
-    weights = exponents.masked_fill(_future(chunk, logits.device), -torch.inf).exp()  # (B, H, G, C, C)
+    weights = _kept(logits[..., None, :] - maximum[..., :, None])  # (B, H, G, C, C)
     carried = (arriving - maximum).exp()[..., None]  # the past, rescaled to the new maximum
     weight = weights.sum(dim=-1, keepdim=True) + carried * before[..., None, :1]
     total = weights @ values + carried * before[..., None, 1:]
     output = torch.where(weight > 0, total / torch.where(weight > 0, weight, 1.0), 0.0)
-    return output.flatten(2, 3)[..., :length, :], PoolState(last[..., -1, :], after[..., :1], after[..., 1:])
+    return output.flatten(2, 3)[..., :length, :], PoolState(borders[..., -1:], after[..., :1], after[..., 1:])
 
 
-def _scan(sums: Tensor, decays: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Running sums before each chunk (B, H, G, 1 + K), and after the last (B, H, 1 + K)."""
-    before, running = [], start
-    for g in range(sums.shape[2]):
-        before.append(running)
-        running = torch.addcmul(sums[:, :, g], decays[:, :, g], running)
-    return torch.stack(before, dim=2), running
+def _kept(exponents: Tensor) -> Tensor:
+    """exp, and exactly zero above the diagonal, whatever is there."""
+    future = torch.ones(exponents.shape[-2:], dtype=torch.bool, device=exponents.device).triu(1)
+    return exponents.masked_fill(future, -torch.inf).exp()
 
 
-def _future(size: int, device: torch.device) -> Tensor:
-    return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
+def _step(logits: Tensor, values: Tensor, state: PoolState, dtype: torch.dtype) -> tuple[Tensor, PoolState]:
+    """One token: (B, H, 1) and (B, H, 1, K)."""
+    maximum = torch.maximum(logits, state.maximum)
+    old, new = (state.maximum - maximum).exp_(), (logits - maximum).exp_()
+    weight = torch.addcmul(new, old, state.weight)
+    total = (old * state.total).addcmul_(new, values.squeeze(2))
+    output = total / weight.clamp_min(torch.finfo(weight.dtype).tiny)  # nothing seen: 0 / tiny
+    return output[:, :, None].to(dtype), PoolState(maximum, weight, total)
+
+
+class _Pool(torch.autograd.Function):
+    """The running mean with a backward of its own, which makes the weights again from what is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        values: Tensor,
+        weight: Tensor,
+        total: Tensor,
+        maximum: Tensor,
+        mask: Tensor | None,
+        bounds: list[int] | None,
+        chunk: int,
+    ) -> tuple[Tensor, ...]:
+        output, after, maxima, shares = _forward(logits, values, PoolState(maximum, weight, total), mask, bounds, chunk)
+        ctx.save_for_backward(logits, values, output, maximum, maxima, shares, *(() if mask is None else (mask,)))
+        ctx.bounds, ctx.chunk, ctx.like = bounds, chunk, (weight.dtype, total.dtype)
+        ctx.mark_non_differentiable(after.maximum)
+        ctx.set_materialize_grads(False)
+        return output, after.maximum, after.weight, after.total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, outputs: Tensor | None, _: None, weight: Tensor | None, total: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *_backward(ctx, outputs, weight, total), None, None, None, None
+
+
+def _forward(
+    logits: Tensor, values: Tensor, state: PoolState, mask: Tensor | None, bounds: list[int] | None, chunk: int
+) -> tuple[Tensor, PoolState, Tensor, Tensor]:
+    """Block by block. Also gives the running maxima (B, H, N), and one over the sums of weights (B, H, N), zero where nothing was seen."""
+    output = torch.empty_like(values)
+    maxima, shares = (torch.empty(logits.shape, dtype=state.total.dtype, device=values.device) for _ in range(2))
+    maximum, running = state.maximum.clone(), torch.cat((state.weight, state.total), dim=-1)
+    blocks = _Blocks(values, running.dtype, bounds, chunk)
+    for here, rows, _ in blocks.parts:
+        scores = blocks.numbers(logits, here, mask=mask, fill=-torch.inf)  # (B, H, G, C)
+        content = blocks.vectors(values, here, 0, mask=mask)  # (B, H, G, C, K)
+        top = scores.cummax(dim=-1).values
+        borders = torch.cat((maximum[rows], top[..., -1]), dim=-1).cummax(dim=-1).values  # (B, H, 1 + G): before and after each chunk
+        top = torch.maximum(top, borders[..., :-1, None])
+
+        weights = _weights(scores, top)  # (B, H, G, C, C)
+        carried = borders[..., :-1, None].sub(top).exp_()  # the past, rescaled to the new maximum
+        share, total = weights.sum(dim=-1), blocks.matmul(weights, content, 1)
+        sums = torch.cat((share[..., -1:], total[..., -1, :]), dim=-1)  # (B, H, G, 1 + K): of each chunk, relative to its last maximum
+        sums = torch.cat((running[rows, :, None], sums), dim=-2)
+        sums = _weights(borders, borders) @ sums  # (B, H, 1 + G, 1 + K): of everything up to each border
+        maximum[rows], running[rows] = borders[..., -1:], sums[..., -1, :]
+
+        share.addcmul_(carried, sums[..., :-1, :1])
+        share = torch.where(share > 0, share.reciprocal(), 0.0)
+        total.addcmul_(carried[..., None], sums[..., :-1, None, 1:]).mul_(share[..., None])
+        _put(output, here, total)
+        _put(maxima[..., None], here, top[..., None])
+        _put(shares[..., None], here, share[..., None])
+    return output, PoolState(maximum, running[..., :1].clone(), running[..., 1:].clone()), maxima, shares
+
+
+def _backward(ctx: Any, given: Tensor | None, weight: Tensor | None, total: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Running sums from the end. With w_ij = exp(l_j - m_i), Z_i the sum of weights and G_i = dy_i / Z_i,
+
+        dv_j = sum_{i>=j} w_ij G_i,   dl_j = dv_j v_j - sum_{i>=j} w_ij G_i y_i
+
+    and what goes from block to block is the gradient of the summary between them.
+    """
+    logits, values, output, start, maxima, shares, *masks = ctx.saved_tensors
+    mask = masks[0] if masks else None
+    needed = ctx.needs_input_grad
+    logits_gradient, values_gradient = (
+        torch.empty_like(tensor) if need else None for tensor, need in zip((logits, values), needed, strict=False)
+    )
+    given = values.new_zeros(()).expand_as(values) if given is None else given
+    running = maxima.new_zeros((*start.shape[:2], 1 + values.shape[-1]))
+    if weight is not None:
+        running[..., :1] = weight
+    if total is not None:
+        running[..., 1:] = total
+    blocks = _Blocks(values, running.dtype, ctx.bounds, ctx.chunk)
+    for here, rows, first in reversed(blocks.parts):
+        scores = blocks.numbers(logits, here, mask=mask, fill=-torch.inf)
+        top, share = blocks.numbers(maxima, here), blocks.numbers(shares, here, fill=0.0)
+        arriving = start[rows] if first else maxima[..., here.start - 1 : here.start]
+        borders = torch.cat((arriving, top[..., -1]), dim=-1)
+        gradient = blocks.vectors(given, here, 0).mul_(share[..., None])  # G
+        drop = blocks.vectors(output, here, 1).mul_(gradient).sum(dim=-1)  # G_i y_i
+
+        weights = _weights(scores, top)
+        carried = borders[..., :-1, None].sub(top).exp_()
+        sums = torch.cat((-(carried * drop).sum(dim=-1, keepdim=True), (carried[..., None, :] @ gradient).squeeze(-2)), dim=-1)
+        sums = _weights(borders, borders).mT @ torch.cat((sums, running[rows, :, None]), dim=-2)
+        running[rows] = sums[..., 0, :]
+
+        if not (needed[0] or needed[1]):
+            continue
+        content = blocks.matmul(weights.mT, gradient, 1)
+        content.addcmul_(weights[..., -1, :, None], sums[..., 1:, None, 1:])
+        if values_gradient is not None:
+            _put(values_gradient, here, content)
+        if logits_gradient is None:
+            continue
+        scores = content.mul_(blocks.vectors(values, here, 0, mask=mask)).sum(dim=-1)
+        scores.addcmul_(weights[..., -1, :], sums[..., 1:, :1]).sub_((drop[..., None, :] @ weights).squeeze(-2))
+        _put(logits_gradient[..., None], here, scores[..., None])
+    return logits_gradient, values_gradient, running[..., :1], running[..., 1:]
+
+
+class _Blocks:
+    """The sequence as blocks of G chunks that are computed together, and room for what is computed in them, used again for each block:
+    fresh memory costs a processor as much as the arithmetic.
+
+    A block is as long as stays in a processor's cache, and short enough for the maxima of its chunks to be compared pair by pair.
+    """
+
+    def __init__(self, values: Tensor, dtype: torch.dtype, bounds: list[int] | None, chunk: int):
+        batch, heads, length, width = values.shape
+        slow = values.device.type == "cpu"
+        groups = min(max((BLOCK if slow else 64 * BLOCK) // (batch * heads * width * chunk), 1), 64 if slow else 512)
+        chunks = document_chunks(bounds, length, groups * chunk)
+        self.parts = [(slice(part.start, part.stop), part.rows, part.first) for part in chunks]
+        self.chunk, self.dtype = chunk, dtype
+        longest = max(part.stop - part.start for part in chunks)
+        places = longest + -longest % min(chunk, longest)
+        self.rooms = [torch.empty(batch * heads * places * width, dtype=dtype, device=values.device) for _ in range(2)]
+
+    def numbers(self, tensor: Tensor, here: slice, *, mask: Tensor | None = None, fill: float | None = None) -> Tensor:
+        """Numbers (B, H, N) of a block as (B, H, G, C), masked ones -inf. The last chunk is filled up with ``fill``, or the last number."""
+        tensor = tensor[..., here].to(self.dtype)
+        if mask is not None:
+            tensor = tensor.masked_fill(~mask[:, None, here], -torch.inf)
+        size = min(self.chunk, tensor.shape[-1])
+        padding = -tensor.shape[-1] % size
+        if padding:
+            tensor = F.pad(tensor, (0, padding), mode="replicate") if fill is None else F.pad(tensor, (0, padding), value=fill)
+        return tensor.unflatten(-1, (-1, size))
+
+    def vectors(self, tensor: Tensor, here: slice, room: int, *, mask: Tensor | None = None) -> Tensor:
+        """Vectors (B, H, N, K) of a block as a copy (B, H, G, C, K), zero where masked and where the last chunk is not full."""
+        tensor = tensor[..., here, :]
+        batch, heads, length, width = tensor.shape
+        size = min(self.chunk, length)
+        block = self._take(room, batch, heads, -(-length // size) * size, width)
+        block[..., length:, :] = 0.0
+        block[..., :length, :] = tensor
+        if mask is not None:
+            block[..., :length, :].masked_fill_(~mask[:, None, here, None], 0.0)
+        return block.unflatten(-2, (-1, size))
+
+    def matmul(self, a: Tensor, b: Tensor, room: int) -> Tensor:
+        """a @ b, of the shape of ``b``."""
+        return torch.bmm(a.flatten(0, 2), b.flatten(0, 2), out=self._take(room, *b.shape).flatten(0, 2)).view(b.shape)
+
+    def _take(self, room: int, *shape: int) -> Tensor:
+        return self.rooms[room][: math.prod(shape)].view(shape)
+
+
+def _put(target: Tensor, here: slice, block: Tensor) -> None:
+    """(B, H, G, C, K) back to its place."""
+    target[..., here, :] = block.flatten(2, 3)[..., : here.stop - here.start, :]
+
+
+def _weights(scores: Tensor, tops: Tensor) -> Tensor:
+    """exp(l_j - m_i) for j <= i, else exactly zero, whatever is there."""
+    return (scores[..., None, :] - tops[..., :, None]).exp_().tril_()
 
 
 def prefix_softmax_mean_reference(logits: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
