@@ -11,6 +11,7 @@ import subquadratic as sq
 from subquadratic.attention import AdditiveAttention, FavorAttention, LowRankAttention, SoftmaxAttention, WindowAttention
 from subquadratic.ops.linear_attention import linear_attention_reference
 from subquadratic.ops.random_features import softmax_exponents
+from subquadratic.ops.rotary import rotation
 
 DIM, HEADS, LENGTH = 12, 3, 17
 LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
@@ -184,9 +185,7 @@ def test_fastformer_is_equations_3_to_7_of_the_paper(causal: bool) -> None:
 def test_rotary_fastformer_depends_on_distances_only(causal: bool) -> None:
     layer, x = make("additive-rotary", causal=causal), noise(1, LENGTH, DIM)
     positions = torch.arange(LENGTH)
-    arguments = [tensor(x) for tensor in (layer.query, layer.key, layer.value)]
-    near, _ = layer._mix(*arguments, None, None, positions, layer.query_logits, layer.key_logits)
-    far, _ = layer._mix(*arguments, None, None, positions + 1000, layer.query_logits, layer.key_logits)
+    near, far = (layer(x, turns=rotation(places, layer.width)) for places in (positions, positions + 1000))
     torch.testing.assert_close(near, far, rtol=1e-3, atol=1e-4)  # angles are float32
 
 

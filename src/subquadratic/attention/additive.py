@@ -6,13 +6,15 @@ Axes: B batch, N length, D width, H heads, K head width.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
+from ..layers.linear import Linear
+from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_probability
-from ..ops.padding import checked, count_real, token_positions, zero_padding
+from ..ops.linear import linear
+from ..ops.padding import checked, count_real, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.prefix_softmax import PoolState, empty_pool, prefix_softmax_mean, softmax_mean
+from ..ops.rotary import complex_product, turn
 from ..ops.state import State, state
 
 
@@ -71,17 +73,23 @@ class AdditiveAttention(nn.Module):
         require_probability(dropout=dropout)
         inner = heads * width
         self.dim, self.heads, self.width, self.causal, self.rotary = dim, heads, width, causal, rotary
-        self.query = nn.Linear(dim, inner, bias=qkv_bias)
-        self.key = nn.Linear(dim, inner, bias=qkv_bias)
-        self.value = None if share_query_value else nn.Linear(dim, inner, bias=qkv_bias)
+        self.query = Linear(dim, inner, bias=qkv_bias)
+        self.key = Linear(dim, inner, bias=qkv_bias)
+        self.value = None if share_query_value else Linear(dim, inner, bias=qkv_bias)
         self.query_logits = None if tie_logit_vectors else nn.Parameter(logit_vectors(heads, inner))
         self.key_logits = None if tie_logit_vectors else nn.Parameter(logit_vectors(heads, inner))
-        self.transform = nn.Linear(inner, inner)
-        self.output = nn.Linear(inner, dim, bias=out_bias)
+        self.transform = Linear(inner, inner)
+        self.output = Linear(inner, dim, bias=out_bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, query_logits: Tensor | None = None, key_logits: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        query_logits: Tensor | None = None,
+        key_logits: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> Tensor:
         """Additive attention over the whole sequence.
 
@@ -89,6 +97,7 @@ class AdditiveAttention(nn.Module):
             x: (B, N, D).
             mask: (B, N) bool, True = real token.
             query_logits, key_logits: W_a and W_b (H, H K), with ``tie_logit_vectors`` only.
+            turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
 
         Returns:
             (B, N, D), zero at padded positions.
@@ -96,7 +105,7 @@ class AdditiveAttention(nn.Module):
         Raises:
             ValueError: for wrong shapes, or logit vectors missing or given in vain.
         """
-        y, _ = self._run(x, mask, None, query_logits, key_logits)
+        y, _ = self._run(x, mask, None, query_logits, key_logits, turns)
         return y
 
     def init_state(self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AdditiveState:
@@ -120,14 +129,21 @@ class AdditiveAttention(nn.Module):
         mask: Tensor | None = None,
         query_logits: Tensor | None = None,
         key_logits: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> tuple[Tensor, AdditiveState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
         came before."""
-        y, pools = self._run(x, mask, state, query_logits, key_logits)
+        y, pools = self._run(x, mask, state, query_logits, key_logits, turns)
         return y, AdditiveState(pools[0], pools[1], state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
 
     def _run(
-        self, x: Tensor, mask: Tensor | None, state: AdditiveState | None, query_logits: Tensor | None, key_logits: Tensor | None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        state: AdditiveState | None,
+        query_logits: Tensor | None,
+        key_logits: Tensor | None,
+        turns: Tensor | None,
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
         x = checked(x, mask, self.dim)
         given = x.dtype
@@ -135,15 +151,17 @@ class AdditiveAttention(nn.Module):
         values = queries if self.value is None else self.value(x)
         dtype = exact_dtype(queries)
         with no_autocast(x):  # three factors of the size of an activation: too large for float16
-            positions = token_positions(mask, x.shape[1], None if state is None else state.seen, device=x.device) if self.rotary else None
+            if self.rotary and turns is None:
+                turns = position_turns(x, mask, None if state is None else state.seen, self.width)
+            turns = turns.to(dtype) if self.rotary and turns is not None else None
             mixed, pools = self._mix(
-                queries.to(dtype), keys.to(dtype), values.to(dtype), mask, state, positions,
+                queries.to(dtype), keys.to(dtype), values.to(dtype), mask, state, turns,
                 self._logits("query_logits", self.query_logits, query_logits).to(dtype),
                 self._logits("key_logits", self.key_logits, key_logits).to(dtype),
             )  # fmt: skip
-            mixed = F.linear(mixed, self.transform.weight.to(dtype), self.transform.bias.to(dtype)) + queries.to(dtype)
+            mixed = linear(mixed, self.transform.weight.to(dtype), self.transform.bias.to(dtype)) + queries.to(dtype)
             bias = None if self.output.bias is None else self.output.bias.to(dtype)
-            y = F.linear(mixed, self.output.weight.to(dtype), bias)
+            y = linear(mixed, self.output.weight.to(dtype), bias)
         limit = torch.finfo(given).max
         y = y.clamp(-limit, limit).to(given) if given == torch.float16 else y.to(given)
         return zero_padding(self.dropout(y), mask), pools
@@ -155,23 +173,29 @@ class AdditiveAttention(nn.Module):
         values: Tensor,
         mask: Tensor | None,
         state: AdditiveState | None,
-        positions: Tensor | None,
+        turns: Tensor | None,
         query_logits: Tensor,
         key_logits: Tensor,
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
         """u of the paper, (B, N, H K), from q, k and v of the same shape."""
         scale = self.width**-0.5
         logits = (queries @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
-        queries, keys, values = (split_heads(tensor, self.heads) for tensor in (queries, keys, values))
-        if positions is not None:
-            queries, keys, values = (rotate(tensor, positions) for tensor in (queries, keys, values))
+        shared = values is queries
+        queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
+        if turns is not None:
+            queries, keys = turn(queries, turns), turn(keys, turns)
+        if shared:
+            values = queries
+        else:
+            values = split_heads(values, self.heads)
+            values = values if turns is None else turn(values, turns)
         global_query, query_pool = self._mean(logits, queries, mask, None if state is None else state.query_pool)
-        biased = _product(keys, global_query, positions is not None)
+        biased = _product(keys, global_query, turns is not None)
         logits = (merge_heads(biased) @ key_logits.T).transpose(1, 2) * scale
-        if positions is not None:
-            biased = rotate(biased, positions)
+        if turns is not None:
+            biased = turn(biased, turns)
         global_key, key_pool = self._mean(logits, biased, mask, None if state is None else state.key_pool)
-        return merge_heads(_product(values, global_key, positions is not None)), tuple(
+        return merge_heads(_product(values, global_key, turns is not None)), tuple(
             pool for pool in (query_pool, key_pool) if pool is not None
         )
 
@@ -196,7 +220,4 @@ def logit_vectors(heads: int, inner: int) -> Tensor:
 def _product(x: Tensor, whole: Tensor, rotary: bool) -> Tensor:
     """x * whole, (B, H, N, K) and (B, H, N or 1, K); with ``rotary`` channel pairs (i, i + K/2) are complex numbers and ``whole`` is
     conjugated."""
-    if not rotary:
-        return x * whole
-    (real, imaginary), (whole_real, whole_imaginary) = x.chunk(2, dim=-1), whole.chunk(2, dim=-1)
-    return torch.cat((real * whole_real + imaginary * whole_imaginary, imaginary * whole_real - real * whole_imaginary), dim=-1)
+    return complex_product(x, whole, conjugate=True) if rotary else x * whole

@@ -6,9 +6,11 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
-from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, require_even, rotate, split_heads
+from ..layers.linear import Linear
+from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
-from ..ops.padding import checked, count_real, token_positions, zero_padding
+from ..ops.padding import checked, count_real, zero_padding
+from ..ops.rotary import turn
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -92,10 +94,10 @@ class FavorAttention(nn.Module):
             generator=generator,
         )
         self.favor = favor if self.global_heads else None
-        self.query = nn.Linear(dim, heads * width, bias=qkv_bias)
-        self.key = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
-        self.value = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
-        self.output = nn.Linear(heads * width, dim, bias=out_bias)
+        self.query = Linear(dim, heads * width, bias=qkv_bias)
+        self.key = Linear(self.context_dim, heads * width, bias=qkv_bias)
+        self.value = Linear(self.context_dim, heads * width, bias=qkv_bias)
+        self.output = Linear(heads * width, dim, bias=out_bias)
         self.query_norm = QueryKeyNorm(heads, width) if qk_norm else None
         self.key_norm = QueryKeyNorm(heads, width) if qk_norm else None
         self.dropout = nn.Dropout(dropout)
@@ -116,6 +118,7 @@ class FavorAttention(nn.Module):
         mask: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        turns: Tensor | None = None,
         return_attention: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of every position to the sequence itself, or to ``context``.
@@ -125,6 +128,7 @@ class FavorAttention(nn.Module):
             mask: (B, N) bool, True = real token.
             context: (B, S, context_dim); only for a bidirectional layer without local heads.
             context_mask: (B, S) bool.
+            turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
             return_attention: also give the weights (B, H, N, S) that the features imply. Forms N x S numbers: for looking at short
                 sequences.
 
@@ -137,7 +141,7 @@ class FavorAttention(nn.Module):
         x = checked(x, mask, self.dim)
         if context is None:
             require(context_mask is None, "context_mask is given without a context")
-            queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], device=x.device))
+            queries, keys, values = self._maps(x, mask, None, turns)
             key_mask = mask
         else:
             queries, (keys, values) = self._query(x), self._context_maps(context, context_mask)
@@ -179,13 +183,13 @@ class FavorAttention(nn.Module):
         )
         return FavorState(summary, window, torch.zeros(batch_size, dtype=torch.int64, device=device))
 
-    def extend(self, x: Tensor, state: FavorState, *, mask: Tensor | None = None) -> tuple[Tensor, FavorState]:
+    def extend(self, x: Tensor, state: FavorState, *, mask: Tensor | None = None, turns: Tensor | None = None) -> tuple[Tensor, FavorState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
         came before."""
         x = checked(x, mask, self.dim)
         if not self.causal:
             return self._finish(self._read_context(self._query(x), state), mask), state
-        queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], state.seen))
+        queries, keys, values = self._maps(x, mask, state.seen, turns)
         y, summary, window = self._attend_causal(queries, keys, values, mask, state.summary, state.window)
         return self._finish(y, mask), FavorState(summary, window, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
 
@@ -258,12 +262,13 @@ class FavorAttention(nn.Module):
             raise ValueError(f"local_heads={self.local_heads} of heads={self.heads} leave none with random features")
         return self.favor
 
-    def _maps(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = self._query(x), split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
         if self.key_norm is not None:
             keys = self.key_norm(keys)
         if self.rotary:
-            queries, keys = rotate(queries, positions), rotate(keys, positions)
+            by = position_turns(x, mask, seen, self.width) if turns is None else turns
+            queries, keys = turn(queries, by), turn(keys, by)
         return queries, keys, values
 
     def _query(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Axes: B batch, N length (latents), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
+from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
 from ..ops.errors import require_probability
 from ..ops.right_aligned import Splice
@@ -51,10 +52,10 @@ class LatentAttention(nn.Module):
         require_even(width, rotary)
         require_probability(dropout=dropout)
         self.heads, self.width, self.rotary, self.dropout = heads, width, rotary, dropout
-        self.query = nn.Linear(dim, heads * width, bias=False)
-        self.key = nn.Linear(dim, heads * width, bias=False)
-        self.value = nn.Linear(dim, heads * width, bias=False)
-        self.output = nn.Linear(heads * width, dim)
+        self.query = Linear(dim, heads * width, bias=False)
+        self.key = Linear(dim, heads * width, bias=False)
+        self.value = Linear(dim, heads * width, bias=False)
+        self.output = Linear(heads * width, dim)
 
     def forward(self, x: Tensor, *, positions: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Latents to latents.

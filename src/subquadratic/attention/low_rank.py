@@ -9,6 +9,7 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
+from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
@@ -81,10 +82,10 @@ class LowRankAttention(nn.Module):
         self.dim, self.heads, self.width, self.context_dim = dim, heads, width, context_dim or dim
         self.causal, self.max_length, self.slots, self.dropout = causal, max_length, slots, dropout
         self.kv_heads = 1 if one_kv_head else heads
-        self.query = nn.Linear(dim, heads * width, bias=False)
-        self.key = nn.Linear(self.context_dim, self.kv_heads * width, bias=False)
-        self.value = nn.Linear(self.context_dim, self.kv_heads * width, bias=False)
-        self.output = nn.Linear(heads * width, dim, bias=out_bias)
+        self.query = Linear(dim, heads * width, bias=False)
+        self.key = Linear(self.context_dim, self.kv_heads * width, bias=False)
+        self.value = Linear(self.context_dim, self.kv_heads * width, bias=False)
+        self.output = Linear(heads * width, dim, bias=out_bias)
         self.projection = None if share == "layer" else SlotProjection(slots, max_length=max_length, kind=projection, shared=share == "kv")
 
     def forward(

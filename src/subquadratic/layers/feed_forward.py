@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.errors import require, require_positive, require_probability
+from .linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -31,8 +32,8 @@ class FeedForward(nn.Module):
         inner = int(dim * mult)
         require(inner >= 1, f"ff_mult must give an inner width of at least 1, got {mult!r} times {dim}")
         self.glu, self.chunks = glu, chunks
-        self.expand = nn.Linear(dim, inner * (2 if glu else 1))
-        self.contract = nn.Linear(inner, dim)
+        self.expand = Linear(dim, inner * (2 if glu else 1))
+        self.contract = Linear(inner, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

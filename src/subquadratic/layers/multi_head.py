@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.errors import require, require_positive
+from ..ops.padding import token_positions
 from ..ops.precision import exact_dtype
-from ..ops.rotary import apply_rotary, rotary_angles
+from ..ops.rotary import rotation, turn
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -36,7 +37,12 @@ def head_width(dim: int, heads: int, head_dim: int | None) -> int:
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotary positions on every channel of (B, H, N, K); positions (N,) or (B, N)."""
-    return apply_rotary(x, rotary_angles(positions, x.shape[-1]))
+    return turn(x, rotation(positions, x.shape[-1]))
+
+
+def position_turns(x: Tensor, mask: Tensor | None, seen: Tensor | None, width: int) -> Tensor:
+    """The :func:`~subquadratic.ops.rotary.rotation` of each position of (B, N, D), counted over the real tokens after ``seen`` (B,)."""
+    return rotation(token_positions(mask, x.shape[1], seen, device=x.device), width)
 
 
 def require_even(width: int, rotary: bool) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.feed_forward import FeedForward
+from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState, default_device
 from ..ops.errors import NotCausalError, require
 from ..ops.padding import checked, count_real, zero_padding
@@ -34,8 +35,9 @@ class StackBackbone(nn.Module):
         self.stack = ResidualStack(blocks, reversible=config.reversible, checkpointing=config.checkpointing)
 
     def shared(self, x: Tensor, mask: Tensor | None, seen: Tensor | None) -> dict[str, Any]:
-        """Arguments computed once for all blocks. ``seen``: (B,) real tokens before this piece; None: a whole sequence."""
-        return {}
+        """Arguments computed once for all blocks: ``turns``, with rotary positions, and what a subclass adds. ``seen``: (B,) real tokens
+        before this piece; None: a whole sequence."""
+        return {"turns": position_turns(x, mask, seen, self.config.head_width)} if self.config.positions == "rotary" else {}
 
     def forward(
         self, x: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None, context_mask: Tensor | None = None
@@ -112,7 +114,9 @@ def context_arguments(
     return {"context": context, "context_mask": context_mask}
 
 
-def make_branch(config: BackboneConfig, layer: nn.Module, *, reads: tuple[str, ...] = ("mask",), token_shift: bool = False) -> Branch:
+def make_branch(
+    config: BackboneConfig, layer: nn.Module, *, reads: tuple[str, ...] = ("mask", "turns"), token_shift: bool = False
+) -> Branch:
     """A residual branch with the configuration's norm."""
     return Branch(layer, dim=config.dim, norm=config.norm, reads=reads, token_shift=token_shift, causal=config.causal)
 

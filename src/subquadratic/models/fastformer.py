@@ -48,8 +48,9 @@ class Fastformer(StackBackbone):
         self.key_logits = nn.Parameter(logit_vectors(config.heads, inner)) if config.tie_logit_vectors else None
 
     def shared(self, x: Tensor, mask: Tensor | None, seen: Tensor | None) -> dict[str, Any]:
-        """The logit vectors, where they are tied."""
-        return {} if self.query_logits is None else {"query_logits": self.query_logits, "key_logits": self.key_logits}
+        """Also the logit vectors, where they are tied."""
+        tied = {} if self.query_logits is None else {"query_logits": self.query_logits, "key_logits": self.key_logits}
+        return super().shared(x, mask, seen) | tied
 
 
 def _blocks(config: FastformerConfig) -> Iterator[dict[str, Branch | None]]:
@@ -65,6 +66,8 @@ def _blocks(config: FastformerConfig) -> Iterator[dict[str, Branch | None]]:
             dropout=config.attention_dropout,
         )
         yield {
-            "attention": make_branch(config, attention, reads=("mask", "query_logits", "key_logits"), token_shift=config.token_shift),
+            "attention": make_branch(
+                config, attention, reads=("mask", "turns", "query_logits", "key_logits"), token_shift=config.token_shift
+            ),
             "feed_forward": make_feed_forward(config, token_shift=config.token_shift),
         }

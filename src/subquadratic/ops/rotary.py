@@ -3,6 +3,8 @@
 Axes: B batch, H heads, N length, K head width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,67 @@ def rotary_angles(positions: Tensor, width: int, *, base: float = BASE) -> Tenso
     """Angles of ``width // 2`` channel pairs: (..., N) integer positions -> (..., N, width // 2) float32."""
     exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
     return positions[..., None].to(torch.float32) * (1.0 / base**exponents)
+
+
+def rotation(positions: Tensor, width: int) -> Tensor:
+    """How far to turn heads of ``width`` channels at positions (N,) or (B, N): cosines and then sines, (N, K) or (B, 1, N, K) float32. Made
+    once for all tensors and layers that share it."""
+    angles = rotary_angles(positions, width)
+    angles = angles[:, None] if angles.dim() == 3 else angles  # the same for every head
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def turn(x: Tensor, by: Tensor) -> Tensor:
+    """Rotate all channels of (B, H, N, K) by a :func:`rotation`, in pairs (0, K/2), (1, K/2 + 1), ...; in float32 at least."""
+    exact = torch.promote_types(x.dtype, by.dtype)
+    return complex_product(x.to(exact), by.to(exact)).to(x.dtype)
+
+
+def complex_product(x: Tensor, y: Tensor, *, conjugate: bool = False) -> Tensor:
+    """x times y, or times y's conjugate, where channels (i, i + K/2) are the parts of complex numbers.
+
+    Args:
+        x: (B, H, N, K).
+        y: (..., K) that broadcasts to it.
+        conjugate: of ``y``.
+
+    Returns:
+        (B, H, N, K).
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        (a, b), (c, d) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
+        d = -d if conjugate else d
+        return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
+    return _Product.apply(x, y, conjugate)
+
+
+class _Product(torch.autograd.Function):
+    """Written into one result in four passes, where autograd would keep four products and join two halves, there and back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.conjugate = conjugate
+        return _multiply(x, y, conjugate)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, y = ctx.saved_tensors
+        dx = complex_product(gradient, y, conjugate=not ctx.conjugate) if ctx.needs_input_grad[0] else None
+        dy = None
+        if ctx.needs_input_grad[1]:
+            dy = complex_product(x, gradient, conjugate=True) if ctx.conjugate else complex_product(gradient, x, conjugate=True)
+            dy = dy.sum_to_size(y.shape)
+        return dx, dy, None
+
+
+def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
+    product = torch.empty_like(x)
+    (a, b), (c, d), (real, imaginary) = x.chunk(2, dim=-1), y.chunk(2, dim=-1), product.chunk(2, dim=-1)
+    sign = -1.0 if conjugate else 1.0
+    torch.mul(a, c, out=real).addcmul_(b, d, value=-sign)
+    torch.mul(b, c, out=imaginary).addcmul_(a, d, value=sign)
+    return product
 
 
 def apply_rotary(x: Tensor, angles: Tensor, *, interleaved: bool = False) -> Tensor:
