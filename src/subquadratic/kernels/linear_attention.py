@@ -1,0 +1,208 @@
+"""Causal linear attention with a running-maximum stabiliser and its normaliser, forward and backward: the engine of causal FAVOR+.
+
+    S_t = exp(m_{t-1} - m_t) S_{t-1} + k_t v_t^T,   z_t likewise,   o_t = q_t S_t / q_t z_t
+
+Chunk by chunk. One kernel walks each document and writes the state (S, z) before every chunk; another computes every chunk's output from
+its state. Backward: one kernel walks backwards and writes the gradient of the state after every chunk, others compute the chunks' gradients
+from both. The states are computed again for that, not kept. Every exponent is a difference <= 0.
+
+Axes: B batch, H heads, N length, M features, K head width, G chunks, C chunk length, P documents (B when not packed).
+"""
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from . import linear_attention_device as device
+from .common import LAUNCH, Chunks, check_inputs, check_shapes, cut, documents_of, lines, more_warps, plain, slopes, strides, tile
+
+
+def gated_linear_attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    maximum: Tensor,
+    total: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    *,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal linear attention over positive features given as exp(log k - maximum).
+
+    Args:
+        queries: (B, H, N, M) query features >= 0, scaled per row as one likes (the scale cancels).
+        keys: (B, H, N, M) key features divided by exp(maximum) of their position; zero for padding.
+        values: (B, H, N, K). Queries, keys and values share one dtype: float32, float16 or bfloat16. No copy is made where the last axis is
+            contiguous.
+        maximum: (B, H, N) float32, the running maximum of the exponents: non-decreasing in each document and never below its ``start``.
+        total: (P, H, M, K) float32, sum of exp(log k - start) v^T before, with P = B, or one row a document.
+        weight: (P, H, M) float32, sum of exp(log k - start) before.
+        start: (P, H, 1) float32, the running maximum before; -1e30 where nothing came yet.
+        cu_seqlens: (P + 1,) int64, where packed documents begin, from 0 to N, non-decreasing (not checked: that would wait for the device).
+            Then B = 1.
+
+    Returns:
+        (B, H, N, K) like ``values``, exactly zero where abs(q z) <= 1e-24; and the total and weight after the last position, relative to
+        exp of the last maximum. Gradients reach all but ``maximum`` and ``start``; second derivatives raise.
+
+    Raises:
+        ValueError: if shapes or dtypes disagree.
+
+    Cost O(N (M K + C (M + K))) a head; what backward keeps is the inputs, the output and a float32 (B, H, N). While it runs, N M K / C
+    float32 a head hold the states.
+    """
+    batch, heads, length, features = queries.shape
+    documents, width = documents_of(batch, cu_seqlens), values.shape[-1]
+    check_inputs(cu_seqlens, queries=queries, keys=keys, values=values)
+    check_shapes(
+        keys=(keys, (batch, heads, length, features)),
+        values=(values, (batch, heads, length, width)),
+        maximum=(maximum, (batch, heads, length)),
+        total=(total, (documents, heads, features, width)),
+        weight=(weight, (documents, heads, features)),
+        start=(start, (documents, heads, 1)),
+    )
+    maximum, total, weight, start = (tensor.float() for tensor in (maximum.detach(), total, weight, start.detach()))
+    output, total, weight, _ = _forward(queries, keys, values, maximum, total, weight, start, cu_seqlens)
+    return output, total, weight
+
+
+@torch.library.custom_op("subquadratic::gated_linear_attention", mutates_args=())
+def _forward(
+    queries: Tensor, keys: Tensor, values: Tensor, maximum: Tensor, total: Tensor, weight: Tensor, start: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output, total and weight, and 1 / normaliser (B, H, N), zero where there is none."""
+    queries, keys, values, maximum, start = _contiguous(queries, keys, values, maximum, start)
+    batch, heads, length, width = values.shape
+    chunks = cut(batch, length, tile(length, values.dtype), cu_seqlens)
+    output = torch.empty_like(values)
+    inverse = plain(maximum.shape, values)
+    with torch.cuda.device_of(values):
+        totals, weights, last_total, last_weight = _states(keys, values, maximum, start, total, weight, cu_seqlens, chunks)
+        sizes = _sizes(queries, values, chunks)
+        value_tiles = triton.cdiv(width, sizes["BLOCK_K"])
+        device.output_kernel[(chunks.total * value_tiles, heads)](
+            queries, keys, values, maximum, start, totals, weights, output, inverse, cu_seqlens, chunks.table, length, chunks.per_document,
+            *strides(queries), *strides(keys), *strides(values), *strides(output), **sizes,
+        )  # fmt: skip
+    return output, last_total, last_weight, inverse
+
+
+@_forward.register_fake
+def _(
+    queries: Tensor, keys: Tensor, values: Tensor, maximum: Tensor, total: Tensor, weight: Tensor, start: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    new = torch.empty_like
+    return new(lines(values)), plain(total.shape, total), plain(weight.shape, total), plain(maximum.shape, total)
+
+
+@torch.library.custom_op("subquadratic::gated_linear_attention_backward", mutates_args=())
+def _backward(
+    grad_output: Tensor,
+    grad_total: Tensor,
+    grad_weight: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    maximum: Tensor,
+    total: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    output: Tensor,
+    inverse: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys, values, total and weight."""
+    queries, keys, values, maximum, start = _contiguous(queries, keys, values, maximum, start)
+    grad_output = lines(grad_output.to(values.dtype))
+    batch, heads, length, features = queries.shape
+    width = values.shape[-1]
+    chunks = cut(batch, length, tile(length, values.dtype), cu_seqlens)
+    grads = [torch.empty_like(tensor) for tensor in (queries, keys, values)]
+    before = plain(total.shape, values), plain(weight.shape, values)
+    with torch.cuda.device_of(values):
+        totals, weights, _, _ = _states(keys, values, maximum, start, total, weight, cu_seqlens, chunks)
+        grad_totals, grad_weights = torch.empty_like(totals), torch.empty_like(weights)
+        slope = slopes(output, grad_output)
+        sizes = _sizes(queries, values, chunks)
+        feature_tiles, value_tiles = triton.cdiv(features, sizes["BLOCK_M"]), triton.cdiv(width, sizes["BLOCK_K"])
+        device.reverse_kernel[(chunks.documents * heads, feature_tiles, value_tiles)](
+            queries, grad_output, slope, inverse, maximum, start, grad_total.contiguous(), grad_weight.contiguous(),
+            grad_totals, grad_weights, *before, cu_seqlens, chunks.offsets, length, chunks.per_document,
+            *strides(queries), *strides(grad_output), **sizes,
+        )  # fmt: skip
+        device.features_kernel[(chunks.total * feature_tiles, heads)](
+            queries, keys, values, grad_output, slope, inverse, maximum, start, totals, weights, grad_totals, grad_weights, *grads[:2],
+            cu_seqlens, chunks.table, length, chunks.per_document, *strides(queries), *strides(keys), *strides(values),
+            *strides(grad_output), *strides(grads[0]), *strides(grads[1]), **(sizes | more_warps(values.dtype)),
+        )  # fmt: skip
+        device.values_kernel[(chunks.total * value_tiles, heads)](
+            queries, keys, grad_output, inverse, maximum, grad_totals, grads[2], cu_seqlens, chunks.table, length, chunks.per_document,
+            *strides(queries), *strides(keys), *strides(grad_output), *strides(grads[2]), **sizes,
+        )  # fmt: skip
+    return grads[0], grads[1], grads[2], *before
+
+
+@_backward.register_fake
+def _(
+    grad_output: Tensor,
+    grad_total: Tensor,
+    grad_weight: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    maximum: Tensor,
+    total: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    output: Tensor,
+    inverse: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    new = torch.empty_like
+    return new(lines(queries)), new(lines(keys)), new(lines(values)), plain(total.shape, total), plain(weight.shape, total)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:7], output[0], output[3], inputs[7])
+    ctx.mark_non_differentiable(output[3])
+
+
+def _differentiate(ctx: Any, grad_output: Tensor, grad_total: Tensor, grad_weight: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _backward(grad_output, grad_total, grad_weight, *ctx.saved_tensors)
+    return *grads[:3], None, *grads[3:], None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_remember)
+
+
+def _contiguous(queries: Tensor, keys: Tensor, values: Tensor, maximum: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+    return lines(queries), lines(keys), lines(values), maximum.contiguous(), start.contiguous()
+
+
+def _sizes(queries: Tensor, values: Tensor, chunks: Chunks) -> dict[str, Any]:
+    """What every kernel is compiled for, and how it is launched."""
+    features, width, dtype = queries.shape[-1], values.shape[-1], values.dtype
+    return {
+        "HEADS": queries.shape[1], "FEATURES": features, "WIDTH": width, "CHUNK": chunks.size,
+        "BLOCK_M": tile(features, dtype), "BLOCK_K": tile(width, dtype), "PACKED": chunks.table is not None, **LAUNCH,
+    }  # fmt: skip
+
+
+def _states(
+    keys: Tensor, values: Tensor, maximum: Tensor, start: Tensor, total: Tensor, weight: Tensor, cu_seqlens: Tensor | None, chunks: Chunks
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(G, H, M, K) totals and (G, H, M) weights before each chunk, and those after the last of each document."""
+    _, heads, length, features = keys.shape
+    width = values.shape[-1]
+    totals, weights = plain((chunks.total, heads, features, width), keys), plain((chunks.total, heads, features), keys)
+    last = plain(total.shape, keys), plain(weight.shape, keys)
+    sizes = _sizes(keys, values, chunks)
+    device.states_kernel[(chunks.documents * heads, triton.cdiv(features, sizes["BLOCK_M"]), triton.cdiv(width, sizes["BLOCK_K"]))](
+        keys, values, maximum, start, total.contiguous(), weight.contiguous(), totals, weights, *last, cu_seqlens, chunks.offsets, length,
+        chunks.per_document, *strides(keys), *strides(values), **sizes,
+    )  # fmt: skip
+    return totals, weights, *last
