@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
+from .slot_blocks import needs_gradient, slots_in_blocks
 from .state import State, state
 
 
@@ -49,8 +51,9 @@ def causal_slot_attention(
     value_weights: Tensor,
     state: SlotState | None = None,
     *,
+    cu_seqlens: Tensor | None = None,
     dropout: float = 0.0,
-    chunk: int = 128,
+    chunk: int = 64,
 ) -> tuple[Tensor, SlotState]:
     """Causal Linformer attention of the next N positions.
 
@@ -59,6 +62,7 @@ def causal_slot_attention(
         keys, values: (B, H or 1, N, K), zero for padding.
         key_weights, value_weights: E and F at these positions, (N, R) or (B, N, R).
         state: the slots before; None at the start of a sequence.
+        cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         dropout: of the attention weights over slots; 0 outside training.
         chunk: positions per C x C matmul. Changes speed, not the result.
 
@@ -66,36 +70,84 @@ def causal_slot_attention(
         (B, H, N, K) in the dtype of ``values``, and the slots after the last position.
 
     Raises:
-        ValueError: if shapes disagree or ``chunk`` < 1.
+        ValueError: if shapes disagree, ``cu_seqlens`` is wrong, or ``chunk`` < 1.
+        NotImplementedError: for ``cu_seqlens`` while compiling.
 
-    Cost O(N (R K + C (K + R))) a head, memory O(N (R + C) + N R K / C).
+    Cost O(N (R K + C (K + R))) a head. Kept for backward: the inputs and the slots before each block, O(N K + N R K / block); gradients
+    reach every tensor once, there is no second derivative. With dropout, and in a compiled graph, autograd keeps O(N (R + C) + N R K / C).
     """
-    batch, _, length, width = queries.shape
+    batch, heads, length, width = queries.shape
     slots = key_weights.shape[-1]
-    if key_weights.shape[-2] != length or value_weights.shape != key_weights.shape:
+    if key_weights.shape[-2] != length or value_weights.shape != key_weights.shape or key_weights.shape[:-2] not in ((), (1,), (batch,)):
         raise ValueError(
             f"key_weights and value_weights must be (length, slots) = ({length}, R) or with a batch axis before, "
             f"got {tuple(key_weights.shape)} and {tuple(value_weights.shape)}"
         )
+    if keys.shape[:3] not in ((batch, heads, length), (batch, 1, length)) or values.shape[:3] != keys.shape[:3]:
+        raise ValueError(
+            f"keys and values must be (batch, heads or 1, length, .) = ({batch}, {heads} or 1, {length}, .), "
+            f"got {tuple(keys.shape)} and {tuple(values.shape)}"
+        )
     require_positive(chunk=chunk)
-    dtype, given = exact_dtype(queries, values), values.dtype
-    with no_autocast(values):
-        if state is None:
-            state = empty_slots(batch, keys.shape[1], slots, width, values.shape[-1], device=queries.device, dtype=dtype)
-        chunk = min(chunk, length)
-        padding = -length % chunk
-        queries, keys, values = (_chunks(tensor.to(dtype), chunk, padding) for tensor in (queries, keys, values))  # (B, H, G, C, K)
-        key_weights, value_weights = (
-            _weight_chunks(tensor.to(dtype), chunk, padding) for tensor in (key_weights, value_weights)
-        )  # (B|1, 1, G, C, R)
-        key_slots, last_keys = _before_each(key_weights.transpose(-1, -2) @ keys, state.keys)
-        value_slots, last_values = _before_each(value_weights.transpose(-1, -2) @ values, state.values)
+    bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.keys.shape[0])
 
-        queries = queries * width**-0.5
-        scores = queries @ key_slots.transpose(-1, -2) + (queries @ keys.transpose(-1, -2)).tril() @ key_weights
-        weights = F.dropout(scores.softmax(dim=-1), dropout)
-        output = weights @ value_slots + (weights @ value_weights.transpose(-1, -2)).tril() @ values
-    return output.flatten(2, 3)[..., :length, :].to(given), SlotState(last_keys, last_values)
+    exact = exact_dtype(queries, values)
+    if state is None:
+        documents = state_rows(bounds, batch)
+        state = empty_slots(documents, keys.shape[1], slots, width, values.shape[-1], device=queries.device, dtype=exact)
+    elif state.keys.dtype != exact:
+        state = state.to(dtype=exact)
+    with no_autocast(values):
+        inputs = (queries, keys, values, key_weights, value_weights)
+        if dropout > 0.0 or torch.compiler.is_compiling():
+            output, state = _each_document(tuple(tensor.to(exact) for tensor in inputs), state, bounds, dropout, chunk)
+        elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):
+            output, state = _step(tuple(tensor.to(exact) for tensor in inputs), state)
+        else:
+            output, last_keys, last_values = slots_in_blocks(inputs, state.keys, state.values, bounds, chunk)
+            state = SlotState(last_keys, last_values)
+    return output.to(values.dtype), state
+
+
+def _step(inputs: tuple[Tensor, ...], state: SlotState) -> tuple[Tensor, SlotState]:
+    """One token, without gradient."""
+    queries, keys, values, key_weights, value_weights = inputs
+    column = (-1, 1, key_weights.shape[-1], 1)
+    key_slots = torch.addcmul(state.keys, key_weights.reshape(column), keys)
+    value_slots = torch.addcmul(state.values, value_weights.reshape(column), values)
+    weights = ((queries * queries.shape[-1] ** -0.5) @ key_slots.mT).softmax(dim=-1)
+    return weights @ value_slots, SlotState(key_slots, value_slots)
+
+
+def _each_document(
+    inputs: tuple[Tensor, ...], state: SlotState, bounds: list[int] | None, dropout: float, chunk: int
+) -> tuple[Tensor, SlotState]:
+    """:func:`_plain` of each document by itself."""
+    if bounds is None:
+        return _plain(inputs, state, dropout, chunk)
+    outputs, states = [], [state.select([row]) for row in range(len(bounds) - 1)]
+    for part in document_chunks(bounds, bounds[-1], bounds[-1]):
+        pieces = tuple(tensor[..., part.start : part.stop, :] for tensor in inputs)
+        output, states[part.rows.start] = _plain(pieces, states[part.rows.start], dropout, chunk)
+        outputs.append(output)
+    return torch.cat(outputs, dim=-2), SlotState(torch.cat([row.keys for row in states]), torch.cat([row.values for row in states]))
+
+
+def _plain(inputs: tuple[Tensor, ...], state: SlotState, dropout: float, chunk: int) -> tuple[Tensor, SlotState]:
+    """Everything at once, in operations that autograd and compilers follow."""
+    length, width = inputs[0].shape[-2:]
+    chunk = min(chunk, length)
+    padding = -length % chunk
+    queries, keys, values = (_chunks(tensor, chunk, padding) for tensor in inputs[:3])  # (B, H, G, C, K)
+    key_weights, value_weights = (_weight_chunks(tensor, chunk, padding) for tensor in inputs[3:])  # (B|1, 1, G, C, R)
+    key_slots, last_keys = _before_each(key_weights.transpose(-1, -2) @ keys, state.keys)
+    value_slots, last_values = _before_each(value_weights.transpose(-1, -2) @ values, state.values)
+
+    queries = queries * width**-0.5
+    scores = queries @ key_slots.transpose(-1, -2) + (queries @ keys.transpose(-1, -2)).tril() @ key_weights
+    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    output = weights @ value_slots + (weights @ value_weights.transpose(-1, -2)).tril() @ values
+    return output.flatten(2, 3)[..., :length, :], SlotState(last_keys, last_values)
 
 
 def _before_each(sums: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
