@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .documents import document_bounds, document_chunks, state_rows
 from .linear_attention import EMPTY, zero_keys
 from .precision import exact_dtype, no_autocast
 from .state import State, state
@@ -49,7 +50,14 @@ def read_efficient(queries: Tensor, summary: EfficientState) -> Tensor:
 
 
 def causal_efficient_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, state: EfficientState | None = None, *, mask: Tensor | None = None, chunk: int = 16
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    state: EfficientState | None = None,
+    *,
+    mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    chunk: int = 16,
 ) -> tuple[Tensor, EfficientState]:
     """The causal form, for the next N positions.
 
@@ -57,21 +65,46 @@ def causal_efficient_attention(
         queries, keys, values: (B, H, N, K).
         state: what came before; None at the start of a sequence.
         mask: (B, N) bool, True = real token.
+        cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         chunk: C. Memory is O(N C K), since each feature has a softmax of its own.
 
     Returns:
         (B, H, N, K) in the dtype of ``values``, and the summary after the last token.
+
+    Raises:
+        ValueError: if ``cu_seqlens`` is wrong.
+        NotImplementedError: for ``cu_seqlens`` while compiling.
     """
     batch, heads, length, width = queries.shape
+    bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.weight.shape[0])
     exact, given = exact_dtype(queries, values), values.dtype
     queries, keys, values = (tensor.to(exact) for tensor in (queries, keys, zero_keys(values, mask)))
     if mask is not None:
         keys = keys.masked_fill(~mask[:, None, :, None], -torch.inf)
     if state is None:
-        state = empty_efficient(batch, heads, width, values.shape[-1], device=values.device, dtype=exact)
+        state = empty_efficient(state_rows(bounds, batch), heads, width, values.shape[-1], device=values.device, dtype=exact)
     with no_autocast(values):
-        output, state = _causal(queries.softmax(dim=-1), keys, values, state, min(chunk, length))
+        queries = queries.softmax(dim=-1)
+        if bounds is None:
+            output, state = _causal(queries, keys, values, state, min(chunk, length))
+        else:
+            output, state = _each_document(queries, keys, values, state, bounds, chunk)
     return output.to(given), state
+
+
+def _each_document(
+    queries: Tensor, keys: Tensor, values: Tensor, state: EfficientState, bounds: list[int], chunk: int
+) -> tuple[Tensor, EfficientState]:
+    """:func:`_causal` of each document by itself."""
+    outputs, states = [], [state.select([row]) for row in range(len(bounds) - 1)]
+    for part in document_chunks(bounds, bounds[-1], bounds[-1]):
+        here, row = slice(part.start, part.stop), part.rows.start
+        output, states[row] = _causal(
+            queries[..., here, :], keys[..., here, :], values[..., here, :], states[row], min(chunk, part.stop - part.start)
+        )
+        outputs.append(output)
+    total, weight, maximum = (torch.cat(rows) for rows in zip(*(row.tensors() for row in states), strict=True))
+    return torch.cat(outputs, dim=-2), EfficientState(total, weight, maximum)
 
 
 def _causal(queries: Tensor, keys: Tensor, values: Tensor, state: EfficientState, chunk: int) -> tuple[Tensor, EfficientState]:
