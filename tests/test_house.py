@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "subquadratic"
 LEVELS = [
-    {"ops"}, {"layers"}, {"attention"}, {"generation"}, {"models"}, {"compat", "hf"}, {"data"}, {"evaluation"}, {"training"}, {"cli"},
+    {"ops"}, {"layers"}, {"attention"}, {"generation"}, {"models"}, {"compat", "hf"}, {"data"}, {"evaluation"}, {"training"},
+    {"benchmark"}, {"cli"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -20,6 +20,7 @@ VERBS = {
     "generate": "continue a text with a trained model",
     "fill": "fill in the masked places of a text with a bidirectional model",
     "evaluate": "measure a trained model on a text of any length",
+    "bench": "measure time and memory here, beside other packages and what the machine could do",
     "info": "what a model costs: parameters, state, FLOPs and memory against length",
     "models": "the table of models with their limits",
     "tokenizer": "train a tokenizer of your own",

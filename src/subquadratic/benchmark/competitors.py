@@ -1,0 +1,172 @@
+"""Models that we are compared with, as sides of a case: the published packages, x-transformers, and exact attention of our own.
+
+All are built at the sizes of ours and asked for the same loss. What is not installed is left out, which the report says.
+
+Axes: B batch, N length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .cases import BACK, PUBLISHED, Case, is_ours
+from .checks import same_shape_and_finite
+from .models import build_model
+from .parts import build_layer, build_op
+from .work import NotAvailable, Setting, Work, bidirectional_loss, bytes_of, make_tokens, training_step, without_gradients
+
+Loss = Callable[[Any, Tensor], Tensor]
+
+
+def build(side: str, case: Case, setting: Setting, shared: dict[str, Any]) -> Work:
+    """Any side of a case, ready to be called.
+
+    Args:
+        shared: what one side makes and another uses again; one dictionary per case.
+
+    Raises:
+        NotAvailable: it cannot be had here.
+        TooSlow: it takes longer than the case allows.
+    """
+    if side.startswith("self@"):
+        return _after(int(side[5:]), case, setting, shared)
+    if case.kind == "op":
+        return build_op(side, case, setting, shared)
+    if case.kind == "layer":
+        return build_layer(side, case, setting, shared)
+    if side == "exact":
+        return build_model("transformer" + BACK * case.sides[0].endswith(BACK), case, setting, shared)
+    if is_ours(side):
+        return build_model(side, case, setting, shared)
+    return _build_other(side, case, setting)
+
+
+def _after(length: int, case: Case, setting: Setting, shared: dict[str, Any]) -> Work:
+    """The very model of the first side, at another length: weights and whatever else it has are the same."""
+    import dataclasses
+
+    return build_model(case.sides[0], dataclasses.replace(case, length=length), setting, shared)
+
+
+def _build_other(side: str, case: Case, setting: Setting) -> Work:
+    if side not in ("published", "x-transformers") or case.mode == "prefill":
+        raise NotAvailable(f"{side} has no {case.mode} for a {case.kind}")
+    torch.manual_seed(0)
+    subject = case.sides[0]
+    loss: Loss
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # some print and warn when they are imported
+        warnings.simplefilter("ignore")
+        if side == "x-transformers":
+            model, loss = _x_transformers(case), _own_place if subject.endswith(BACK) else _next_token
+        else:
+            model, loss = _published(subject, case)
+    model = model.to(setting.device, setting.dtype)
+    if case.mode == "decode":
+        return _published_decoding(model, case, setting)
+    model.train(case.mode == "train")
+    tokens = make_tokens(case, setting, case.length if loss is _own_place else case.length + 1)
+    shape = (case.batch, case.length, case.sizes.vocabulary)
+
+    def check() -> str | None:
+        with torch.no_grad(), _quiet():
+            output = _logits(model, tokens[:, : case.length])
+            if subject == "perceiver_ar":  # it gives logits of its latents, when it is not given labels
+                return same_shape_and_finite(output, (shape[0], case.latent_count, shape[2]), loss(model, tokens))
+            return same_shape_and_finite(output, shape, loss(model, tokens))
+
+    if case.mode == "train":
+        call: Callable[[], object] = training_step(model, lambda: loss(model, tokens))
+    else:
+        call = without_gradients(lambda: _logits(model, tokens[:, : case.length]))
+    return Work(call=call, tokens=case.batch * case.length, check=check, parameter_bytes=bytes_of(model))
+
+
+def _published(subject: str, case: Case) -> tuple[nn.Module, Loss]:
+    """The package's own language model, with everything that costs time as in ours, and its loss."""
+    sizes, length = case.sizes, case.length
+    plain = subject.removesuffix(BACK)
+    common: dict[str, Any] = {"num_tokens": sizes.vocabulary, "dim": sizes.dim, "depth": sizes.depth, "heads": sizes.heads}
+    if subject not in PUBLISHED:
+        raise NotAvailable(f"no published package has a {subject}")
+    if plain == "linformer":
+        return _package("linformer").LinformerLM(**common, seq_len=length, k=sizes.slots), _own_place
+    common["dim_head"] = sizes.width
+    if plain == "performer":
+        model = _package("performer_pytorch").PerformerLM(**common, max_seq_len=length, causal=subject == plain, nb_features=sizes.features)
+        return model, _next_token if subject == plain else _own_place
+    if plain == "fastformer":
+        model = _package("fast_transformer_pytorch").FastTransformer(**common, max_seq_len=length, absolute_pos_emb=True)
+        return model, _own_place
+    if plain == "feedback_transformer":
+        return _package("feedback_transformer_pytorch").FeedbackTransformer(**common, seq_len=1, mem_len=sizes.memories), _next_token
+    prefix = length - case.latent_count
+    model = _package("perceiver_ar_pytorch").PerceiverAR(**common, max_seq_len=length, cross_attn_seq_len=prefix, cross_attn_dropout=0.0)
+    return model, lambda model, tokens: model(tokens[:, :-1], labels=tokens[:, 1:])
+
+
+def _x_transformers(case: Case) -> nn.Module:
+    package = _package("x_transformers")
+    sizes = case.sizes
+    layers = package.Encoder if case.sides[0].endswith(BACK) else package.Decoder
+    stack = layers(dim=sizes.dim, depth=sizes.depth, heads=sizes.heads, attn_dim_head=sizes.width, attn_flash=True)
+    return package.TransformerWrapper(num_tokens=sizes.vocabulary, max_seq_len=case.length, attn_layers=stack)
+
+
+def _published_decoding(model: nn.Module, case: Case, setting: Setting) -> Work:
+    """One token after a context, as performer-pytorch generates: the whole sequence again for each. The others have no such function, or
+    one that costs the same."""
+    if case.sides[0] != "performer":
+        raise NotAvailable(f"{PUBLISHED.get(case.sides[0], 'x-transformers')} is not asked to decode")
+    with _quiet():
+        generator = _package("performer_pytorch").AutoregressiveWrapper(model.eval())
+    context = make_tokens(case, setting)
+
+    def call() -> Tensor:
+        return generator.generate(context, 1)
+
+    def check() -> str | None:
+        found = call()
+        good = found.shape == (case.batch, 1) and bool(((found >= 0) & (found < case.sizes.vocabulary)).all())
+        return None if good else f"it generates {tuple(found.shape)}, not one token for each row"
+
+    return Work(call=call, tokens=case.batch, check=check, parameter_bytes=bytes_of(model))
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        if error.name == name:
+            raise NotAvailable(f"{name.replace('_', '-')} is not installed") from error
+        raise NotAvailable(f"{name.replace('_', '-')} does not import here: {error}") from error
+
+
+def _logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    """(B, N, V). Fast Transformer of the published package runs only with a mask."""
+    if type(model).__name__ == "FastTransformer":
+        return model(tokens, mask=torch.ones_like(tokens, dtype=torch.bool))
+    return model(tokens)
+
+
+def _own_place(model: nn.Module, tokens: Tensor) -> Tensor:
+    return bidirectional_loss(_logits(model, tokens), tokens)
+
+
+def _next_token(model: nn.Module, tokens: Tensor) -> Tensor:
+    return F.cross_entropy(_logits(model, tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,116 @@
+"""Costs against length, drawn from saved results: time and memory of a training step, and time of a token against its context."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..models.saving import replace_file
+from .results import Run, Side
+
+COLOURS = {
+    "performer": "#1f4e79", "linformer": "#b8541a", "fastformer": "#2f7d4f", "perceiver_ar": "#7a3b8f", "feedback_transformer": "#8a6d1b",
+    "transformer": "#555555", "x-transformers": "#000000",
+}  # fmt: skip
+NAMES = {
+    "performer": "Performer", "linformer": "Linformer", "fastformer": "Fastformer", "perceiver_ar": "Perceiver AR",
+    "feedback_transformer": "Feedback Transformer", "transformer": "Transformer (ours, exact)", "x-transformers": "x-transformers (flash)",
+}  # fmt: skip
+EXACT = ("x-transformers", "transformer")
+Points = list[tuple[int, float]]
+DRAWINGS: dict[str, tuple[str, str, str, str, Callable[[Side], float | None]]] = {
+    "train_time.png": ("lengths/train/", "Training step", "sequence length (tokens)", "time of a step (s)", lambda side: side.time),
+    "train_memory.png": (
+        "lengths/train/", "Peak memory of a training step, above the weights", "sequence length (tokens)", "peak memory (MB)",
+        lambda side: None if not side.above_bytes else side.above_bytes / 1e6,
+    ),
+    "decode_latency.png": (
+        "lengths/decode/", "One more token", "tokens of context before it", "time of a token (ms)",
+        lambda side: None if side.per_token is None else 1e3 * side.per_token,
+    ),
+}  # fmt: skip
+
+
+def draw(run: Run, folder: Path) -> list[Path]:
+    """All drawings that the results have two lengths for, as PNG files in a folder."""
+    written = []
+    for name, (prefix, title, across, up, value) in DRAWINGS.items():
+        lines = curves(run, prefix, value)
+        if any(len(points) > 1 for points in lines.values()):
+            figure = _figure(lines, title=f"{title}\n{_where(run)}", across=across, up=up)
+            replace_file(folder / name, lambda file, figure=figure: figure.savefig(file, format="png", dpi=150, facecolor="white"))  # type: ignore[misc]
+            written.append(folder / name)
+    return written
+
+
+def curves(run: Run, prefix: str, value: Callable[[Side], float | None]) -> dict[str, Points]:
+    """(length, value) of every side, in the order of lengths, over the cases whose names begin so. What was not measured has no point."""
+    found: dict[str, Points] = {}
+    for result in sorted(run.results, key=lambda result: result.case.length):
+        if result.case.name.startswith(prefix) and not result.refused:
+            for side in result.sides:
+                measured = value(side)
+                if measured is not None:
+                    found.setdefault(side.name, []).append((result.case.length, measured))
+    return found
+
+
+def crossover(ours: Points, exact: Points) -> tuple[float, float] | None:
+    """Where ours falls below exact attention and stays there, between two measured lengths on straight lines of the log-log plot;
+    None if it does not, or always is."""
+    theirs = dict(exact)
+    shared = [(length, math.log(value), math.log(theirs[length])) for length, value in ours if length in theirs]
+    for (left, a, b), (right, c, d) in reversed(list(itertools.pairwise(shared))):
+        if c >= d:
+            return None
+        if a >= b:
+            part = (a - b) / ((a - b) - (c - d))
+            return math.exp(math.log(left) + part * math.log(right / left)), math.exp(a + part * (c - a))
+    return None
+
+
+def _figure(lines: dict[str, Points], *, title: str, across: str, up: str) -> Any:
+    from matplotlib.figure import Figure  # without pyplot, which looks for a screen
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, which="major")
+    exact = next((lines[name] for name in EXACT if name in lines), [])
+    marked = False
+    for name, points in lines.items():
+        colour = COLOURS.get(name, "#888888")
+        dashed = "--" if name in EXACT else "-"
+        axes.plot(*zip(*points, strict=True), dashed, color=colour, marker="o", markersize=4, linewidth=1.7, label=NAMES.get(name, name))
+        cross = None if name in EXACT else crossover(points, exact)
+        if cross is not None:
+            label = None if marked else "faster from here on" if "time" in up else "less from here on"
+            axes.plot(*cross, marker="x", markersize=9, markeredgewidth=2, color=colour, linestyle="none", label=label)
+            marked = True
+    axes.set_xscale("log", base=2 if "sequence" in across else 10)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: _round(value, across))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _round(value: float, across: str) -> str:
+    return f"{value / 1024:,.0f}k" if "sequence" in across and value >= 1024 else f"{value:,.0f}"
+
+
+def _where(run: Run) -> str:
+    machine, sizes = run.machine, _sizes(run)
+    device = machine.get("gpu") if str(run.settings.get("device")).startswith("cuda") else machine.get("processor")
+    return f"{device}, {machine.get('threads')} threads, {run.settings.get('dtype')}{sizes}"
+
+
+def _sizes(run: Run) -> str:
+    found: Sequence[Any] = [result.case.sizes for result in run.results if result.case.name.startswith("lengths/")]
+    return f"; {found[0].dim} wide, {found[0].depth} layers, {found[0].heads} heads" if found else ""
