@@ -208,7 +208,7 @@ def test_packed_documents_are_as_each_by_itself() -> None:
     torch.testing.assert_close(fresh[:, :, 30:], prefix_softmax_mean_reference(logits[..., 30:], values[..., 30:, :]))
 
 
-@pytest.mark.parametrize("length", [1, 5, 40])
+@pytest.mark.parametrize("length", [1, 40, 200])
 def test_compiles_whole(length: int) -> None:
     torch._dynamo.reset()
     logits, values = torch.randn(2, 2, length) * 4, torch.randn(2, 2, length, 3)

@@ -20,6 +20,7 @@ from .precision import exact_dtype, no_autocast
 from .state import State, state
 
 BLOCK = 2**18  # numbers of a tensor that are worked on at a time on a processor
+WHOLE = 64  # chunks at least this long where the whole sequence is one block: there are (N / C)^2 pairs of chunks
 EMPTY = -1e30  # the maximum of nothing: finite, so that differences are never NaN
 
 
@@ -103,7 +104,7 @@ def prefix_softmax_mean(
         state = state.to(dtype=exact)
     with no_autocast(values):
         if torch.compiler.is_compiling():
-            output, state = _plain(*_blank(logits.to(exact), values.to(exact), mask), state, min(chunk, length))
+            output, state = _plain(*_blank(logits.to(exact), values.to(exact), mask), state, min(max(chunk, WHOLE), length))
             return output.to(values.dtype), state
         inputs = (logits, values, state.weight, state.total)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
