@@ -236,6 +236,8 @@ class FavorAttention(nn.Module):
         summary: Summary | None,
         window: WindowState | None,
     ) -> tuple[Tensor, Summary | None, WindowState | None]:
+        if not self.local_heads:
+            return *self._global().extend(queries, keys, values, summary, mask), window
         outputs = []
         (q, local_q), (k, local_k), (v, local_v) = (
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)

@@ -4,18 +4,22 @@ Axes: B batch, N length, D width.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..layers.feed_forward import FeedForward
 from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState, default_device
 from ..ops.errors import NotCausalError, require
+from ..ops.free_memory import release_free_memory
 from ..ops.padding import checked, count_real, zero_padding
 from ..ops.state import State, state
 from .config import BackboneConfig
+
+SEGMENT = 8192  # tokens whose activations exist at a time, with checkpointing: some 100 kB each at width 256 and depth 4
 
 
 @state
@@ -28,6 +32,9 @@ class BackboneState(State):
 
 class StackBackbone(nn.Module):
     """A stack of residual blocks, (B, N, D) -> (B, N, D). Subclasses build the blocks and may add arguments that all blocks share."""
+
+    constant_state: ClassVar[bool] = True
+    """The state of a causal model does not grow with the sequence."""
 
     def __init__(self, config: BackboneConfig, blocks: Iterable[dict[str, Branch | None]]):
         super().__init__()
@@ -58,7 +65,40 @@ class StackBackbone(nn.Module):
         """
         x = checked(x, mask, self.config.dim)
         cross = context_arguments(self, self.config, context, context_mask)
+        if self._goes_in_segments(x):
+            return zero_padding(self._segments(x, mask, cross), mask)
         return zero_padding(self.stack(x, mask=mask, **cross, **self.shared(x, mask, None)), mask)
+
+    def _goes_in_segments(self, x: Tensor) -> bool:
+        """Whether checkpointing recomputes all layers of a piece of the sequence, instead of one branch of the whole: activations of one
+        segment exist then, however long the sequence is."""
+        return (
+            self.config.checkpointing
+            and self.config.causal
+            and self.constant_state
+            and x.shape[0] * x.shape[1] > 2 * SEGMENT
+            and torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        )
+
+    def _segments(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:
+        """(B, N, D) -> (B, N, D): the sequence streamed; what is kept of a segment is its input and the state before it."""
+        state = BackboneState(
+            self.stack.init_state(x.shape[0], device=x.device, dtype=x.dtype, **cross),
+            torch.zeros(x.shape[0], dtype=torch.int64, device=x.device),
+        )
+        size = max(1, SEGMENT // x.shape[0])
+        pieces = x.split(size, dim=1)  # one gradient in the end, where slices would make one of full length each
+        masks = [None] * len(pieces) if mask is None else mask.split(size, dim=1)
+        outputs = []
+        for piece, real in zip(pieces, masks, strict=True):
+            y, state = checkpoint(self._segment, piece, state, real, use_reentrant=False)
+            outputs.append(y)
+        return torch.cat(outputs, dim=1)
+
+    def _segment(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
+        release_free_memory(x.device)
+        return self._extend(x, state, mask)
 
     def init_state(
         self,
@@ -92,9 +132,12 @@ class StackBackbone(nn.Module):
         """
         if not self.config.causal:
             raise NotCausalError(f"this {type(self).__name__}")
-        x = checked(x, mask, self.config.dim)
+        y, after = self._extend(checked(x, mask, self.config.dim), state, mask)
+        return zero_padding(y, mask), after
+
+    def _extend(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
         y, stack = self.stack.extend(x, state.stack, mask=mask, **self.shared(x, mask, state.seen))
-        return zero_padding(y, mask), BackboneState(stack, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
+        return y, BackboneState(stack, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
 
 
 def context_arguments(

@@ -52,6 +52,7 @@ class Transformer(StackBackbone):
     """
 
     config: TransformerConfig
+    constant_state = False  # a cache of keys and values
 
     def __init__(self, config: TransformerConfig):
         super().__init__(config, _blocks(config))

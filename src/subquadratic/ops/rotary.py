@@ -46,7 +46,9 @@ def complex_product(x: Tensor, y: Tensor, *, conjugate: bool = False) -> Tensor:
         (a, b), (c, d) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
         d = -d if conjugate else d
         return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
-    return _Product.apply(x, y, conjugate)
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        return _Product.apply(x, y, conjugate)
+    return _multiply(x, y, conjugate)
 
 
 class _Product(torch.autograd.Function):
