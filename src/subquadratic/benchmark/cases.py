@@ -221,13 +221,13 @@ def _quick(sizes: Sizes, lengths: Sequence[int]) -> list[Case]:
     short: dict[str, Any] = {"sizes": sizes, "rounds": 5, "budget": 5.0}
     found = []
     for length in lengths:
-        for subject in ("performer", *(name for name in PUBLISHED if name.endswith(BACK)), "perceiver_ar"):
-            found.append(_case("model", subject, "train", length, **short))
-        found.append(_case("model", "fastformer", "train", length, sides=("exact",), **short))
-        found.append(_case("model", "linformer", "train", length, sides=("exact",), **short))
-        found += [_case("model", name, "decode", length, **short) for name in ("performer", "fastformer")]
-        found.append(_case("op", "favor", "train", length, **short))
-        found.append(_case("layer", "favor", "forward", length, **short))
+        found.append(_case("model", "performer", "train", length, sides=("published", "x-transformers"), **short))
+        for subject in (*(name for name in PUBLISHED if name.endswith(BACK)), "perceiver_ar"):
+            found.append(_case("model", subject, "train", length, sides=("published",), **short))
+        found += [_case("model", name, "train", length, sides=("exact",), **short) for name in ("linformer", "fastformer")]
+        found += [_case("model", name, "decode", length, **short, memory=False) for name in ("performer", "fastformer")]
+        found.append(_case("op", "favor", "train", length, **short, memory=False))
+        found.append(_case("layer", "favor", "forward", length, **short, memory=False))
     return [*found, _case("model", "feedback_transformer", "train", 64, sides=("published",), **short)]
 
 

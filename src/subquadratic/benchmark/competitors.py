@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cases import BACK, PUBLISHED, Case, is_ours
+from .cases import BACK, PUBLISHED, Case, is_ours, label
 from .checks import same_shape_and_finite
 from .models import build_model
 from .parts import build_layer, build_op
@@ -71,7 +71,7 @@ def _build_other(side: str, case: Case, setting: Setting) -> Work:
             model, loss = _published(subject, case)
     model = model.to(setting.device, setting.dtype)
     if case.mode == "decode":
-        return _published_decoding(model, case, setting)
+        return _published_decoding(side, model, case, setting)
     model.train(case.mode == "train")
     tokens = make_tokens(case, setting, case.length if loss is _own_place else case.length + 1)
     shape = (case.batch, case.length, case.sizes.vocabulary)
@@ -79,7 +79,7 @@ def _build_other(side: str, case: Case, setting: Setting) -> Work:
     def check() -> str | None:
         with torch.no_grad(), _quiet():
             output = _logits(model, tokens[:, : case.length])
-            if subject == "perceiver_ar":  # it gives logits of its latents, when it is not given labels
+            if side == "published" and subject == "perceiver_ar":  # it gives logits of its latents, when it is not given labels
                 return same_shape_and_finite(output, (shape[0], case.latent_count, shape[2]), loss(model, tokens))
             return same_shape_and_finite(output, shape, loss(model, tokens))
 
@@ -121,11 +121,11 @@ def _x_transformers(case: Case) -> nn.Module:
     return package.TransformerWrapper(num_tokens=sizes.vocabulary, max_seq_len=case.length, attn_layers=stack)
 
 
-def _published_decoding(model: nn.Module, case: Case, setting: Setting) -> Work:
+def _published_decoding(side: str, model: nn.Module, case: Case, setting: Setting) -> Work:
     """One token after a context, as performer-pytorch generates: the whole sequence again for each. The others have no such function, or
     one that costs the same."""
-    if case.sides[0] != "performer":
-        raise NotAvailable(f"{PUBLISHED.get(case.sides[0], 'x-transformers')} is not asked to decode")
+    if side != "published" or case.sides[0] != "performer":
+        raise NotAvailable(f"{label(side, case)} is not asked to decode")
     with _quiet():
         generator = _package("performer_pytorch").AutoregressiveWrapper(model.eval())
     context = make_tokens(case, setting)

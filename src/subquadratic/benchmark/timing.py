@@ -60,9 +60,9 @@ def interleave(
     counts = {name: max(1, min(MOST_CALLS, round(SHORT / max(times[name], 1e-9)))) for name in names}
     done = 0
     while names and done < rounds and (done < least or clock() - began < budget):
+        gc.collect()  # not in the middle of a reading
         for name in names[done % len(names) :] + names[: done % len(names)]:
             if len(found.seconds[name]) <= done:
-                gc.collect()
                 found.seconds[name].append(_reading(calls[name], counts[name], clock, synchronize))
         done += 1
     return found
