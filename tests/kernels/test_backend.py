@@ -32,7 +32,7 @@ def arguments(op: str, batch: int, device: torch.device) -> tuple[Callable, list
         return lambda q, k, v, **more: causal_favor(q, k, v, None, **more), [*features, heads[2]]
     if op == "pool":
         return prefix_softmax_mean, [random(batch, 2, LENGTH, device=device), heads[0]]
-    weights = [random(LENGTH, 12, device=device) for _ in range(2)]
+    weights = [(0.2 * torch.randn(LENGTH, 12)).to(device).requires_grad_() for _ in range(2)]  # scores of the size that models have
     return causal_slot_attention, [*heads, *weights]
 
 

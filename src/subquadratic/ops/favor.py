@@ -6,13 +6,14 @@ where a backward written by hand cannot go: under `torch.compile` and the transf
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
 """
 
-import itertools
-
 import torch
 from torch import Tensor
 
+from .backend import needs_gradient, takes_triton
+from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
 from .favor_causal import CausalFavor, guarded, key_features
+from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
 from .linear_attention import (
     FeatureState,
@@ -39,6 +40,7 @@ def causal_favor(
     cu_seqlens: Tensor | None = None,
     chunk: int = 64,
     block: int | None = None,
+    backend: str | None = None,
 ) -> tuple[Tensor, FeatureState]:
     """Causal FAVOR+ of the next N positions.
 
@@ -51,12 +53,14 @@ def causal_favor(
         cu_seqlens: (documents + 1,) where documents begin and end in a packed row, B = 1; the state then has a row per document.
         chunk: C. Changes speed, not the result.
         block: positions whose features exist at a time; None: as many as stay in a CPU's caches.
+        backend: "auto", "torch" or "triton" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
 
     Returns:
         (B, H, N, K) in the dtype of ``values`` (zeros where no real key has come yet), and the summary after the last token.
 
     Raises:
         ValueError: if shapes disagree or ``chunk`` < 1.
+        NotImplementedError: for ``cu_seqlens`` while compiling.
 
     Cost O(N M K + N C (M + K)) a head. Kept for backward: the arguments, the output, 3 N numbers and a summary (M K) a block.
     """
@@ -67,23 +71,29 @@ def causal_favor(
             f"got {tuple(queries.shape)}, {tuple(keys.shape)}, {tuple(values.shape)}"
         )
     require_positive(chunk=chunk, block=block)
-    if _by_formula() and cu_seqlens is None:
+    by_kernel = takes_triton(backend, values)
+    if _by_formula() and not by_kernel:
+        document_bounds(cu_seqlens, batch, length)  # which says that they cannot be compiled
         return _formula(queries, keys, values, projection, state, mask, chunk)
     dtype, given = exact_dtype(queries, values), values.dtype
     features = queries.shape[-1] if projection is None else projection.shape[0]
     with no_autocast(values):
-        keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
-        queries = queries.to(dtype)
-        projection = None if projection is None else _scaled(projection, queries)
-        rows = batch if cu_seqlens is None else cu_seqlens.numel() - 1
+        keys, values = zero_keys(keys, mask), zero_keys(values, mask)
+        bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.total.shape[0])
         if state is None:
-            state = empty_features(rows, heads, features, values.shape[-1], device=values.device, dtype=dtype)
-        if length == 1 and cu_seqlens is None and not _with_gradient(queries, keys, values, state.total, state.weight):
+            state = empty_features(state_rows(bounds, batch), heads, features, values.shape[-1], device=values.device, dtype=dtype)
+        if by_kernel:
+            output, total, weight, maximum = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
+            counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
+            return output, FeatureState(total, weight, maximum, *counted)
+        queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
+        projection = None if projection is None else _scaled(projection, queries)
+        if length == 1 and cu_seqlens is None and not needs_gradient(queries, keys, values, state.total, state.weight):
             output, after = _step(queries, keys, values, projection, state, mask)
             return output.to(given), after
         size = block or _block(values, features, chunk)
         output, total, weight, maximum = CausalFavor.apply(
-            queries, keys, values, projection, mask, state.total, state.weight, state.maximum, pieces(length, size, cu_seqlens), chunk
+            queries, keys, values, projection, mask, state.total, state.weight, state.maximum, document_chunks(bounds, length, size), chunk
         )
         after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
     return output.to(given), after
@@ -142,16 +152,6 @@ def _block(x: Tensor, features: int, chunk: int = 64) -> int:
     return max(chunk, BLOCK_NUMBERS.get(x.device.type, 1 << 25) // (x.shape[0] * x.shape[1] * features) // chunk * chunk)
 
 
-def pieces(length: int, size: int, cu_seqlens: Tensor | None) -> list[tuple[int, int, int]]:
-    """Runs of at most ``size`` positions that cross no boundary of documents, each with its document (-1 without any)."""
-    bounds = [0, length] if cu_seqlens is None else cu_seqlens.tolist()
-    return [
-        (-1 if cu_seqlens is None else document, start, min(start + size, stop))
-        for document, (begin, stop) in enumerate(itertools.pairwise(bounds))
-        for start in range(begin, stop, size)
-    ]
-
-
 def _step(
     queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor | None, state: FeatureState, mask: Tensor | None
 ) -> tuple[Tensor, FeatureState]:
@@ -207,7 +207,3 @@ def _formula(
         log_queries, log_keys = (softmax_exponents(x.to(dtype), projection)[0] for x in (queries, keys))
         features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp()
     return causal_linear_attention(features, log_keys, values, state, mask=mask, chunk=chunk)
-
-
-def _with_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

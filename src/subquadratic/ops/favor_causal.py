@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .documents import Chunk as Run
 from .linear_attention import NOTHING
 from .precision import no_autocast
-
-Piece = tuple[int, int, int]  # row of the state, start, stop
 
 
 class Chunks(NamedTuple):
@@ -66,7 +65,7 @@ class CausalFavor(torch.autograd.Function):
         projection: (M, K) times K^(-1/4); None: queries and keys are features already.
         live: (B, N) bool, real tokens; None: all.
         total, weight, maximum: the state before, (B, H, M, K), (B, H, M), (B, H, 1); B is the number of documents for packed ones.
-        pieces: runs of positions in order, at most a block long, and the row of the state that each belongs to (-1: all rows).
+        pieces: runs of positions in order, at most a block long, with their rows of the state.
         chunk: C.
 
     All in one dtype, float32 or float64.
@@ -83,7 +82,7 @@ class CausalFavor(torch.autograd.Function):
         total: Tensor,
         weight: Tensor,
         maximum: Tensor,
-        pieces: Sequence[Piece],
+        pieces: Sequence[Run],
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, heads, length, width = values.shape
@@ -91,11 +90,10 @@ class CausalFavor(torch.autograd.Function):
         output = values.new_empty(batch, length, heads, width).transpose(1, 2)
         normaliser, lses, maxima = (values.new_empty(batch, heads, length) for _ in range(3))
         after, marks = torch.cat((total, weight[..., None]), dim=-1), maximum.clone()
-        entries = heads * (batch if pieces[0][0] < 0 else 1)
+        entries = heads * batch
         befores = values.new_empty(len(pieces) if keep else 1, entries, *after.shape[2:])
         arriving = values.new_empty(len(befores), entries, 1)
-        for index, (row, start, stop) in enumerate(pieces):
-            rows = slice(None) if row < 0 else slice(row, row + 1)
+        for index, (rows, start, stop, _) in enumerate(pieces):
             state, before = (line[index if keep else 0] for line in (befores, arriving))
             state.copy_(after[rows].flatten(0, 1))
             before.copy_(marks[rows].flatten(0, 1))
@@ -136,8 +134,7 @@ class CausalFavor(torch.autograd.Function):
             d_state[..., :-1] = d_total
         if d_weight is not None:
             d_state[..., -1] = d_weight
-        for index, (row, start, stop) in reversed(list(enumerate(ctx.pieces))):
-            rows = slice(None) if row < 0 else slice(row, row + 1)
+        for index, (rows, start, stop, _) in reversed(list(enumerate(ctx.pieces))):
             q, k, v = (block(tensor, start, stop, ctx.chunk) for tensor in (queries, keys, values))
             lse, running, below = (x[:, :, start:stop].flatten(0, 1) for x in (lses, maxima, normaliser))
             lse, running = pad_end(lse, k.shape[1], -torch.inf), pad_end(running, k.shape[1], None)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .backend import takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
@@ -67,6 +68,7 @@ def prefix_softmax_mean(
     *,
     cu_seqlens: Tensor | None = None,
     chunk: int = 16,
+    backend: str | None = None,
 ) -> tuple[Tensor, PoolState]:
     """Softmax-weighted running mean, y_i = sum_{j<=i} softmax_j(logits_{<=i}) values_j.
 
@@ -77,6 +79,7 @@ def prefix_softmax_mean(
         state: what came before; None at the start of a sequence.
         cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         chunk: positions handled by one C x C matmul. Changes speed, not the result.
+        backend: "auto", "torch" or "triton" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
 
     Returns:
         (B, H, N, K) in the dtype of ``values`` (zeros where no real token has come yet), and the summary after the last token.
@@ -103,6 +106,11 @@ def prefix_softmax_mean(
     elif state.total.dtype != exact:
         state = state.to(dtype=exact)
     with no_autocast(values):
+        if takes_triton(backend, values):
+            from ..kernels.prefix_softmax import prefix_softmax_mean as by_kernel
+
+            output, *after = by_kernel(*_blank(logits, values, mask), state.maximum, state.weight, state.total, cu_seqlens=cu_seqlens)
+            return output, PoolState(*after)
         if torch.compiler.is_compiling():
             output, state = _plain(*_blank(logits.to(exact), values.to(exact), mask), state, min(max(chunk, WHOLE), length))
             return output.to(values.dtype), state

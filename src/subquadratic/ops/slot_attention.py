@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .backend import needs_gradient, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
-from .slot_blocks import needs_gradient, slots_in_blocks
+from .slot_blocks import slots_in_blocks
 from .state import State, state
 
 
@@ -54,6 +55,7 @@ def causal_slot_attention(
     cu_seqlens: Tensor | None = None,
     dropout: float = 0.0,
     chunk: int = 64,
+    backend: str | None = None,
 ) -> tuple[Tensor, SlotState]:
     """Causal Linformer attention of the next N positions.
 
@@ -65,6 +67,7 @@ def causal_slot_attention(
         cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         dropout: of the attention weights over slots; 0 outside training.
         chunk: positions per C x C matmul. Changes speed, not the result.
+        backend: "auto", "torch" or "triton" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there. Dropout takes "torch".
 
     Returns:
         (B, H, N, K) in the dtype of ``values``, and the slots after the last position.
@@ -99,6 +102,12 @@ def causal_slot_attention(
         state = state.to(dtype=exact)
     with no_autocast(values):
         inputs = (queries, keys, values, key_weights, value_weights)
+        if dropout == 0.0 and takes_triton(backend, values, fits=max(width, values.shape[-1]) <= 256):
+            from ..kernels.slot_attention import causal_slot_attention as by_kernel
+
+            inputs = tuple(tensor.to(values.dtype) for tensor in inputs)  # type: ignore[assignment]
+            output, *after = by_kernel(*inputs, state.keys, state.values, cu_seqlens=cu_seqlens)
+            return output, SlotState(*after)
         if dropout > 0.0 or torch.compiler.is_compiling():
             output, state = _each_document(tuple(tensor.to(exact) for tensor in inputs), state, bounds, dropout, chunk)
         elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .backend import needs_gradient
 from .documents import document_chunks
 
 BLOCK = 2**19  # scores that are worked on at a time on a processor
@@ -38,11 +39,6 @@ def slots_in_blocks(
         return _Slots.apply(*inputs, key_slots, value_slots, bounds, chunk)
     output, last_keys, last_values, *_ = _forward(inputs, (key_slots, value_slots), bounds, chunk)
     return output, last_keys, last_values
-
-
-def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether autograd will ask for a gradient of any of these."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 class _Slots(torch.autograd.Function):
