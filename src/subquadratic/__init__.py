@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Transformer,
         TransformerConfig,
     )
+    from .ops.backend import use_backend
     from .ops.errors import NotCausalError
     from .ops.state import State
 
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "attention",
     "compat",
+    "use_backend",
 ]
 
 
@@ -60,7 +62,7 @@ def __getattr__(name: str) -> object:
     if name in ("attention", "compat"):
         return importlib.import_module(f".{name}", __name__)
     if name in __all__:
-        home = {"NotCausalError": ".ops.errors", "State": ".ops.state"}.get(name, ".models")
+        home = {"NotCausalError": ".ops.errors", "State": ".ops.state", "use_backend": ".ops.backend"}.get(name, ".models")
         value = getattr(importlib.import_module(home, __name__), name)
         globals()[name] = value
         return value
