@@ -22,6 +22,7 @@ from ..ops.relative_bias import check_buckets
 from ..ops.segments import bring_back, lay_out
 from .backbone import context_arguments
 from .config import BackboneConfig
+from .feedback_fast import run_fast, runs_fast
 from .feedback_loop import FeedbackState, Loop
 from .feedback_stack import FeedbackLayer, FeedbackStack
 
@@ -186,10 +187,14 @@ class FeedbackTransformer(nn.Module):
         segments = lay_out(zero_padding(x, mask), mask, phase)
         if segments.x.shape[1] == 0:
             return torch.zeros_like(x), state
-        loop = Loop(self, segments, state, contexts)
-        y = torch.cat([loop.segment(start) for start in range(0, loop.total, size)], dim=1)
-        y = bring_back(y, segments, mask)
-        return y, None if state is None else loop.after(count_real(mask, x.shape[0], x.shape[1], x.device))
+        count = None if state is None else count_real(mask, x.shape[0], x.shape[1], x.device)
+        if runs_fast(self, x):
+            y, after = run_fast(self, segments, state, count)
+        else:
+            loop = Loop(self, segments, state, contexts)
+            y = torch.cat([loop.segment(start) for start in range(0, loop.total, size)], dim=1)
+            after = None if count is None else loop.after(count)
+        return bring_back(y, segments, mask), after
 
     def bias_table(self, memories: int, inside: int) -> Tensor:
         """Attention bias by place in a segment.

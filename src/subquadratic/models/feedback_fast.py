@@ -1,0 +1,107 @@
+"""When a Feedback Transformer may run as one operation, and how its modules' parameters are handed to it.
+
+Axes: B batch, N length, D width, G key-value maps, H heads, K head width, M memories.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.feed_forward import FeedForward
+from ..layers.norms import ScaleNorm
+from ..ops.feedback_recurrence import feedback_recurrence
+from ..ops.feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
+from ..ops.segments import Segments
+from .feedback_loop import FeedbackState
+from .feedback_stack import FeedbackLayer
+
+if TYPE_CHECKING:
+    from .feedback_transformer import FeedbackTransformer
+
+
+def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
+    """Whether the whole recurrence may be one operation.
+
+    It may for segments of one token, in float32 or float64 throughout, of plain tensors, by the modules that the model was built with. Not
+    with dropout at work, cross-attention, checkpointing that has something to save, or autocast; nor while PyTorch compiles, exports,
+    transforms functions or keeps hooks for a module in the loop, for which there must be modules that run.
+    """
+    config, weight = model.config, model.stack.memory.key_value.weight
+    return (
+        config.segment_length == 1
+        and not config.cross_attention
+        and not (model.training and (config.dropout > 0 or config.attention_dropout > 0))
+        and not (config.checkpointing and torch.is_grad_enabled())
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled(x.device.type)
+        and x.dtype in (torch.float32, torch.float64)
+        and type(x) is Tensor
+        and all(type(p) in (Tensor, nn.Parameter) and p.dtype is x.dtype and p.device == weight.device for p in model.parameters())
+        and all(_as_built(module) for module in model.stack.modules())
+    )
+
+
+def run_fast(
+    model: "FeedbackTransformer", segments: Segments, state: FeedbackState | None, count: Tensor | None
+) -> tuple[Tensor, FeedbackState | None]:
+    """All columns (B, W, D), and with a state before, the state after them: ``count`` (B,) more tokens."""
+    config, memory = model.config, model.stack.memory
+    x, length, window = segments.x, segments.x.shape[1], config.memory_length
+    before = empty = bias = None
+    if state is not None:
+        before, empty = state.memory.to(x.dtype), (window - state.seen).clamp_min(0)
+    if model.relative_bias is not None:
+        bias = model.bias_table(min(window, length + (0 if state is None else window)), 0)[:, 0]
+    shared = MemoryWeights(memory.weights(), *_norm_weights(memory.norm), memory.key_value.weight, bias)
+    layers = [_layer_weights(layer) for layer in model.stack.layers]
+    y, line = feedback_recurrence(x, before, empty, shared, layers, heads=config.heads, window=window, detach_every=config.detach_every)
+    if state is None or count is None:
+        return y, None
+    if segments.end is None:
+        kept = line[..., length:, :]
+    else:
+        places = segments.end[:, None] + torch.arange(window, device=line.device)
+        kept = line.gather(-2, places[None, None, :, None, :, None].expand(2, line.shape[1], -1, line.shape[3], -1, line.shape[5]))
+    return y, FeedbackState(state.seen + count, kept.permute(2, 4, 1, 0, 3, 5).contiguous(), None, state.context)
+
+
+def _as_built(module: nn.Module) -> bool:
+    """Whether a module does what its class says, and nothing besides."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    if isinstance(module, nn.LayerNorm):
+        return type(module) is nn.LayerNorm and module.eps == LAYER_EPSILON and module.bias is not None
+    if isinstance(module, ScaleNorm):
+        return module.epsilon == SCALE_EPSILON
+    ours = type(module).__module__.startswith(__package__.partition(".")[0] + ".")
+    return ours or type(module) in (nn.Linear, nn.Dropout, nn.ModuleList)
+
+
+def _norm_weights(norm: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:
+    if norm is None:
+        return None, None
+    if isinstance(norm, ScaleNorm):
+        return norm.gain, None
+    assert isinstance(norm, nn.LayerNorm)
+    return norm.weight, norm.bias
+
+
+def _layer_weights(layer: nn.Module) -> LayerWeights:
+    assert isinstance(layer, FeedbackLayer) and isinstance(layer.feed_forward.layer, FeedForward)
+    attention, branch, inner = layer.attention, layer.feed_forward, layer.feed_forward.layer
+    return LayerWeights(
+        *_norm_weights(layer.norm),
+        attention.query.weight,
+        attention.output.weight,
+        attention.output.bias,
+        None if layer.gain is None else layer.gain.gain,
+        *_norm_weights(branch.norm),
+        inner.expand.weight,
+        inner.expand.bias,
+        inner.contract.weight,
+        inner.contract.bias,
+        None if branch.gain is None else branch.gain.gain,
+    )

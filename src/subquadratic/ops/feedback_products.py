@@ -1,0 +1,53 @@
+"""Products with one weight, step after step: laid out once, before the loop, in the order in which a step reads it.
+
+A step of a recurrence has few rows and reads whole weights, so how a weight lies in storage decides its time.
+
+Axes: B rows, I width in, O width out.
+"""
+
+import torch
+from torch import Tensor
+
+from .linear import _onednn_is_faster
+
+LONG = 16  # steps from which a copy of a weight, in the order in which it is read, pays
+ROWS, ELEMENTS = 4, 1 << 17  # rows of a step, and elements of a weight, from which oneDNN's own layout pays
+
+
+class Product:
+    """x -> x W^T + b.
+
+    Args:
+        weight: W (O, I), as a linear map has it, or a transposed view.
+        bias: (O,).
+        rows, steps: how many each step will have, and how many steps there will be.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, rows: int, steps: int):
+        self.bias = bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if _packs(weight, rows, steps) else None
+        self.right = weight.mT.contiguous() if steps >= LONG and self.packed is None else weight.mT
+
+    def into(self, x: Tensor, out: Tensor) -> Tensor:
+        """(B, I) -> (B, O), written to ``out``."""
+        if self.packed is not None:
+            return out.copy_(_onednn(x, self.packed, self.bias))
+        if self.bias is None:
+            return torch.mm(x, self.right, out=out)
+        return torch.addmm(self.bias, x, self.right, out=out)
+
+    def added_to(self, base: Tensor, x: Tensor, out: Tensor) -> Tensor:
+        """base + x W^T + b, written to ``out``; with a bias only."""
+        assert self.bias is not None
+        if self.packed is not None:
+            return torch.add(base, _onednn(x, self.packed, self.bias), out=out)
+        return torch.addmm(base, x, self.right, out=out).add_(self.bias)
+
+
+def _onednn(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+
+
+def _packs(weight: Tensor, rows: int, steps: int) -> bool:
+    large = steps >= LONG and rows >= ROWS and weight.numel() >= ELEMENTS
+    return large and weight.device.type == "cpu" and weight.dtype is torch.float32 and _onednn_is_faster()
