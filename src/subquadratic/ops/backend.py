@@ -18,7 +18,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Within this context every op whose own ``backend`` is None takes this one.
 
     Args:
-        name: "auto" (the default): Triton on a CUDA device for float16 and bfloat16, where it is installed; else PyTorch. "torch" or
+        name: "auto" (the default): Triton on a CUDA device for bfloat16, where it is installed; else PyTorch. "torch" or
             "triton": always that one.
 
     Raises:
@@ -45,7 +45,7 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     if name == "torch":
         return False
     if name == "auto":
-        return fits and values.is_cuda and values.dtype in (torch.float16, torch.bfloat16) and kernels.available(values.device)
+        return fits and values.is_cuda and values.dtype is torch.bfloat16 and kernels.available(values.device)
     require_choice("backend", name, BACKENDS)
     require(
         kernels.available(values.device),

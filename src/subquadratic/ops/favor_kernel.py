@@ -23,10 +23,12 @@ def favor_by_kernel(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``CausalFavor.apply``: the output (B, H, N, K), and total, weight and maximum after the last position.
 
-    Exponents and stabilisers are float32; features then take the dtype of ``values``, for the matrix units.
+    Exponents and stabilisers are float32; features then take the dtype of ``values``, for the matrix units, but float32 instead of float16,
+    which cannot hold the gradient of a key far below the maximum.
     """
     from ..kernels.linear_attention import gated_linear_attention
 
+    given, values = values.dtype, values.float() if values.dtype is torch.float16 else values
     if projection is None:
         features_q, features_k = queries, keys if mask is None else keys.masked_fill(~mask[:, None, :, None], 0.0)
         running, start = torch.zeros_like(queries[..., 0], dtype=torch.float32), state.maximum.clamp_max(0.0)
@@ -41,7 +43,7 @@ def favor_by_kernel(
     output, total, weight = gated_linear_attention(
         features_q.to(values.dtype), features_k.to(values.dtype), values, running, state.total, state.weight, start, cu_seqlens=cu_seqlens
     )
-    return output, total, weight, last_of_each(running, start, cu_seqlens)
+    return output.to(given), total, weight, last_of_each(running, start, cu_seqlens)
 
 
 def running_maximum(values: Tensor, start: Tensor, cu_seqlens: Tensor | None) -> Tensor:
