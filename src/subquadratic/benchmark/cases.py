@@ -271,8 +271,8 @@ def _lengths(sizes: Sizes, lengths: Sequence[int] | None) -> list[Case]:
 
 def _million(sizes: Sizes) -> Case:
     return Case(
-        name=f"million/performer-reversible/train/{MILLION}", kind="million", mode="train", length=MILLION, sizes=sizes,
-        sides=("performer-reversible", f"self@{BESIDE_MILLION}"), cap=1800.0,
+        name=f"million/performer/train/{MILLION}", kind="million", mode="train", length=MILLION, sizes=sizes,
+        sides=("performer", f"self@{BESIDE_MILLION}"), cap=1800.0,
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def _name(side: str, case: Case) -> str:
     if side.startswith("self@"):
         side = case.sides[0]
     if side != "exact":
-        return side.removesuffix("-reversible")
+        return side
     both = BACK if case.sides[0].endswith(BACK) else ""
     return ("softmax" if case.kind == "layer" else "transformer") + both
 

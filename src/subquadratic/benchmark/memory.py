@@ -37,7 +37,7 @@ def peak_above(call: Callable[[], object], *, device: str = "cpu") -> dict[str, 
         torch.cuda.synchronize()
         most = torch.cuda.max_memory_allocated()
         return {"above": most - held, "peak": most}
-    _give_back()
+    give_back()
     if not _reset_peak():
         return None
     level = resident("VmRSS")
@@ -96,25 +96,22 @@ def answer(request: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _very_long(case: Case) -> dict[str, Any]:
-    import dataclasses
-
+    """Seconds of a step on all of it, and before and after that on the other length, in the same way; the peak of it all."""
     import torch
 
-    from .models import build_model, train_call
-    from .work import Setting
+    from .models import build_model, step_in_pieces
+    from .work import Setting, make_tokens
 
-    setting = Setting()
+    setting, length = Setting(), int(case.sides[1].partition("@")[2])
     shared: dict[str, Any] = {}
-    short = dataclasses.replace(case, length=int(case.sides[1].partition("@")[2]))
-    build_model(case.sides[0], short, setting, shared)
+    build_model(case.sides[0], case, setting, shared)
     model = shared[case.sides[0]]
+    tokens = make_tokens(case, setting, case.length + 1)
     times: dict[str, list[float]] = {side: [] for side in case.sides}
-    train_call(model, dataclasses.replace(case, length=min(1024, short.length)), setting)()  # warm-up
-    for side, part in ((case.sides[1], short), (case.sides[0], case), (case.sides[1], short)):
-        torch.manual_seed(0)
-        call = train_call(model, part, setting)
+    step_in_pieces(model, tokens[:, : min(1024, length) + 1])  # warm-up
+    for side, part in ((case.sides[1], tokens[:, : length + 1]), (case.sides[0], tokens), (case.sides[1], tokens[:, : length + 1])):
         began = time.perf_counter()
-        call()
+        step_in_pieces(model, part)
         times[side].append(time.perf_counter() - began)
     finite = all(bool(torch.isfinite(parameter.grad).all()) for parameter in model.parameters() if parameter.grad is not None)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
@@ -132,7 +129,7 @@ def _load_libraries() -> None:
     F.cross_entropy(y.flatten(0, 2), torch.zeros(256, dtype=torch.int64)).backward()
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Memory that is free but still held goes back to the system, where the C library can do that."""
     gc.collect()
     try:

@@ -149,10 +149,10 @@ def _million_peak(run: Run) -> float | None:
 
 def _import_time(run: Run) -> float | None:
     found = _found(run, "import/subquadratic")
-    return None if found is None else found.sides[0].time
+    return None if found is None or len(found.sides) < 2 else found.sides[1].time
 
 
-_MILLION = f"million/performer-reversible/train/{MILLION}"
+_MILLION = f"million/performer/train/{MILLION}"
 _BOTH = (("linformer", 1.6, 0.75), ("performer", 1.5, 0.6), ("fastformer", 1.7, 0.6))
 _LONG = (("performer", "causal Performer", 4.5), (f"linformer{BACK}", "Linformer", 12.0), (f"fastformer{BACK}", "Fastformer", 14.0))
 _PERCEIVER, _FEEDBACK = "model/perceiver_ar/train/4096", "model/feedback_transformer/train/256"
@@ -175,7 +175,8 @@ TARGETS = (
         for name, text, ratio in _LONG
     ),
     Target(
-        text="causal Performer, one training step on 1,048,576 tokens: peak resident memory", bound=10e9, at_most=True,
+        text="causal Performer, one training step on 1,048,576 tokens, in checkpointed pieces: peak resident memory",
+        bound=10e9, at_most=True,
         value=_million_peak, write=lambda value: f"{value / 1e9:.1f} GB",
     ),
     Target(
@@ -183,7 +184,8 @@ TARGETS = (
     ),
     *(_slope(name) for name in ("performer", "linformer", "fastformer")),
     Target(
-        text="import subquadratic, beyond import torch", bound=0.15, at_most=True, value=_import_time, write=lambda value: f"{value:.3f} s",
+        text="import subquadratic and its models, beyond import torch",
+        bound=0.15, at_most=True, value=_import_time, write=lambda value: f"{value:.3f} s",
     ),
     _faster("causal FAVOR+, forward and backward, N = 16,384, against fla", "op/favor/train/16384", "fla", 1.3, cuda=True),
     _faster("the same, against attention kernels", "op/favor/train/16384", "sdpa", 3.0, cuda=True),
