@@ -41,6 +41,14 @@ def test_suites_have_no_case_twice_and_full_has_what_targets_need() -> None:
     assert len(judge(run)) == sum(not target.cuda for target in TARGETS)
 
 
+def test_everything_has_what_each_target_looks_at() -> None:
+    names = {case.name for case in suite("full")}
+    assert "model/performer/train/16384" not in names and "lengths/train/16384" in names
+    assert {f"lengths/train/{1024 * 2**power}" for power in range(7)} <= names
+    assert {"import/subquadratic", "million/performer/train/1048576", "model/feedback_transformer/train/256x8"} <= names
+    assert "op/favor/train/16384" in {case.name for case in suite("full", cuda=True)} - names
+
+
 def test_patterns_choose_and_lengths_may_be_spelled_out() -> None:
     cases = registry()
     chosen = [case.name for case in select(["model/*former/train/4096", "import/*"], cases)]

@@ -112,6 +112,28 @@ def test_targets_are_judged_and_missed_ones_show_what_the_floor_allows() -> None
     assert "| at most 1/12.0 | 1/13.0 | met |" in text
 
 
+def test_a_target_may_be_read_from_another_case() -> None:
+    def verdict(run: Run, name: str) -> object:
+        text = f"{name}, training step, N = 16,384, against exact attention"
+        return next(verdict for verdict in judge(run) if verdict.target.text == text).value
+
+    assert verdict(make_run(*along(1.0)), "causal Performer") == pytest.approx(2.0)
+    sides = [Side(name=f"{name}former-bidirectional", seconds=[time], tokens=1) for name, time in (("lin", 1.0), ("fast", 0.5))]
+    found = measured("model/linformer-bidirectional/train/16384", *sides, Side(name="x-transformers", seconds=[10.0], tokens=1))
+    assert verdict(make_run(found), "linformer-bidirectional") == 10.0
+    assert verdict(make_run(found), "fastformer-bidirectional") == 20.0
+    assert verdict(make_run(found), "causal Performer") is None
+
+
+def test_a_million_tokens_are_held_against_the_runs_before_and_after() -> None:
+    long = Side(name="performer", seconds=[1048.576 * 1.1], tokens=1_048_576, peak_bytes=int(2e9))
+    short = Side(name="self@65536", seconds=[60.0, 71.072], tokens=65_536)  # one thousandth of a second a token on average
+    found = {v.target.text: v for v in judge(make_run(measured("million/performer/train/1048576", long, short))) if v.value is not None}
+    peak, pace = found.values()
+    assert (peak.value, peak.met) == (2e9, True)
+    assert pace.value == pytest.approx(1.1) and pace.met
+
+
 def test_the_slope_is_that_of_the_logarithms() -> None:
     assert slope(make_run(*along(1.25)), "performer") == pytest.approx(1.25)
     assert slope(make_run(*along(1.25)[:4]), "performer") is None

@@ -109,6 +109,16 @@ def test_what_is_not_installed_is_left_out_with_a_line(monkeypatch: pytest.Monke
     assert [side.note for side in result.sides[1:]] == ["performer-pytorch is not installed", "x-transformers is not installed"]
 
 
+def test_ours_that_fails_is_refused_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: Any) -> None:
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(competitors, "build_layer", no_room)
+    found = run_tiny("layer/favor/forward/48", "op/favor/forward/48")
+    assert found["layer/favor/forward/48"].refused == "favor: failed: RuntimeError: not enough memory"
+    assert found["op/favor/forward/48"].sides[0].seconds
+
+
 def test_a_competitor_that_cannot_run_does_not_stop_ours() -> None:
     narrow = dataclasses.replace(tiny("model/perceiver_ar/train/48")[0], sizes=dataclasses.replace(SIZES, heads=8))
     (result,) = measure([narrow], probe=PROBE).results

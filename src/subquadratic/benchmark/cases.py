@@ -42,6 +42,8 @@ AGAINST = ("published", "x-transformers", "exact", "sdpa", "fla", "self")
 attention kernel, flash-linear-attention (on a GPU), and the side itself after fewer tokens."""
 SUITES = ("quick", "targets", "lengths", "full")
 LENGTHS = (1024, 4096)  # of the cases that belong to no suite
+LONG = 16_384  # where the targets meet exact attention
+_LONG_CAUSAL = f"model/performer/train/{LONG}"
 ALONG = tuple(1024 * 2**power for power in range(7))
 CONTEXTS = (100, 1_000, 10_000, 30_000, 100_000)
 MILLION, BESIDE_MILLION = 1_048_576, 65_536
@@ -148,7 +150,10 @@ def suite(name: str, *, sizes: Sizes | None = None, lengths: Sequence[int] | Non
     if name == "lengths":
         return _lengths(sizes, lengths)
     if name == "full":
-        return [*_targets(sizes, cuda), *_lengths(sizes, lengths), _million(sizes)]
+        told = f"lengths/train/{LONG}"  # has the causal models beside exact attention too
+        along = _lengths(sizes, lengths)
+        targets = [case for case in _targets(sizes, cuda) if case.name != _LONG_CAUSAL or told not in {case.name for case in along}]
+        return [*targets, *along, _million(sizes)]
     raise ValueError(f"suite must be one of {', '.join(SUITES)}, got {name!r}{_near(name, SUITES)}")
 
 
@@ -244,12 +249,10 @@ def _targets(sizes: Sizes, cuda: bool) -> list[Case]:
             _case("model", name, "decode", 100_000, sides=("self@100",), sizes=sizes, rounds=25, memory=False)
             for name in ("performer", "linformer", "fastformer")
         ),
-        *(
-            _case("model", name, "train", 16_384, sides=("x-transformers",), sizes=sizes, budget=45.0)
-            for name in ("performer", f"linformer{BACK}", f"fastformer{BACK}")
-        ),
+        _case("model", "performer", "train", LONG, sides=("x-transformers",), sizes=sizes, budget=45.0),
+        _case("model", f"linformer{BACK}", "train", LONG, sides=(f"fastformer{BACK}", "x-transformers"), sizes=sizes, budget=45.0),
     ]
-    return [*found, _case("op", "favor", "train", 16_384, sides=("sdpa", "fla"), sizes=sizes)] if cuda else found
+    return [*found, _case("op", "favor", "train", LONG, sides=("sdpa", "fla"), sizes=sizes)] if cuda else found
 
 
 def _lengths(sizes: Sizes, lengths: Sequence[int] | None) -> list[Case]:
@@ -257,7 +260,7 @@ def _lengths(sizes: Sizes, lengths: Sequence[int] | None) -> list[Case]:
     found = [
         Case(
             name=f"lengths/train/{length}", kind="model", mode="train", length=length, latents=1024,
-            sides=(*models, "x-transformers"), sizes=sizes, rounds=5, budget=30.0,
+            sides=(*models, "x-transformers"), sizes=sizes, rounds=5, budget=30.0, least=2 if length >= 8192 else 3,
         )
         for length in lengths or ALONG
     ]  # fmt: skip

@@ -66,10 +66,10 @@ class Result:
     def label(self, side: Side) -> str:
         return label(side.name, self.case)
 
-    def ratios(self, name: str) -> list[float]:
-        """How many times as long as the first side the named one took for a token, in each round."""
-        first, other = self.sides[0], self.side(name)
-        if other is None or not first.tokens or not other.tokens:
+    def ratios(self, name: str, ours: str | None = None) -> list[float]:
+        """How many times as long as the first side, or the one named second, the side took for a token, in each round."""
+        first, other = self.sides[0] if ours is None else self.side(ours), self.side(name)
+        if first is None or other is None or not first.tokens or not other.tokens:
             return []
         return [ratio * first.tokens / other.tokens for ratio in ratios(first.seconds, other.seconds)]
 

@@ -102,7 +102,7 @@ def _measure_case(case: Case, setting: Setting, *, memory: bool, known: Run, pro
     if case.kind == "million":
         return _measure_million(result, rates)
     works = _build(result, setting, known)
-    result.refused = _refusal(result, works)
+    result.refused = result.refused or _refusal(result, works)
     if not works or result.refused:
         return result
     show(f"{case.name}: timing {', '.join(works)}")
@@ -144,9 +144,10 @@ def _build(result: Result, setting: Setting, known: Run) -> dict[str, Work]:
         except (NotAvailable, TooSlow) as error:
             side.note = str(error)
         except Exception as error:  # of someone else's code, or too large for the machine
-            if side is result.sides[0]:
-                raise
             side.note = f"failed: {reason(error)}"
+            if is_ours(side.name):  # told at the end, and by the exit status; the other cases go on
+                result.refused = f"{result.label(side)}: {side.note}"
+                return {}
     return works
 
 
