@@ -1,11 +1,22 @@
 """Exact softmax attention through PyTorch's fused kernels, safe where a query has no key.
 
+PyTorch's kernel takes no mask but the square causal one. Other regular patterns are cut into parts that need none, or a small one: each
+part gives its output and the logarithm of its normaliser, and parts merge by these (as in ring attention, arXiv 2310.01889). No mask of
+N x S, and no copy of keys, exists then. For CPUs, where the kernel that gives the normaliser can be called by itself.
+
 Axes: B batch, H heads, N length (queries), S length (keys), K head width.
 """
+
+import threading
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
+
+HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
+LARGE_MASK = 2**18  # pairs: below, one call with a mask costs less than two without
 
 
 def softmax_attention(
@@ -28,8 +39,14 @@ def softmax_attention(
     """
     if allowed is not None and causal:
         raise ValueError("allowed and causal=True exclude each other: put causality into allowed")
-    if causal and queries.shape[-2] != keys.shape[-2]:
-        allowed, causal = bottom_right_causal(queries.shape[-2], keys.shape[-2], queries.device), False
+    length, past = queries.shape[-2], keys.shape[-2] - queries.shape[-2]
+    if causal and past:
+        if length == 1:
+            causal = False  # the last one sees everything
+        elif past > 0 and length * keys.shape[-2] >= LARGE_MASK and in_parts(queries, keys, values, dropout):
+            return _after_past(queries, keys, values, past)
+        else:
+            allowed, causal = bottom_right_causal(length, keys.shape[-2], queries.device), False
     if allowed is None:
         return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal, dropout_p=dropout)
     some = allowed.any(dim=-1, keepdim=True)
@@ -40,6 +57,164 @@ def softmax_attention(
 def bottom_right_causal(length: int, keys: int, device: torch.device) -> Tensor:
     """(N, S) bool: query i, counted from the end, sees keys up to its own."""
     return torch.ones(length, keys, dtype=torch.bool, device=device).tril(keys - length)
+
+
+def in_parts(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> bool:
+    """Whether attention of these may be computed in parts: on a CPU, in eager mode, without dropout (whose weights no part knows)."""
+    return (
+        queries.device.type == "cpu"
+        and dropout == 0
+        and queries.dtype == keys.dtype == values.dtype
+        and queries.numel() > 0
+        and keys.shape == values.shape
+        and not _traced()
+        and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward")
+    )
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def part(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool = False, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention to some of the keys: the output (B, H, N, K) and the logarithm of its normaliser (B, H, N); not for autograd.
+
+    Args:
+        queries, keys, values: (B, H, N, K) and (B, H, S, K), channels of a head next to each other.
+        causal: as in PyTorch: query i sees keys up to i.
+        bias: added to the logits, broadcastable to (B, 1, N, S).
+    """
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(queries, keys, values, 0.0, causal, attn_mask=bias)
+
+
+def merge_(output: Tensor, normaliser: Tensor, other: Tensor, other_normaliser: Tensor) -> None:
+    """Make of the first part both parts together, in place."""
+    share = torch.sigmoid(other_normaliser - normaliser).to(output.dtype)
+    torch.logaddexp(normaliser, other_normaliser, out=normaliser)
+    output.lerp_(other, share[..., None])
+
+
+def part_gradients(
+    gradient: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    output: Tensor,
+    normaliser: Tensor,
+    *,
+    causal: bool = False,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a part adds to the gradients of its queries, keys and values, from the output and normaliser of all parts together."""
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return backward(gradient, queries, keys, values, output, normaliser, 0.0, causal, attn_mask=bias)
+
+
+class _Room:
+    """A tensor with places to spare at the end of an axis, and how many are taken: only who takes the next ones may write there."""
+
+    def __init__(self, tensor: Tensor, dim: int, taken: int):
+        self.tensor, self._dim, self._taken = tensor, dim, taken
+        self._lock = threading.Lock()
+
+    def takes(self, start: int, stop: int) -> bool:
+        """Whether places ``start`` to ``stop`` were free, and are now the caller's."""
+        if self.tensor.is_inference() != torch.is_inference_mode_enabled():  # these may not be written from outside
+            return False
+        with self._lock:
+            free = self._taken == start and stop <= self.tensor.shape[self._dim]
+            self._taken = stop if free else self._taken
+        return free
+
+
+_ROOMS = WeakTensorKeyDictionary()  # what `append` gave -> (its room, where it begins there)
+
+
+def append(past: Tensor, new: Tensor, *, drop: int = 0, dim: int = 2) -> Tensor:
+    """``past`` and ``new`` one after the other, without the first ``drop`` of ``past``.
+
+    Copies ``past`` only now and then, if it came from here: what is appended goes into spare places behind it. ``past`` itself never
+    changes, and of several that go on from one ``past`` the first takes the places, the others begin a copy. With gradients, or where
+    operations are traced, simply ``torch.cat``.
+
+    Args:
+        past: (..., S, ...).
+        new: (..., N, ...).
+        drop: at most S.
+        dim: the axis of S and N.
+
+    Returns:
+        (..., S - drop + N, ...) in the dtype of ``new``.
+    """
+    length, added = past.shape[dim], new.shape[dim]
+    if past.dtype != new.dtype or type(new) is not Tensor or torch.is_grad_enabled() or _traced():
+        return torch.cat((past.narrow(dim, drop, length - drop).to(new.dtype), new), dim=dim)
+    room, start = _ROOMS.get(past, (None, 0))
+    stop = start + length
+    if room is not None and room.takes(stop, stop + added):
+        start += drop
+    else:
+        start, stop = 0, length - drop
+        spare = max(stop // 2, 64) if added == 1 else 0  # single tokens come in numbers
+        shape = list(past.shape)
+        shape[dim] = stop + added + spare
+        room = _Room(new.new_empty(shape), dim, stop + added)
+        room.tensor.narrow(dim, 0, stop).copy_(past.narrow(dim, drop, stop))
+    room.tensor.narrow(dim, stop, added).copy_(new)
+    whole = room.tensor.narrow(dim, start, stop + added - start)
+    _ROOMS[whole] = (room, start)
+    return whole
+
+
+def refuse_second_derivative() -> None:
+    """For the first line of a backward.
+
+    Raises:
+        RuntimeError: if autograd records it (PyTorch's ``once_differentiable`` asks the incoming gradient only, and may miss that).
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("softmax attention can be differentiated once: call backward without create_graph=True")
+
+
+def dense_channels(x: Tensor) -> Tensor:
+    """``x`` itself, or a copy, with the channels of a head next to each other, as the kernel wants them."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _after_past(queries: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
+    """Causal attention whose first query stands ``past`` keys after the first key."""
+    if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad or values.requires_grad):
+        return _AfterPast.apply(queries, keys, values, past)
+    return _two_parts(dense_channels(queries), dense_channels(keys), dense_channels(values), past)[0]
+
+
+def _two_parts(queries: Tensor, keys: Tensor, values: Tensor, past: int) -> tuple[Tensor, Tensor]:
+    output, normaliser = part(queries, keys[..., past:, :], values[..., past:, :], causal=True)
+    merge_(output, normaliser, *part(queries, keys[..., :past, :], values[..., :past, :]))
+    return output, normaliser
+
+
+class _AfterPast(torch.autograd.Function):
+    """The past without a mask, and the square after it."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
+        queries, keys, values = dense_channels(queries), dense_channels(keys), dense_channels(values)
+        output, normaliser = _two_parts(queries, keys, values, past)
+        ctx.save_for_backward(queries, keys, values, output, normaliser)
+        ctx.past = past
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
+        queries, keys, values, output, normaliser = ctx.saved_tensors
+        past, known = ctx.past, (output, normaliser)
+        gradient = dense_channels(gradient)
+        d_queries, *here = part_gradients(gradient, queries, keys[..., past:, :], values[..., past:, :], *known, causal=True)
+        more, *before = part_gradients(gradient, queries, keys[..., :past, :], values[..., :past, :], *known)
+        d_keys, d_values = (torch.cat(both, dim=-2) for both in zip(before, here, strict=True))
+        return d_queries.add_(more), d_keys, d_values, None
 
 
 def softmax_attention_reference(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
