@@ -6,12 +6,16 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
-from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, require_even, rotate, split_heads
+from ..layers.linear import Linear
+from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
-from ..ops.padding import checked, count_real, pack, pack_left, token_positions, unpack, zero_padding
-from ..ops.softmax_attention import bottom_right_causal, softmax_attention
+from ..ops.padding import checked, count_real, pack, pack_left, unpack, zero_padding
+from ..ops.rotary import turn
+from ..ops.softmax_attention import append, bottom_right_causal, softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
+
+PIECE = 1024  # queries that share one mask: one of them against the whole cache exists at a time
 
 
 @state
@@ -79,10 +83,10 @@ class SoftmaxAttention(nn.Module):
         require_probability(dropout=dropout)
         self.dim, self.heads, self.width, self.context_dim = dim, heads, width, context_dim or dim
         self.causal, self.window, self.rotary, self.dropout = causal, window, rotary, dropout
-        self.query = nn.Linear(dim, heads * width, bias=qkv_bias)
-        self.key = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
-        self.value = nn.Linear(self.context_dim, heads * width, bias=qkv_bias)
-        self.output = nn.Linear(heads * width, dim, bias=out_bias)
+        self.query = Linear(dim, heads * width, bias=qkv_bias)
+        self.key = Linear(self.context_dim, heads * width, bias=qkv_bias)
+        self.value = Linear(self.context_dim, heads * width, bias=qkv_bias)
+        self.output = Linear(heads * width, dim, bias=out_bias)
         self.query_norm = QueryKeyNorm(heads, width) if qk_norm else None
         self.key_norm = QueryKeyNorm(heads, width) if qk_norm else None
 
@@ -93,6 +97,7 @@ class SoftmaxAttention(nn.Module):
         mask: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        turns: Tensor | None = None,
         return_attention: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of every position to the sequence itself, or to ``context``.
@@ -102,6 +107,7 @@ class SoftmaxAttention(nn.Module):
             mask: (B, N) bool, True = real token.
             context: (B, S, context_dim); only for a bidirectional layer.
             context_mask: (B, S) bool.
+            turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
             return_attention: also give the weights (B, H, N, S). Forms N x S numbers: for looking at short sequences.
 
         Returns:
@@ -115,7 +121,7 @@ class SoftmaxAttention(nn.Module):
             y, weights = self._attend_context(x, self._read_context(context, context_mask), return_attention)
         else:
             require(context_mask is None, "context_mask is given without a context")
-            y, weights = self._attend(x, mask, return_attention)
+            y, weights = self._attend(x, mask, turns, return_attention)
         y = zero_padding(self.output(merge_heads(y)), mask)
         return y if weights is None else (y, weights)
 
@@ -145,14 +151,19 @@ class SoftmaxAttention(nn.Module):
         return CacheState(nothing, nothing, torch.zeros(batch_size, 0, dtype=torch.bool, device=device), seen)
 
     def extend(
-        self, x: Tensor, state: CacheState | WindowState | ContextState, *, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        state: CacheState | WindowState | ContextState,
+        *,
+        mask: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> tuple[Tensor, CacheState | WindowState | ContextState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after."""
         x = checked(x, mask, self.dim)
         if isinstance(state, ContextState):
             y, _ = self._attend_context(x, state, False)
             return zero_padding(self.output(merge_heads(y)), mask), state
-        queries, keys, values = self._maps(x, token_positions(mask, x.shape[1], state.seen))
+        queries, keys, values = self._maps(x, mask, state.seen, turns)
         after: CacheState | WindowState
         if isinstance(state, WindowState):
             y, after = extend_window_attention(queries, keys, values, state, sliding=self.sliding, mask=mask, dropout=self._dropping())
@@ -164,22 +175,29 @@ class SoftmaxAttention(nn.Module):
         self, queries: Tensor, keys: Tensor, values: Tensor, state: CacheState, mask: Tensor | None
     ) -> tuple[Tensor, CacheState]:
         batch, _, length, _ = queries.shape
+        past, dropout = state.keys.shape[2], self._dropping()
+        keys, values = append(state.keys, keys), append(state.values, values)
         new = torch.ones(batch, length, dtype=torch.bool, device=queries.device) if mask is None else mask
-        keys = torch.cat((state.keys.to(keys.dtype), keys), dim=2)
-        values = torch.cat((state.values.to(values.dtype), values), dim=2)
-        real = torch.cat((state.real, new), dim=1)
-        allowed = real[:, None, None] & bottom_right_causal(length, keys.shape[2], queries.device)
-        y = softmax_attention(queries, keys, values, allowed=allowed, dropout=self._dropping())
-        return y, CacheState(keys, values, real, state.seen + count_real(mask, batch, length, queries.device))
+        real = append(state.real, new, dim=1)
+        after = CacheState(keys, values, real, state.seen + count_real(mask, batch, length, queries.device))
+        if mask is None and _all_real(state):
+            return softmax_attention(queries, keys, values, causal=True, dropout=dropout), after
+        outputs = []
+        stop = past
+        for part in (queries,) if torch.compiler.is_compiling() else queries.split(PIECE, dim=2):
+            stop += part.shape[2]  # nobody here looks further
+            allowed = real[:, None, None, :stop]
+            if part.shape[2] > 1:
+                allowed = allowed & bottom_right_causal(part.shape[2], stop, queries.device)
+            outputs.append(softmax_attention(part, keys[:, :, :stop], values[:, :, :stop], allowed=allowed, dropout=dropout))
+        return torch.cat(outputs, dim=2) if len(outputs) > 1 else outputs[0], after
 
-    def _attend(self, x: Tensor, mask: Tensor | None, return_attention: bool) -> tuple[Tensor, Tensor | None]:
+    def _attend(self, x: Tensor, mask: Tensor | None, turns: Tensor | None, return_attention: bool) -> tuple[Tensor, Tensor | None]:
         order = None
         if mask is not None and self.causal:  # with the padding at the end, causality alone hides it, and the fused kernel needs no mask
             order, mask = pack_left(mask)
-            x = pack(x, order)
-        queries, keys, values = self._maps(
-            x, token_positions(None, x.shape[1], device=x.device) if self.causal else token_positions(mask, x.shape[1], device=x.device)
-        )
+            x, turns = pack(x, order), None
+        queries, keys, values = self._maps(x, None if self.causal else mask, None, turns)
         weights = None
         if return_attention:
             require(order is None, "return_attention of a causal layer takes no mask: pass one unpadded sequence at a time")
@@ -221,13 +239,22 @@ class SoftmaxAttention(nn.Module):
         real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if context_mask is None else context_mask
         return ContextState(keys, values, real)
 
-    def _maps(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = (split_heads(map_(x), self.heads) for map_ in (self.query, self.key, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.rotary:
-            queries, keys = rotate(queries, positions), rotate(keys, positions)
+            by = position_turns(x, mask, seen, self.width) if turns is None else turns
+            queries, keys = turn(queries, by), turn(keys, by)
         return queries, keys, values
 
     def _dropping(self) -> float:
         return self.dropout if self.training else 0.0
+
+
+def _all_real(state: CacheState) -> bool:
+    """Whether the cache is known to hold no padding. Nobody knows while compiling, and other devices would stop for the answer."""
+    past = state.keys.shape[2]
+    if past == 0:
+        return True
+    return state.seen.device.type == "cpu" and not torch.compiler.is_compiling() and bool((state.seen == past).all())
