@@ -25,7 +25,8 @@ CASES = {
 }
 EVERY = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 TIMES = pytest.mark.parametrize(
-    ("length", "window", "detach_every"), [(1, 3, None), (2, 3, None), (7, 3, None), (5, 9, None), (9, 4, 2), (8, 3, 4), (20, 6, 5)]
+    ("length", "window", "detach_every"),
+    [(1, 3, None), (2, 3, None), (7, 3, None), (5, 9, None), (9, 4, 2), (16, 3, 4), (17, 20, None), (33, 20, 15)],
 )
 
 
@@ -94,7 +95,7 @@ def test_it_is_the_definition(case: dict[str, object], length: int, window: int,
 
 
 @EVERY
-@pytest.mark.parametrize(("length", "window", "detach_every"), [(1, 3, None), (8, 3, None), (9, 4, 2)])
+@pytest.mark.parametrize(("length", "window", "detach_every"), [(1, 3, None), (8, 3, None), (20, 6, 5)])
 @pytest.mark.parametrize("lacking", ["nothing", "everything", "something", "all but one row"])
 def test_it_goes_on_from_memories_before(case: dict[str, object], length: int, window: int, detach_every: int | None, lacking: str) -> None:
     groups = case.get("groups", 1)

@@ -53,6 +53,9 @@ def backward(
     return d_x.transpose(0, 1).contiguous(), d_before, flat
 
 
+BLOCK = 16  # tokens
+
+
 class _Loop:
     """Storage for the gradients of all tokens, and the step that fills it in for one."""
 
@@ -107,14 +110,9 @@ class _Loop:
         self.d_line[..., : shape.cut(length - 1), :] = 0.0
         self.d_bias = None if memory.bias is None else zeros(rows, 1, memory.bias.shape[1])
 
-        grouped = shape.groups > 1
         self.keys, self.values = ([group.flatten(0, 1) for group in part.unbind(0)] for part in line.unbind(0))  # (R, T, K)
-        self.d_keys, self.d_values = (part.flatten(0, 2) for part in self.d_line.unbind(0))  # (G R, T, K)
         self.d_places = self.d_line.unbind(-2)
-        # Per token all layers together, as right factors: of one group, (R, L, K); of a group per layer, (L R, 1, K).
-        sides = [part.view(length, depth, rows, width) for part in (trace.queries, self.d_attended)]
-        self.sides = [(part.flatten(1, 2)[:, :, None] if grouped else part.transpose(1, 2)).unbind(0) for part in sides]
-        self.grouped = grouped
+        self.block = _Block(shape, self.d_line, trace.queries, self.scale)
 
         self.views = {
             "hidden": [token.unbind(0) for token in self.d_hidden.unbind(0)],
@@ -145,6 +143,7 @@ class _Loop:
         shape, bmm = self.shape, torch.bmm
         hidden = self.views["hidden"][token]
         begin, end = shape.begin(token), shape.lead + token
+        self.block.reach(token)
         if token < self.made:
             d_made = self.d_made[token]
             d_made.view(self.batch, shape.groups, 2, shape.heads, -1).copy_(self.d_places[end].permute(2, 1, 0, 3, 4))
@@ -186,19 +185,13 @@ class _Loop:
             if index:
                 d_normed = self.queries[index].into(self.views["queries"][token][index], self.views["normed"][index][token])
                 hidden[index].add_(self.norms[index].input_gradient(d_normed, self.norm_steps[index][token]))
-        if not seen:
+        if seen:
+            self.block.add(token, begin, known, d_scores, self.d_attended[token])
+            if self.d_bias is not None:
+                self.d_bias[..., self.d_bias.shape[-1] - seen :].add_(d_scores.sum(dim=0))
+        else:
             self.d_queries[token].zero_()
-            return
-        low = max(begin, shape.cut(token))
-        if low < end:
-            for target, factor, side, scale in (
-                (self.d_keys, d_scores, self.sides[0], self.scale),
-                (self.d_values, known, self.sides[1], 1.0),
-            ):
-                left = factor.flatten(0, 1).mT if self.grouped else factor.squeeze(2).permute(1, 2, 0)
-                target[:, low:end].baddbmm_(left[:, low - begin :], side[token], alpha=scale)
-        if self.d_bias is not None:
-            self.d_bias[..., self.d_bias.shape[-1] - seen :].add_(d_scores.sum(dim=0))
+        self.block.leave(token)
 
     def memory_gradients(self) -> list[Tensor | None]:
         """Of what all layers share, in the order of :class:`MemoryWeights`."""
@@ -237,6 +230,63 @@ class _Loop:
             contract_bias,
             contract_gain,
         ]
+
+
+class _Block:
+    """Gradients of memories, by blocks of tokens.
+
+    A token's own share for each memory that it saw would be read and written once per token. So the shares of a block of tokens are summed
+    in one product when the block is done; only the block's own memories, whose gradients are wanted before that, get theirs at once.
+
+    Each row of attention has its keys' and its values' gradient here as two rows, R' = 2 R, or 2 L R with a map per layer; J tokens' layers
+    (or tokens) of a block are summed over.
+    """
+
+    def __init__(self, shape: Shape, d_line: Tensor, queries: Tensor, scale: float):
+        length, depth, batch, _ = queries.shape
+        self.shape, self.length, self.scale = shape, length, scale
+        self.each = depth if shape.groups == 1 else 1
+        self.queries = self._by_row(queries.view(length, depth, batch * shape.heads, -1))
+        self.d_line = d_line.flatten(0, 3)  # (R', T, K)
+        self.start = self.low = 0
+        self.weights = self.sides = d_line  # set by the first token
+
+    def _by_row(self, x: Tensor) -> Tensor:
+        """(..., L, R, X) -> (..., R, L, X); with a map per layer, (..., L R, 1, X)."""
+        return x.transpose(-3, -2) if self.shape.groups == 1 else x.flatten(-3, -2)[..., None, :]
+
+    def reach(self, token: int) -> None:
+        """Open the token's block if it is the last of one; otherwise bring its own memory's gradient up to date."""
+        if (token + 1) % BLOCK == 0 or token + 1 == self.length:
+            self.start = token // BLOCK * BLOCK
+            self.low = max(self.shape.begin(self.start), self.shape.cut(self.start))
+            count = (token + 1 - self.start) * self.each
+            rows, _, width = self.d_line.shape
+            self.weights = self.d_line.new_zeros(rows, count, self.shape.lead + token + 1 - self.low)  # (R', J, S)
+            self.sides = self.d_line.new_zeros(rows, count, width)  # (R', J, K)
+            return
+        later, place = (token + 1 - self.start) * self.each, self.shape.lead + token
+        shares = self.weights[:, None, later:, place - self.low]
+        self.d_line[:, place].add_(torch.bmm(shares, self.sides[:, later:]).squeeze(1))
+
+    def add(self, token: int, begin: int, weights: Tensor, d_scores: Tensor, d_attended: Tensor) -> None:
+        """What a token gives to the memories in its window: (L, R, 1, S) twice, and (L, B, H K)."""
+        low, end = max(begin, self.shape.cut(token)), self.shape.lead + token
+        if low == end:
+            return
+        at = slice((token - self.start) * self.each, (token + 1 - self.start) * self.each)
+        keys, values = self.weights[:, at, low - self.low : end - self.low].chunk(2)
+        keys.copy_(self._by_row(d_scores.squeeze(2))[..., low - begin :])
+        values.copy_(self._by_row(weights.squeeze(2))[..., low - begin :])
+        keys, values = self.sides[:, at].chunk(2)
+        torch.mul(self.queries[token], self.scale, out=keys)
+        values.copy_(self._by_row(d_attended.view(d_attended.shape[0], -1, values.shape[-1])))
+
+    def leave(self, token: int) -> None:
+        """After the first token of a block: sum up for the memories before the block."""
+        place = self.shape.lead + token
+        if token == self.start and place > self.low:
+            self.d_line[:, self.low : place].add_(torch.bmm(self.weights[..., : place - self.low].mT, self.sides))
 
 
 def _activation_slopes(expanded: Tensor, inner: int) -> Tensor:

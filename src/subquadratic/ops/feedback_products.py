@@ -26,7 +26,9 @@ class Product:
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, rows: int, steps: int):
         self.bias = bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if _packs(weight, rows, steps) else None
-        self.right = weight.mT.contiguous() if steps >= LONG and self.packed is None else weight.mT
+        self.right = weight.mT
+        if steps >= LONG and self.packed is None:  # the longer side last
+            self.right = weight.contiguous().mT if weight.shape[1] > weight.shape[0] else weight.mT.contiguous()
 
     def into(self, x: Tensor, out: Tensor) -> Tensor:
         """(B, I) -> (B, O), written to ``out``."""
