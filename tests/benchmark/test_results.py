@@ -157,7 +157,7 @@ def test_table_and_drawings_come_from_the_file(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
     assert draw(make_run(run.results[0]), tmp_path / "none") == []
     text = markdown(run)
-    assert "a processor, 2 cores, 2 threads, float32" in text and "| lengths/train/4096 | performer |" in text
+    assert "a processor, 2 cores, 2 thread(s), float32" in text and "| lengths/train/4096 | performer |" in text
 
 
 def test_times_have_three_digits() -> None:

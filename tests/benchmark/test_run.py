@@ -74,6 +74,16 @@ def test_x_transformers_and_the_published_generate() -> None:
     assert result.sides[0].state_bytes == result.sides[2].state_bytes > 0
 
 
+def test_a_token_reads_one_row_of_a_table() -> None:
+    found = run_tiny("model/linformer/decode/48", "model/fastformer/decode/48", "layer/low-rank/decode/48")
+    room, slots = 48 + models.NEW_TOKENS + 1, 2 * SIZES.slots
+    for name, kept in (("model/linformer/decode/48", room * slots + 256 * 64), ("model/fastformer/decode/48", 256 * 64)):
+        case = found[name].case
+        model = models.LanguageModel(models.config_of(case.sides[0], case))
+        assert found[name].sides[0].parameter_bytes == 4 * (sum(parameter.numel() for parameter in model.parameters()) - kept)
+    assert found["layer/low-rank/decode/48"].sides[0].parameter_bytes == 4 * (4 * 64 * 64 + 64)  # four maps and a bias
+
+
 def test_a_model_that_leaks_the_future_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     shifted = models.LanguageModel.forward
 

@@ -27,6 +27,7 @@ from .work import (
     Work,
     bidirectional_loss,
     bytes_of,
+    bytes_read_by_a_token,
     make_tokens,
     read_context,
     training_step,
@@ -75,7 +76,7 @@ def build_model(name: str, case: Case, setting: Setting, shared: dict[str, Any])
     check = partial(_check, model, case, setting)
     count = case.batch * case.length
     if case.mode == "decode":
-        return _decoding(model, case, setting, check=check, parameter_bytes=weights)
+        return _decoding(model, case, setting, check=check, parameter_bytes=bytes_read_by_a_token(model))
     if case.mode == "train":
         return Work(call=train_call(model, case, setting), tokens=count, check=check, parameter_bytes=weights)
     tokens = make_tokens(case, setting)

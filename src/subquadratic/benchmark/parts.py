@@ -24,7 +24,7 @@ from ..ops.window_attention import window_attention
 from .cases import BACK, Case
 from .checks import both_ways, causal, finite_gradients, streaming_model, within
 from .floor import WINDOW
-from .work import CHECKED, NotAvailable, Setting, TooSlow, Work, bytes_of, training_step, without_gradients
+from .work import CHECKED, NotAvailable, Setting, TooSlow, Work, bytes_of, bytes_read_by_a_token, training_step, without_gradients
 
 Attend = Callable[..., tuple[Tensor, Any]]
 
@@ -106,7 +106,7 @@ def build_layer(name: str, case: Case, setting: Setting, shared: dict[str, Any])
     if time.perf_counter() - began > case.cap:
         raise TooSlow(f"reading {case.length:,} tokens before the first took more than {case.cap:.0f} s")
     one = x[:, -1:]
-    known["tokens"] = case.batch
+    known |= {"tokens": case.batch, "parameter_bytes": bytes_read_by_a_token(layer)}
     return Work(call=without_gradients(lambda: layer.extend(one, state)), state_bytes=state.nbytes(), **known)
 
 

@@ -80,20 +80,28 @@ def _figure(lines: dict[str, Points], *, title: str, across: str, up: str) -> An
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, which="major")
     exact = next((lines[name] for name in EXACT if name in lines), [])
-    marked = False
+    crossings = []
     for name, points in lines.items():
         colour = COLOURS.get(name, "#888888")
         dashed = "--" if name in EXACT else "-"
         axes.plot(*zip(*points, strict=True), dashed, color=colour, marker="o", markersize=4, linewidth=1.7, label=NAMES.get(name, name))
         cross = None if name in EXACT else crossover(points, exact)
         if cross is not None:
-            label = None if marked else "faster from here on" if "time" in up else "less from here on"
-            axes.plot(*cross, marker="x", markersize=9, markeredgewidth=2, color=colour, linestyle="none", label=label)
-            marked = True
-    axes.set_xscale("log", base=2 if "sequence" in across else 10)
+            crossings.append((cross, colour))
+    for index, (cross, colour) in enumerate(crossings):  # last, so that the legend's line for them is
+        label = "_" if index else "from here on less than exact attention"
+        axes.plot(*cross, marker="x", markersize=9, markeredgewidth=2, color=colour, linestyle="none", label=label)
+    axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: _round(value, across))
+    lengths = sorted({length for points in lines.values() for length, _ in points})
+    axes.set_xticks(lengths, [_round(length, across) for length in lengths])
+    axes.set_xticks([], minor=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:,g}" if f"{value:e}"[0] in "25" else "")
+    low, high = axes.get_ylim()
+    if high < 10 * low:  # a decade at least, so that small differences look small
+        axes.set_ylim((low * high / 10) ** 0.5, (10 * low * high) ** 0.5)
+    axes.tick_params(axis="y", which="minor", labelsize=8)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.set_title(title, fontsize=10, loc="left")
@@ -101,16 +109,16 @@ def _figure(lines: dict[str, Points], *, title: str, across: str, up: str) -> An
     return figure
 
 
-def _round(value: float, across: str) -> str:
-    return f"{value / 1024:,.0f}k" if "sequence" in across and value >= 1024 else f"{value:,.0f}"
+def _round(length: int, across: str) -> str:
+    return f"{length // 1024}k" if "sequence" in across and length % 1024 == 0 else f"{length:,}"
 
 
 def _where(run: Run) -> str:
     machine, sizes = run.machine, _sizes(run)
     device = machine.get("gpu") if str(run.settings.get("device")).startswith("cuda") else machine.get("processor")
-    return f"{device}, {machine.get('threads')} threads, {run.settings.get('dtype')}{sizes}"
+    return f"{device}, {machine.get('threads')} thread{'s' * (machine.get('threads') != 1)}, {run.settings.get('dtype')}{sizes}"
 
 
 def _sizes(run: Run) -> str:
     found: Sequence[Any] = [result.case.sizes for result in run.results if result.case.name.startswith("lengths/")]
-    return f"; {found[0].dim} wide, {found[0].depth} layers, {found[0].heads} heads" if found else ""
+    return f"; {found[0].dim} wide, depth {found[0].depth}, {found[0].heads} heads" if found else ""

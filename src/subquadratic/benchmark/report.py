@@ -25,7 +25,7 @@ def markdown(run: Run) -> str:
     lines = [
         "# What it costs",
         "",
-        f"{where}, {machine.get('cores')} cores, {machine.get('threads')} threads, {run.settings.get('dtype')}; Python "
+        f"{where}, {machine.get('cores')} cores, {machine.get('threads')} thread(s), {run.settings.get('dtype')}; Python "
         f"{machine.get('python')}; {versions}; revision {machine.get('revision') or 'unknown'}; {str(machine.get('date'))[:10]}.",
         "",
         "Times are medians of interleaved rounds. *x ours*: how many times as long as the first side for a token, the median of the "

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.slots import SlotProjection
 from ..ops.state import State
 from .cases import Case
 
@@ -50,7 +51,7 @@ class Work:
         call: what is measured.
         tokens: that one call goes through.
         check: None, or what is wrong with the side.
-        parameter_bytes: of its weights.
+        parameter_bytes: of its weights; where it decodes, of those that a token reads.
         state_bytes: carried from token to token, where it decodes.
     """
 
@@ -63,6 +64,12 @@ class Work:
 
 def bytes_of(model: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def bytes_read_by_a_token(model: nn.Module) -> int:
+    """Of the weights, less the tables of which a token reads one row: the embedding, and what positions weigh in a Linformer's slots."""
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding | SlotProjection))
+    return bytes_of(model) - sum(bytes_of(table) for table in tables)
 
 
 def make_tokens(case: Case, setting: Setting, length: int | None = None) -> Tensor:
