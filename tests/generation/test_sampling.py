@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import subquadratic.generation.sampling as sampling
 from subquadratic.generation import Sampling, filtered, keep_min_p, keep_top_k, keep_top_p, penalise, sample
 from subquadratic.generation.repetition import Recent
 
@@ -79,7 +80,10 @@ def test_the_filters_together_are_those_of_transformers(row: list[float], temper
 @pytest.mark.parametrize(
     "options", [{}, {"temperature": 0.6}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.3}, {"temperature": 1.5, "top_k": 5, "top_p": 0.9}]
 )
-def test_frequencies_follow_the_filtered_softmax(options: dict[str, float]) -> None:
+@pytest.mark.parametrize("many", [0, 4096])
+def test_frequencies_follow_the_filtered_softmax(many: int, options: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to draw: a random number a row, for many tokens, and one a token."""
+    monkeypatch.setattr(sampling, "MANY", many)
     draws, logits = 40_000, torch.randn(1, 8, generator=torch.Generator().manual_seed(3))
     drawn = sample(logits.expand(draws, -1), generator=torch.Generator().manual_seed(1), **options)
     counts = torch.bincount(drawn, minlength=8).double()
@@ -89,6 +93,24 @@ def test_frequencies_follow_the_filtered_softmax(options: dict[str, float]) -> N
     chi_square = ((counts - expected)[alive] ** 2 / expected[alive]).sum()
     degrees = int(alive.sum()) - 1
     assert chi_square < degrees + 4 * math.sqrt(2 * degrees) + 4
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.9999])
+def test_large_nuclei_are_found_as_small_ones(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(3)) * 2
+    expected = keep_top_p(logits, p)
+    for few in (1, 4, 49):
+        monkeypatch.setattr(sampling, "FEW", few)
+        assert torch.equal(keep_top_p(logits, p), expected)
+
+
+def test_what_has_no_probability_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by a random number at either end."""
+    monkeypatch.setattr(sampling, "MANY", 0)
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf]])
+    for share, expected in ((0.0, 1), (1.0, 3)):
+        monkeypatch.setattr(torch, "rand", lambda *shape, share=share, **_: torch.full(shape, share, dtype=torch.float64))
+        assert sample(logits).item() == expected
 
 
 @fast

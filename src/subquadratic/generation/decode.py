@@ -84,6 +84,16 @@ class Decoding:
     def choose(self) -> tuple[Tensor, Tensor]:
         """The next token of each row, (B,) int64, and the logarithm of its probability (B,) float32 under the model's own distribution,
         before penalty, temperature and filters."""
+        chosen = self._choose()
+        assert self._logits is not None
+        return chosen, self._logits.float().log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+
+    @torch.no_grad()
+    def choose_only(self) -> Tensor:
+        """``choose`` without the probability, which takes a pass over the vocabulary."""
+        return self._choose()
+
+    def _choose(self) -> Tensor:
         if self._unread is not None:
             logits, state = self.model.extend(self._unread, self.state, last_only=True)
             self.state, self._logits, self._unread = state, logits[:, -1], None
@@ -102,7 +112,7 @@ class Decoding:
         if self._recent is not None:
             self._recent.add(chosen[:, None])
         self._unread = chosen[:, None]
-        return chosen, self._logits.float().log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+        return chosen
 
     @property
     def unread(self) -> int:
@@ -173,13 +183,20 @@ def stream(
         "stop needs pad_token (or eos_token) for several rows: what follows in those that have ended",
     )
     decoding = Decoding(model, Sampling.of(sampling), state=state, generator=generator, piece=piece)
-    steps = _steps(decoding, prompt, mask, samples, ends, 0 if pad_token is None else pad_token, max_new_tokens)
-    return steps if return_log_probs else (chosen for chosen, _ in steps)
+    pad_token = 0 if pad_token is None else pad_token
+    return _steps(decoding, prompt, mask, samples, ends, pad_token, max_new_tokens, return_log_probs)
 
 
 def _steps(
-    decoding: Decoding, prompt: Tensor, mask: Tensor | None, samples: int, ends: Ends, pad_token: int, max_new_tokens: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+    decoding: Decoding,
+    prompt: Tensor,
+    mask: Tensor | None,
+    samples: int,
+    ends: Ends,
+    pad_token: int,
+    max_new_tokens: int,
+    return_log_probs: bool,
+) -> Iterator[Any]:
     model = decoding.model
     was_training = model.training
     model.eval()
@@ -188,12 +205,13 @@ def _steps(
         if samples > 1:
             decoding.repeat(samples)
         for _ in range(max_new_tokens):
-            chosen, scores = decoding.choose()
+            chosen, scores = decoding.choose() if return_log_probs else (decoding.choose_only(), None)
             if ends.possible:
                 before = ends.finished.to(chosen.device)
-                chosen, scores = chosen.masked_fill(before, pad_token), scores.masked_fill(before, 0.0)
+                chosen = chosen.masked_fill(before, pad_token)
+                scores = None if scores is None else scores.masked_fill(before, 0.0)
                 ends.add(chosen)
-            yield chosen, scores
+            yield chosen if scores is None else (chosen, scores)
             if ends.possible and bool(ends.finished.all()):
                 return
     finally:

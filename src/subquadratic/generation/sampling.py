@@ -72,6 +72,9 @@ class Sampling:
         return cls(**options)
 
 
+FEW = 1024  # the likeliest tokens that are looked at first: most nuclei are smaller
+MANY = 4096  # tokens: a processor takes longer over so many random numbers than over the rest of the choice
+
 # What `stream` takes beside these; here so that a wrong keyword finds its nearest.
 STREAM_OPTIONS = (
     "max_new_tokens", "mask", "state", "samples", "eos_token", "pad_token", "stop", "tokenizer", "return_log_probs", "generator", "piece",
@@ -111,11 +114,14 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """(B, V) with all but the nucleus at -inf: the fewest likeliest tokens whose probabilities reach ``p``; one at least."""
     if p >= 1:
         return logits
-    ordered, order = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones have together
-    ordered = ordered.masked_fill(before >= p, -torch.inf)
-    return torch.empty_like(logits).scatter(-1, order, ordered)
+    probabilities = logits.softmax(dim=-1)
+    found, order = probabilities.topk(min(FEW, logits.shape[-1]), dim=-1)
+    # Seldom are more in the nucleus; then all must be put in order.
+    if found.shape[-1] < logits.shape[-1] and not bool((found.sum(dim=-1) >= p).all()):
+        found, order = probabilities.sort(dim=-1, descending=True)
+    before = found.cumsum(dim=-1) - found  # what the likelier ones have together
+    kept = logits.gather(-1, order).masked_fill_(before >= p, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter_(-1, order, kept)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
@@ -129,11 +135,19 @@ def filtered(
     logits: Tensor, *, temperature: float, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
 ) -> Tensor:
     """Logits (B, V) float32 whose softmax is what a token is drawn from, for a ``temperature`` above 0. At least one per row is finite,
-    whatever the row was: with all at -inf all are equally likely, and +inf counts as very large."""
-    finite = logits.float().nan_to_num(nan=torch.nan, posinf=torch.finfo(torch.float32).max, neginf=-torch.inf)
-    top = finite.amax(dim=-1, keepdim=True)
+    whatever the row was: with all at -inf all are equally likely, and +inf counts as very large.
+
+    Raises:
+        ValueError: if a logit is NaN.
+    """
+    top = logits.amax(dim=-1, keepdim=True)
+    if not bool(top.isfinite().all()):
+        _refuse_nan(top)
+        logits = logits.float().nan_to_num(posinf=torch.finfo(torch.float32).max, neginf=-torch.inf)
+        top = logits.amax(dim=-1, keepdim=True)
+        logits, top = (torch.where(top == -torch.inf, 0.0, tensor) for tensor in (logits, top))
     # The likeliest at 0 first: then no temperature, however near 0, overflows.
-    scaled = torch.where(top == -torch.inf, 0.0, finite - top) / min(max(temperature, 1e-20), 1e20)
+    scaled = (logits.float() - top.float()).div_(min(max(temperature, 1e-20), 1e20))
     if top_k is not None:
         scaled = keep_top_k(scaled, top_k)
     if top_p is not None:
@@ -163,11 +177,30 @@ def sample(
     Raises:
         ValueError: if a logit is NaN.
     """
-    require(not bool(logits.isnan().any()), "the model's logits are NaN: its weights are damaged, or overflow in this precision")
     if temperature == 0:
-        return logits.argmax(dim=-1)
+        top, chosen = logits.max(dim=-1)
+        _refuse_nan(top)
+        return chosen
     kept = filtered(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    return torch.multinomial(kept.softmax(dim=-1), 1, generator=generator).squeeze(-1)
+    return _draw(kept.softmax(dim=-1), generator)
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(B, V) -> (B,) int64; never a token of probability 0."""
+    if probabilities.shape[-1] <= MANY or probabilities.device.type != "cpu":
+        # As torch.multinomial draws one, without its questions to the device.
+        noise = torch.empty_like(probabilities).exponential_(generator=generator)
+        return torch.div(probabilities, noise, out=noise).argmax(dim=-1)
+    # One random number a row instead of one a token: the first token at which the sum of probabilities passes it.
+    sums = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    share = torch.rand(*sums.shape[:-1], 1, dtype=torch.float64, generator=generator)
+    below = torch.minimum(share * sums[..., -1:], sums[..., -1:].nextafter(sums.new_zeros(())))
+    return torch.searchsorted(sums, below, right=True)[..., 0]
+
+
+def _refuse_nan(top: Tensor) -> None:
+    """``top``: the largest of each row, which is NaN if any is."""
+    require(not bool(top.isnan().any()), "the model's logits are NaN: its weights are damaged, or overflow in this precision")
 
 
 def _is_number(value: Any) -> bool:
