@@ -19,6 +19,9 @@ from .feedback_stack import FeedbackLayer
 if TYPE_CHECKING:
     from .feedback_transformer import FeedbackTransformer
 
+OURS = __package__.partition(".")[0] + "."
+FOREIGN = (nn.Linear, nn.Dropout, nn.ModuleList)
+
 
 def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
     """Whether the whole recurrence may be one operation.
@@ -27,7 +30,7 @@ def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
     with dropout at work, cross-attention, checkpointing that has something to save, or autocast; nor while PyTorch compiles, exports,
     transforms functions or keeps hooks for a module in the loop, for which there must be modules that run.
     """
-    config, weight = model.config, model.stack.memory.key_value.weight
+    config = model.config
     return (
         config.segment_length == 1
         and not config.cross_attention
@@ -39,8 +42,7 @@ def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
         and not torch.is_autocast_enabled(x.device.type)
         and x.dtype in (torch.float32, torch.float64)
         and type(x) is Tensor
-        and all(type(p) in (Tensor, nn.Parameter) and p.dtype is x.dtype and p.device == weight.device for p in model.parameters())
-        and all(_as_built(module) for module in model.stack.modules())
+        and _as_built(model.stack, x.dtype, model.stack.memory.key_value.weight.device)
     )
 
 
@@ -54,7 +56,7 @@ def run_fast(
     if state is not None:
         before, empty = state.memory.to(x.dtype), (window - state.seen).clamp_min(0)
     if model.relative_bias is not None:
-        bias = model.bias_table(min(window, length + (0 if state is None else window)), 0)[:, 0]
+        bias = model.bias_table(min(window, length + (0 if state is None else window)), 0)[:, 0].to(x.dtype)
     shared = MemoryWeights(memory.weights(), *_norm_weights(memory.norm), memory.key_value.weight, bias)
     layers = [_layer_weights(layer) for layer in model.stack.layers]
     y, line = feedback_recurrence(x, before, empty, shared, layers, heads=config.heads, window=window, detach_every=config.detach_every)
@@ -68,16 +70,31 @@ def run_fast(
     return y, FeedbackState(state.seen + count, kept.permute(2, 4, 1, 0, 3, 5).contiguous(), None, state.context)
 
 
-def _as_built(module: nn.Module) -> bool:
-    """Whether a module does what its class says, and nothing besides."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return False
-    if isinstance(module, nn.LayerNorm):
-        return type(module) is nn.LayerNorm and module.eps == LAYER_EPSILON and module.bias is not None
-    if isinstance(module, ScaleNorm):
-        return module.epsilon == SCALE_EPSILON
-    ours = type(module).__module__.startswith(__package__.partition(".")[0] + ".")
-    return ours or type(module) in (nn.Linear, nn.Dropout, nn.ModuleList)
+def _as_built(stack: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether each module does what its class says and nothing besides, with plain parameters of one kind. Every token that is generated
+    asks this, so one walk does what ``modules()`` and ``parameters()`` would do in two slower ones."""
+    waiting: list[nn.Module] = [stack]
+    while waiting:
+        module = waiting.pop()
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return False
+        kind = type(module)
+        if kind is nn.LayerNorm:
+            assert isinstance(module, nn.LayerNorm)
+            if module.eps != LAYER_EPSILON or module.bias is None:
+                return False
+        elif isinstance(module, ScaleNorm):
+            if module.epsilon != SCALE_EPSILON:
+                return False
+        elif kind not in FOREIGN and not kind.__module__.startswith(OURS):
+            return False
+        for parameter in module._parameters.values():
+            if parameter is not None and not (
+                type(parameter) in (Tensor, nn.Parameter) and parameter.dtype is dtype and parameter.device == device
+            ):
+                return False
+        waiting.extend(child for child in module._modules.values() if child is not None)
+    return True
 
 
 def _norm_weights(norm: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:

@@ -98,8 +98,9 @@ class FeedbackTransformer(nn.Module):
     A row's segments begin at its real tokens 0, C, 2C, ...; padding is as if it were not there. An empty memory adds nothing. Carry memory
     over windows with ``extend``, which gradients flow through; ``state.detach()`` cuts them, ``state.reset(rows)`` begins new documents.
 
-    Cost O(N M D) for attention, in N / C steps one after another. Keys and values of the memory are stored once, not once a step. No second
-    derivatives.
+    Cost O(N M D) for attention, in N / C steps one after another. Keys and values of the memory are stored once, not once a step. With
+    segments of one token, all steps are one operation to autograd, where :func:`~subquadratic.models.feedback_fast.runs_fast` allows. No
+    second derivatives.
     """
 
     def __init__(self, config: FeedbackTransformerConfig):

@@ -295,8 +295,8 @@ def _activation_slopes(expanded: Tensor, inner: int) -> Tensor:
         return torch.ops.aten.gelu_backward.default(torch.ones_like(expanded), expanded)
     gate, value = expanded[..., :inner], expanded[..., inner:]
     slopes = torch.empty_like(expanded)
-    slopes[..., :inner] = torch.ops.aten.gelu_backward.default(value, gate)
-    slopes[..., inner:] = torch.nn.functional.gelu(gate)
+    torch.ops.aten.gelu_backward.grad_input(value, gate, grad_input=slopes[..., :inner])
+    torch.ops.aten.gelu.out(gate, out=slopes[..., inner:])
     return slopes
 
 
