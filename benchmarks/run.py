@@ -3,8 +3,8 @@
     python benchmarks/run.py
     python benchmarks/run.py --device cuda --dtype bfloat16 --suite targets
 
-The same as `subq bench --suite full --out benchmarks/results/cpu --resume`; any further options are those of `subq bench`. Half an hour on
-two quiet cores. What is measured is kept case by case: started again, it goes on where it was stopped.
+The same as `subq bench --suite full --out benchmarks/results/cpu --resume`; any further options are those of `subq bench`. About half an
+hour on two quiet cores. What is measured is kept case by case: started again with the same code, it goes on where it was stopped.
 """
 
 import sys

@@ -153,7 +153,11 @@ def test_results_are_kept_after_every_case_and_a_rerun_goes_on(tmp_path: Path, m
     after = measure(cases, probe=PROBE, out=tmp_path, resume=True, done=lambda result: started.append(result.case.name))
     assert started == [cases[2].name]
     assert after.results[:2] == before.results and load(tmp_path / NAME) == after
-    monkeypatch.setattr(run, "facts", lambda: {**facts(), "processor": "another"})
+    machine = facts()
+    monkeypatch.setattr(run, "facts", lambda: {**machine, "code": "another"})
+    measure(cases, probe=PROBE, out=tmp_path, resume=True, done=lambda result: started.append(result.case.name))
+    assert started[1:] == [case.name for case in cases]
+    monkeypatch.setattr(run, "facts", lambda: {**machine, "processor": "another"})
     with pytest.raises(ValueError, match=r"resume: .* other conditions: processor was"):
         measure(cases, probe=PROBE, out=tmp_path, resume=True)
 
@@ -162,7 +166,7 @@ def test_a_length_that_would_take_too_long_is_left_out() -> None:
     cases = [dataclasses.replace(case, cap=1e-9) for case in tiny("lengths/train/48", sides=("fastformer",))]
     longer = dataclasses.replace(cases[0], name="lengths/train/96", length=96)
     first, second = measure([*cases, longer], probe=PROBE).results
-    assert "one call takes" in first.sides[0].note and "would take" in second.sides[0].note
+    assert "one call takes" in first.sides[0].note and "would take more than" in second.sides[0].note
     assert not first.sides[0].seconds and not second.sides[0].seconds
 
 
@@ -176,7 +180,7 @@ def test_threads_are_set_and_set_back() -> None:
 def test_the_machine_says_what_it_is() -> None:
     machine = facts()
     assert machine["packages"]["torch"] == torch.__version__ and machine["threads"] == 1 and machine["processor"]
-    assert not any(str(Path.home()) in str(value) or sys.prefix in str(value) for value in machine.values())
+    assert not any(sys.prefix in str(value) for value in machine.values())
     rates = measure_rates(side=64, numbers=1 << 16, tries=2)
     assert 1e6 < rates.matmul <= rates.flops < 1e15 and 1e6 < rates.copy < 1e13
 

@@ -68,6 +68,8 @@ def test_what_is_too_slow_or_fails_is_left_out() -> None:
     calls = {"a": bench.call("a", 1.0), "slow": bench.call("slow", 61.0), "broken": fails}
     found = interleave(calls, rounds=2, least=1, clock=bench.clock)
     assert set(found.seconds) == {"a"} and bench.order.count("slow") == 1
+    own = interleave(calls, rounds=1, least=1, clock=bench.clock, cap={"a": 0.5, "slow": 99.0, "broken": 1.0})
+    assert set(own.seconds) == {"slow"}
     assert found.dropped == {"slow": "one call takes 61 s, more than 60 s", "broken": "failed: RuntimeError: no room"}
 
 

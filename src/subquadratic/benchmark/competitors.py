@@ -81,7 +81,8 @@ def _build_other(side: str, case: Case, setting: Setting) -> Work:
             output = _logits(model, tokens[:, : case.length])
             if side == "published" and subject == "perceiver_ar":  # it gives logits of its latents, when it is not given labels
                 return same_shape_and_finite(output, (shape[0], case.latent_count, shape[2]), loss(model, tokens))
-            return same_shape_and_finite(output, shape, loss(model, tokens))
+            wanted = tokens[:, -case.length :]  # the next ones, or the same
+            return same_shape_and_finite(output, shape, F.cross_entropy(output.flatten(0, 1), wanted.flatten()))
 
     if case.mode == "train":
         call: Callable[[], object] = training_step(model, lambda: loss(model, tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import platform
 import subprocess
@@ -21,6 +22,7 @@ PACKAGES = (
     "subquadratic", "torch", "numpy", "triton", "x-transformers", "performer-pytorch", "linformer", "fast-transformer-pytorch",
     "feedback-transformer-pytorch", "perceiver-ar-pytorch", "flash-linear-attention",
 )  # fmt: skip
+PRESENTING = ("report", "plots", "targets", "results")
 SIDE = 1536  # of the square matrices
 COPY = 1 << 26  # numbers copied: far more than any cache holds
 
@@ -42,7 +44,7 @@ class Rates:
 
 
 def facts() -> dict[str, Any]:
-    """Processor, threads, versions, date and revision of the code."""
+    """Processor, threads, versions, date, and the code: its revision, and a digest of what times depend on."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -52,6 +54,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "revision": _revision(),
+        "code": _code(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -117,6 +120,16 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _code() -> str:
+    """A digest of the package's sources, but for those that only present what was measured."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.parent.rglob("*.py")):
+        if path.parent.name != "cli" and not (path.parent == folder and path.stem in PRESENTING):
+            digest.update(path.relative_to(folder.parent).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _revision() -> str | None:

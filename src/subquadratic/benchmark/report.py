@@ -28,6 +28,8 @@ def markdown(run: Run) -> str:
         f"{where}, {machine.get('cores')} cores, {machine.get('threads')} thread(s), {run.settings.get('dtype')}; Python "
         f"{machine.get('python')}; {versions}; revision {machine.get('revision') or 'unknown'}; {str(machine.get('date'))[:10]}.",
         "",
+        _rates(run),
+        "",
         "Times are medians of interleaved rounds. *x ours*: how many times as long as the first side for a token, the median of the "
         "rounds' ratios, and the smallest and largest. *Peak memory* is above the weights. *Of floor*: the least time that the matmuls "
         "or the bytes of our algorithm can take on this machine, over the time taken.",
@@ -43,6 +45,13 @@ def markdown(run: Run) -> str:
         lines += [f"| {' | '.join(target_row(verdict))} |" for verdict in verdicts]
         lines.append("")
     return "\n".join(lines)
+
+
+def _rates(run: Run) -> str:
+    """The best that the machine showed in the whole run."""
+    best = {name: max((result.rates.get(name) or 0.0 for result in run.results), default=0.0) for name in ("matmul", "linear", "copy")}
+    linear = f" (oneDNN's linear layer {best['linear'] / 1e9:,.0f})" if best["linear"] else ""
+    return f"At best {best['matmul'] / 1e9:,.0f} GFLOP/s of torch.mm{linear}, and {best['copy'] / 1e9:,.1f} GB/s copied (read and written)."
 
 
 def rows(result: Result) -> Iterator[tuple[str, ...]]:

@@ -46,7 +46,7 @@ def measure(
         threads: of PyTorch; None: as it is. Set back afterwards.
         memory: also measure peaks.
         out: a folder for results.json, which is written after every case.
-        resume: leave out cases that are in that file already, as they are.
+        resume: leave out cases that are in that file already, as they are, if the code is still the same.
         probe: sizes of what the machine's rates are measured with, for tests.
         show: is told what happens.
         done: gets each result.
@@ -66,7 +66,7 @@ def measure(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             if resume and (out / NAME).exists():
-                run.results = _earlier(out / NAME, run)
+                run.results = _earlier(out / NAME, run, show)
         for index, case in enumerate(cases):
             old = run.find(case.name)
             if old is not None and not old.refused and old.case == case:
@@ -84,11 +84,15 @@ def measure(
         torch.set_num_threads(before)
 
 
-def _earlier(path: Path, run: Run) -> list[Result]:
+def _earlier(path: Path, run: Run, show: Callable[[str], None]) -> list[Result]:
+    """What an earlier run measured of the same code on the same machine; nothing if it was other code."""
     old = load(path)
     other = same_conditions(old, run)
     if other is not None:
         raise ValueError(f"resume: {path} was measured under other conditions: {other}; use another --out")
+    if old.machine.get("code") != run.machine["code"]:
+        show(f"{path} was measured with other code: everything is measured again")
+        return []
     return old.results
 
 
@@ -108,7 +112,8 @@ def _measure_case(case: Case, setting: Setting, *, memory: bool, known: Run, pro
     show(f"{case.name}: timing {', '.join(works)}")
     readings = interleave(
         {name: work.call for name, work in works.items()},
-        rounds=case.rounds, least=case.least, budget=case.budget, cap=case.cap, synchronize=synchronize_of(setting.device),
+        rounds=case.rounds, least=case.least, budget=case.budget, cap={name: _cap(name, case) for name in works},
+        synchronize=synchronize_of(setting.device),
     )  # fmt: skip
     for side in result.sides:
         if side.name not in works:
@@ -136,8 +141,9 @@ def _build(result: Result, setting: Setting, known: Run) -> dict[str, Work]:
     works = {}
     for side in result.sides:
         expected = _expected(side.name, result.case, known)
-        if expected is not None and expected > result.case.cap:
-            side.note = f"would take {expected:.0f} s a call, more than {result.case.cap:.0f} s"
+        cap = _cap(side.name, result.case)
+        if expected is not None and expected > cap:
+            side.note = f"would take more than {cap:.0f} s a call"
             continue
         try:
             works[side.name] = build(side.name, result.case, setting, shared)
@@ -169,6 +175,12 @@ def _refusal(result: Result, works: dict[str, Work]) -> str:
             side.note = wrong
             return f"{result.label(side)}: {wrong}"
     return ""
+
+
+def _cap(name: str, case: Case) -> float:
+    """Seconds of a call after which a side is left out. Along the lengths the linear ones have more: a slope needs the longest."""
+    patient = case.name.startswith("lengths/train/") and name not in (*QUADRATIC, "feedback_transformer")
+    return 3 * case.cap if patient else case.cap
 
 
 def _expected(name: str, case: Case, known: Run) -> float | None:
@@ -221,7 +233,7 @@ def _weigh(result: Result, setting: Setting, show: Callable[[str], None]) -> Non
             "dtype": str(setting.dtype).removeprefix("torch."),
         }
         try:
-            _put_memory(side, in_fresh_process(request, timeout=START + 4 * max(result.case.cap, side.time)))
+            _put_memory(side, in_fresh_process(request, timeout=START + 10 * max(result.case.cap, side.time)))
         except RuntimeError as error:
             side.note = f"memory: {error}"
 

@@ -26,7 +26,7 @@ def interleave(
     rounds: int,
     least: int = 3,
     budget: float = 20.0,
-    cap: float = 60.0,
+    cap: float | Mapping[str, float] = 60.0,
     clock: Callable[[], float] = time.perf_counter,
     synchronize: Callable[[], object] = lambda: None,
 ) -> Readings:
@@ -41,7 +41,7 @@ def interleave(
         rounds: the most.
         least: so many are run in any case.
         budget: seconds, warm-up included, after which no further round begins.
-        cap: a side whose call takes longer, or that raises, is dropped, and the reason kept.
+        cap: a side whose call takes longer, or that raises, is dropped, and the reason kept; one for all, or one for each.
         clock, synchronize: of the device.
     """
     found, times = Readings(), {}
@@ -52,8 +52,9 @@ def interleave(
         except Exception as error:  # of someone else's code: the others are measured all the same
             found.dropped[name] = f"failed: {reason(error)}"
             continue
-        if times[name] > cap:
-            found.dropped[name] = f"one call takes {times[name]:.0f} s, more than {cap:.0f} s"
+        limit = cap if isinstance(cap, int | float) else cap[name]
+        if times[name] > limit:
+            found.dropped[name] = f"one call takes {times[name]:.0f} s, more than {limit:.0f} s"
         else:
             found.seconds[name] = [times[name]] if times[name] > LONG else []
     names = list(found.seconds)

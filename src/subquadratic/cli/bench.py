@@ -64,7 +64,7 @@ class BenchOptions:
     out: str | None = None
     """Folder for results.json (written after every case), table.md and drawings."""
     resume: bool = False
-    """Leave out what the results in --out have already."""
+    """Leave out what the results in --out have already, measured with the same code."""
     plot: str | None = None
     """Measure nothing: write table and drawings of these results.json, into --out or beside the first."""
 
