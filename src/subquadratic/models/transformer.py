@@ -63,7 +63,7 @@ def _blocks(config: TransformerConfig) -> Iterator[dict[str, Branch | None]]:
         attention = _attention(config, causal=config.causal, window=config.window, rotary=config.positions == "rotary")
         cross = _attention(config, causal=False, context_dim=config.context_dim) if config.cross_attention else None
         yield {
-            "attention": make_branch(config, attention, reads=("mask",), token_shift=config.token_shift),
+            "attention": make_branch(config, attention, token_shift=config.token_shift),
             "cross_attention": None if cross is None else make_branch(config, cross, reads=("mask", "context", "context_mask")),
             "feed_forward": make_feed_forward(config, token_shift=config.token_shift),
         }
