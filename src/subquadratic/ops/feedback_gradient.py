@@ -266,7 +266,7 @@ class _Block:
             self.sides = self.d_line.new_zeros(rows, count, width)  # (R', J, K)
             return
         later, place = (token + 1 - self.start) * self.each, self.shape.lead + token
-        shares = self.weights[:, None, later:, place - self.low]
+        shares = self.weights[:, None, later:, place - self.low].contiguous()  # strided, each row would be a product of its own
         self.d_line[:, place].add_(torch.bmm(shares, self.sides[:, later:]).squeeze(1))
 
     def add(self, token: int, begin: int, weights: Tensor, d_scores: Tensor, d_attended: Tensor) -> None:
