@@ -16,7 +16,7 @@ from .linear import linear
 from .precision import exact_dtype, no_autocast
 
 IGNORE = -100  # PyTorch's: a target that is not counted
-AT_ONCE = 1 << 22  # logits: fewer, and the gradient of the weight is read and written too often
+AT_ONCE = 1 << 21  # logits: fewer, and the gradient of the weight is read and written too often
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, logits_at_once: int = AT_ONCE) -> Tensor:
@@ -59,47 +59,43 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int) -> Tensor:
         low, exact = _matmul_dtype(hidden), exact_dtype(hidden)
-        counted, rows, kept = targets != IGNORE, hidden, None
-        if _may_ask(targets) and not counted.all():
-            kept = counted.nonzero()[:, 0]
-            rows, targets = hidden[kept], targets[kept]
-        d_rows = torch.empty(rows.shape, dtype=hidden.dtype, device=hidden.device) if ctx.needs_input_grad[0] else None
-        d_weight, factors = None, weight.to(low)
-        total = torch.zeros((), device=hidden.device, dtype=exact)
-        start = 0
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        rows, kept, counted = hidden, None, targets != IGNORE
+        count: Any = counted.sum()
+        if _may_ask(targets):
+            count = int(count)
+            if count < len(targets):
+                kept = counted.nonzero()[:, 0]
+                rows, targets = hidden[kept], targets[kept]
+        count = count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)
+        total, d_rows, d_weight, factors = None, [], None, weight.to(low)
         with no_autocast(hidden):
             for piece, wanted in _chunks(rows.to(low), targets, weight, logits_at_once):
                 nats, gradient = _nats_and_gradient(linear(piece, factors).to(exact), wanted)
-                total += nats
-                gradient, stop = gradient.to(low), start + len(piece)
-                if d_rows is not None:
-                    d_rows[start:stop] = linear(gradient, factors.T)
-                if ctx.needs_input_grad[1]:
+                total, gradient = nats if total is None else total + nats, gradient.to(low)
+                if wants_hidden:
+                    d_rows.append(linear(gradient, factors.T))
+                if wants_weight:
                     d_weight = _add(d_weight, gradient.T, piece, exact)
-                start = stop
-        d_hidden = d_rows
-        if d_rows is not None and kept is not None:
-            d_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format).index_copy_(0, kept, d_rows)
-        count = counted.sum().clamp_min(1)
-        ctx.save_for_backward(count, *(tensor for tensor in (d_hidden, d_weight) if tensor is not None))
-        ctx.dtypes = (hidden.dtype, weight.dtype)
+        d_hidden = None
+        if wants_hidden:
+            d_hidden = d_rows[0] if len(d_rows) == 1 else torch.cat(d_rows)
+            if kept is not None:
+                d_hidden = d_hidden.new_zeros(hidden.shape).index_copy_(0, kept, d_hidden)
+        assert total is not None
+        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.count, ctx.dtypes = count, (hidden.dtype, weight.dtype)
         return total / count
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("chunked_cross_entropy can be differentiated once: call backward without create_graph=True")
-        count, *sums = ctx.saved_tensors
-        scale = gradient / count
-        found = iter(sums)
-        return (
-            *(
-                (next(found) * scale).to(dtype) if wanted else None
-                for wanted, dtype in zip(ctx.needs_input_grad[:2], ctx.dtypes, strict=True)
-            ),
-            None,
-            None,
+        scale = gradient / ctx.count
+        d_hidden, d_weight = (
+            None if sums is None else (sums * scale).to(dtype) for sums, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
+        return d_hidden, d_weight, None, None
 
 
 @torch.no_grad()
@@ -143,14 +139,15 @@ def _matmul_dtype(tensor: Tensor) -> torch.dtype:
 
 def _nats_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The summed loss of (T, V) logits and what its gradient is for them: probabilities, less 1 at the target."""
-    logarithms = logits.log_softmax(dim=-1)
     ignored = None if _may_ask(targets) else (targets == IGNORE)[:, None]
     places = targets[:, None] if ignored is None else targets[:, None].masked_fill(ignored, 0)
-    found = logarithms.gather(1, places)
-    gradient = logarithms.exp_().scatter_(1, places, found.expm1())
+    gradient = logits.softmax(dim=-1)
+    # The normaliser from the likeliest token, whose probability is at least 1 / V: one exponential a logit, instead of two.
+    nats = logits.amax(dim=-1, keepdim=True) - logits.gather(1, places) - gradient.amax(dim=-1, keepdim=True).log_()
+    gradient.scatter_(1, places, nats.neg().expm1_())
     if ignored is not None:
-        found, gradient = found.masked_fill_(ignored, 0.0), gradient.masked_fill_(ignored, 0.0)
-    return -found.sum(), gradient
+        nats, gradient = nats.masked_fill_(ignored, 0.0), gradient.masked_fill_(ignored, 0.0)
+    return nats.sum(), gradient
 
 
 def _add(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
