@@ -100,9 +100,10 @@ def test_operations_of_a_transformer_by_hand() -> None:
     read = length - 1  # the last token is predicted only
     maps = depth * read * dim * dim * (4 + 2 * 4)  # queries, keys, values and output; the feed-forward layer, 4 times as wide
     attention = depth * 2 * read * read * dim
-    forward = 2 * (maps + attention + read * dim * vocabulary)
+    logits = read * dim * vocabulary
+    forward = 2 * (maps + attention + logits)
     cost = training_cost(build("transformer"), batch_size=1, length=length)
-    assert cost.forward_flops == forward
+    assert cost.forward_flops == forward + 2 * 2 * logits  # the loss makes its gradients on the way
     # Backward: every product twice, and attention's scores once more, since they were not kept.
     assert cost.flops == 3 * forward + 2 * depth * read * read * dim
 

@@ -229,9 +229,8 @@ def test_compiles_whole(length: int) -> None:
 
 def test_there_is_no_second_derivative() -> None:
     logits, values = torch.randn(1, 1, 5, requires_grad=True), torch.randn(1, 1, 5, 3)
-    (slope,) = torch.autograd.grad(prefix_softmax_mean(logits, values)[0].square().sum(), logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        torch.autograd.grad(prefix_softmax_mean(logits, values)[0].sum(), logits, create_graph=True)
 
 
 def test_wrong_shapes_are_named() -> None:

@@ -213,9 +213,8 @@ def test_compiles_whole(length: int) -> None:
 
 def test_there_is_no_second_derivative() -> None:
     inputs = draw(length=5)
-    (slope,) = torch.autograd.grad(causal_slot_attention(*inputs)[0].square().sum(), inputs[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+    with pytest.raises(RuntimeError, match="can be differentiated once"):
+        torch.autograd.grad(causal_slot_attention(*inputs)[0].sum(), inputs[:1], create_graph=True)
 
 
 def test_wrong_shapes_are_named() -> None:

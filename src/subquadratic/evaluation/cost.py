@@ -34,7 +34,7 @@ ADAMW_BYTES = 8  # per trained parameter: two moments in float32
 ALLOWANCE = 1.1  # total over the sum of its parts: what the allocator rounds up, and what kernels use inside
 GROWTH = (1, 2, 4)  # lengths to extrapolate from, as multiples of the shortest; up to the longest a sequence is run as it is
 TRAINING, DECODING = 1024, 256  # shortest lengths to extrapolate a training step and a state from
-LOGITS = signature(chunked_cross_entropy).parameters["logits_at_once"].default  # more are computed in pieces, and twice
+LOGITS = signature(chunked_cross_entropy).parameters["logits_at_once"].default  # more are computed in pieces
 SEGMENTS = (2, 3, 4)  # that a sequential model is run for
 WIDTHS = ("window", "local_window", "latents", "memory_length")  # fields that end a cost's growth: samples must lie beyond them
 

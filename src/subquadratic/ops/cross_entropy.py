@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .linear import linear
+from .once import once_differentiable
 from .precision import exact_dtype, no_autocast
 
 IGNORE = -100  # PyTorch's: a target that is not counted
@@ -88,9 +89,8 @@ class _Loss(torch.autograd.Function):
         return total / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("chunked_cross_entropy can be differentiated once: call backward without create_graph=True")
         scale = gradient / ctx.count
         d_hidden, d_weight = (
             None if sums is None else (sums * scale).to(dtype) for sums, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from .documents import Chunk as Run
 from .linear_attention import NOTHING
+from .once import once_differentiable
 from .precision import no_autocast
 
 
@@ -116,7 +117,7 @@ class CausalFavor(torch.autograd.Function):
         return output, after[..., :-1].contiguous(), after[..., -1].contiguous(), marks
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
         with no_autocast(saved[0]):  # backward may run inside autocast, which forward left

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .favor_causal import block, guarded, like, with_one
 from .linear_attention import EMPTY
+from .once import once_differentiable
 from .precision import no_autocast
 
 
@@ -50,7 +51,7 @@ class Summarise(torch.autograd.Function):
         return summary[..., :-1].contiguous(), summary[..., -1].contiguous(), maximum
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
         keys, values, projection, live, maximum = ctx.saved_tensors
         d_summary = joined(d_total, d_weight, (*maximum.shape, values.shape[-1] + 1), values)
@@ -98,7 +99,7 @@ class Read(torch.autograd.Function):
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Any, ...]:
         queries, projection, table, summary, output, normaliser = ctx.saved_tensors
         heads, length = queries.shape[1:3]

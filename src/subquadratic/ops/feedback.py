@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .once import once_differentiable
 from .precision import exact_dtype
 
 HIDDEN = torch.finfo(torch.float32).min / 2  # finite, so that a query with nothing to see gets no NaN; its result is dropped
@@ -98,7 +99,7 @@ class _Write(torch.autograd.Function):
         return token.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, token: Tensor) -> tuple[Any, ...]:
         count, dtype = ctx.like
         here = ctx.line.gradient()[..., ctx.place : ctx.place + count, :]
@@ -119,7 +120,7 @@ class _Read(torch.autograd.Function):
         return line.views(start, stop)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         total = ctx.line.gradient()[..., ctx.start + ctx.cut : ctx.stop, :]
         for index, gradient in enumerate(gradients):

@@ -19,6 +19,7 @@ from .feedback import HIDDEN
 from .feedback_gradient import backward
 from .feedback_products import Product
 from .feedback_weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, flatten, unflatten, with_gain
+from .once import once_differentiable
 from .precision import no_autocast
 
 
@@ -78,7 +79,7 @@ class _Recurrence(torch.autograd.Function):
         return y, line
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, d_y: Tensor | None, d_line: Tensor | None) -> tuple[Tensor | None, ...]:
         line, empty, *saved = ctx.saved_tensors
         parameters, steps = ctx.counts

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .backend import takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
+from .once import once_differentiable
 from .precision import exact_dtype, no_autocast
 from .state import State, state
 
@@ -195,7 +196,7 @@ class _Pool(torch.autograd.Function):
         return output, after.maximum, after.weight, after.total
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, outputs: Tensor | None, _: None, weight: Tensor | None, total: Tensor | None) -> tuple[Tensor | None, ...]:
         return *_backward(ctx, outputs, weight, total), None, None, None, None
 

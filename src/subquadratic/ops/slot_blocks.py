@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .backend import needs_gradient
 from .documents import document_chunks
+from .once import once_differentiable
 
 BLOCK = 2**19  # scores that are worked on at a time on a processor
 
@@ -52,7 +53,7 @@ class _Slots(torch.autograd.Function):
         return output, last_keys, last_values
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return *_backward(ctx, *gradients), None, None
 

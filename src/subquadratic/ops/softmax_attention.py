@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .once import once_differentiable
+
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
 LARGE_MASK = 2**18  # pairs: below, one call with a mask costs less than two without
 
@@ -166,16 +168,6 @@ def append(past: Tensor, new: Tensor, *, drop: int = 0, dim: int = 2) -> Tensor:
     return whole
 
 
-def refuse_second_derivative() -> None:
-    """For the first line of a backward.
-
-    Raises:
-        RuntimeError: if autograd records it (PyTorch's ``once_differentiable`` asks the incoming gradient only, and may miss that).
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError("softmax attention can be differentiated once: call backward without create_graph=True")
-
-
 def dense_channels(x: Tensor) -> Tensor:
     """``x`` itself, or a copy, with the channels of a head next to each other, as the kernel wants them."""
     return x if x.stride(-1) == 1 else x.contiguous()
@@ -206,8 +198,8 @@ class _AfterPast(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
         queries, keys, values, output, normaliser = ctx.saved_tensors
         past, known = ctx.past, (output, normaliser)
         gradient = dense_channels(gradient)

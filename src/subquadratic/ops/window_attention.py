@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .once import once_differentiable
 from .padding import pack, pack_left, unpack
 from .softmax_attention import (
     HIDDEN,
@@ -26,7 +27,6 @@ from .softmax_attention import (
     merge_,
     part,
     part_gradients,
-    refuse_second_derivative,
     softmax_attention,
 )
 from .state import State, state
@@ -190,8 +190,8 @@ class _Windows(torch.autograd.Function):
         return layout.join(output)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
         queries, keys, values, output, normaliser = ctx.saved_tensors
         gradient = ctx.layout.cut(gradient)
         itself, *neighbours = ctx.looks
