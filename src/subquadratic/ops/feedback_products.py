@@ -8,7 +8,7 @@ Axes: B rows, I width in, O width out.
 import torch
 from torch import Tensor
 
-from .linear import _onednn_is_faster
+from .linear import onednn_is_faster
 
 LONG = 16  # steps from which a copy of a weight, in the order in which it is read, pays
 ROWS, ELEMENTS = 4, 1 << 17  # rows of a step, and elements of a weight, from which oneDNN's own layout pays
@@ -52,4 +52,4 @@ def _onednn(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 def _packs(weight: Tensor, rows: int, steps: int) -> bool:
     large = steps >= LONG and rows >= ROWS and weight.numel() >= ELEMENTS
-    return large and weight.device.type == "cpu" and weight.dtype is torch.float32 and _onednn_is_faster()
+    return large and weight.device.type == "cpu" and weight.dtype is torch.float32 and onednn_is_faster()

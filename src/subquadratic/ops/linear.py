@@ -34,12 +34,12 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
         and type(weight) in (Tensor, torch.nn.Parameter)  # neither sharded nor quantised
-        and _onednn_is_faster()
+        and onednn_is_faster()
     )
 
 
 @functools.cache
-def _onednn_is_faster() -> bool:
+def onednn_is_faster() -> bool:
     """AMD with AVX-512, and a PyTorch that has the operator (a private one, which its own compiler uses)."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
