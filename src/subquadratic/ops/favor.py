@@ -12,7 +12,7 @@ from torch import Tensor
 from .backend import needs_gradient, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
-from .favor_causal import CausalFavor, guarded, key_features
+from .favor_causal import CausalFavor, guarded
 from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
 from .linear_attention import (
@@ -156,27 +156,27 @@ def _step(
     queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor | None, state: FeatureState, mask: Tensor | None
 ) -> tuple[Tensor, FeatureState]:
     """One token, without gradients: the state is read and written once."""
-    q, k, v = (x.squeeze(2).unsqueeze(-2) for x in (queries, keys, values))  # (B, H, 1, .)
     if projection is None:
+        q, k = queries, keys  # (B, H, 1, M)
         maximum = torch.zeros_like(state.maximum)
         gain = torch.ones_like(maximum)
     else:
-        q = torch.softmax(q @ projection.T, dim=-1)
-        k, lse = key_features(k.flatten(0, 1), projection)
-        k, lse = k.unflatten(0, values.shape[:2]), lse.unflatten(0, values.shape[:2])
+        exponents = torch.cat((queries, keys), dim=2) @ projection.T
+        q, k = torch.softmax(exponents, dim=-1).split(1, dim=2)
+        lse = (exponents[:, :, 1:].amax(dim=-1) - k.amax(dim=-1).log_()).sub_(keys.square().sum(dim=-1), alpha=keys.shape[-1] ** -0.5 / 2)
         if mask is not None:
             lse = lse.masked_fill(~mask[:, None], -torch.inf)
         maximum = torch.maximum(lse, state.maximum)
-        gain = (lse - maximum).exp_()
+        gain = lse.sub_(maximum).exp_()
     if mask is not None:
         gain = gain * mask[:, None]
     shrink = (state.maximum - maximum).exp_()
     k = k * gain[..., None]
-    total = torch.addcmul(state.total * shrink[..., None], k.mT, v)
+    total = torch.addcmul(state.total * shrink[..., None], k.mT, values)
     weight = torch.addcmul(k.squeeze(-2), state.weight, shrink)
     output = (q @ total) / guarded(q @ weight[..., None])
     count = state.count + (1 if mask is None else mask[:, None].to(state.count.dtype))
-    return output, FeatureState(total, weight, maximum, state.values + v.squeeze(-2), count)
+    return output, FeatureState(total, weight, maximum, state.values + values.squeeze(-2), count)
 
 
 def _counted(values: Tensor, mask: Tensor | None, before: Tensor, count: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
