@@ -14,6 +14,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # for tests/kernels, and before anything imports triton, as compilers do
 
 
 def pytest_configure(config: pytest.Config) -> None:

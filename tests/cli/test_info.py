@@ -55,7 +55,7 @@ def test_what_options_cost_is_what_they_add() -> None:
     rows = {(row.name, str(row.after)): row for row in option_rows(config, vocab_size=260)}
     assert rows["depth", "4"].flops > 0.8
     assert rows["ff_mult", "8.0"].parameters > 0.2
-    assert rows["checkpointing", "True"].activation_bytes < -0.3 < 0.1 < rows["checkpointing", "True"].flops
+    assert rows["checkpointing", "True"].activation_bytes < -0.2 < 0.1 < rows["checkpointing", "True"].flops
     plain = sum(parameter.numel() for parameter in sq.LanguageModel(config, vocab_size=260, tie_embeddings=True).parameters())
     shared = sq.LanguageModel(config.replace(share="layer"), vocab_size=260, tie_embeddings=True)
     assert rows["share", "layer"].parameters == pytest.approx(sum(p.numel() for p in shared.parameters()) / plain - 1)

@@ -1,6 +1,5 @@
-"""The kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which must be asked for before triton is imported."""
+"""The kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which tests/conftest.py asks for."""
 
-import os
 from importlib.util import find_spec
 from typing import Any
 
@@ -8,8 +7,6 @@ import pytest
 import torch
 
 INTERPRET = not torch.cuda.is_available()
-if INTERPRET:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def _let_loops_count() -> None:

@@ -115,12 +115,14 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1:
         return logits
     probabilities = logits.softmax(dim=-1)
-    found, order = probabilities.topk(min(FEW, logits.shape[-1]), dim=-1)
+    ordered, order = logits.topk(min(FEW, logits.shape[-1]), dim=-1)  # logits tell apart what is equally likely to rounding
+    found = probabilities.gather(-1, order)
     # Seldom are more in the nucleus; then all must be put in order.
     if found.shape[-1] < logits.shape[-1] and not bool((found.sum(dim=-1) >= p).all()):
-        found, order = probabilities.sort(dim=-1, descending=True)
+        ordered, order = logits.sort(dim=-1, descending=True)
+        found = probabilities.gather(-1, order)
     before = found.cumsum(dim=-1) - found  # what the likelier ones have together
-    kept = logits.gather(-1, order).masked_fill_(before >= p, -torch.inf)
+    kept = ordered.masked_fill(before >= p, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter_(-1, order, kept)
 
 
