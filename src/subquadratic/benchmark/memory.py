@@ -7,7 +7,6 @@ freed before counts, and gradients do, which a call makes. On a GPU the allocato
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -131,11 +130,12 @@ def _load_libraries() -> None:
 
 def give_back() -> None:
     """Memory that is free but still held goes back to the system, where the C library can do that."""
+    import torch
+
+    from ..ops.free_memory import release_free_memory
+
     gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):
-        return
+    release_free_memory(torch.device("cpu"))
 
 
 def _reset_peak() -> bool:

@@ -59,3 +59,8 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
 def needs_gradient(*tensors: Tensor) -> bool:
     """Whether autograd will ask for a backward of an op on these."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def is_traced() -> bool:
+    """Whether a compiler, an export or a transform of ``torch.func`` follows the operations: a backward by hand cannot go there."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()

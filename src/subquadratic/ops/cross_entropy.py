@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .backend import is_traced, needs_gradient
 from .linear import linear
 from .once import once_differentiable
 from .precision import exact_dtype, no_autocast
@@ -33,7 +34,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, lo
         Scalar in nats, float32 (float64 for float64 inputs); 0 with no counted target. It can be differentiated once.
     """
     inputs = (hidden, weight)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs) and not _traced():
+    if needs_gradient(*inputs) and not is_traced():
         return _Loss.apply(hidden, weight, targets, logits_at_once)
     total = torch.zeros((), device=hidden.device, dtype=exact_dtype(hidden))
     for piece, wanted in _chunks(hidden, targets, weight, logits_at_once):
@@ -42,11 +43,6 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, lo
         else:
             total = total + _summed(piece, weight, wanted)
     return total / (targets != IGNORE).sum().clamp_min(1)
-
-
-def _traced() -> bool:
-    """Whether a compiler or a function transform follows the operations one by one."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _chunks(hidden: Tensor, targets: Tensor, weight: Tensor, logits_at_once: int) -> list[tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ Axes: B batch, H heads, N length (queries), S length (keys), K head width, M fea
 import torch
 from torch import Tensor
 
-from .backend import needs_gradient, takes_triton
+from .backend import is_traced, needs_gradient, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
 from .favor_causal import CausalFavor, guarded
@@ -72,7 +72,7 @@ def causal_favor(
         )
     require_positive(chunk=chunk, block=block)
     by_kernel = takes_triton(backend, values)
-    if _by_formula() and not by_kernel:
+    if is_traced() and not by_kernel:
         document_bounds(cu_seqlens, batch, length)  # which says that they cannot be compiled
         return _formula(queries, keys, values, projection, state, mask, chunk)
     dtype, given = exact_dtype(queries, values), values.dtype
@@ -114,7 +114,7 @@ def summarise_favor(
     """
     dtype = exact_dtype(keys, values)
     with no_autocast(values):
-        if _by_formula():
+        if is_traced():
             return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
         keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
         size = block or _block(values, projection.shape[0])
@@ -135,7 +135,7 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
     exact, given = exact_dtype(queries, summary.total), queries.dtype
     with no_autocast(queries):
         queries = queries.to(exact)
-        if _by_formula():
+        if is_traced():
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
         size = block or _block(queries, projection.shape[0])
         return Read.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum, size).to(given)
@@ -190,11 +190,6 @@ def _counted(values: Tensor, mask: Tensor | None, before: Tensor, count: Tensor,
         return sums, count.index_add(0, document, live[:, None, None].expand(-1, heads, 1))
     real = length if mask is None else mask.sum(dim=-1).to(values.dtype)[:, None, None]
     return before + values.sum(dim=-2), count + real
-
-
-def _by_formula() -> bool:
-    """Whether to leave backward to autograd."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _formula(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import takes_triton
+from .backend import needs_gradient, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .once import once_differentiable
@@ -116,7 +116,7 @@ def prefix_softmax_mean(
             output, state = _plain(*_blank(logits.to(exact), values.to(exact), mask), state, min(max(chunk, WHOLE), length))
             return output.to(values.dtype), state
         inputs = (logits, values, state.weight, state.total)
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        if needs_gradient(*inputs):
             output, *after = _Pool.apply(*inputs, state.maximum, mask, bounds, chunk)
             return output, PoolState(*after)
         if length == 1 and bounds is None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backend import is_traced, needs_gradient
+
 BASE = 10000.0  # the paper's
 
 
@@ -42,11 +44,11 @@ def complex_product(x: Tensor, y: Tensor, *, conjugate: bool = False) -> Tensor:
     Returns:
         (B, H, N, K).
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_traced():
         (a, b), (c, d) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
         d = -d if conjugate else d
         return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
-    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+    if needs_gradient(x, y):
         return _Product.apply(x, y, conjugate)
     return _multiply(x, y, conjugate)
 

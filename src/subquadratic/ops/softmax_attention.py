@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .backend import is_traced, needs_gradient
 from .once import once_differentiable
 
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
@@ -69,13 +70,9 @@ def in_parts(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> b
         and queries.dtype == keys.dtype == values.dtype
         and queries.numel() > 0
         and keys.shape == values.shape
-        and not _traced()
+        and not is_traced()
         and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward")
     )
-
-
-def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def part(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool = False, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -149,7 +146,7 @@ def append(past: Tensor, new: Tensor, *, drop: int = 0, dim: int = 2) -> Tensor:
         (..., S - drop + N, ...) in the dtype of ``new``.
     """
     length, added = past.shape[dim], new.shape[dim]
-    if past.dtype != new.dtype or type(new) is not Tensor or torch.is_grad_enabled() or _traced():
+    if past.dtype != new.dtype or type(new) is not Tensor or torch.is_grad_enabled() or is_traced():
         return torch.cat((past.narrow(dim, drop, length - drop).to(new.dtype), new), dim=dim)
     room, start = _ROOMS.get(past, (None, 0))
     stop = start + length
@@ -175,7 +172,7 @@ def dense_channels(x: Tensor) -> Tensor:
 
 def _after_past(queries: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
     """Causal attention whose first query stands ``past`` keys after the first key."""
-    if torch.is_grad_enabled() and (queries.requires_grad or keys.requires_grad or values.requires_grad):
+    if needs_gradient(queries, keys, values):
         return _AfterPast.apply(queries, keys, values, past)
     return _two_parts(dense_channels(queries), dense_channels(keys), dense_channels(values), past)[0]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .backend import is_traced, needs_gradient
 from .once import once_differentiable
 from .padding import pack, pack_left, unpack
 from .softmax_attention import (
@@ -81,7 +82,7 @@ def window_attention(
     if length <= (window if sliding else 2 * window):
         window = length  # everything is near: one block
     inputs = (queries, keys, values)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+    if needs_gradient(*inputs):
         return _Windows.apply(*inputs, window, causal, sliding, mask)
     layout = _Layout(queries.shape, window, mask)
     cut = (layout.cut(queries), layout.cut(keys), layout.cut(values))
@@ -281,7 +282,7 @@ def extend_window_attention(
 
 def _rows_in_step(seen: Tensor) -> int | None:
     """How many real tokens all rows have seen; None if they differ, or while operations are traced, when nobody knows."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or seen.numel() == 0:
+    if is_traced() or seen.numel() == 0:
         return None
     first = int(seen[0])
     return first if seen.numel() == 1 or bool((seen == first).all()) else None
