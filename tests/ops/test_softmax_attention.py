@@ -1,5 +1,7 @@
 """Exact attention in parts against its definition, and what grows by appending."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -111,3 +113,28 @@ def test_appending_with_gradients() -> None:
     torch.testing.assert_close(a[:, 1:], 2 * past[:, 1:])
     torch.testing.assert_close(b, 2 * new)
     assert not a[:, :1].any()
+
+
+def test_what_is_appended_leaves_without_running_python() -> None:
+    """A Ctrl-C that arrives in the callback of a weak reference is swallowed: there must be none."""
+    line, called = torch.zeros(1, 0), []
+    with torch.no_grad():
+        for _ in range(3):
+            line = append(line, torch.ones(1, 1), dim=1)
+        threshold = sys.getprofile()
+        sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+        try:
+            del line
+        finally:
+            sys.setprofile(threshold)
+    assert called == []
+
+
+def test_rooms_of_tensors_that_are_gone_are_forgotten() -> None:
+    kept = []
+    with torch.no_grad():
+        for i in range(2000):
+            grown = append(torch.zeros(1, 1), torch.ones(1, 1), dim=1)
+            kept += [grown] if i % 10 == 0 else []
+    assert 200 <= len(module._ROOMS._entries) <= 1024
+    assert all(module._ROOMS.find(grown)[0] is not None for grown in kept)

@@ -8,12 +8,12 @@ Axes: B batch, H heads, N length (queries), S length (keys), K head width.
 """
 
 import threading
+import weakref
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .backend import is_traced, needs_gradient
 from .once import once_differentiable
@@ -110,23 +110,45 @@ def part_gradients(
 
 
 class _Room:
-    """A tensor with places to spare at the end of an axis, and how many are taken: only who takes the next ones may write there."""
+    """Places to spare at the end of an axis of a storage, and how many are taken: only who takes the next ones may write there."""
 
-    def __init__(self, tensor: Tensor, dim: int, taken: int):
-        self.tensor, self._dim, self._taken = tensor, dim, taken
+    def __init__(self, whole: Tensor, dim: int, taken: int):
+        self.shape, self.strides, self._dim, self._taken = whole.shape, whole.stride(), dim, taken
         self._lock = threading.Lock()
 
     def takes(self, start: int, stop: int) -> bool:
         """Whether places ``start`` to ``stop`` were free, and are now the caller's."""
-        if self.tensor.is_inference() != torch.is_inference_mode_enabled():  # these may not be written from outside
-            return False
         with self._lock:
-            free = self._taken == start and stop <= self.tensor.shape[self._dim]
+            free = self._taken == start and stop <= self.shape[self._dim]
             self._taken = stop if free else self._taken
         return free
 
 
-_ROOMS = WeakTensorKeyDictionary()  # what `append` gave -> (its room, where it begins there)
+class _Rooms:
+    """The room of each tensor that `append` gave, and where the tensor begins there, for as long as the tensor lives.
+
+    Not a dictionary with weak keys: their callbacks are Python code, and a Ctrl-C that arrives in one is swallowed. Entries of tensors that
+    are gone hold no storage, and are looked for when their number may have doubled.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[weakref.ref[Tensor], _Room, int]] = {}
+        self._limit = 256
+
+    def find(self, tensor: Tensor) -> tuple[_Room | None, int]:
+        entry = self._entries.get(id(tensor))
+        return (None, 0) if entry is None or entry[0]() is not tensor else entry[1:]
+
+    def keep(self, tensor: Tensor, room: _Room, start: int) -> None:
+        self._entries[id(tensor)] = (weakref.ref(tensor), room, start)
+        if len(self._entries) > self._limit:
+            for key, entry in list(self._entries.items()):
+                if entry[0]() is None and self._entries.get(key) is entry:
+                    self._entries.pop(key, None)
+            self._limit = max(256, 2 * len(self._entries))
+
+
+_ROOMS = _Rooms()
 
 
 def append(past: Tensor, new: Tensor, *, drop: int = 0, dim: int = 2) -> Tensor:
@@ -148,21 +170,24 @@ def append(past: Tensor, new: Tensor, *, drop: int = 0, dim: int = 2) -> Tensor:
     length, added = past.shape[dim], new.shape[dim]
     if past.dtype != new.dtype or type(new) is not Tensor or torch.is_grad_enabled() or is_traced():
         return torch.cat((past.narrow(dim, drop, length - drop).to(new.dtype), new), dim=dim)
-    room, start = _ROOMS.get(past, (None, 0))
+    room, start = _ROOMS.find(past)
     stop = start + length
-    if room is not None and room.takes(stop, stop + added):
+    writable = past.is_inference() == torch.is_inference_mode_enabled()  # tensors of inference mode may not be written from outside
+    if room is not None and writable and room.takes(stop, stop + added):
+        whole = past.as_strided(room.shape, room.strides, 0)
         start += drop
     else:
         start, stop = 0, length - drop
         spare = max(stop // 2, 64) if added == 1 else 0  # single tokens come in numbers
         shape = list(past.shape)
         shape[dim] = stop + added + spare
-        room = _Room(new.new_empty(shape), dim, stop + added)
-        room.tensor.narrow(dim, 0, stop).copy_(past.narrow(dim, drop, stop))
-    room.tensor.narrow(dim, stop, added).copy_(new)
-    whole = room.tensor.narrow(dim, start, stop + added - start)
-    _ROOMS[whole] = (room, start)
-    return whole
+        whole = new.new_empty(shape)
+        room = _Room(whole, dim, stop + added)
+        whole.narrow(dim, 0, stop).copy_(past.narrow(dim, drop, length - drop))
+    whole.narrow(dim, stop, added).copy_(new)
+    grown = whole.narrow(dim, start, stop + added - start)
+    _ROOMS.keep(grown, room, start)
+    return grown
 
 
 def dense_channels(x: Tensor) -> Tensor:
