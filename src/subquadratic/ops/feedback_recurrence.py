@@ -3,18 +3,20 @@
 Autograd would build a graph of some hundred nodes per token and add up each weight's gradient token by token. Here the loop forward writes
 what backward needs into storage made before it, the loop backward (`feedback_gradient.py`) follows input gradients alone, and a weight's
 gradient is one product over all tokens at the end. Weights are read as they are, memories where they lie: the time of a step is that of
-reading the weights.
+reading the weights. On a CUDA device, where starting the kernels takes longer than they do, both loops are replayed as graphs.
 
 Axes: B batch, N tokens, D width, L layers, G key-value maps, H heads, K head width, F inner width, M memories, S keys of a window, T places
 of the line: those before (M, or none) and the tokens'.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .cuda_graph import Replayed
 from .feedback import HIDDEN
 from .feedback_gradient import backward
 from .feedback_products import Product
@@ -62,7 +64,52 @@ def feedback_recurrence(
     with no_autocast(x):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, before, *flat)):
             return _Recurrence.apply(shape, x, before, empty, *flat)
-        return run(shape, x, before, empty, memory, layers, keep=False)[:2]
+        made, fixed = _parted(flat)
+        with torch.no_grad():  # nothing here needs a gradient, and where one is recorded nothing is replayed
+            return _loop(_forward_loop, x.shape[1] * len(layers), x, before, empty, made, shape, False, fixed=fixed)[:2]
+
+
+STEPS = 1 << 13  # tokens times layers of a graph: a dozen kernels each, some microseconds of preparation a kernel
+BYTES = 1 << 30  # of a graph's trace: copying it takes a device less than a millisecond, the loop several
+
+
+def _parted(flat: Sequence[Tensor | None]) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
+    """The mixture and the bias, which are made anew for each call, and all other parameters, which a graph reads where they lie."""
+    return (flat[0], flat[4]), (*flat[1:4], *flat[5:])
+
+
+def _whole(made: Sequence[Tensor | None], fixed: Sequence[Tensor | None]) -> tuple[MemoryWeights, list[LayerWeights]]:
+    """Undo :func:`_parted`."""
+    return unflatten((made[0], *fixed[:3], made[1], *fixed[3:]))
+
+
+def _run_all(
+    x: Tensor, before: Tensor | None, empty: Tensor | None, made: tuple[Tensor | None, ...], shape: Shape, keep: bool, *fixed: Tensor | None
+) -> tuple[Tensor, Tensor, Trace | None]:
+    y, line, trace = run(shape, x, before, empty, *_whole(made, fixed), keep=keep)
+    return y, line, trace if keep else None
+
+
+def _run_back(
+    line: Tensor,
+    empty: Tensor | None,
+    made: tuple[Tensor | None, ...],
+    shape: Shape,
+    trace: Trace,
+    d_y: Tensor | None,
+    d_line: Tensor | None,
+    wants: tuple[bool, ...],
+    wants_before: bool,
+    *fixed: Tensor | None,
+) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+    return backward(shape, line, empty, *_whole(made, fixed), trace, d_y, d_line, wants=wants, wants_before=wants_before)
+
+
+_forward_loop, _backward_loop = Replayed(_run_all, graphs=2, limit=BYTES), Replayed(_run_back, graphs=2, limit=BYTES)
+
+
+def _loop(replayed: Replayed, steps: int, *given: Any, fixed: tuple[Tensor | None, ...]) -> Any:
+    return replayed(*given, fixed=fixed) if steps <= STEPS else replayed.function(*given, *fixed)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -71,8 +118,8 @@ class _Recurrence(torch.autograd.Function):
         ctx: Any, shape: Shape, x: Tensor, before: Tensor | None, empty: Tensor | None, *flat: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        memory, layers = unflatten(flat)
-        y, line, trace = run(shape, x, before, empty, memory, layers, keep=True)
+        made, fixed = _parted(flat)
+        y, line, trace = _loop(_forward_loop, x.shape[1] * len(unflatten(flat)[1]), x, before, empty, made, shape, True, fixed=fixed)
         ctx.shape = shape
         ctx.counts = len(flat), len(trace.weights)
         ctx.save_for_backward(line, empty, *flat, *trace.weights, *(part for part in trace if isinstance(part, Tensor)))
@@ -83,13 +130,13 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor | None, d_line: Tensor | None) -> tuple[Tensor | None, ...]:
         line, empty, *saved = ctx.saved_tensors
         parameters, steps = ctx.counts
-        memory, layers = unflatten(saved[:parameters])
         weights: list[Tensor] = saved[parameters : parameters + steps]
         hidden, middle, queries, attended, expanded, active, merged = saved[parameters + steps :]
         trace = Trace(hidden, middle, queries, attended, weights, expanded, active, merged)
-        d_x, d_before, d_flat = backward(
-            ctx.shape, line, empty, memory, layers, trace, d_y, d_line, wants=ctx.needs_input_grad[4:], wants_before=ctx.needs_input_grad[2]
-        )
+        wants, wants_before = ctx.needs_input_grad[4:], ctx.needs_input_grad[2]
+        made, fixed = _parted(saved[:parameters])
+        given = (line, empty, made, ctx.shape, trace, d_y, d_line, wants, wants_before)
+        d_x, d_before, d_flat = _loop(_backward_loop, middle.shape[0] * middle.shape[1], *given, fixed=fixed)
         return None, d_x, d_before, None, *d_flat
 
 
