@@ -11,7 +11,7 @@ from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_probability
 from ..ops.linear import linear
-from ..ops.padding import checked, count_real, zero_padding
+from ..ops.padding import checked, count_on, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.prefix_softmax import PoolState, empty_pool, prefix_softmax_mean, softmax_mean
 from ..ops.rotary import complex_product, turn
@@ -134,7 +134,7 @@ class AdditiveAttention(nn.Module):
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
         came before."""
         y, pools = self._run(x, mask, state, query_logits, key_logits, turns)
-        return y, AdditiveState(pools[0], pools[1], state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
+        return y, AdditiveState(pools[0], pools[1], count_on(state.seen, mask, x.shape[1]))
 
     def _run(
         self,

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ..layers.linear import Linear
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
-from ..ops.padding import checked, count_real, zero_padding
-from ..ops.rotary import turn
+from ..ops.padding import checked, count_on, count_real, zero_padding
+from ..ops.rotary import turn_both
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -191,7 +191,7 @@ class FavorAttention(nn.Module):
             return self._finish(self._read_context(self._query(x), state), mask), state
         queries, keys, values = self._maps(x, mask, state.seen, turns)
         y, summary, window = self._attend_causal(queries, keys, values, mask, state.summary, state.window)
-        return self._finish(y, mask), FavorState(summary, window, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
+        return self._finish(y, mask), FavorState(summary, window, count_on(state.seen, mask, x.shape[1]))
 
     @torch.no_grad()
     def approximation_error(self, queries: Tensor, keys: Tensor, values: Tensor) -> float:
@@ -270,7 +270,7 @@ class FavorAttention(nn.Module):
             keys = self.key_norm(keys)
         if self.rotary:
             by = position_turns(x, mask, seen, self.width) if turns is None else turns
-            queries, keys = turn(queries, by), turn(keys, by)
+            queries, keys = turn_both(queries, keys, by)
         return queries, keys, values
 
     def _query(self, x: Tensor) -> Tensor:

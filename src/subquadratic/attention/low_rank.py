@@ -13,7 +13,7 @@ from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
-from ..ops.padding import checked, count_real, token_positions, zero_padding
+from ..ops.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
 from ..ops.softmax_attention import softmax_attention
@@ -177,7 +177,7 @@ class LowRankAttention(nn.Module):
             return zero_padding(self.output(merge_heads(y)), mask), state
         given = self._weights(x, mask, state.seen, key_weights, value_weights)
         y, slots = self._attend_causal(queries, x, given, state.slots)
-        after = LowRankState(slots, None, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
+        after = LowRankState(slots, None, count_on(state.seen, mask, x.shape[1]))
         return zero_padding(self.output(merge_heads(y)), mask), after
 
     def _attend_causal(
@@ -254,10 +254,6 @@ def slot_weights(
     limit, length = projection.max_length, source.shape[1]
     positions = token_positions(mask, length, seen, device=source.device)
     if limit is not None and (seen is not None or length > limit) and not torch.compiler.is_compiling():
-        longest = length if mask is None and seen is None else int(positions.max()) + 1
-        if longest > limit:
-            raise ValueError(
-                f"the sequence has {longest} positions, but max_length is {limit}: cut it, or build the model with a greater max_length"
-            )
+        check_positions(positions, limit)
     lengths = None if causal or projection.kind == "learned" else count_real(mask, source.shape[0], length, source.device)
     return projection(positions, lengths)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..layers.linear import Linear
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
-from ..ops.padding import checked, count_real, pack, pack_left, unpack, zero_padding
+from ..ops.padding import checked, count_on, pack, pack_left, unpack, zero_padding
 from ..ops.rotary import turn
 from ..ops.softmax_attention import append, bottom_right_causal, softmax_attention
 from ..ops.state import State, state
@@ -179,7 +179,7 @@ class SoftmaxAttention(nn.Module):
         keys, values = append(state.keys, keys), append(state.values, values)
         new = torch.ones(batch, length, dtype=torch.bool, device=queries.device) if mask is None else mask
         real = append(state.real, new, dim=1)
-        after = CacheState(keys, values, real, state.seen + count_real(mask, batch, length, queries.device))
+        after = CacheState(keys, values, real, count_on(state.seen, mask, length))
         if mask is None and _all_real(state):
             return softmax_attention(queries, keys, values, causal=True, dropout=dropout), after
         outputs = []

@@ -14,11 +14,15 @@ from ..ops.rotary import rotation, turn
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, H K) -> (B, H, N, K)."""
+    if x.shape[1] == 1:  # a token's numbers lie the same way either way
+        return x.reshape(x.shape[0], heads, 1, x.shape[2] // heads)
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, N, K) -> (B, N, H K)."""
+    if x.shape[2] == 1:
+        return x.reshape(x.shape[0], 1, x.shape[1] * x.shape[3])
     return x.transpose(1, 2).flatten(2)
 
 

@@ -15,7 +15,7 @@ from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState, default_device
 from ..ops.errors import NotCausalError, require
 from ..ops.free_memory import release_free_memory
-from ..ops.padding import checked, count_real, zero_padding
+from ..ops.padding import checked, count_on, zero_padding
 from ..ops.state import State, state
 from .config import BackboneConfig
 
@@ -137,7 +137,7 @@ class StackBackbone(nn.Module):
 
     def _extend(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
         y, stack = self.stack.extend(x, state.stack, mask=mask, **self.shared(x, mask, state.seen))
-        return y, BackboneState(stack, state.seen + count_real(mask, x.shape[0], x.shape[1], x.device))
+        return y, BackboneState(stack, count_on(state.seen, mask, x.shape[1]))
 
 
 def context_arguments(

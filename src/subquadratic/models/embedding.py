@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..layers.norms import ScaleNorm
 from ..layers.positions import make_positions
 from ..ops.errors import check_mask, require, require_positive
-from ..ops.padding import token_positions, zero_padding
+from ..ops.padding import check_positions, token_positions, zero_padding
+from ..ops.recording import in_one_call
 from .config import BackboneConfig
 
 
@@ -73,7 +74,9 @@ class TokenEmbedding(nn.Module):
         if not torch.compiler.is_compiling():
             self.check_range(tokens)
         positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
-        self._check_length(tokens.shape[1], positions, bounded=mask is None and seen is None)
+        length = tokens.shape[1]
+        if self.max_length is not None and not torch.compiler.is_compiling() and (length > self.max_length or positions.dim() > 1):
+            check_positions(positions, self.max_length)
         x = self.table(tokens)
         if masked is not None:
             if self.mask_vector is None:
@@ -85,22 +88,17 @@ class TokenEmbedding(nn.Module):
 
     def check_range(self, tokens: Tensor) -> None:
         """Raises ValueError for a token that is not in the vocabulary."""
-        if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
-            return  # reading a value back would break the capture
-        low, high = (int(value) for value in tokens.aminmax())
-        require(
-            low >= 0 and high < self.vocab_size,
-            f"tokens must be at least 0 and less than vocab_size={self.vocab_size}, got {low} to {high}",
-        )
+        check_tokens(tokens, self.vocab_size)
 
-    def _check_length(self, length: int, positions: Tensor, *, bounded: bool) -> None:
-        if self.max_length is None or torch.compiler.is_compiling() or (length <= self.max_length and positions.dim() == 1):
-            return
-        longest = length if bounded else int(positions.max()) + 1
-        require(
-            longest <= self.max_length,
-            f"the sequence has {longest} positions, but max_length is {self.max_length}: shorten it, or use a longer model",
-        )
+
+@in_one_call
+def check_tokens(tokens: Tensor, vocab_size: int) -> None:
+    """Raises ValueError for a token that is not below ``vocab_size``, or negative. Not while a CUDA graph is captured: looking at a number
+    would break that off."""
+    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    low, high = (int(value) for value in tokens.aminmax())
+    require(low >= 0 and high < vocab_size, f"tokens must be at least 0 and less than vocab_size={vocab_size}, got {low} to {high}")
 
 
 def final_norm(config: BackboneConfig) -> nn.Module:

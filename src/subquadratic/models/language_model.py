@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .. import generation
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from ..ops.errors import check_mask, require
-from ..ops.padding import count_real, pack_left
+from ..ops.padding import count_on, count_real, pack_left
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -174,7 +174,7 @@ class LanguageModel(Pretrained):
         """
         x = self.embedding(tokens, mask=mask, seen=state.seen)
         x, backbone = self.backbone.extend(x, state.backbone, mask=mask)
-        after = LanguageModelState(backbone, state.seen + count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device))
+        after = LanguageModelState(backbone, count_on(state.seen, mask, tokens.shape[1]))
         valid = valid_outputs(mask, x.shape[1], self.config)
         if last_only:
             x, valid = last_outputs(x, valid)

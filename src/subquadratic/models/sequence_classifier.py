@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.errors import require_choice, require_positive
-from ..ops.padding import count_real
+from ..ops.padding import count_on, count_real
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -105,7 +105,7 @@ class SequenceClassifier(Pretrained):
         x, backbone = self.backbone.extend(self.embedding(tokens, mask=mask, seen=state.seen), state.backbone, mask=mask)
         x = self.norm(x)
         pooled = self._pool(x, valid_outputs(mask, x.shape[1], self.config), state.pooled)
-        seen = state.seen + count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)
+        seen = count_on(state.seen, mask, tokens.shape[1])
         return self._classify(pooled, seen, x.dtype), ClassifierState(backbone, pooled, seen)
 
     def options(self) -> dict[str, Any]:

@@ -35,6 +35,11 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
+def chosen_backend() -> str:
+    """The name that :func:`use_backend` chose, or "auto"."""
+    return _chosen
+
+
 def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> bool:
     """Whether an op on ``values`` goes to Triton; "auto" does so only where the kernel ``fits`` the sizes.
 

@@ -8,14 +8,16 @@ Axes: B batch, H heads, N length (queries), S length (keys), K head width, M fea
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .backend import is_traced, needs_gradient, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
-from .favor_causal import CausalFavor, guarded
+from .favor_causal import CausalFavor
 from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
 from .linear_attention import (
+    NOTHING,
     FeatureState,
     causal_linear_attention,
     empty_features,
@@ -25,6 +27,7 @@ from .linear_attention import (
 )
 from .precision import exact_dtype, no_autocast
 from .random_features import softmax_exponents
+from .recording import in_one_call
 
 BLOCK_NUMBERS = {"cpu": 288 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
 
@@ -87,10 +90,10 @@ def causal_favor(
             counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
             return output, FeatureState(total, weight, maximum, *counted)
         queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
-        projection = None if projection is None else _scaled(projection, queries)
         if length == 1 and cu_seqlens is None and not needs_gradient(queries, keys, values, state.total, state.weight):
             output, after = _step(queries, keys, values, projection, state, mask)
             return output.to(given), after
+        projection = None if projection is None else _scaled(projection, queries)
         size = block or _block(values, features, chunk)
         output, total, weight, maximum = CausalFavor.apply(
             queries, keys, values, projection, mask, state.total, state.weight, state.maximum, document_chunks(bounds, length, size), chunk
@@ -155,28 +158,37 @@ def _block(x: Tensor, features: int, chunk: int = 64) -> int:
 def _step(
     queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor | None, state: FeatureState, mask: Tensor | None
 ) -> tuple[Tensor, FeatureState]:
-    """One token, without gradients: the state is read and written once."""
+    """One token, without gradients: few operations, and the state is read and written once."""
+    maximum = state.maximum
     if projection is None:
         q, k = queries, keys  # (B, H, 1, M)
-        maximum = torch.zeros_like(state.maximum)
-        gain = torch.ones_like(maximum)
     else:
-        exponents = torch.cat((queries, keys), dim=2) @ projection.T
-        q, k = torch.softmax(exponents, dim=-1).split(1, dim=2)
-        lse = (exponents[:, :, 1:].amax(dim=-1) - k.amax(dim=-1).log_()).sub_(keys.square().sum(dim=-1), alpha=keys.shape[-1] ** -0.5 / 2)
+        scaled = torch.cat((queries, keys), dim=2) * queries.shape[-1] ** -0.25
+        exponents = F.linear(scaled, projection.to(scaled.dtype))
+        q, k = torch.softmax(exponents[:, :, :1], dim=-1), exponents[:, :, 1:]
+        half = torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
+        largest = k.amax(dim=-1).sub_(half)
         if mask is not None:
-            lse = lse.masked_fill(~mask[:, None], -torch.inf)
-        maximum = torch.maximum(lse, state.maximum)
-        gain = lse.sub_(maximum).exp_()
+            largest = largest.masked_fill(~mask[:, None], -torch.inf)
+        maximum = torch.maximum(largest, maximum)
+        k = torch.sub(k, half.add_(maximum)[..., None]).exp_()
     if mask is not None:
-        gain = gain * mask[:, None]
-    shrink = (state.maximum - maximum).exp_()
-    k = k * gain[..., None]
-    total = torch.addcmul(state.total * shrink[..., None], k.mT, values)
-    weight = torch.addcmul(k.squeeze(-2), state.weight, shrink)
-    output = (q @ total) / guarded(q @ weight[..., None])
+        k = k.masked_fill(~mask[:, None, :, None], 0.0)
+    total, weight = (state.total, state.weight) if projection is None else _under(maximum, state.maximum, state.total, state.weight)
+    total, weight = torch.addcmul(total, k.mT, values), weight + k[:, :, 0]
+    normaliser = torch.linalg.vecdot(q, weight[:, :, None])[..., None]
+    output = (q @ total) / normaliser.clamp_min_(NOTHING)  # zero where there is no key
     count = state.count + (1 if mask is None else mask[:, None].to(state.count.dtype))
-    return output, FeatureState(total, weight, maximum, state.values + values.squeeze(-2), count)
+    return output, FeatureState(total, weight, maximum, state.values + values[:, :, 0], count)
+
+
+@in_one_call
+def _under(maximum: Tensor, before: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums relative to a new maximum; a new one is rare, and costs a pass over them."""
+    if maximum.device.type == "cpu" and torch.equal(maximum, before):
+        return total, weight
+    shrink = (before - maximum).exp_()
+    return total * shrink[..., None], weight * shrink
 
 
 def _counted(values: Tensor, mask: Tensor | None, before: Tensor, count: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:

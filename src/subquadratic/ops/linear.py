@@ -14,12 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .backend import needs_gradient
+
 FEWEST_ROWS = 1024  # below, handing matrices over to oneDNN costs what its kernels save
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F). Twice differentiable, like that."""
     rows = x.numel() // max(x.shape[-1], 1)
+    if rows == 1 and not needs_gradient(x, weight) and not torch.compiler.is_compiling() and _suits(x, weight, bias):
+        y = torch.linalg.vecdot(weight, x[..., None, :])
+        return y if bias is None else y.add_(bias)
     if rows < FEWEST_ROWS or torch.compiler.is_compiling() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
     y = _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias)

@@ -6,7 +6,8 @@ Axes: B batch, N length, D width. A mask is bool (B, N), True = real token; None
 import torch
 from torch import Tensor
 
-from .errors import check_mask, check_sequence
+from .errors import check_mask, check_sequence, require
+from .recording import in_one_call
 
 
 def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:
@@ -29,11 +30,29 @@ def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None
     return positions if seen is None else positions + seen[:, None]
 
 
+@in_one_call
+def check_positions(positions: Tensor, limit: int) -> None:
+    """Raises ValueError for a position that a model of ``limit`` positions does not have. Not while a CUDA graph is captured: looking at a
+    number would break that off."""
+    if positions.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    longest = int(positions.max()) + 1
+    require(
+        longest <= limit,
+        f"the sequence has {longest} positions, but max_length is {limit}: shorten it, or build the model with a greater max_length",
+    )
+
+
 def count_real(mask: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:
     """(B,) int64: real tokens per row."""
     if mask is None:
         return torch.full((batch,), length, dtype=torch.int64, device=device)
     return mask.sum(dim=-1)
+
+
+def count_on(seen: Tensor, mask: Tensor | None, length: int) -> Tensor:
+    """(B,) int64: real tokens per row after a further piece of N = ``length`` tokens with this mask."""
+    return seen + (length if mask is None else mask.sum(dim=-1))
 
 
 def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from .backend import is_traced, needs_gradient
 from .once import once_differentiable
+from .recording import in_one_call
 
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
 LARGE_MASK = 2**18  # pairs: below, one call with a mask costs less than two without
@@ -151,6 +152,7 @@ class _Rooms:
 _ROOMS = _Rooms()
 
 
+@in_one_call
 def append(past: Tensor, new: Tensor, *, drop: int = 0, dim: int = 2) -> Tensor:
     """``past`` and ``new`` one after the other, without the first ``drop`` of ``past``.
 

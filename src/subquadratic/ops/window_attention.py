@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from .backend import is_traced, needs_gradient
 from .once import once_differentiable
 from .padding import pack, pack_left, unpack
+from .recording import in_one_call
 from .softmax_attention import (
     HIDDEN,
     append,
@@ -254,14 +255,12 @@ def extend_window_attention(
 ) -> tuple[Tensor, WindowState]:
     """Causal :func:`window_attention` of the next piece, in steps of W positions, with the window before it in ``state``."""
     window, length = state.keys.shape[2] // 2, queries.shape[2]
-    before = _rows_in_step(state.seen) if length > window or (length == 1 and mask is None and state.seen.device.type == "cpu") else None
+    if length == 1 and mask is None and state.seen.device.type == "cpu" and not is_traced():
+        output, *after = _extend_by_one(queries, keys, values, state.keys, state.values, state.seen, window, sliding, dropout)
+        return output, WindowState(*after)
+    before = _rows_in_step(state.seen) if length > window else None
     if before is None:
         return _extend_by_places(queries, keys, values, state, window, sliding, mask, dropout)
-    if length == 1:
-        latest, content = append(state.keys, keys, drop=1), append(state.values, values, drop=1)
-        seen = min(before + 1, window if sliding else before % window + window + 1)
-        output = softmax_attention(queries, latest[:, :, -seen:], content[:, :, -seen:], dropout=dropout)
-        return output, WindowState(latest, content, state.seen + 1)
     # As the end of a sequence that begins where a block does.
     read = min(before, window - 1 if sliding else before % window + window)
     line = [
@@ -278,6 +277,21 @@ def extend_window_attention(
         dropout=dropout,
     )
     return output[:, :, read:], _after(state, keys, values, mask)
+
+
+@in_one_call
+def _extend_by_one(
+    queries: Tensor, keys: Tensor, values: Tensor, past: Tensor, content: Tensor, seen: Tensor, window: int, sliding: bool, dropout: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where all rows are as far, one window serves all: the output, keys and values of the window, tokens seen."""
+    before = _rows_in_step(seen)
+    if before is None:
+        state = WindowState(past, content, seen)
+        output, state = _extend_by_places(queries, keys, values, state, window, sliding, None, dropout)
+        return output, state.keys, state.values, state.seen
+    past, content = append(past, keys, drop=1), append(content, values, drop=1)
+    near = min(before + 1, window if sliding else before % window + window + 1)
+    return softmax_attention(queries, past[:, :, -near:], content[:, :, -near:], dropout=dropout), past, content, seen + 1
 
 
 def _rows_in_step(seen: Tensor) -> int | None:

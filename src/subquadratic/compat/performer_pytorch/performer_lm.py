@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...layers.residual import StackState, default_device
 from ...ops.errors import check_mask, require_positive, require_probability
-from ...ops.padding import count_real, token_positions
+from ...ops.padding import count_on, token_positions
 from ...ops.state import State, state
 from .performer import Performer
 from .positions import AbsolutePositionalEmbedding, AxialPositionalEmbedding, FixedPositionalEmbedding, sinusoid
@@ -150,7 +150,7 @@ class PerformerLM(nn.Module):
     def extend(self, x: Tensor, state: DecoderState, *, mask: Tensor | None = None) -> tuple[Tensor, DecoderState]:
         """The next (B, N) tokens -> (B, N, V) logits, and the state after them. Up to ``max_seq_len`` tokens in all."""
         check_mask(mask, *x.shape)
-        seen = state.seen + count_real(mask, x.shape[0], x.shape[1], x.device)
+        seen = count_on(state.seen, mask, x.shape[1])
         x, pos_emb = self._embed(x, token_positions(mask, x.shape[1], state.seen))
         x, stack = self.performer.extend(x, state.stack, mask=mask, pos_emb=pos_emb)
         return self._finish(x, False), DecoderState(stack, seen)

@@ -1,0 +1,183 @@
+"""A function of tensors as the straight list of PyTorch calls that it makes: without the Python between them.
+
+One new token costs a model some hundred small operations, and as much time again goes into modules, checks and arguments around them. These
+come out the same at every token. Recorded once, the calls are written down as the lines of one Python function.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Program = Callable[..., tuple[Tensor, ...]]
+
+# What tells about a tensor without looking at its numbers: the same whenever shapes are.
+ABOUT = {
+    "__get__", "__len__", "dim", "element_size", "get_device", "is_complex", "is_contiguous", "is_floating_point", "is_inference",
+    "ndimension", "nelement", "numel", "size", "storage_offset", "stride",
+}  # fmt: skip
+# They change their first argument.
+CHANGING = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+# Their results have as many entries as the numbers say.
+COUNTING = {"masked_select", "nonzero", "argwhere", "unique", "unique_consecutive", "bincount", "repeat_interleave"}
+
+
+
+def in_one_call(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: recorded as one call, whatever the function does with the numbers in its tensors. Its first argument is a tensor."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> T:
+        first = (args[0],)
+        if not torch.compiler.is_compiling() and has_torch_function(first):
+            return handle_torch_function(call, first, *args, **options)  # type: ignore[arg-type, return-value]
+        return function(*args, **options)
+
+    call.in_one_call = True  # type: ignore[attr-defined]
+    return call
+
+
+def record(
+    function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], constants: Iterable[Tensor]
+) -> tuple[list[Tensor], Program | None]:
+    """Call a function, and write down how to do it again.
+
+    Args:
+        function: of ``inputs``, to tensors. What it computes may depend on shapes and on Python values, which are as now in every later
+            call, and on ``constants``, which are read anew.
+        inputs: tensors.
+        constants: all other tensors that it reads.
+
+    Returns:
+        The results, and a function that makes them of other inputs of the same shapes, types and layouts; None in its place where a value
+        was looked at that may be another one then, or a tensor came from nowhere.
+    """
+    recorder = _Recorder(inputs, constants)
+    with recorder:
+        results = list(function(*inputs))
+    return results, recorder.program(results)
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, inputs: Sequence[Tensor], constants: Iterable[Tensor]):
+        super().__init__()
+        self.parameters = [f"i{number}" for number in range(len(inputs))]
+        self.names = {id(tensor): name for name, tensor in zip(self.parameters, inputs, strict=True)}
+        self.alive: list[Any] = [*inputs]  # so that no other object gets their identity
+        self.constants = {id(tensor): tensor for tensor in constants}
+        self.objects: dict[str, Any] = {}  # what lines name beside inputs and results
+        self.functions: dict[Any, str] = {}
+        self.lines: list[tuple[list[str], list[str], str]] = []  # names given, names read, the call
+        self.views: dict[str, str] = {}
+        self.refused: str | None = None
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if hasattr(function, "in_one_call") and isinstance(result, tuple):  # what it gives back must not go by the argument's name
+            result = tuple(part.view(part.shape) if id(part) in self.names else part for part in result)
+        if self.refused is None:
+            self._note(function, args, kwargs, result)
+        return result
+
+    def _note(self, function: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        name = getattr(function, "__name__", "")
+        changes = name in CHANGING or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs
+        several = not isinstance(result, Tensor)
+        results = list(result) if isinstance(result, (tuple, list)) else [] if result is None else [result]
+        silent = result is None and not changes and not hasattr(function, "in_one_call")
+        if silent or not all(isinstance(part, Tensor) for part in results):
+            if name not in ABOUT:
+                self.refused = f"{name} gives no tensor"
+            return
+        if name in COUNTING or (name == "__getitem__" and _selects(args[1])):
+            self.refused = f"{name} makes as many entries as the numbers say"
+            return
+        if not several and not changes and id(result) in self.names:
+            return  # the tensor itself, as `to` and `contiguous` give it where there is nothing to do
+        read: list[str] = []
+        try:
+            given = [self._written(value, read) for value in args]
+            given += [f"{key}={self._written(value, read)}" for key, value in kwargs.items()]
+        except LookupError:
+            self.refused = f"{name} reads a tensor that came from elsewhere"
+            return
+        if function not in self.functions:
+            self.functions[function] = self._object(function)
+        call = f"{self.functions[function]}({', '.join(given)})"
+        view = name == "__getitem__" and _slices(args[1])
+        if view and call in self.views:  # of the same tensor again
+            self.names[id(result)] = self.views[call]
+            self.alive.append(result)
+            return
+        names = []
+        for tensor in results if not changes else []:
+            names.append(f"v{len(self.alive)}")
+            self.names[id(tensor)] = names[-1]
+            self.alive.append(tensor)
+        if view:
+            self.views[call] = names[0]
+        self.lines.append((names, read, (f"{', '.join(names)}{',' * several} = " if names else "") + call))
+
+    def _written(self, value: Any, read: list[str]) -> str:
+        if isinstance(value, Tensor):
+            name = self.names.get(id(value))
+            if name is None:
+                name = self.names[id(value)] = self._object(self.constants[id(value)])
+            if name[0] != "c":
+                read.append(name)
+            return name
+        if value is None or value is True or value is False or type(value) in (int, str) or (type(value) is float and math.isfinite(value)):
+            return repr(value)
+        if type(value) is tuple:
+            return f"({''.join(self._written(part, read) + ', ' for part in value)})"
+        if type(value) is list:
+            return f"[{', '.join(self._written(part, read) for part in value)}]"
+        if type(value) is slice:
+            return f"slice({self._written(value.start, read)}, {self._written(value.stop, read)}, {self._written(value.step, read)})"
+        return self._object(value)
+
+    def _object(self, value: Any) -> str:
+        name = f"c{len(self.objects)}"
+        self.objects[name] = value
+        return name
+
+    def program(self, results: list[Tensor]) -> Program | None:
+        """The lines as a function; tensors go when nothing needs them any more: memory is used again while it is in the cache."""
+        read: list[str] = []
+        try:
+            returned = self._written(tuple(results), read)
+        except LookupError:
+            self.refused = self.refused or "a result came from elsewhere"
+        if self.refused is not None:
+            return None
+        needed, body = set(read), [f"    return {returned}"]
+        for names, used, call in reversed(self.lines):
+            if names and needed.isdisjoint(names):
+                continue
+            last = [name for name in dict.fromkeys([*used, *names]) if name not in needed]
+            needed.update(used)
+            body.append(f"    {call}" + (f"; del {', '.join(last)}" if last else ""))
+        source = "\n".join([f"def program({', '.join(self.parameters)}):", *reversed(body)])
+        exec(compile(source, "<recorded calls>", "exec"), self.objects)
+        return self.objects["program"]
+
+
+def _parts(index: Any) -> tuple[Any, ...]:
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _slices(index: Any) -> bool:
+    """Whether an index makes no copy."""
+    return all(part is None or part is Ellipsis or isinstance(part, slice) or type(part) is int for part in _parts(index))
+
+
+def _selects(index: Any) -> bool:
+    """Whether an index picks as many entries as a mask has."""
+    return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in _parts(index))

@@ -1,0 +1,151 @@
+"""A function recorded as a list of calls does what the function does, or is refused."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from subquadratic.ops.recording import in_one_call, record
+
+
+def replay(function: Callable[..., Sequence[Tensor]], *inputs: Tensor, constants: Sequence[Tensor] = ()) -> None:
+    """Its program gives what it gives, for other numbers too, and leaves the inputs alone."""
+    results, program = record(function, inputs, constants)
+    assert program is not None
+    for given in (inputs, [torch.randn_like(x) if x.is_floating_point() else x + 1 for x in inputs]):
+        before = [x.clone() for x in given]
+        again, expected = program(*given), function(*given)
+        assert len(again) == len(results) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(before, given, strict=True))
+
+
+def test_operators_methods_functions_and_constants() -> None:
+    weight, bias = torch.randn(4, 3), torch.randn(4)
+    replay(
+        lambda x, y: [F.gelu(F.linear(x, weight, bias)) - y.mT.sum(1), x.max(dim=-1).values, 2.0 * x, x[..., None, 1:] @ y[:, :2, None]],
+        torch.randn(3, 3),
+        torch.randn(3, 4)[:, :4],
+        constants=[weight, bias],
+    )
+
+
+def test_changes_in_place_of_what_was_made() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        made = x.clone()
+        part = made[1:]
+        part.mul_(3).add_(1)
+        made[0] = 7.0
+        made += 1
+        torch.mul(made, 2, out=part.new_empty(3)) if made.shape == (3,) else None
+        return [made, part]
+
+    replay(function, torch.randn(4))
+
+
+def test_a_slice_taken_twice_shows_what_happened_between() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        made = x * 1
+        first = made[:2]
+        before = first.clone()
+        made.add_(1)
+        return [before, made[:2], made[[0, 1]], first]
+
+    replay(function, torch.randn(3))
+
+
+def test_inputs_may_come_back_and_dead_ends_go() -> None:
+    calls = []
+
+    @in_one_call
+    def noted(x: Tensor, text: str) -> None:
+        calls.append((text, float(x)))
+
+    def function(x: Tensor, y: Tensor) -> list[Tensor]:
+        _unused = x.exp().sum()
+        noted(y.sum(), text="sum")
+        return [y, x.to(x.dtype), x.contiguous() + 1]
+
+    _, program = record(function, (torch.ones(2), torch.ones(3)), ())
+    assert program is not None
+    calls.clear()
+    x, y = torch.zeros(2), torch.full((3,), 2.0)
+    results = program(x, y)
+    assert results[0] is y
+    assert results[1] is x
+    assert calls == [("sum", 6.0)]
+    assert "exp" not in program.__code__.co_names
+
+
+def test_one_call_may_look_at_numbers() -> None:
+    @in_one_call
+    def scaled_where_positive(x: Tensor, by: float) -> tuple[Tensor, Tensor]:
+        return (x, x * by) if float(x.sum()) > 0 else (x - 1, x)
+
+    def function(x: Tensor) -> list[Tensor]:
+        a, b = scaled_where_positive(x, 3.0)
+        return [a + 0, b + 0, x + 0]
+
+    replay(function, torch.ones(3))
+    results, program = record(function, (torch.ones(3),), ())
+    assert program is not None
+    for x in (torch.ones(3), -torch.ones(3)):
+        assert all(torch.equal(a, b) for a, b in zip(program(x), function(x), strict=True))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: [x * x.sum().item()],
+        lambda x: [x * float(x.sum())],
+        lambda x: [x if x.sum() > 0 else -x],
+        lambda x: [x * (1 if torch.equal(x, x) else 0)],
+        lambda x: [x[: int(x.abs().sum()) % 2 + 1]],
+        lambda x: [torch.tensor(x.tolist())],
+        lambda x: [x[x > 0]],
+        lambda x: [x.nonzero()],
+        lambda x: [x.masked_select(x > 0)],
+        lambda x: [x.repeat_interleave(torch.tensor([1, 2, 1]))],
+        lambda x: [x * x.numpy().sum()],
+    ],
+)
+def test_what_depends_on_numbers_is_refused(function: Callable[[Tensor], list[Tensor]]) -> None:
+    x = torch.randn(3)
+    results, program = record(function, (x,), ())
+    assert program is None
+    assert all(torch.equal(a, b) for a, b in zip(results, function(x), strict=True))
+
+
+def test_a_tensor_from_elsewhere_is_refused() -> None:
+    other = torch.randn(3)
+    assert record(lambda x: [x + other], (torch.randn(3),), ())[1] is None
+    assert record(lambda x: [other], (torch.randn(3),), ())[1] is None
+    assert record(lambda x: [x + other], (torch.randn(3),), [other])[1] is not None
+
+
+def test_constants_are_read_anew() -> None:
+    weight = torch.ones(3)
+    _, program = record(lambda x: [x * weight], (torch.ones(3),), [weight])
+    assert program is not None
+    weight.fill_(5.0)
+    assert program(torch.ones(3))[0].tolist() == [5, 5, 5]
+
+
+def test_an_exception_passes() -> None:
+    @in_one_call
+    def refuse(x: Tensor, limit: float) -> None:
+        if float(x.max()) > limit:
+            raise ValueError("too large")
+
+    def function(x: Tensor) -> list[Tensor]:
+        refuse(x, 1.0)
+        return [x + 1]
+
+    _, program = record(function, (torch.zeros(2),), ())
+    assert program is not None
+    with pytest.raises(ValueError, match="too large"):
+        program(torch.full((2,), 2.0))
+    with pytest.raises(ValueError, match="too large"):
+        record(function, (torch.full((2,), 2.0),), ())
