@@ -1,6 +1,7 @@
 """A recorder of graphs that are none: what stands for CUDA in the tests of replayed functions."""
 
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -12,9 +13,9 @@ from subquadratic.ops.cuda_capture import CaptureError, NoWaiting
 class Again:
     """As a graph: reads its inputs where they lay at capture, writes its outputs over where they lay then."""
 
-    def __init__(self, *, fails: bool = False) -> None:
+    def __init__(self, *, fails: bool = False, may_wait: bool = False) -> None:
         self.captured = self.replayed = 0
-        self.fails, self.somewhere = fails, True
+        self.fails, self.may_wait, self.somewhere = fails, may_wait, True
 
     def place(self, device: torch.device) -> Hashable | None:
         return device if self.somewhere else None
@@ -22,7 +23,7 @@ class Again:
     def capture(self, function: Callable[[], list[Tensor]], place: Hashable) -> tuple[Callable[[], None], list[Tensor]]:
         if self.fails:
             raise CaptureError("it asks the device for values")
-        with NoWaiting():
+        with nullcontext() if self.may_wait else NoWaiting():
             outputs = function()
         self.captured += 1
 

@@ -2,6 +2,9 @@
 
 Works on anything with ``init_state`` and ``extend(tokens, state, mask=..., last_only=True) -> (logits, state)``.
 
+On a CUDA device a step of a model whose state does not grow is replayed as a graph, from the third token on: starting some hundred
+kernels one by one takes longer than they do. The graphs belong to the model: the next text begins with them.
+
 Axes: B rows of the prompt, S samples of each, N length of the prompt, V vocabulary.
 """
 
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from ..ops.errors import check_mask, require, require_positive
 from ..ops.state import State
 from .repetition import Recent
+from .replay import OneToken
 from .sampling import Sampling, penalise, sample
 from .stopping import Decoder, Ends
 
@@ -49,6 +53,7 @@ class Decoding:
         self._logits: Tensor | None = None  # (B, V) of what comes next
         self._unread: Tensor | None = None  # (B, 1) the token chosen last, which the model reads when another is wanted
         self._recent: Recent | None = None
+        self._room: tuple[State, int] | None = None  # a state, and how many tokens the model can read after it
 
     @torch.no_grad()
     def read(self, tokens: Tensor, mask: Tensor | None = None) -> None:
@@ -95,8 +100,8 @@ class Decoding:
 
     def _choose(self) -> Tensor:
         if self._unread is not None:
-            logits, state = self.model.extend(self._unread, self.state, last_only=True)
-            self.state, self._logits, self._unread = state, logits[:, -1], None
+            logits, state, room = self._step(self._unread, self.state)
+            self.state, self._logits, self._unread, self._room = state, logits, None, room
         assert self._logits is not None, "read before choose"
         logits, options = self._logits, self.sampling
         if self._recent is not None:
@@ -113,6 +118,20 @@ class Decoding:
             self._recent.add(chosen[:, None])
         self._unread = chosen[:, None]
         return chosen
+
+    def _step(self, tokens: Tensor, state: Any) -> tuple[Tensor, State, tuple[State, int] | None]:
+        """One token of each row (B, 1) -> logits (B, V), the state after, and the room after that."""
+        step = OneToken.of(self.model, tokens)
+        if step is not None and step.limit is not None:
+            # A graph does not ask how long the sequence is: whoever replays it must know that the model can read on.
+            room = self._room[1] if self._room is not None and self._room[0] is state else step.limit - int(state.seen.max())
+            if room > 0:
+                logits, state = step(tokens, state)
+                return logits, state, (state, room - 1)
+        elif step is not None:
+            return *step(tokens, state), None
+        logits, state = self.model.extend(tokens, state, last_only=True)
+        return logits[:, -1], state, None
 
     @property
     def unread(self) -> int:

@@ -1,0 +1,101 @@
+"""One token through a model as a CUDA graph, shared by all that decodes with the model.
+
+Axes: B rows, V vocabulary.
+"""
+
+import weakref
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from ..ops.cuda_graph import PLAIN, Replayed
+from ..ops.state import State
+from ..ops.structure import flatten
+
+HOUSE = __package__.partition(".")[0]
+HEADS = f"{HOUSE}.models."
+PARTS = (HEADS, f"{HOUSE}.attention.", f"{HOUSE}.layers.", "torch.nn.")
+
+
+class OneToken:
+    """A model's ``extend`` by one token, replayed where the state keeps its shapes: a cache that grows is never captured.
+
+    For models whose parts are all ours or PyTorch's, in eval mode, without hooks. Before every step it is asked whether each part and each
+    weight is the one that it was, in less time than a layer takes; weights are read where they lie, so they may change in place. What goes
+    unseen: a plain attribute of a module that is set by hand, and a weight that gets another shape in the same storage.
+    """
+
+    def __init__(self, model: nn.Module):
+        weak = weakref.ref(model)  # else what is kept for the model would keep the model
+
+        def step(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+            logits, after = cast(Any, weak()).extend(tokens, state, last_only=True)
+            return logits[:, -1], after
+
+        self._replayed = Replayed(step, repeats=lambda before, after: flatten(before[1])[1] == flatten(after[1])[1])
+        self._places: list[tuple[dict[str, Any], str, Any]] = []  # who stands where: parts, parameters, buffers
+        self._weights: list[tuple[Tensor, int]] = []  # and the addresses
+        self._owns: list[dict[str, Any]] = []  # each part's attributes
+        self._seen: tuple[Any, ...] | None = None
+        self._key = object()
+        self.limit: int | None = None
+        """The most tokens that every part of the model can count."""
+
+    @classmethod
+    def of(cls, model: Any, tokens: Tensor) -> "OneToken | None":
+        """The model's own; None where a step must not be replayed."""
+        if not isinstance(model, nn.Module) or not type(model).__module__.startswith(HEADS):
+            return None
+        own = _of_models.get(model)
+        if own is None:
+            own = _of_models[model] = cls(model)
+        return own if own._replayed.applies(tokens) and own._is_plain(model) else None
+
+    def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B, 1) and the state before -> logits (B, V) and the state after."""
+        return self._replayed(tokens, state, key=self._key)
+
+    def _is_plain(self, model: nn.Module) -> bool:
+        """Whether the model does what its parts' classes say and nothing besides; with another key if it is not what it was."""
+        if self._seen is None or not self._is_same():
+            seen = self._look(model)
+            if seen is not None and seen != self._seen:
+                self._key = object()
+            self._seen = seen
+        return self._seen is not None and not _has_any_global_hook() and not any(_is_disturbed(own) for own in self._owns)
+
+    def _is_same(self) -> bool:
+        return all(held.get(name) is what for held, name, what in self._places) and all(
+            tensor.data_ptr() == address for tensor, address in self._weights
+        )
+
+    def _look(self, model: nn.Module) -> tuple[Any, ...] | None:
+        """What decides where and how the model reads; None if some part is not known here."""
+        self._places, self._weights, self._owns = [], [], []
+        seen: list[Any] = []
+        limits: list[int] = []
+        waiting: list[nn.Module] = [model]
+        while waiting:
+            module = waiting.pop()
+            own = module.__dict__
+            self._owns.append(own)
+            for held in (own["_parameters"], own["_buffers"], own["_modules"]):
+                self._places += [(held, name, what) for name, what in held.items()]
+            tensors = [tensor for held in (own["_parameters"], own["_buffers"]) for tensor in held.values() if tensor is not None]
+            if not type(module).__module__.startswith(PARTS) or any(type(tensor) not in PLAIN for tensor in tensors):
+                return None
+            self._weights += [(tensor, tensor.data_ptr()) for tensor in tensors]
+            seen.append((type(module), [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]))
+            if own.get("max_length") is not None:
+                limits.append(own["max_length"])
+            waiting.extend(child for child in own["_modules"].values() if child is not None)
+        self.limit = min(limits, default=None)
+        return tuple(seen)
+
+
+def _is_disturbed(own: dict[str, Any]) -> bool:
+    return bool(own["training"] or own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
+
+
+_of_models: weakref.WeakKeyDictionary[nn.Module, OneToken] = weakref.WeakKeyDictionary()
