@@ -7,6 +7,7 @@ freed before counts, and gradients do, which a call makes. On a GPU the allocato
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -98,8 +99,8 @@ def _very_long(case: Case) -> dict[str, Any]:
     """Seconds of a step on all of it, and before and after that on the other length, in the same way; the peak of it all."""
     import torch
 
-    from .models import build_model, step_in_pieces
-    from .work import Setting, make_tokens
+    from .models import build_model
+    from .work import Setting, make_tokens, training_step
 
     setting, length = Setting(), int(case.sides[1].partition("@")[2])
     shared: dict[str, Any] = {}
@@ -107,10 +108,11 @@ def _very_long(case: Case) -> dict[str, Any]:
     model = shared[case.sides[0]]
     tokens = make_tokens(case, setting, case.length + 1)
     times: dict[str, list[float]] = {side: [] for side in case.sides}
-    step_in_pieces(model, tokens[:, : min(1024, length) + 1])  # warm-up
+    training_step(model, lambda: model.loss(tokens[:, : min(1024, length) + 1]))()  # warm-up
     for side, part in ((case.sides[1], tokens[:, : length + 1]), (case.sides[0], tokens), (case.sides[1], tokens[:, : length + 1])):
+        step = training_step(model, functools.partial(model.loss, part))
         began = time.perf_counter()
-        step_in_pieces(model, part)
+        step()
         times[side].append(time.perf_counter() - began)
     finite = all(bool(torch.isfinite(parameter.grad).all()) for parameter in model.parameters() if parameter.grad is not None)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

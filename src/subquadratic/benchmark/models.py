@@ -10,16 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from .. import models as ours
 from ..models.language_model import LanguageModel
-from ..ops.state import State
 from .cases import BACK, Case
 from .checks import both_ways, finite_gradients, streaming_model
-from .memory import give_back
 from .work import (
     CHECKED,
     NEW_TOKENS,
@@ -34,14 +29,14 @@ from .work import (
     without_gradients,
 )
 
-PIECE = 8192  # tokens of a very long sequence whose activations exist at a time
-
 
 def config_of(name: str, case: Case) -> ours.BackboneConfig:
     """The configuration of a subject at a case's sizes."""
     plain = name.removesuffix(BACK)
     sizes, room = case.sizes, case.length + NEW_TOKENS + 1
     common: dict[str, Any] = {"dim": sizes.dim, "depth": sizes.depth, "heads": sizes.heads}
+    if case.kind == "million":
+        common["checkpointing"] = True
     if plain == "performer":
         return ours.PerformerConfig(**common, features=sizes.features, causal=name == plain)
     if plain == "linformer":
@@ -93,31 +88,6 @@ def train_call(model: LanguageModel, case: Case, setting: Setting) -> Any:
         return training_step(model, lambda: model.loss(tokens))
     tokens = make_tokens(case, setting)
     return training_step(model, lambda: bidirectional_loss(model(tokens), tokens))
-
-
-def step_in_pieces(model: LanguageModel, tokens: Tensor, *, piece: int = PIECE) -> None:
-    """One training step on a sequence too long for its activations, with the gradients of the whole: pieces follow each other through the
-    state, of which one per piece is kept, and backward, from the last piece on, runs each again.
-
-    Args:
-        model: causal, with a state of constant size.
-        tokens: (B, N + 1); the loss is that of N predictions.
-        piece: tokens run at a time.
-    """
-    model.zero_grad(set_to_none=True)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    state = model.init_state(tokens.shape[0])
-    total = torch.zeros((), device=tokens.device)
-    for x, wanted in zip(inputs.split(piece, dim=1), targets.split(piece, dim=1), strict=True):
-        summed, state = checkpoint(_piece_loss, model, x, wanted, state, use_reentrant=False)
-        total = total + summed
-    (total / targets.numel()).backward()
-
-
-def _piece_loss(model: LanguageModel, x: Tensor, wanted: Tensor, state: Any) -> tuple[Tensor, State]:
-    give_back()  # states that are kept lie between activations that are not, and glibc would hold on to the holes
-    logits, state = model.extend(x, state)
-    return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="sum"), state
 
 
 def _decoding(model: LanguageModel, case: Case, setting: Setting, **known: Any) -> Work:

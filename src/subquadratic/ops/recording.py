@@ -36,7 +36,7 @@ def in_one_call(function: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **options: P.kwargs) -> T:
         first = (args[0],)
         if not torch.compiler.is_compiling() and has_torch_function(first):
-            return handle_torch_function(call, first, *args, **options)  # type: ignore[arg-type, return-value]
+            return handle_torch_function(call, first, *args, **options)
         return function(*args, **options)
 
     call.in_one_call = True  # type: ignore[attr-defined]
