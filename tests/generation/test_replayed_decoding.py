@@ -3,16 +3,19 @@
 import copy
 import gc
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from tests.laws.matrix import configs
 from tests.ops.again import Again
 from torch import Tensor, nn
 
 import subquadratic as sq
 from subquadratic.generation import Decoding, Sampling, replay
 from subquadratic.models.embedding import TokenEmbedding
+from subquadratic.ops.cuda_capture import CaptureError, NoWaiting
 from subquadratic.ops.cuda_graph import Replayed
 from subquadratic.ops.structure import flatten
 
@@ -292,6 +295,20 @@ def test_an_encoder_decoder_reads_its_source_once(recorder: Again) -> None:
     found = net.generate(source, prompt, max_new_tokens=8, temperature=0.0)
     assert recorder.replayed >= 5
     assert torch.equal(found, eager(net).generate(source, prompt, max_new_tokens=8, temperature=0.0))
+
+
+@pytest.mark.parametrize("config", configs(causal=True))
+def test_a_step_never_waits_for_the_device(config: sq.BackboneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without numbers; what a capture leaves out is left out. Segments of a feedback transformer are laid out by value."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which does not know the device
+    for name in ("models.embedding.check_tokens", "models.embedding.check_positions", "attention.low_rank.check_positions"):
+        monkeypatch.setattr(f"subquadratic.{name}", lambda *_: None)
+    net = sq.LanguageModel(config, vocab_size=11, max_length=40).eval().to("meta")
+    state, tokens = net.init_state(2, device="meta"), torch.zeros(2, 1, dtype=torch.int64, device="meta")
+    refused = getattr(config, "segment_length", 1) > 1
+    with torch.no_grad(), pytest.raises(CaptureError) if refused else nullcontext(), NoWaiting():
+        for _ in range(3):
+            _, state = net.extend(tokens, state, last_only=True)
 
 
 @pytest.mark.gpu

@@ -372,6 +372,24 @@ def test_a_very_long_recurrence_is_no_graph(loops: tuple[Again, Again], monkeypa
     assert [recorder.captured for recorder in loops] == [0, 0]
 
 
+@pytest.mark.parametrize("detach_every", [None, 2])
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_feedback_recurrence_never_waits_for_the_device(
+    stateful: bool, detach_every: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which does not know the device
+    memory, layers = draw(2, 2)
+    memory = MemoryWeights(*(nn.Parameter(tensor.to("meta")) for tensor in memory))
+    layers = [LayerWeights(*(None if tensor is None else nn.Parameter(tensor.to("meta")) for tensor in layer)) for layer in layers]
+    x = torch.randn(2, 5, 6, device="meta", requires_grad=True)
+    before = torch.randn(2, 3, 2, 2, 2, 3, device="meta", requires_grad=True) if stateful else None
+    empty = torch.zeros(2, dtype=torch.int64, device="meta") if stateful else None
+    with torch.enable_grad(), NoWaiting():
+        y, line = recurrence.feedback_recurrence(x, before, empty, memory, layers, heads=2, window=3, detach_every=detach_every)
+        (y.sum() + line.sum()).backward()
+    assert x.grad is not None and memory.key_value.grad is not None
+
+
 on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 

@@ -48,10 +48,12 @@ class CudaRecorder:
             side = self._streams.setdefault(device, torch.cuda.Stream(device))
             try:
                 side.wait_stream(current)
-                with torch.cuda.stream(side):
-                    for _ in range(WARM_UPS):
-                        function()
-                current.wait_stream(side)
+                try:
+                    with torch.cuda.stream(side):
+                        for _ in range(WARM_UPS):
+                            function()
+                finally:
+                    current.wait_stream(side)
                 # Other threads, as those of a data loader, may go on talking to the device.
                 with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"), NoWaiting():
                     outputs = function()

@@ -166,7 +166,7 @@ def _may_replay(tensor: Tensor) -> bool:
 def _settings() -> Hashable:
     """Of PyTorch and of ours, those that decide which kernels run."""
     exact = torch.are_deterministic_algorithms_enabled()
-    return torch.is_inference_mode_enabled(), torch.get_float32_matmul_precision(), exact, backend._chosen
+    return torch.is_inference_mode_enabled(), torch.get_float32_matmul_precision(), exact, backend.chosen_backend()
 
 
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
