@@ -148,9 +148,9 @@ def test_no_more_graphs_than_allowed_and_no_more_notes() -> None:
     replayed(torch.zeros(2))  # used again, so that 3 goes first
     for _ in range(2):
         replayed(torch.zeros(4))
-    captured = recorder.captured
+    count = recorder.replayed
     replayed(torch.zeros(2))
-    assert recorder.captured == captured
+    assert (recorder.captured, recorder.replayed) == (4, count + 1)
     for length in range(5, 5 + 2 * cuda_graph.NOTED):
         replayed(torch.zeros(length))
     assert len(replayed._noted) <= cuda_graph.NOTED
