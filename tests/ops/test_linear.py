@@ -72,3 +72,17 @@ def test_the_layer_is_a_linear_layer() -> None:
     assert isinstance(layer, torch.nn.Linear)
     x = torch.randn(2, FEWEST_ROWS, 24)
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [(1, 1), (1,), (), (3, 1), (2, 4), (9,), (0,)])
+@pytest.mark.parametrize("width", [40, 41])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_few_rows(library: None, rows: tuple[int, ...], width: int, bias: bool) -> None:
+    x, weight, offset = torch.randn(*rows, 24), torch.randn(width, 24), torch.randn(width) if bias else None
+    found = linear(x, weight, offset)
+    torch.testing.assert_close(found, F.linear(x, weight, offset), rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous()
+    wide = torch.randn(*rows, 24, 2)[..., 0]
+    torch.testing.assert_close(linear(wide, weight.T.contiguous().T, offset), F.linear(wide, weight, offset), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(linear(wide, weight, offset), F.linear(wide, weight, offset), rtol=1e-5, atol=1e-5)

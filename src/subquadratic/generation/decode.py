@@ -2,8 +2,9 @@
 
 Works on anything with ``init_state`` and ``extend(tokens, state, mask=..., last_only=True) -> (logits, state)``.
 
-On a CUDA device a step of a model whose state does not grow is replayed as a graph, from the third token on: starting some hundred
-kernels one by one takes longer than they do. The graphs belong to the model: the next text begins with them.
+Steps of a model whose state does not grow are all alike. On a CUDA device they are replayed as a graph, from the third token on: starting
+some hundred kernels one by one takes longer than they do. Elsewhere they are recorded, from the fifth token on: the Python between the
+operations takes as long as these. Both belong to the model: the next text begins with them.
 
 Axes: B rows of the prompt, S samples of each, N length of the prompt, V vocabulary.
 """
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from ..ops.errors import check_mask, require, require_positive
 from ..ops.state import State
 from .repetition import Recent
-from .replay import OneToken
 from .sampling import Sampling, penalise, sample
+from .steps import Reached, Steps
 from .stopping import Decoder, Ends
 
 PIECE = 8192  # tokens of a prompt that go through the model together
@@ -49,11 +50,11 @@ class Decoding:
     ):
         require_positive(piece=piece)
         self.model, self.sampling, self.generator, self.piece = model, sampling or Sampling(), generator, piece
-        self.state = state
+        self._reached, self._steps = Reached(state), Steps(model)
         self._logits: Tensor | None = None  # (B, V) of what comes next
         self._unread: Tensor | None = None  # (B, 1) the token chosen last, which the model reads when another is wanted
         self._recent: Recent | None = None
-        self._room: tuple[State, int] | None = None  # a state, and how many tokens the model can read after it
+        self._room: tuple[Reached, int] | None = None  # how many tokens the model can read after what
 
     @torch.no_grad()
     def read(self, tokens: Tensor, mask: Tensor | None = None) -> None:
@@ -100,8 +101,8 @@ class Decoding:
 
     def _choose(self) -> Tensor:
         if self._unread is not None:
-            logits, state, room = self._step(self._unread, self.state)
-            self.state, self._logits, self._unread, self._room = state, logits, None, room
+            logits, reached, room = self._step(self._unread)
+            self._reached, self._logits, self._unread, self._room = reached, logits, None, room
         assert self._logits is not None, "read before choose"
         logits, options = self._logits, self.sampling
         if self._recent is not None:
@@ -119,19 +120,31 @@ class Decoding:
         self._unread = chosen[:, None]
         return chosen
 
-    def _step(self, tokens: Tensor, state: Any) -> tuple[Tensor, State, tuple[State, int] | None]:
-        """One token of each row (B, 1) -> logits (B, V), the state after, and the room after that."""
-        step = OneToken.of(self.model, tokens)
-        if step is not None and step.limit is not None:
-            # A graph does not ask how long the sequence is: whoever replays it must know that the model can read on.
-            room = self._room[1] if self._room is not None and self._room[0] is state else step.limit - int(state.seen.max())
-            if room > 0:
-                logits, state = step(tokens, state)
-                return logits, state, (state, room - 1)
-        elif step is not None:
-            return *step(tokens, state), None
-        logits, state = self.model.extend(tokens, state, last_only=True)
-        return logits[:, -1], state, None
+    def _step(self, token: Tensor) -> tuple[Tensor, Reached, tuple[Reached, int] | None]:
+        """One token of each row (B, 1) -> logits (B, V), what is reached, and the room after that."""
+        own, before = self._steps.own, self._reached
+        if own is None or not own.applies(self.model, token):
+            return *self._steps.read(token, before), None
+        known: Any = before.state
+        if own.limit is None:
+            logits, known = own(token, known)
+            return logits, Reached(known), None
+        # A graph does not ask how long the sequence is: whoever replays it must know that the model can read on.
+        room = self._room[1] if self._room is not None and self._room[0] is before else own.limit - int(known.seen.max())
+        if room <= 0:
+            return *self._steps.call(token, before), None
+        logits, known = own(token, known)
+        after = Reached(known)
+        return logits, after, (after, room - 1)
+
+    @property
+    def state(self) -> State | None:
+        """All that the model has read, but for a token that is ``unread``; None: nothing yet. Nothing changes it afterwards."""
+        return self._reached.state
+
+    @state.setter
+    def state(self, state: State | None) -> None:
+        self._reached = Reached(state)
 
     @property
     def unread(self) -> int:

@@ -1,20 +1,25 @@
-"""One token through a model as a CUDA graph, shared by all that decodes with the model.
+"""One token through a model as a CUDA graph or a recording, shared by all that decodes with the model.
 
 Axes: B rows, V vocabulary.
 """
 
 import weakref
+from collections import OrderedDict
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from ..models.config import BackboneConfig
 from ..ops.cuda_graph import PLAIN, Replayed
+from ..ops.recording import Program
 from ..ops.state import State
 from ..ops.structure import flatten
 
 HOUSE = __package__.partition(".")[0]
 HEADS = f"{HOUSE}.models."
+PROGRAMS = 8  # recordings of one model
+PLAIN_VALUES = (bool, int, float, str, tuple, type(None), BackboneConfig)
 PARTS = (HEADS, f"{HOUSE}.attention.", f"{HOUSE}.layers.", "torch.nn.")
 
 
@@ -23,7 +28,7 @@ class OneToken:
 
     For models whose parts are all ours or PyTorch's, in eval mode, without hooks. Before every step it is asked whether each part and each
     weight is the one that it was, in less time than a layer takes; weights are read where they lie, so they may change in place. What goes
-    unseen: a plain attribute of a module that is set by hand, and a weight that gets another shape in the same storage.
+    unseen until the next text: a plain attribute of a module that is set by hand, and a weight that gets another shape in the same storage.
     """
 
     def __init__(self, model: nn.Module):
@@ -38,30 +43,47 @@ class OneToken:
         self._weights: list[tuple[Tensor, int]] = []  # and the addresses
         self._owns: list[dict[str, Any]] = []  # each part's attributes
         self._seen: tuple[Any, ...] | None = None
-        self._key = object()
+        self._look_again = False
+        self.key = object()
+        """Another one when the model is another."""
+        self.programs: OrderedDict[Any, Program] = OrderedDict()
+        """Recordings by what they hold for; see `.steps`."""
         self.limit: int | None = None
         """The most tokens that every part of the model can count."""
 
     @classmethod
-    def of(cls, model: Any, tokens: Tensor) -> "OneToken | None":
-        """The model's own; None where a step must not be replayed."""
+    def of(cls, model: Any) -> "OneToken | None":
+        """The model's own, looked at afresh; None for a model that is not one of ours."""
         if not isinstance(model, nn.Module) or not type(model).__module__.startswith(HEADS):
             return None
         own = _of_models.get(model)
         if own is None:
             own = _of_models[model] = cls(model)
-        return own if own._replayed.applies(tokens) and own._is_plain(model) else None
+        own._look_again = True
+        return own
+
+    def applies(self, model: nn.Module, tokens: Tensor) -> bool:
+        """Whether a step may be replayed as a CUDA graph."""
+        return self._replayed.applies(tokens) and self.is_plain(model)
+
+    def keep(self, layout: Any, program: Program) -> None:
+        """Keep a recording, instead of the oldest one if there are many."""
+        self.programs[layout] = program
+        if len(self.programs) > PROGRAMS:
+            self.programs.popitem(last=False)
 
     def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, 1) and the state before -> logits (B, V) and the state after."""
-        return self._replayed(tokens, state, key=self._key)
+        return self._replayed(tokens, state, key=self.key)
 
-    def _is_plain(self, model: nn.Module) -> bool:
+    def is_plain(self, model: nn.Module) -> bool:
         """Whether the model does what its parts' classes say and nothing besides; with another key if it is not what it was."""
-        if self._seen is None or not self._is_same():
+        if self._look_again or self._seen is None or not self._is_same():
+            self._look_again = False
             seen = self._look(model)
             if seen is not None and seen != self._seen:
-                self._key = object()
+                self.key = object()
+                self.programs.clear()
             self._seen = seen
         return self._seen is not None and not _has_any_global_hook() and not any(_is_disturbed(own) for own in self._owns)
 
@@ -86,7 +108,9 @@ class OneToken:
             if not type(module).__module__.startswith(PARTS) or any(type(tensor) not in PLAIN for tensor in tensors):
                 return None
             self._weights += [(tensor, tensor.data_ptr()) for tensor in tensors]
-            seen.append((type(module), [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]))
+            plain = [(name, value if isinstance(value, PLAIN_VALUES) else id(value)) for name, value in own.items() if name[0] != "_"]
+            lying = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
+            seen.append((type(module), plain, lying))
             if own.get("max_length") is not None:
                 limits.append(own["max_length"])
             waiting.extend(child for child in own["_modules"].values() if child is not None)

@@ -5,9 +5,9 @@ Axes: B batch, N length, D width.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..ops.errors import require, require_positive, require_probability
+from ..ops.gelu import gelu
 from .linear import Linear
 
 
@@ -46,7 +46,7 @@ class FeedForward(nn.Module):
         x = self.expand(x)
         if self.glu:
             x, value = x.chunk(2, dim=-1)
-            x = F.gelu(x) * value
+            x = gelu(x) * value
         else:
-            x = F.gelu(x)
+            x = gelu(x)
         return self.contract(self.dropout(x))

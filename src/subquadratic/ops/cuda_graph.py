@@ -97,7 +97,7 @@ class Replayed:
             fixed: read where they lie, and recaptured where they lie elsewhere: weights.
             key: whatever else decides what the function does.
         """
-        if not self.applies(inputs[0]) or not _may_replay(inputs[0]):
+        if not self.applies(inputs[0]) or not may_replay(inputs[0]):
             return self.function(*inputs, *fixed)
         if self._recorder is None:
             self._recorder = CudaRecorder()
@@ -107,7 +107,7 @@ class Replayed:
         given, layout = flatten(inputs)
         weights, fixed_layout = flatten(fixed)
         lying = tuple((tensor.data_ptr(), tensor.stride()) for tensor in weights)
-        signature = (place, key, _settings(), layout, fixed_layout, lying)
+        signature = (place, key, settings(), layout, fixed_layout, lying)
         with self._lock:
             if signature in self._graphs:
                 self._graphs.move_to_end(signature)
@@ -152,7 +152,8 @@ PLAIN = (Tensor, torch.nn.Parameter)
 _busy = threading.local()  # what is called within a capture belongs to it
 
 
-def _may_replay(tensor: Tensor) -> bool:
+def may_replay(tensor: Tensor) -> bool:
+    """Whether nobody follows the operations on tensors such as this one, or changes them on the way."""
     return not (
         getattr(_busy, "recording", False)
         or torch.is_grad_enabled()
@@ -163,7 +164,7 @@ def _may_replay(tensor: Tensor) -> bool:
     )
 
 
-def _settings() -> Hashable:
+def settings() -> Hashable:
     """Of PyTorch and of ours, those that decide which kernels run."""
     exact = torch.are_deterministic_algorithms_enabled()
     return torch.is_inference_mode_enabled(), torch.get_float32_matmul_precision(), exact, backend.chosen_backend()

@@ -8,7 +8,6 @@ Axes: B batch, H heads, N length (queries), S length (keys), K head width, M fea
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .backend import is_traced, needs_gradient, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
@@ -16,6 +15,7 @@ from .errors import require, require_positive
 from .favor_causal import CausalFavor
 from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
+from .linear import linear
 from .linear_attention import (
     NOTHING,
     FeatureState,
@@ -164,7 +164,7 @@ def _step(
         q, k = queries, keys  # (B, H, 1, M)
     else:
         scaled = torch.cat((queries, keys), dim=2) * queries.shape[-1] ** -0.25
-        exponents = F.linear(scaled, projection.to(scaled.dtype))
+        exponents = linear(scaled, projection.to(scaled.dtype))
         q, k = torch.softmax(exponents[:, :, :1], dim=-1), exponents[:, :, 1:]
         half = torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
         largest = k.amax(dim=-1).sub_(half)

@@ -22,6 +22,8 @@ ABOUT = {
     "__get__", "__len__", "dim", "element_size", "get_device", "is_complex", "is_contiguous", "is_floating_point", "is_inference",
     "ndimension", "nelement", "numel", "size", "storage_offset", "stride",
 }  # fmt: skip
+# They make no copy.
+VIEWS = {"view", "expand", "transpose", "t", "unsqueeze"}
 # They change their first argument.
 CHANGING = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 # Their results have as many entries as the numbers say.
@@ -50,7 +52,7 @@ def record(
 
     Args:
         function: of ``inputs``, to tensors. What it computes may depend on shapes and on Python values, which are as now in every later
-            call, and on ``constants``, which are read anew.
+            call, and on ``constants``, which are read anew where they lie now.
         inputs: tensors.
         constants: all other tensors that it reads.
 
@@ -111,7 +113,11 @@ class _Recorder(TorchFunctionMode):
         if function not in self.functions:
             self.functions[function] = self._object(function)
         call = f"{self.functions[function]}({', '.join(given)})"
-        view = name == "__getitem__" and _slices(args[1])
+        view = name in VIEWS or (name == "__getitem__" and _slices(args[1]))
+        if view and not read:  # of a constant
+            self.names[id(result)] = self._object(result)
+            self.alive.append(result)
+            return
         if view and call in self.views:  # of the same tensor again
             self.names[id(result)] = self.views[call]
             self.alive.append(result)

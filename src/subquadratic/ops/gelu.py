@@ -1,0 +1,16 @@
+"""GELU (arXiv 1606.08415), for a few numbers too."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .backend import is_traced, needs_gradient
+
+FEW = 8192  # numbers: what PyTorch's own loop takes less time for than oneDNN to begin
+
+
+def gelu(x: Tensor) -> Tensor:
+    """As ``torch.nn.functional.gelu``, exact. PyTorch hands contiguous numbers on a CPU to oneDNN, which takes ten microseconds to begin;
+    numbers that lie otherwise it works on itself."""
+    if x.numel() > FEW or x.device.type != "cpu" or x.numel() % 2 or not x.is_contiguous() or is_traced() or needs_gradient(x):
+        return F.gelu(x)
+    return F.gelu(x.view(2, -1).T).T.view(x.shape)
