@@ -19,7 +19,7 @@ from .cases import Case
 
 CHECKED = 160  # tokens of a check: more than a chunk of any mechanism
 EXACT, ROUGH = 1e-3, 5e-2  # RMS of a difference over RMS: of float32, and of shorter numbers
-NEW_TOKENS = 32  # decoded in one call
+NEW_TOKENS = 64  # decoded in one call
 PIECE = 2048  # tokens of a context that are read together
 
 

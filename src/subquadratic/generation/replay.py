@@ -3,8 +3,10 @@
 Axes: B rows, V vocabulary.
 """
 
+import operator
 import weakref
 from collections import OrderedDict
+from itertools import repeat
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -39,9 +41,14 @@ class OneToken:
             return logits[:, -1], after
 
         self._replayed = Replayed(step, repeats=lambda before, after: flatten(before[1])[1] == flatten(after[1])[1])
-        self._places: list[tuple[dict[str, Any], str, Any]] = []  # who stands where: parts, parameters, buffers
-        self._weights: list[tuple[Tensor, int]] = []  # and the addresses
-        self._owns: list[dict[str, Any]] = []  # each part's attributes
+        # Who stands where (parts, parameters, buffers), where weights lie, and each part's attributes and hooks; lists that C goes through.
+        self._held: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._whats: list[Any] = []
+        self._weights: list[Tensor] = []
+        self._addresses: list[int] = []
+        self._owns: list[dict[str, Any]] = []
+        self._hooks: list[dict[int, Any]] = []
         self._seen: tuple[Any, ...] | None = None
         self._look_again = False
         self.key = object()
@@ -85,16 +92,26 @@ class OneToken:
                 self.key = object()
                 self.programs.clear()
             self._seen = seen
-        return self._seen is not None and not _has_any_global_hook() and not any(_is_disturbed(own) for own in self._owns)
+        return self._seen is not None and not self._is_disturbed()
 
     def _is_same(self) -> bool:
-        return all(held.get(name) is what for held, name, what in self._places) and all(
-            tensor.data_ptr() == address for tensor, address in self._weights
+        return (
+            all(map(operator.is_, map(dict.get, self._held, self._names), self._whats))
+            and list(map(Tensor.data_ptr, self._weights)) == self._addresses
+        )
+
+    def _is_disturbed(self) -> bool:
+        """Whether something besides the parts' own forward would run, or another one."""
+        return (
+            any(map(dict.get, self._owns, repeat("training")))
+            or any(self._hooks)
+            or any(map(dict.__contains__, self._owns, repeat("forward")))
+            or _has_any_global_hook()
         )
 
     def _look(self, model: nn.Module) -> tuple[Any, ...] | None:
         """What decides where and how the model reads; None if some part is not known here."""
-        self._places, self._weights, self._owns = [], [], []
+        self._held, self._names, self._whats, self._weights, self._owns, self._hooks = [], [], [], [], [], []
         seen: list[Any] = []
         limits: list[int] = []
         waiting: list[nn.Module] = [model]
@@ -103,11 +120,14 @@ class OneToken:
             own = module.__dict__
             self._owns.append(own)
             for held in (own["_parameters"], own["_buffers"], own["_modules"]):
-                self._places += [(held, name, what) for name, what in held.items()]
+                self._held += [held] * len(held)
+                self._names += held.keys()
+                self._whats += held.values()
+            self._hooks += [own["_forward_hooks"], own["_forward_pre_hooks"]]
             tensors = [tensor for held in (own["_parameters"], own["_buffers"]) for tensor in held.values() if tensor is not None]
             if not type(module).__module__.startswith(PARTS) or any(type(tensor) not in PLAIN for tensor in tensors):
                 return None
-            self._weights += [(tensor, tensor.data_ptr()) for tensor in tensors]
+            self._weights += tensors
             plain = [(name, value if isinstance(value, PLAIN_VALUES) else id(value)) for name, value in own.items() if name[0] != "_"]
             lying = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
             seen.append((type(module), plain, lying))
@@ -115,11 +135,8 @@ class OneToken:
                 limits.append(own["max_length"])
             waiting.extend(child for child in own["_modules"].values() if child is not None)
         self.limit = min(limits, default=None)
+        self._addresses = [tensor.data_ptr() for tensor in self._weights]
         return tuple(seen)
-
-
-def _is_disturbed(own: dict[str, Any]) -> bool:
-    return bool(own["training"] or own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
 
 
 _of_models: weakref.WeakKeyDictionary[nn.Module, OneToken] = weakref.WeakKeyDictionary()
