@@ -8,7 +8,7 @@ Axes: B rows, I width in, O width out.
 import torch
 from torch import Tensor
 
-from .linear import onednn_is_faster
+from .linear import onednn_is_faster, parts_of
 
 LONG = 16  # steps from which a copy of a weight, in the order in which it is read, pays
 ROWS, ELEMENTS = 4, 1 << 17  # rows of a step, and elements of a weight, from which oneDNN's own layout pays
@@ -27,11 +27,21 @@ class Product:
         self.bias = bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if _packs(weight, rows, steps) else None
         self.right = weight.mT
+        self.bands = self.band_bias = None
+        if rows == 1 and steps >= LONG and weight.device.type == "cpu" and weight.dtype is torch.float32:
+            lying = weight.contiguous()
+            parts = parts_of(lying)
+            if parts is not None:
+                self.bands = lying.view(parts, -1, lying.shape[1])
+                self.band_bias = None if bias is None else bias.view(parts, -1, 1)
+                return
         if steps >= LONG and self.packed is None:  # the longer side last
             self.right = weight.contiguous().mT if weight.shape[1] > weight.shape[0] else weight.mT.contiguous()
 
     def into(self, x: Tensor, out: Tensor) -> Tensor:
         """(B, I) -> (B, O), written to ``out``."""
+        if self.bands is not None:
+            return self._in_bands(self.band_bias, x, out)
         if self.packed is not None:
             return out.copy_(_onednn(x, self.packed, self.bias))
         if self.bias is None:
@@ -41,9 +51,21 @@ class Product:
     def added_to(self, base: Tensor, x: Tensor, out: Tensor) -> Tensor:
         """base + x W^T + b, written to ``out``; with a bias only."""
         assert self.bias is not None
+        if self.bands is not None:
+            return self._in_bands(base.view(len(self.bands), -1, 1), x, out).add_(self.bias)
         if self.packed is not None:
             return torch.add(base, _onednn(x, self.packed, self.bias), out=out)
         return torch.addmm(base, x, self.right, out=out).add_(self.bias)
+
+    def _in_bands(self, base: Tensor | None, x: Tensor, out: Tensor) -> Tensor:
+        bands = self.bands
+        assert bands is not None
+        columns, y = x.T.expand(len(bands), -1, 1), out.view(len(bands), -1, 1)
+        if base is None:
+            torch.bmm(bands, columns, out=y)
+        else:
+            torch.baddbmm(base, bands, columns, out=y)
+        return out
 
 
 def _onednn(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
