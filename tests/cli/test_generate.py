@@ -328,14 +328,14 @@ def test_ctrl_c_in_a_conversation_ends_the_text_only(
 ) -> None:
     from subquadratic.generation import Decoding
 
-    choose, calls = Decoding.choose, iter(range(100))
+    choose, calls = Decoding.choose_only, iter(range(100))
 
     def interrupted(self: Decoding) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
         return choose(self)
 
-    monkeypatch.setattr(Decoding, "choose", interrupted)
+    monkeypatch.setattr(Decoding, "choose_only", interrupted)
     feed(monkeypatch, b"one\ntwo\n")
     assert main(["generate", str(runs / "causal"), "--interactive", "--max_new_tokens", "3", "--seed", "1"]) == 0
     assert next(calls) == 6  # two, the interrupt, then three of the second line

@@ -149,7 +149,9 @@ def _measure(options: BenchOptions, cases: list[known.Case]) -> int:
     from ..benchmark.results import Run
     from ..benchmark.run import measure
     from ..benchmark.work import Setting
+    from ..ops.free_memory import keep_freed_memory
 
+    keep_freed_memory()  # as `subq train` does
     out = None if options.out is None else Path(options.out).expanduser()
     finished = Run(machine={}, settings={"device": options.device})
     try:

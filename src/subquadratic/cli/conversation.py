@@ -74,7 +74,7 @@ class _Conversation:
             for _ in range(self.options.max_new_tokens or NEW_TOKENS):
                 if self._room() < 1:
                     raise _Full(f"the conversation has reached max_length={self.loaded.model.max_length}, all that this model can read")
-                chosen, _ = self.decoding.choose()
+                chosen = self.decoding.choose_only()
                 self._show(row.feed(int(chosen)))
                 if row.end is not None or self.output.closed:
                     break

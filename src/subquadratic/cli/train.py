@@ -42,8 +42,10 @@ def run(argv: Sequence[str]) -> int:
         options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
     options.resolve()  # so that a bad value is told before torch and transformers are imported
 
+    from ..ops.free_memory import keep_freed_memory
     from ..training.train import train
 
+    keep_freed_memory()
     result = train(options)
     return 0 if result is None or result.signal is None else 128 + result.signal
 

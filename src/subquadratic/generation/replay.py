@@ -53,8 +53,8 @@ class OneToken:
         self._look_again = False
         self.key = object()
         """Another one when the model is another."""
-        self.programs: OrderedDict[Any, Program] = OrderedDict()
-        """Recordings by what they hold for; see `.steps`."""
+        self.programs: OrderedDict[Any, Program | None] = OrderedDict()
+        """Recordings by what they hold for, None where none could be made; see `.steps`."""
         self.limit: int | None = None
         """The most tokens that every part of the model can count."""
 
@@ -73,8 +73,8 @@ class OneToken:
         """Whether a step may be replayed as a CUDA graph."""
         return self._replayed.applies(tokens) and self.is_plain(model)
 
-    def keep(self, layout: Any, program: Program) -> None:
-        """Keep a recording, instead of the oldest one if there are many."""
+    def keep(self, layout: Any, program: Program | None) -> None:
+        """Keep a recording, or that there is none, instead of the oldest one if there are many."""
         self.programs[layout] = program
         if len(self.programs) > PROGRAMS:
             self.programs.popitem(last=False)
@@ -111,23 +111,22 @@ class OneToken:
 
     def _look(self, model: nn.Module) -> tuple[Any, ...] | None:
         """What decides where and how the model reads; None if some part is not known here."""
-        self._held, self._names, self._whats, self._weights, self._owns, self._hooks = [], [], [], [], [], []
+        everywhere: list[tuple[dict[str, Any], str, Any]] = []
+        weights: list[Tensor] = []
+        owns: list[dict[str, Any]] = []
         seen: list[Any] = []
         limits: list[int] = []
         waiting: list[nn.Module] = [model]
         while waiting:
             module = waiting.pop()
             own = module.__dict__
-            self._owns.append(own)
+            owns.append(own)
             for held in (own["_parameters"], own["_buffers"], own["_modules"]):
-                self._held += [held] * len(held)
-                self._names += held.keys()
-                self._whats += held.values()
-            self._hooks += [own["_forward_hooks"], own["_forward_pre_hooks"]]
+                everywhere += [(held, name, what) for name, what in held.items()]
             tensors = [tensor for held in (own["_parameters"], own["_buffers"]) for tensor in held.values() if tensor is not None]
             if not type(module).__module__.startswith(PARTS) or any(type(tensor) not in PLAIN for tensor in tensors):
                 return None
-            self._weights += tensors
+            weights += tensors
             plain = [(name, value if isinstance(value, PLAIN_VALUES) else id(value)) for name, value in own.items() if name[0] != "_"]
             lying = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
             seen.append((type(module), plain, lying))
@@ -135,7 +134,9 @@ class OneToken:
                 limits.append(own["max_length"])
             waiting.extend(child for child in own["_modules"].values() if child is not None)
         self.limit = min(limits, default=None)
-        self._addresses = [tensor.data_ptr() for tensor in self._weights]
+        self._held, self._names, self._whats = (list(column) for column in zip(*everywhere, strict=True))
+        self._weights, self._addresses = weights, [tensor.data_ptr() for tensor in weights]
+        self._owns, self._hooks = owns, [own[name] for own in owns for name in ("_forward_hooks", "_forward_pre_hooks")]
         return tuple(seen)
 
 

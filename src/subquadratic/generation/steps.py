@@ -62,9 +62,11 @@ class Steps:
             tensors = flatten(before.state)[0]
             before = Reached(before.state, tensors=tensors)
             layout = (stamp, _layout(before))
-            program = own.programs.get(layout)
-            if program is None:
+            if layout not in own.programs:
                 return self._record(token, before, layout) if self._repeated >= PATIENCE else self._watch(token, before)
+            program = own.programs[layout]
+            if program is None:
+                return self._call_from_now_on(token, before)
             self._program, self._stamp = program, stamp
             self._form = rebuild(before.state, iter([token] * len(tensors)))
         assert self._program is not None and before.tensors is not None
@@ -86,6 +88,11 @@ class Steps:
             self.own = None  # a cache
         return logits, after
 
+    def _call_from_now_on(self, token: Tensor, before: Reached) -> tuple[Tensor, Reached]:
+        """Numbers decide which operations run."""
+        self.own = None
+        return self.call(token, before)
+
     def _record(self, token: Tensor, before: Reached, layout: Any) -> tuple[Tensor, Reached]:
         own, reached = self.own, []
         assert own is not None and before.tensors is not None
@@ -97,10 +104,7 @@ class Steps:
 
         (logits, *tensors), program = record(step, (token, *before.tensors), (*self.model.parameters(), *self.model.buffers()))
         after = Reached(reached[0].state, tensors=tensors)
-        if program is not None and _layout(after) == _layout(before):
-            own.keep(layout, program)
-        else:
-            self.own = None  # not for this text: numbers decide, or the state grows
+        own.keep(layout, program if _layout(after) == _layout(before) else None)
         return logits, after
 
 

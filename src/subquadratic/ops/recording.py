@@ -30,7 +30,6 @@ CHANGING = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 COUNTING = {"masked_select", "nonzero", "argwhere", "unique", "unique_consecutive", "bincount", "repeat_interleave"}
 
 
-
 def in_one_call(function: Callable[P, T]) -> Callable[P, T]:
     """Decorator: recorded as one call, whatever the function does with the numbers in its tensors. Its first argument is a tensor."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .padding import zero_padding
+from .softmax_attention import append
 
 
 def allowed_pairs(queries: Tensor, keys: Tensor) -> Tensor:
@@ -72,19 +73,16 @@ class Splice:
 
     def __call__(self, older: Tensor, newer: Tensor, dim: int = 1) -> Tensor:
         """Buffers with their slots on axis ``dim`` -> one of width W."""
-        older = older.to(newer.dtype)
         if self.order is None:
-            return torch.cat((_end(older, dim, self.kept), _end(newer, dim, self.fresh)), dim=dim)
+            fresh = newer.narrow(dim, newer.shape[dim] - self.fresh, self.fresh)
+            return append(older, fresh, drop=older.shape[dim] - self.kept, dim=dim)
+        older = older.to(newer.dtype)
         joined = torch.cat((older, newer), dim=dim)
         shape = [self.order.shape[0]] + [1] * (joined.dim() - 1)
         shape[dim] = self.order.shape[1]
         sizes = list(joined.shape)
         sizes[dim] = self.order.shape[1]
         return joined.gather(dim, self.order.view(shape).expand(sizes))
-
-
-def _end(x: Tensor, dim: int, width: int) -> Tensor:
-    return x.narrow(dim, x.shape[dim] - width, width)
 
 
 @dataclass(frozen=True)
