@@ -28,8 +28,8 @@ def keep_freed_memory() -> bool:
     """From now on keep freed memory of any size for what this process asks for next; whether that is possible here.
 
     For programs that do the same again and again with long sequences: a training step on 65,536 tokens takes its gigabytes from the system
-    once instead of every time. What is kept gets a little fragmented: steps of 16,384 tokens had a peak 8 % higher, which then stayed. For the
-    whole process, so whoever writes the program decides; ``subq train`` and ``subq bench`` do it.
+    once instead of every time. What is kept gets a little fragmented: steps on 16,384 tokens had a peak 8 % higher, which then stayed. For
+    the whole process, so whoever writes the program decides; ``subq train`` and ``subq bench`` do it.
     """
     library = _glibc()
     return library is not None and bool(library.mallopt(MMAP_MAX, 0)) and bool(library.mallopt(TRIM_THRESHOLD, -1))
