@@ -6,13 +6,13 @@ Axes: B rows, V vocabulary.
 import operator
 import weakref
 from collections import OrderedDict
+from dataclasses import is_dataclass
 from itertools import repeat
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..models.config import BackboneConfig
 from ..ops.cuda_graph import PLAIN, Replayed
 from ..ops.recording import Program
 from ..ops.state import State
@@ -21,7 +21,7 @@ from ..ops.structure import flatten
 HOUSE = __package__.partition(".")[0]
 HEADS = f"{HOUSE}.models."
 PROGRAMS = 8  # recordings of one model
-PLAIN_VALUES = (bool, int, float, str, tuple, type(None), BackboneConfig)
+PLAIN_VALUES = (bool, int, float, str, tuple, type(None))
 PARTS = (HEADS, f"{HOUSE}.attention.", f"{HOUSE}.layers.", "torch.nn.")
 
 
@@ -127,7 +127,7 @@ class OneToken:
             if not type(module).__module__.startswith(PARTS) or any(type(tensor) not in PLAIN for tensor in tensors):
                 return None
             weights += tensors
-            plain = [(name, value if isinstance(value, PLAIN_VALUES) else id(value)) for name, value in own.items() if name[0] != "_"]
+            plain = [(name, value if _compares(value) else id(value)) for name, value in own.items() if name[0] != "_"]
             lying = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
             seen.append((type(module), plain, lying))
             if own.get("max_length") is not None:
@@ -138,6 +138,11 @@ class OneToken:
         self._weights, self._addresses = weights, [tensor.data_ptr() for tensor in weights]
         self._owns, self._hooks = owns, [own[name] for own in owns for name in ("_forward_hooks", "_forward_pre_hooks")]
         return tuple(seen)
+
+
+def _compares(value: Any) -> bool:
+    """Whether a plain attribute says by its value what it was: numbers, texts, configurations."""
+    return isinstance(value, PLAIN_VALUES) or (is_dataclass(value) and not isinstance(value, State))
 
 
 _of_models: weakref.WeakKeyDictionary[nn.Module, OneToken] = weakref.WeakKeyDictionary()

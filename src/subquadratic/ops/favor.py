@@ -185,7 +185,7 @@ def _step(
 @in_one_call
 def _under(maximum: Tensor, before: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The sums relative to a new maximum; a new one is rare, and costs a pass over them."""
-    if maximum.device.type == "cpu" and torch.equal(maximum, before):
+    if maximum.device.type == "cpu" and type(maximum) is Tensor and torch.equal(maximum, before):  # no stand-in without numbers
         return total, weight
     shrink = (before - maximum).exp_()
     return total * shrink[..., None], weight * shrink
