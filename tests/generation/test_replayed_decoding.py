@@ -100,17 +100,21 @@ def test_a_state_that_grows_is_never_captured(config: sq.BackboneConfig, recorde
     assert not replay._of_models[net]._replayed._noted
 
 
-@constant
-def test_a_state_once_taken_stays_what_it_is(config: sq.BackboneConfig, recorder: Again) -> None:
-    decoding = begun(model(config))
+def assert_states_stay(decoding: Decoding, count: int) -> None:
+    """Those taken after each of so many tokens."""
     kept = []
-    for _ in range(6):
+    for _ in range(count):
         decoding.choose()
         tensors = flatten(decoding.state)[0]
         kept.append((tensors, [tensor.clone() for tensor in tensors]))
-    assert recorder.replayed > 3
     for tensors, copies in kept:
         assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
+
+
+@constant
+def test_a_state_once_taken_stays_what_it_is(config: sq.BackboneConfig, recorder: Again) -> None:
+    assert_states_stay(begun(model(config)), 6)
+    assert recorder.replayed > 3
 
 
 def test_several_texts_in_turns(recorder: Again) -> None:
@@ -173,17 +177,19 @@ def redraw(net: sq.LanguageModel) -> None:
             module.redraw_(torch.Generator().manual_seed(5))
 
 
+def changed_midway(net: Any, change: Any, count: int) -> Tensor:
+    """The choices before and after."""
+    decoding = begun(net)
+    before = choices(decoding, count)
+    change(net)
+    return torch.cat((before, choices(decoding, count)))
+
+
 @pytest.mark.parametrize("change", [scale, replace, replace_one, redraw])
 def test_weights_may_change_between_tokens(change: Any, recorder: Again) -> None:
-    def told(net: Any) -> Tensor:
-        decoding = begun(net)
-        parts = [choices(decoding, 4)]
-        change(net)
-        return torch.cat((*parts, choices(decoding, 4)))
-
     net = model(CONSTANT["performer"])
     twin = eager(net)
-    torch.testing.assert_close(told(net), told(twin))
+    torch.testing.assert_close(changed_midway(net, change, 4), changed_midway(twin, change, 4))
     assert recorder.captured == (1 if change in (scale, redraw) else 2)
 
 

@@ -9,7 +9,9 @@ from tests.generation.test_replayed_decoding import (
     GROWING,
     SMALL,
     Loud,
+    assert_states_stay,
     begun,
+    changed_midway,
     choices,
     eager,
     model,
@@ -25,7 +27,6 @@ import subquadratic as sq
 from subquadratic.generation import steps
 from subquadratic.generation.replay import _of_models
 from subquadratic.ops import recording
-from subquadratic.ops.structure import flatten
 
 RECORDED = {name: config for name, config in CONSTANT.items() if name != "feedback"}  # which looks at how full its memory is
 recorded = pytest.mark.parametrize("config", RECORDED.values(), ids=RECORDED.keys())
@@ -92,15 +93,8 @@ def test_a_state_that_grows_is_left_alone(config: sq.BackboneConfig, ran: list[i
 
 @recorded
 def test_a_state_once_taken_stays_what_it_is(config: sq.BackboneConfig, ran: list[int]) -> None:
-    decoding = begun(model(config))
-    kept = []
-    for _ in range(10):
-        decoding.choose()
-        tensors = flatten(decoding.state)[0]
-        kept.append((tensors, [tensor.clone() for tensor in tensors]))
+    assert_states_stay(begun(model(config)), 10)
     assert len(ran) > 2
-    for tensors, copies in kept:
-        assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
 
 
 @recorded
@@ -128,15 +122,9 @@ def test_reading_repeating_and_going_back_between_steps(config: sq.BackboneConfi
 
 @pytest.mark.parametrize("change", [scale, replace, replace_one, redraw])
 def test_weights_may_change_between_tokens(change: Any, ran: list[int]) -> None:
-    def told(net: Any) -> Tensor:
-        decoding = begun(net)
-        parts = [choices(decoding, 8)]
-        change(net)
-        return torch.cat((*parts, choices(decoding, 8)))
-
     net = model(CONSTANT["performer"])
     twin = eager(net)
-    assert torch.equal(told(net), told(twin))
+    assert torch.equal(changed_midway(net, change, 8), changed_midway(twin, change, 8))
     assert ran
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..layers.feed_forward import FeedForward
 from ..layers.norms import ScaleNorm
+from ..ops.backend import is_traced
 from ..ops.feedback_recurrence import feedback_recurrence
 from ..ops.feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
 from ..ops.segments import Segments
@@ -36,9 +37,8 @@ def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
         and not config.cross_attention
         and not (model.training and (config.dropout > 0 or config.attention_dropout > 0))
         and not (config.checkpointing and torch.is_grad_enabled())
-        and not torch.compiler.is_compiling()
+        and not is_traced()
         and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled(x.device.type)
         and x.dtype in (torch.float32, torch.float64)
         and type(x) is Tensor

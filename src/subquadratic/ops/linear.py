@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import needs_gradient
+from .backend import is_traced, needs_gradient
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS = 1024  # below, handing matrices over to oneDNN costs what its kernels save
@@ -23,7 +23,7 @@ FEWEST_ROWS = 1024  # below, handing matrices over to oneDNN costs what its kern
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F). Twice differentiable, like that."""
     rows = x.numel() // max(x.shape[-1], 1)
-    if FEW_ROWS < rows < FEWEST_ROWS or torch.compiler.is_compiling() or not _suits(x, weight, bias):
+    if FEW_ROWS < rows < FEWEST_ROWS or is_traced() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
     if rows <= FEW_ROWS:
         parts = None if rows == 0 or needs_gradient(x, weight, *(() if bias is None else (bias,))) else parts_of(weight)
@@ -59,7 +59,6 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.dtype is weight.dtype is torch.float32
         and (bias is None or bias.dtype is torch.float32)
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
         and type(weight) in (Tensor, torch.nn.Parameter)  # neither sharded nor quantised
         and onednn_is_faster()
     )
