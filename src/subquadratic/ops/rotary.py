@@ -68,8 +68,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
-        ctx.save_for_backward(x, y)
-        ctx.conjugate = conjugate
+        wants_x, wants_y = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if wants_y else None, y if wants_x else None)  # a turn's angles are given: x need not stay
+        ctx.conjugate, ctx.shape = conjugate, y.shape
         return _multiply(x, y, conjugate)
 
     @staticmethod
@@ -79,17 +80,34 @@ class _Product(torch.autograd.Function):
         dy = None
         if ctx.needs_input_grad[1]:
             dy = complex_product(x, gradient, conjugate=True) if ctx.conjugate else complex_product(gradient, x, conjugate=True)
-            dy = dy.sum_to_size(y.shape)
+            dy = dy.sum_to_size(ctx.shape)
         return dx, dy, None
 
 
+LARGE = 1 << 20  # numbers from which a product on a CPU is made in pieces
+PIECE = 1 << 18  # numbers of a piece: it, what it is multiplied by and the product stay in a second-level cache
+
+
 def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
-    product = torch.empty_like(x)
+    product, sign = torch.empty_like(x), -1.0 if conjugate else 1.0
+    if x.device.type != "cpu" or x.numel() <= LARGE:
+        _multiply_into(product, x, y, sign)
+        return product
+    # Going through halves of rows that lie in memory, four times, takes twice as long as copying whole rows into a cache and out again.
+    size = max(PIECE * x.shape[-2] // x.numel(), 1)
+    for start in range(0, x.shape[-2], size):
+        here = (..., slice(start, start + size), slice(None))
+        part, factor = x[here].clone(), y if y.shape[-2] == 1 else y[here]
+        done = torch.empty_like(part)
+        _multiply_into(done, part, factor.clone() if factor.shape == part.shape else factor, sign)
+        product[here].copy_(done)
+    return product
+
+
+def _multiply_into(product: Tensor, x: Tensor, y: Tensor, sign: float) -> None:
     (a, b), (c, d), (real, imaginary) = x.chunk(2, dim=-1), y.chunk(2, dim=-1), product.chunk(2, dim=-1)
-    sign = -1.0 if conjugate else 1.0
     torch.mul(a, c, out=real).addcmul_(b, d, value=-sign)
     torch.mul(b, c, out=imaginary).addcmul_(a, d, value=sign)
-    return product
 
 
 def apply_rotary(x: Tensor, angles: Tensor, *, interleaved: bool = False) -> Tensor:
