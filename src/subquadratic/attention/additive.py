@@ -159,7 +159,7 @@ class AdditiveAttention(nn.Module):
                 self._logits("query_logits", self.query_logits, query_logits).to(dtype),
                 self._logits("key_logits", self.key_logits, key_logits).to(dtype),
             )  # fmt: skip
-            mixed = linear(mixed, self.transform.weight.to(dtype), self.transform.bias.to(dtype)) + queries.to(dtype)
+            mixed = mixed + queries.to(dtype)
             bias = None if self.output.bias is None else self.output.bias.to(dtype)
             y = linear(mixed, self.output.weight.to(dtype), bias)
         limit = torch.finfo(given).max
@@ -177,8 +177,13 @@ class AdditiveAttention(nn.Module):
         query_logits: Tensor,
         key_logits: Tensor,
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
-        """u of the paper, (B, N, H K), from q, k and v of the same shape."""
-        scale = self.width**-0.5
+        """W_u u of the paper, (B, N, H K), from q, k and v of the same shape.
+
+        With one global vector for all positions p and u need not exist once the sequence is longer than it is wide: a product with the
+        vector is linear, and goes into the weights that read it, or out of the mean over it.
+        """
+        rotary, scale = turns is not None, self.width**-0.5
+        folded = not self.causal and queries.shape[1] > queries.shape[2]
         logits = (queries @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
         shared = values is queries
         queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
@@ -190,14 +195,20 @@ class AdditiveAttention(nn.Module):
             values = split_heads(values, self.heads)
             values = values if turns is None else turn(values, turns)
         global_query, query_pool = self._mean(logits, queries, mask, None if state is None else state.query_pool)
-        biased = _product(keys, global_query, turns is not None)
-        logits = (merge_heads(biased) @ key_logits.T).transpose(1, 2) * scale
+        if folded:
+            logits = torch.bmm(merge_heads(keys), _folded(key_logits, global_query, rotary).mT).transpose(1, 2) * scale
+        else:
+            keys = _product(keys, global_query, rotary)
+            logits = (merge_heads(keys) @ key_logits.T).transpose(1, 2) * scale
         if turns is not None:
-            biased = turn(biased, turns)
-        global_key, key_pool = self._mean(logits, biased, mask, None if state is None else state.key_pool)
-        return merge_heads(_product(values, global_key, turns is not None)), tuple(
-            pool for pool in (query_pool, key_pool) if pool is not None
-        )
+            keys = turn(keys, turns)
+        global_key, key_pool = self._mean(logits, keys, mask, None if state is None else state.key_pool)
+        weight, bias = self.transform.weight.to(keys.dtype), self.transform.bias.to(keys.dtype)
+        if folded:
+            mixed = _by_row(merge_heads(values), _folded(weight, _product(global_key, global_query, rotary), rotary), bias)
+        else:
+            mixed = linear(merge_heads(_product(values, global_key, rotary)), weight, bias)
+        return mixed, tuple(pool for pool in (query_pool, key_pool) if pool is not None)
 
     def _mean(self, logits: Tensor, values: Tensor, mask: Tensor | None, pool: PoolState | None) -> tuple[Tensor, PoolState | None]:
         if self.causal:
@@ -215,6 +226,17 @@ class AdditiveAttention(nn.Module):
 def logit_vectors(heads: int, inner: int) -> Tensor:
     """One fresh logit vector per head, (H, H K), of the scale of a linear layer."""
     return torch.randn(heads, inner) * inner**-0.5
+
+
+def _folded(weight: Tensor, whole: Tensor, rotary: bool) -> Tensor:
+    """The weight (O, H K) that gives of x what ``weight`` gives of x * whole, for each row: (B, O, H K)."""
+    rows = split_heads(weight.expand(whole.shape[0], -1, -1), whole.shape[1])
+    return merge_heads(complex_product(rows, whole) if rotary else rows * whole)
+
+
+def _by_row(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(B, N, I), with a weight (B, O, I) for each row -> (B, N, O)."""
+    return linear(x, weight[0], bias) if len(x) == 1 else torch.baddbmm(bias, x, weight.mT)
 
 
 def _product(x: Tensor, whole: Tensor, rotary: bool) -> Tensor:
