@@ -196,7 +196,7 @@ class AdditiveAttention(nn.Module):
             values = values if turns is None else turn(values, turns)
         global_query, query_pool = self._mean(logits, queries, mask, None if state is None else state.query_pool)
         if folded:
-            logits = torch.bmm(merge_heads(keys), _folded(key_logits, global_query, rotary).mT).transpose(1, 2) * scale
+            logits = _by_row(merge_heads(keys), _folded(key_logits, global_query, rotary)).transpose(1, 2) * scale
         else:
             keys = _product(keys, global_query, rotary)
             logits = (merge_heads(keys) @ key_logits.T).transpose(1, 2) * scale
@@ -234,9 +234,11 @@ def _folded(weight: Tensor, whole: Tensor, rotary: bool) -> Tensor:
     return merge_heads(complex_product(rows, whole) if rotary else rows * whole)
 
 
-def _by_row(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _by_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, N, I), with a weight (B, O, I) for each row -> (B, N, O)."""
-    return linear(x, weight[0], bias) if len(x) == 1 else torch.baddbmm(bias, x, weight.mT)
+    if len(x) == 1:
+        return linear(x, weight[0], bias)
+    return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
 
 
 def _product(x: Tensor, whole: Tensor, rotary: bool) -> Tensor:

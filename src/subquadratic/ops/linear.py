@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from .backend import is_traced, needs_gradient
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
-FEWEST_ROWS = 1024  # below, handing matrices over to oneDNN costs what its kernels save
+FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F). Twice differentiable, like that."""
     rows = x.numel() // max(x.shape[-1], 1)
-    if FEW_ROWS < rows < FEWEST_ROWS or is_traced() or not _suits(x, weight, bias):
+    if FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST or is_traced() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
     if rows <= FEW_ROWS:
         parts = None if rows == 0 or needs_gradient(x, weight, *(() if bias is None else (bias,))) else parts_of(weight)
