@@ -12,6 +12,7 @@ Axes: E batch and heads together, P positions of a block, G chunks of a block, C
 so that numerator and normaliser are one matmul), M features.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,13 +26,16 @@ from .once import once_differentiable
 from .precision import no_autocast
 
 
+FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another
+
+
 class Chunks(NamedTuple):
     """What both passes need of a block: how much of each key reaches where."""
 
-    decay: Tensor  # (E, G, C, C)   key j of a chunk as its query i sees it; zero above the diagonal
-    fold: Tensor  # (E, G, C, 1)    key j at the end of its chunk
-    reach: Tensor  # (E, G, C, 1)   what came before the chunk, as query i sees it
-    carry: Tensor  # (E, G + 1, G + 1)  sums of the chunks (and the state before all) in the state before each chunk (and after all)
+    decay: Tensor  # (E, G, C, C)  key j of a chunk as its query i sees it; zero above the diagonal
+    fold: Tensor  # (E, G, C, 1)   key j at the end of its chunk
+    reach: Tensor  # (E, G, C, 1)  what came before the chunk, as query i sees it
+    marks: Tensor  # (E, G + 1)    the running maximum before each chunk and after the last
 
 
 def measure(lse: Tensor, maximum: Tensor, before: Tensor, chunk: int) -> Chunks:
@@ -39,14 +43,40 @@ def measure(lse: Tensor, maximum: Tensor, before: Tensor, chunk: int) -> Chunks:
     lse, maximum = lse.unflatten(1, (-1, chunk)), maximum.unflatten(1, (-1, chunk))
     marks = torch.cat((before, maximum[..., -1]), dim=1)  # (E, G + 1)
     decay = lower(lse[:, :, None, :] - maximum[..., None])
-    carry = lower(marks[:, None, :] - marks[..., None])
-    return Chunks(decay, (lse - marks[:, 1:, None]).exp_()[..., None], (marks[:, :-1, None] - maximum).exp_()[..., None], carry)
+    return Chunks(decay, (lse - marks[:, 1:, None]).exp_()[..., None], (marks[:, :-1, None] - maximum).exp_()[..., None], marks)
 
 
 def lower(exponents: Tensor) -> Tensor:
-    """exp on and below the diagonal, zero above: the future is hidden before exp, which might overflow there."""
-    future = torch.ones(exponents.shape[-2:], dtype=torch.bool, device=exponents.device).triu_(1)
-    return exponents.masked_fill_(future, -torch.inf).exp_()
+    """exp on and below the diagonal, zero above, where it may overflow: what is there is written over, not multiplied."""
+    return exponents.exp_().tril_()
+
+
+def carried(first: Tensor, added: Tensor, marks: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor]:
+    """Running sums over the chunks of a block, each rescaled from mark to mark.
+
+    Args:
+        first: (E, M, J), the state before the block; ``back``: the gradient of the one after it.
+        added: (E, G, M, J), what each chunk adds.
+        marks: (E, G + 1).
+        back: from the last chunk to the first, as gradients go.
+
+    Returns:
+        What has come up to each chunk, without its own (E, G, M, J), and everything (E, M, J).
+    """
+    count = added.shape[1]
+    if added.device.type != "cpu" or count > FEW_CHUNKS:  # many small operations take longer than a product too many
+        parts = torch.cat((added, first[:, None]) if back else (first[:, None], added), dim=1)
+        carry = lower(marks[:, None, :] - marks[..., None])
+        sums = torch.bmm(carry.mT if back else carry, parts.flatten(2)).view_as(parts)
+        return (sums[:, 1:].contiguous(), sums[:, 0]) if back else (sums[:, :-1].contiguous(), sums[:, -1])
+    scale = (marks[:, :-1] - marks[:, 1:]).exp_()[..., None, None]
+    so_far = torch.empty_like(added)
+    order = range(count - 1, -1, -1) if back else range(count)
+    so_far[:, order[0]].copy_(first)
+    for here, following in itertools.pairwise(order):
+        torch.addcmul(added[:, here], so_far[:, here], scale[:, here], out=so_far[:, following])
+    last = order[-1]
+    return so_far, torch.addcmul(added[:, last], so_far[:, last], scale[:, last])
 
 
 def key_features(keys: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,11 +133,11 @@ class CausalFavor(torch.autograd.Function):
             lse = hide(lse, live, start, stop, heads)
             running = torch.zeros_like(lse) if projection is None else torch.maximum(lse.cummax(dim=1).values, before)
             q = q if projection is None else torch.softmax(q @ projection.T, dim=-1)
-            states, mixed = mix(q, k, with_one(v), state, measure(lse, running, before, min(chunk, k.shape[1])))
+            mixed, last = mix(q, k, with_one(v), state, measure(lse, running, before, min(chunk, k.shape[1])))
             below = guarded(mixed[..., -1:])
             for whole, part in ((output, mixed[..., :-1] / below), (normaliser, below[..., 0]), (lses, lse), (maxima, running)):
                 whole[:, :, start:stop] = part[:, : stop - start].unflatten(0, (-1, heads))
-            after[rows] = states[:, -1].unflatten(0, (-1, heads))
+            after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
         if keep:
             ctx.save_for_backward(queries, keys, values, projection, output, normaliser, lses, maxima, befores, arriving)
@@ -161,12 +191,12 @@ class CausalFavor(torch.autograd.Function):
 
 
 def mix(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor]:
-    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> the states (E, G + 1, M, J) and what queries read (E, P, J)."""
-    q, k, v, states = _by_chunk(q, k, v, state, chunks)
-    mixed = torch.bmm(q, states[:, :-1].reshape(-1, *states.shape[2:]))
-    mixed.mul_(chunks.reach.flatten(0, 1))
+    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> what queries read (E, P, J) and the state after."""
+    entries, length = q.shape[:2]
+    q, k, v, states, last = _by_chunk(q, k, v, state, chunks)
+    mixed = torch.bmm(q, states).mul_(chunks.reach.flatten(0, 1))
     scores = torch.bmm(q, k.mT).mul_(chunks.decay.flatten(0, 1))
-    return states, mixed.baddbmm_(scores, v).view(state.shape[0], -1, v.shape[-1])
+    return mixed.baddbmm_(scores, v).view(entries, length, v.shape[-1]), last
 
 
 def unmix(
@@ -178,32 +208,28 @@ def unmix(
     gradient gathers q^T g.
     """
     entries, chunk = q.shape[0], chunks.decay.shape[-1]
-    q, k, v, states = _by_chunk(q, k, v, state, chunks)
+    q, k, v, states, _ = _by_chunk(q, k, v, state, chunks)
     decay, reach, fold = (factor.flatten(0, 1) for factor in (chunks.decay, chunks.reach, chunks.fold))
     down = down.reshape(-1, chunk, down.shape[-1])
     far = down * reach
     d_scores = torch.bmm(down, v.mT).mul_(decay)
     scores = torch.bmm(q, k.mT).mul_(decay)
+    d_chunks, d_before = carried(d_after, torch.bmm(q.mT, far).unflatten(0, (entries, -1)), chunks.marks, back=True)
+    d_chunks = d_chunks.flatten(0, 1)
 
-    d_reads = torch.empty_like(states)  # what each state's readers want of it, then what everything after it wants
-    d_reads[:, :-1] = torch.bmm(q.mT, far).unflatten(0, (entries, -1))
-    d_reads[:, -1] = d_after
-    d_sums = torch.bmm(chunks.carry.mT, d_reads.flatten(2)).view_as(states)
-    d_chunks = d_sums[:, 1:].reshape(-1, *states.shape[2:])
-
-    dq = torch.bmm(far, states[:, :-1].reshape(-1, *states.shape[2:]).mT).baddbmm_(d_scores, k)
+    dq = torch.bmm(far, states.mT).baddbmm_(d_scores, k)
     dk = torch.bmm(v * fold, d_chunks.mT).baddbmm_(d_scores.mT, q)
     dv = torch.bmm(k, d_chunks).mul_(fold).baddbmm_(scores.mT, down)
-    return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv[..., :-1].contiguous())), d_sums[:, 0]  # type: ignore[return-value]
+    return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv[..., :-1].contiguous())), d_before  # type: ignore[return-value]
 
 
-def _by_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The three cut into chunks (E G, C, .), and the state before each of them and after the last, (E, G + 1, M, J)."""
+def _by_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The three cut into chunks (E G, C, .), the state before each of them (E G, M, J), and the one after all (E, M, J)."""
     chunk = chunks.decay.shape[-1]
     q, k, v = (x.reshape(-1, chunk, x.shape[-1]) for x in (q, k, v))
     sums = torch.bmm(k.mT, v * chunks.fold.flatten(0, 1)).view(state.shape[0], -1, *state.shape[1:])
-    states = torch.bmm(chunks.carry, torch.cat((state[:, None], sums), dim=1).flatten(2))
-    return q, k, v, states.view(state.shape[0], -1, *state.shape[1:])
+    states, last = carried(state, sums, chunks.marks)
+    return q, k, v, states.flatten(0, 1), last
 
 
 def block(tensor: Tensor, start: int, stop: int, chunk: int) -> Tensor:
