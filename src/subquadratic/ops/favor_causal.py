@@ -219,8 +219,8 @@ def unmix(
 
     dq = torch.bmm(far, states.mT).baddbmm_(d_scores, k)
     dk = torch.bmm(v * fold, d_chunks.mT).baddbmm_(d_scores.mT, q)
-    dv = torch.bmm(k, d_chunks).mul_(fold).baddbmm_(scores.mT, down)
-    return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv[..., :-1].contiguous())), d_before  # type: ignore[return-value]
+    dv = torch.bmm(k, d_chunks[..., :-1]).mul_(fold).baddbmm_(scores.mT, down[..., :-1])
+    return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv)), d_before  # type: ignore[return-value]
 
 
 def _by_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

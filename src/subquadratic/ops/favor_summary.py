@@ -64,7 +64,7 @@ class Summarise(torch.autograd.Function):
                 stop = min(start + ctx.size, length)
                 k, v = (block(x, start, stop, ctx.size) for x in (keys, values))
                 features = torch.bmm(with_one(torch.cat((k, key_offset(k, live, start, heads)), dim=-1)), shifted.mT).exp_()
-                dv = torch.bmm(features, d_summary)[..., :-1]
+                dv = torch.bmm(features, d_summary[..., :-1])
                 pulled = torch.bmm(with_one(v), d_summary.mT).mul_(features) @ table  # (E, P, K + 1)
                 dk = pulled[..., :-1] - pulled[..., -1:].mul(width**-0.5) * k
                 d_keys[:, :, start:stop], d_values[:, :, start:stop] = (x.unflatten(0, (-1, heads)) for x in (dk, dv))
