@@ -54,9 +54,9 @@ def test_the_budget_ends_it_but_not_before_the_least() -> None:
 
 def test_a_long_first_call_is_a_round() -> None:
     bench = Bench()
-    found = interleave({"a": bench.call("a", 9.0), "b": bench.call("b", 1.0)}, rounds=2, least=2, budget=0.0, clock=bench.clock)
+    found = interleave({"a": bench.call("a", 40.0), "b": bench.call("b", 20.0)}, rounds=2, least=2, budget=0.0, clock=bench.clock)
     assert "".join(bench.order) == "ab" + "b" + "ba"
-    assert found.seconds == {"a": [9.0, 9.0], "b": [1.0, 1.0]}
+    assert found.seconds == {"a": [40.0, 40.0], "b": [20.0, 20.0]}
 
 
 def test_what_is_too_slow_or_fails_is_left_out() -> None:

@@ -1,5 +1,6 @@
 """Decoding by a recording gives what the model gives, bit for bit, whatever happens in between."""
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from tests.laws.matrix import configs
 from torch import Tensor
 
 import subquadratic as sq
-from subquadratic.generation import steps
+from subquadratic.generation import replay, steps
 from subquadratic.generation.replay import _of_models
 from subquadratic.ops import recording
 
@@ -126,6 +127,31 @@ def test_weights_may_change_between_tokens(change: Any, ran: list[int]) -> None:
     twin = eager(net)
     assert torch.equal(changed_midway(net, change, 8), changed_midway(twin, change, 8))
     assert ran
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["found", "made"])
+def test_recordings_may_be_thrown_away_at_any_moment(known: bool, monkeypatch: pytest.MonkeyPatch, ran: list[int]) -> None:
+    """As by another thread that decodes with the same model after its weights were replaced."""
+
+    class Forgetful(OrderedDict[Any, Any]):
+        def __contains__(self, key: object) -> bool:
+            found = super().__contains__(key)
+            self.clear()
+            return found
+
+        def __len__(self) -> int:
+            count = super().__len__()
+            self.clear()
+            return count
+
+    net = model(CONSTANT["performer"])
+    wanted = choices(begun(eager(net)), 12)
+    choices(begun(net), 8 if known else 1)
+    own = _of_models[net]
+    own.programs = Forgetful(own.programs)
+    monkeypatch.setattr(replay, "PROGRAMS", 0)
+    assert torch.equal(choices(begun(net), 12), wanted)
+    assert bool(ran) == known
 
 
 def test_what_is_set_by_hand_counts_from_the_next_text_on(ran: list[int]) -> None:

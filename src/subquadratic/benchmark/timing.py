@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-SHORT, LONG = 0.05, 5.0  # seconds: a reading takes at least the first; a first call over the second counts as a round
+SHORT, LONG = 0.05, 30.0  # seconds: a reading takes at least the first; a first call over the second counts as a round
 MOST_CALLS = 200  # in one reading
 
 
@@ -32,8 +32,8 @@ def interleave(
 ) -> Readings:
     """Time several sides round by round.
 
-    Every side is called once to warm up; a first call that takes over five seconds is a reading already, since what a
-    start adds is lost in it. Then in each round each side is called, so often that a reading takes a twentieth of a
+    Every side is called once to warm up: it touches its memory for the first time, which makes a step of ten seconds a
+    quarter longer. A first call that takes over half a minute is a reading already. Then in each round each side is called, so often that a reading takes a twentieth of a
     second at least. Rounds begin with another side each, so that none is always the one after a certain other.
 
     Args:

@@ -3,6 +3,7 @@
 Axes: B rows, V vocabulary.
 """
 
+import contextlib
 import operator
 import weakref
 from collections import OrderedDict
@@ -77,7 +78,8 @@ class OneToken:
         """Keep a recording, or that there is none, instead of the oldest one if there are many."""
         self.programs[layout] = program
         if len(self.programs) > PROGRAMS:
-            self.programs.popitem(last=False)
+            with contextlib.suppress(KeyError):  # another thread has emptied it meanwhile
+                self.programs.popitem(last=False)
 
     def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, 1) and the state before -> logits (B, V) and the state after."""

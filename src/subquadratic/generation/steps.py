@@ -16,6 +16,9 @@ from .replay import OneToken
 PATIENCE = 3  # steps that leave shapes as they were before one is recorded, which takes as long as some eight
 
 
+UNKNOWN: Any = object()
+
+
 class Reached:
     """How far a model has read: a state, put together when somebody asks for it."""
 
@@ -62,9 +65,9 @@ class Steps:
             tensors = flatten(before.state)[0]
             before = Reached(before.state, tensors=tensors)
             layout = (stamp, _layout(before))
-            if layout not in own.programs:
+            program = own.programs.get(layout, UNKNOWN)  # one look: another thread may throw recordings away
+            if program is UNKNOWN:
                 return self._record(token, before, layout) if self._repeated >= PATIENCE else self._watch(token, before)
-            program = own.programs[layout]
             if program is None:
                 return self._call_from_now_on(token, before)
             self._program, self._stamp = program, stamp
