@@ -33,8 +33,9 @@ def interleave(
     """Time several sides round by round.
 
     Every side is called once to warm up: it touches its memory for the first time, which makes a step of ten seconds a
-    quarter longer. A first call that takes over half a minute is a reading already. Then in each round each side is called, so often that a reading takes a twentieth of a
-    second at least. Rounds begin with another side each, so that none is always the one after a certain other.
+    quarter longer. A first call that takes over half a minute is a reading already. Then in each round each side is called,
+    so often that a reading takes a twentieth of a second at least. Rounds begin with another side each, so that none is
+    always the one after a certain other.
 
     Args:
         calls: by the side's name.

@@ -25,7 +25,6 @@ from .linear_attention import NOTHING
 from .once import once_differentiable
 from .precision import no_autocast
 
-
 FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another
 
 
