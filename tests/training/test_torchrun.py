@@ -14,7 +14,7 @@ from subquadratic.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.slow
 OPTIONS = ["--model", "transformer", "--dim", "16", "--depth", "1", "--heads", "2", "--context", "32", "--evaluations", "1"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d", "-m"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
 
 
 def train(*options: str, processes: int) -> list[str]:
