@@ -73,7 +73,8 @@ def _again(value: Any) -> Any:
     _, shape, strides, dtype = value
     if strides is None:  # a weight in oneDNN's own layout, for few rows
         return torch.ops.mkldnn._reorder_linear_weight(torch.randn(shape, dtype=dtype), 8)
-    return torch.empty_strided(shape, strides, dtype=dtype).normal_()
+    once = [1 if stride == 0 else size for size, stride in zip(shape, strides, strict=True)]
+    return torch.empty_strided(once, strides, dtype=dtype).normal_().expand(shape)
 
 
 def replay(calls: Counter[Signature]) -> list[tuple[Signature, int, Callable[[], Any]]]:
