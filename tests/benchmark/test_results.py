@@ -80,6 +80,10 @@ def test_only_results_of_one_machine_stand_side_by_side() -> None:
     other = make_run()
     other.settings["dtype"] = "bfloat16"
     assert same_conditions(one, other) == "dtype was float32, and is bfloat16"
+    one, other = make_run(), make_run()
+    one.settings["freed memory"], other.settings["freed memory"] = "kept", "given back"
+    assert same_conditions(one, other) == "freed memory was kept, and is given back"
+    assert "float32, freed memory kept;" in markdown(one)
 
 
 def test_ratios_are_of_rounds_and_per_token() -> None:

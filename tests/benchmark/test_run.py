@@ -18,6 +18,7 @@ from subquadratic.benchmark.machine import facts, measure_rates
 from subquadratic.benchmark.memory import in_fresh_process, peak_above, resident
 from subquadratic.benchmark.results import NAME, Result, load
 from subquadratic.benchmark.run import measure
+from subquadratic.benchmark.work import Setting
 
 SIZES = Sizes(dim=64, depth=1, heads=2, slots=16, memories=16)  # two heads of 32: the least that perceiver-ar-pytorch takes
 PROBE = {"side": 256, "numbers": 1 << 18, "tries": 2}
@@ -160,6 +161,14 @@ def test_results_are_kept_after_every_case_and_a_rerun_goes_on(tmp_path: Path, m
     monkeypatch.setattr(run, "facts", lambda: {**machine, "processor": "another"})
     with pytest.raises(ValueError, match=r"resume: .* other conditions: processor was"):
         measure(cases, probe=PROBE, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_freed_memory_is_kept_where_that_is_asked_for(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(run, "keep_freed_memory", lambda: not asked.append(True))
+    found = measure(tiny("op/prefix-softmax/forward/48"), setting=Setting(keep_memory=kept), probe=PROBE)
+    assert bool(asked) is kept and found.settings["freed memory"] == ("kept" if kept else "given back")
 
 
 def test_a_length_that_would_take_too_long_is_left_out() -> None:

@@ -17,6 +17,11 @@ HEAD = ("case", "side", "time", "tokens/s", "peak memory", "of floor", "x ours")
 RIGHT = 2  # columns from here on are numbers
 
 
+def _freed(run: Run) -> str:
+    how = run.settings.get("freed memory")
+    return "" if how is None else f", freed memory {how}"
+
+
 def markdown(run: Run) -> str:
     """The machine, every case with all its sides, and the targets."""
     machine = run.machine
@@ -25,7 +30,7 @@ def markdown(run: Run) -> str:
     lines = [
         "# What it costs",
         "",
-        f"{where}, {machine.get('cores')} cores, {machine.get('threads')} thread(s), {run.settings.get('dtype')}; Python "
+        f"{where}, {machine.get('cores')} cores, {machine.get('threads')} thread(s), {run.settings.get('dtype')}{_freed(run)}; Python "
         f"{machine.get('python')}; {versions}; revision {machine.get('revision') or 'unknown'}; {str(machine.get('date'))[:10]}.",
         "",
         _rates(run),

@@ -123,7 +123,7 @@ def same_conditions(old: Run, new: Run) -> str | None:
             return f"{name} was {old.machine.get(name)}, and is {new.machine.get(name)}"
     if old.machine.get("packages", {}).get("torch") != new.machine.get("packages", {}).get("torch"):
         return f"torch was {old.machine.get('packages', {}).get('torch')}, and is {new.machine.get('packages', {}).get('torch')}"
-    for name in ("device", "dtype"):
+    for name in ("device", "dtype", "freed memory"):
         if old.settings.get(name) != new.settings.get(name):
             return f"{name} was {old.settings.get(name)}, and is {new.settings.get(name)}"
     return None

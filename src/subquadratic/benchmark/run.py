@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..ops.free_memory import keep_freed_memory
 from .cases import Case, is_ours
 from .competitors import build
 from .floor import floor_of
@@ -61,7 +62,9 @@ def measure(
     if threads is not None:
         torch.set_num_threads(threads)
     try:
-        settings = {"device": setting.device, "dtype": str(setting.dtype).removeprefix("torch.")}
+        settings: dict[str, Any] = {"device": setting.device, "dtype": str(setting.dtype).removeprefix("torch.")}
+        if setting.device == "cpu":
+            settings["freed memory"] = "kept" if setting.keep_memory and keep_freed_memory() else "given back"
         run = Run(machine=facts(), settings=settings)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)

@@ -33,10 +33,11 @@ class TooSlow(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Where and in which numbers everything runs."""
+    """Where and in which numbers everything runs, and whether freed memory is kept for the next call."""
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    keep_memory: bool = False
 
     @property
     def tolerance(self) -> float:

@@ -55,6 +55,8 @@ class BenchOptions:
     """Rounds of each case. Default: a few, fewer of what takes long."""
     memory: bool = True
     """Also measure peak memory, each side in a process of its own."""
+    keep_memory: bool = True
+    """Keep freed memory for the next call, as `subq train` does. false: give it back, as other programs do (glibc)."""
     threads: int | None = None
     """Threads of PyTorch. Default: as many as it takes by itself."""
     device: str = "cpu"
@@ -149,16 +151,14 @@ def _measure(options: BenchOptions, cases: list[known.Case]) -> int:
     from ..benchmark.results import Run
     from ..benchmark.run import measure
     from ..benchmark.work import Setting
-    from ..ops.free_memory import keep_freed_memory
 
-    keep_freed_memory()  # as `subq train` does
     out = None if options.out is None else Path(options.out).expanduser()
     finished = Run(machine={}, settings={"device": options.device})
     try:
         with _progress() as show:
             finished = measure(
                 cases,
-                setting=Setting(device=options.device, dtype=getattr(torch, options.dtype)),
+                setting=Setting(device=options.device, dtype=getattr(torch, options.dtype), keep_memory=options.keep_memory),
                 threads=options.threads,
                 memory=options.memory,
                 out=out,
