@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.ops import favor_causal
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
 from subquadratic.ops.linear_attention import FeatureState, linear_attention_reference
 from subquadratic.ops.random_features import orthogonal_gaussian, softmax_exponents
@@ -262,3 +263,19 @@ def test_no_features_are_kept_for_backward(causal: bool) -> None:
     projection = torch.randn(features, width)
     kept = saved_numbers(lambda: attend(q, k, v, projection, causal=causal, block=256))
     assert kept < length * (4 * width + 3) + (length // 256 + 4) * features * (width + 2)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_sums_of_chunks_one_after_another_and_as_a_product(back: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, added = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    nothing, later = torch.full((2, 1), -1e30, dtype=torch.float64), 3 * torch.randn(2, 5, dtype=torch.float64)
+    marks = torch.cat((nothing, later), dim=1).cummax(dim=1).values
+    one_by_one = favor_causal.carried(first, added, marks, back=back)
+    monkeypatch.setattr(favor_causal, "FEW_CHUNKS", 0)
+    for found, wanted in zip(one_by_one, favor_causal.carried(first, added, marks, back=back), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_what_the_future_would_overflow_is_written_over() -> None:
+    found = favor_causal.lower(torch.tensor([[0.0, 1e4], [-1e4, 0.0]]))
+    assert torch.equal(found, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from subquadratic.ops import rotary
 from subquadratic.ops.rotary import apply_rotary, complex_product, rotary_angles, rotation, turn
 
 
@@ -42,3 +43,22 @@ def test_low_precision_is_turned_in_float32() -> None:
 def test_torch_func_differentiates_it() -> None:
     x, by = torch.randn(1, 1, 3, 4), rotation(torch.arange(3), 4)
     torch.testing.assert_close(torch.func.grad(lambda x: turn(x, by).square().sum())(x), 2 * x)
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (1, 1, 1, 8), (2, 3, 1, 8), (2, 1, 9, 8), (2, 3, 9, 8)])
+@pytest.mark.parametrize("conjugate", [False, True])
+def test_long_sequences_go_through_in_pieces(shape: tuple[int, ...], conjugate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(2, 9, 3, 8).transpose(1, 2), torch.randn(shape)
+    wanted = complex_product(x, y, conjugate=conjugate)
+    monkeypatch.setattr(rotary, "LARGE", 0)
+    monkeypatch.setattr(rotary, "PIECE", 2 * 2 * 3 * 8)  # two positions
+    found = complex_product(x, y, conjugate=conjugate)
+    assert torch.equal(found, wanted) and found.stride() == wanted.stride()
+
+
+def test_a_rotation_does_not_keep_what_it_turns() -> None:
+    x = torch.randn(1, 2, 6, 4, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        turn(x, rotation(torch.arange(6), 4))
+    assert [tuple(tensor.shape) for tensor in kept] == [(6, 4)]

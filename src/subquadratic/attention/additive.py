@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
+from ..ops.backend import is_traced
 from ..ops.errors import NotCausalError, require, require_probability
 from ..ops.linear import linear
 from ..ops.padding import checked, count_on, zero_padding
@@ -180,10 +181,10 @@ class AdditiveAttention(nn.Module):
         """W_u u of the paper, (B, N, H K), from q, k and v of the same shape.
 
         With one global vector for all positions p and u need not exist once the sequence is longer than it is wide: a product with the
-        vector is linear, and goes into the weights that read it, or out of the mean over it.
+        vector is linear, and goes into the weights that read it, or out of the mean over it. (A compiler fuses the products instead.)
         """
         rotary, scale = turns is not None, self.width**-0.5
-        folded = not self.causal and queries.shape[1] > queries.shape[2]
+        folded = not self.causal and not is_traced() and queries.shape[1] > queries.shape[2]
         logits = (queries @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
         shared = values is queries
         queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
@@ -205,7 +206,8 @@ class AdditiveAttention(nn.Module):
         global_key, key_pool = self._mean(logits, keys, mask, None if state is None else state.key_pool)
         weight, bias = self.transform.weight.to(keys.dtype), self.transform.bias.to(keys.dtype)
         if folded:
-            mixed = _by_row(merge_heads(values), _folded(weight, _product(global_key, global_query, rotary), rotary), bias)
+            global_key = _product(global_key, global_query, rotary)  # so far a mean of k instead of p
+            mixed = _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias)
         else:
             mixed = linear(merge_heads(_product(values, global_key, rotary)), weight, bias)
         return mixed, tuple(pool for pool in (query_pool, key_pool) if pool is not None)

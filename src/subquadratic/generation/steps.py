@@ -14,9 +14,7 @@ from ..ops.structure import flatten, rebuild
 from .replay import OneToken
 
 PATIENCE = 3  # steps that leave shapes as they were before one is recorded, which takes as long as some eight
-
-
-UNKNOWN: Any = object()
+UNKNOWN: Any = object()  # in the place of a recording that has not been tried
 
 
 class Reached:

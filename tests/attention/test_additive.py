@@ -1,0 +1,34 @@
+"""Folding a global vector into weights changes nothing but the time."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from subquadratic.attention import AdditiveAttention, additive
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"rotary": True}, {"rotary": True, "share_query_value": False}], ids=str)
+def test_folded_weights_give_what_products_give(batch: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = AdditiveAttention(16, heads=4, **options).double()
+    x = torch.randn(batch, 40, 16, dtype=torch.float64, requires_grad=True)
+    mask, gradient = torch.rand(batch, 40) > 0.3, torch.randn(batch, 40, 16, dtype=torch.float64)
+    folded, fold = [], additive._folded
+
+    def noted(*given: Any) -> torch.Tensor:
+        folded.append(given)
+        return fold(*given)
+
+    def run() -> tuple[torch.Tensor, ...]:
+        y = layer(x, mask=mask)
+        return y, *torch.autograd.grad(y, [x, *layer.parameters()], gradient)
+
+    monkeypatch.setattr(additive, "_folded", noted)
+    found = run()
+    assert len(folded) == 2
+    monkeypatch.setattr(additive, "is_traced", lambda: True)
+    for mine, wanted in zip(found, run(), strict=True):
+        torch.testing.assert_close(mine, wanted)
+    assert len(folded) == 2
