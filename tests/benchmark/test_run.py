@@ -227,6 +227,15 @@ def test_a_very_long_step_has_its_time_and_peak(monkeypatch: pytest.MonkeyPatch)
     assert result.sides[0].floor_flops == pytest.approx(3 * (result.sides[1].floor_flops or 0))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a process does not learn that its parent is gone")
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_process_of_its_own_does_not_outlive_who_asked(alive: bool) -> None:
+    parent = os.getpid() if alive else os.getpid() + 1
+    lines = f"import time; from subquadratic.benchmark.memory import end_with; end_with({parent}); time.sleep(3); print('still here')"
+    found = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stdout) == ((0, "still here\n") if alive else (1, ""))
+
+
 def test_the_import_is_timed_in_fresh_processes() -> None:
     (result,) = measure([dataclasses.replace(import_case(), rounds=1)], probe=PROBE).results
     bare, models = (side.seconds for side in result.sides)
