@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from subquadratic.benchmark.cases import Case, registry
+from subquadratic.benchmark.cases import Case, registry, select
 from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.models import build_model
 from subquadratic.benchmark.work import Setting
+from subquadratic.models.saving import replace_file
 from subquadratic.ops.free_memory import keep_freed_memory
 
 CASES = (
@@ -138,11 +139,11 @@ def measure(case: Case, rounds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="NAME", help="names that `subq bench --list --suite full` shows")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="NAME", help="as `subq bench --list` shows them, or with a length of their own")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="write the table here too")
     options = parser.parse_args()
-    known = registry(lengths=sorted({int(name.rsplit("/", 1)[1].partition("x")[0]) for name in options.cases}))
+    cases = select(options.cases, registry())
     keep_freed_memory()
     lines = [
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}",
@@ -151,11 +152,11 @@ def main() -> None:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines))
-    for name in options.cases:
-        lines.append(measure(known[name], options.rounds))
+    for case in cases:
+        lines.append(measure(case, options.rounds))
         print(lines[-1], flush=True)
     if options.out is not None:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        replace_file(options.out, lambda file: file.write_text("\n".join(lines) + "\n", encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ def logit_vectors(heads: int, inner: int) -> Tensor:
 def _folded(weight: Tensor, whole: Tensor, rotary: bool) -> Tensor:
     """The weight (O, H K) that gives of x what ``weight`` gives of x * whole, for each row: (B, O, H K)."""
     rows = split_heads(weight.expand(whole.shape[0], -1, -1), whole.shape[1])
-    return merge_heads(complex_product(rows, whole) if rotary else rows * whole)
+    return merge_heads(_product(rows, whole, rotary, conjugate=False))
 
 
 def _by_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -243,7 +243,7 @@ def _by_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
 
 
-def _product(x: Tensor, whole: Tensor, rotary: bool) -> Tensor:
+def _product(x: Tensor, whole: Tensor, rotary: bool, *, conjugate: bool = True) -> Tensor:
     """x * whole, (B, H, N, K) and (B, H, N or 1, K); with ``rotary`` channel pairs (i, i + K/2) are complex numbers and ``whole`` is
-    conjugated."""
-    return complex_product(x, whole, conjugate=True) if rotary else x * whole
+    conjugated, unless it goes into a weight."""
+    return complex_product(x, whole, conjugate=conjugate) if rotary else x * whole

@@ -11,6 +11,8 @@ from torch import Tensor
 from .backend import is_traced, needs_gradient
 
 BASE = 10000.0  # the paper's
+LARGE = 1 << 20  # numbers from which a product on a CPU is made in pieces
+PIECE = 1 << 18  # numbers of a piece: it, what it is multiplied by and the product stay in a second-level cache
 
 
 def rotary_angles(positions: Tensor, width: int, *, base: float = BASE) -> Tensor:
@@ -82,10 +84,6 @@ class _Product(torch.autograd.Function):
             dy = complex_product(x, gradient, conjugate=True) if ctx.conjugate else complex_product(gradient, x, conjugate=True)
             dy = dy.sum_to_size(ctx.shape)
         return dx, dy, None
-
-
-LARGE = 1 << 20  # numbers from which a product on a CPU is made in pieces
-PIECE = 1 << 18  # numbers of a piece: it, what it is multiplied by and the product stay in a second-level cache
 
 
 def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
