@@ -139,7 +139,7 @@ def measure(case: Case, rounds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="NAME", help="as `subq bench --list` shows them, or with a length of their own")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="NAME", help="as `subq bench --list` shows them")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="write the table here too")
     options = parser.parse_args()
