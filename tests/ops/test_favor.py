@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -35,16 +37,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, projection: Tensor, *, causal: bool,
     return read_favor(q, summarise_favor(k, v, projection, mask, block=block), projection, block=block)
 
 
-@settings(max_examples=40, deadline=None)
+def keeping(every: bool) -> AbstractContextManager[object]:
+    """For backward, the summaries of all chunks, or of blocks alone."""
+    return patch.object(favor_causal, "MOST_KEPT", favor_causal.MOST_KEPT if every else 0)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     length=st.integers(1, 50), block=st.integers(1, 3), seed=st.integers(0, 10**6), masked=st.booleans(), causal=st.booleans(),
-    spread=st.sampled_from((0.3, 1.0, 5.0)),
+    spread=st.sampled_from((0.3, 1.0, 5.0)), every=st.booleans(),
 )  # fmt: skip
-def test_values_and_gradients_equal_the_definition(length: int, block: int, seed: int, masked: bool, causal: bool, spread: float) -> None:
+def test_values_and_gradients_equal_the_definition(
+    length: int, block: int, seed: int, masked: bool, causal: bool, spread: float, every: bool
+) -> None:
     *given, projection = inputs(2, 2, length, spread=spread, seed=seed)
     q, k, v = (x.requires_grad_() for x in given)
     mask = torch.rand(2, length) > 0.3 if masked else None
-    output = attend(q, k, v, projection, causal=causal, mask=mask, block=8 * block)
+    with keeping(every):
+        output = attend(q, k, v, projection, causal=causal, mask=mask, block=8 * block)
     expected = definition(q, k, v, projection, causal=causal, mask=mask)
     torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-10)
     towards = torch.randn_like(output)
@@ -126,12 +136,14 @@ def test_token_by_token_equals_the_whole(grad: bool) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("every", [True, False])
 @pytest.mark.parametrize("bounds", [[0, 30], [0, 1, 9, 30], [0, 7, 7, 8, 24, 30, 30]])
-def test_packed_documents_are_as_if_alone(bounds: list[int]) -> None:
+def test_packed_documents_are_as_if_alone(bounds: list[int], every: bool) -> None:
     *given, projection = inputs(1, 2, 30)
     q, k, v = (x.requires_grad_() for x in given)
     cuts = torch.tensor(bounds)
-    output, state = causal_favor(q, k, v, projection, cu_seqlens=cuts, chunk=4, block=8)
+    with keeping(every):
+        output, state = causal_favor(q, k, v, projection, cu_seqlens=cuts, chunk=4, block=8)
     alone, states = [], []
     for a, b in itertools.pairwise(bounds):
         if a < b:
@@ -261,8 +273,25 @@ def test_no_features_are_kept_for_backward(causal: bool) -> None:
     length, width, features = 1024, 16, 128
     q, k, v = (torch.randn(1, 1, length, width, requires_grad=True) for _ in range(3))
     projection = torch.randn(features, width)
-    kept = saved_numbers(lambda: attend(q, k, v, projection, causal=causal, block=256))
+    with keeping(every=False):
+        kept = saved_numbers(lambda: attend(q, k, v, projection, causal=causal, block=256))
     assert kept < length * (4 * width + 3) + (length // 256 + 4) * features * (width + 2)
+
+
+def test_summaries_of_chunks_and_scores_are_kept_where_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    length, width, features, chunk = 256, 16, 32, 8
+    q, k, v = (torch.randn(1, 1, length, width, requires_grad=True) for _ in range(3))
+    projection, towards = torch.randn(features, width), torch.randn(1, 1, length, width)
+    summaries, found = length // chunk * features * (width + 1), []
+    for most in (summaries, summaries - 1):
+        monkeypatch.setattr(favor_causal, "MOST_KEPT", most)
+        kept = saved_numbers(lambda: attend(q, k, v, projection, causal=True, block=64))
+        found.append((kept, torch.autograd.grad(attend(q, k, v, projection, causal=True, block=64), (q, k, v), towards)))
+    (more, mine), (less, made_again) = found
+    assert more - less == summaries + length * chunk - length // 64 * features * (width + 1)
+    for kept_gradient, other in zip(mine, made_again, strict=True):
+        torch.testing.assert_close(kept_gradient, other)
 
 
 @pytest.mark.parametrize("back", [False, True])

@@ -1,8 +1,9 @@
-"""Causal FAVOR+ with a backward of its own: block by block, keeping only the summary before each block.
+"""Causal FAVOR+ with a backward of its own: block by block, keeping only the summary before each chunk and the scores inside it, or, of a
+long sequence, only the summary before each block.
 
 The maths of `ops/linear_attention.py` from queries, keys and the projection, so that no feature is ever kept: a block's features are made
-when it is read and made again in backward. Per position of a head 2 M K numbers meet in each of 4 matmuls forward and 8 backward, and a
-C x C triangle comes on top.
+when it is read and made again in backward. Per position of a head 2 M K numbers meet in each of 4 matmuls forward and 7 backward, and a
+C x C triangle comes on top; one more and a triangle more backward where only blocks' summaries were kept.
 
 Row scales cancel in the ratio, so a query's features are the softmax of its exponents, one fused pass; a key's are its softmax times
 exp(lse), and that factor goes into small tensors (the C x C decays, the values) and never over the features. The running maximum is then
@@ -26,6 +27,7 @@ from .once import once_differentiable
 from .precision import no_autocast
 
 FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another
+MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries of all chunks may be; beyond, blocks' are kept, and the others made again
 
 
 class Chunks(NamedTuple):
@@ -83,7 +85,7 @@ def key_features(keys: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
     exponents = keys @ projection.T
     largest = exponents.amax(dim=-1)
     features = torch.softmax(exponents, dim=-1, out=exponents)
-    return features, largest - features.amax(dim=-1).log_() - keys.square().sum(dim=-1).mul_(keys.shape[-1] ** -0.5 / 2)
+    return features, largest - features.amax(dim=-1).log_() - torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
 
 
 class CausalFavor(torch.autograd.Function):
@@ -120,26 +122,26 @@ class CausalFavor(torch.autograd.Function):
         output = values.new_empty(batch, length, heads, width).transpose(1, 2)
         normaliser, lses, maxima = (values.new_empty(batch, heads, length) for _ in range(3))
         after, marks = torch.cat((total, weight[..., None]), dim=-1), maximum.clone()
-        entries = heads * batch
-        befores = values.new_empty(len(pieces) if keep else 1, entries, *after.shape[2:])
-        arriving = values.new_empty(len(befores), entries, 1)
+        every = sum(-(-(stop - start) // chunk) for _, start, stop, _ in pieces) * batch * after[0].numel() <= MOST_KEPT
+        kept, arriving = [], values.new_empty(len(pieces), heads * batch, 1)
         for index, (rows, start, stop, _) in enumerate(pieces):
-            state, before = (line[index if keep else 0] for line in (befores, arriving))
-            state.copy_(after[rows].flatten(0, 1))
-            before.copy_(marks[rows].flatten(0, 1))
+            state = after[rows].flatten(0, 1)
+            before = arriving[index].copy_(marks[rows].flatten(0, 1))
             q, k, v = (block(tensor, start, stop, chunk) for tensor in (queries, keys, values))
             k, lse = (k, k.new_zeros(k.shape[:2])) if projection is None else key_features(k, projection)
             lse = hide(lse, live, start, stop, heads)
             running = torch.zeros_like(lse) if projection is None else torch.maximum(lse.cummax(dim=1).values, before)
             q = q if projection is None else torch.softmax(q @ projection.T, dim=-1)
-            mixed, last = mix(q, k, with_one(v), state, measure(lse, running, before, min(chunk, k.shape[1])))
+            mixed, last, *parts = mix(q, k, with_one(v), state, measure(lse, running, before, min(chunk, k.shape[1])))
+            if keep:
+                kept += parts if every else [state.clone()]
             below = guarded(mixed[..., -1:])
             for whole, part in ((output, mixed[..., :-1] / below), (normaliser, below[..., 0]), (lses, lse), (maxima, running)):
                 whole[:, :, start:stop] = part[:, : stop - start].unflatten(0, (-1, heads))
             after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
         if keep:
-            ctx.save_for_backward(queries, keys, values, projection, output, normaliser, lses, maxima, befores, arriving)
+            ctx.save_for_backward(queries, keys, values, projection, output, normaliser, lses, maxima, arriving, *kept)
             ctx.pieces, ctx.chunk, ctx.rows = pieces, chunk, total.shape[0]
         ctx.mark_non_differentiable(marks)
         ctx.set_materialize_grads(False)
@@ -156,10 +158,10 @@ class CausalFavor(torch.autograd.Function):
     def _backward(
         ctx: Any, saved: tuple[Tensor, ...], d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None
     ) -> tuple[Any, ...]:
-        queries, keys, values, projection, output, normaliser, lses, maxima, befores, arriving = saved
+        queries, keys, values, projection, output, normaliser, lses, maxima, arriving, *kept = saved
         heads, width = values.shape[1], values.shape[3]
         d_queries, d_keys, d_values = (like(tensor) for tensor in (queries, keys, values))
-        d_state = values.new_zeros(ctx.rows, heads, *befores.shape[2:])
+        d_state = values.new_zeros(ctx.rows, heads, keys.shape[3] if projection is None else len(projection), width + 1)
         if d_total is not None:
             d_state[..., :-1] = d_total
         if d_weight is not None:
@@ -176,9 +178,14 @@ class CausalFavor(torch.autograd.Function):
                 down = v.new_zeros(*v.shape[:2], width + 1)
             else:
                 y, dy = (block(tensor, start, stop, ctx.chunk) for tensor in (output, d_output))
-                down = torch.cat((dy, (dy * y).sum(dim=-1, keepdim=True).neg_()), dim=-1)
+                down = torch.cat((dy, torch.linalg.vecdot(dy, y).neg_()[..., None]), dim=-1)
                 down.div_(pad_end(below, k.shape[1], 1.0)[..., None])
-            dq, dk, dv, d_before = unmix(q, k, with_one(v), befores[index], chunks, down, d_state[rows].flatten(0, 1))
+            v = with_one(v)
+            if len(kept) == len(ctx.pieces):
+                parts = summaries(k, v, kept[index], chunks)[0], decayed(q, k, chunks)
+            else:
+                parts = kept[2 * index], kept[2 * index + 1]
+            dq, dk, dv, d_before = unmix(q, k, v, *parts, chunks, down, d_state[rows].flatten(0, 1))
             d_state[rows] = d_before.unflatten(0, (-1, heads))
             if projection is not None:
                 dq = dq.mul_(q) @ projection
@@ -189,30 +196,29 @@ class CausalFavor(torch.autograd.Function):
         return d_queries, d_keys, d_values, None, None, d_state[..., :-1], d_state[..., -1], None, None, None
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor]:
-    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> what queries read (E, P, J) and the state after."""
-    entries, length = q.shape[:2]
-    q, k, v, states, last = _by_chunk(q, k, v, state, chunks)
-    mixed = torch.bmm(q, states).mul_(chunks.reach.flatten(0, 1))
-    scores = torch.bmm(q, k.mT).mul_(chunks.decay.flatten(0, 1))
-    return mixed.baddbmm_(scores, v).view(entries, length, v.shape[-1]), last
+def mix(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> what queries read (E, P, J), the state after, those before each
+    chunk (E G, M, J), and the scores inside (E G, C, C)."""
+    states, last = summaries(k, v, state, chunks)
+    scores = decayed(q, k, chunks)
+    q, v = by_chunk(chunks, q, v)
+    mixed = torch.bmm(q, states).mul_(chunks.reach.flatten(0, 1)).baddbmm_(scores, v)
+    return mixed.view(len(state), -1, v.shape[-1]), last, states, scores
 
 
 def unmix(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks, down: Tensor, d_after: Tensor
+    q: Tensor, k: Tensor, v: Tensor, states: Tensor, scores: Tensor, chunks: Chunks, down: Tensor, d_after: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of :func:`mix` for queries, keys, values (E, P, K) and the state before, from those of its reads and of the last state.
 
     With A the decayed scores and g = ``down``: dA = tril(g v^T), dq = dA k + g S^T, dk = dA^T q + v dS^T, dv = A^T g + k dS, and a state's
     gradient gathers q^T g.
     """
-    entries, chunk = q.shape[0], chunks.decay.shape[-1]
-    q, k, v, states, _ = _by_chunk(q, k, v, state, chunks)
+    entries = len(d_after)
+    q, k, v, down = by_chunk(chunks, q, k, v, down)
     decay, reach, fold = (factor.flatten(0, 1) for factor in (chunks.decay, chunks.reach, chunks.fold))
-    down = down.reshape(-1, chunk, down.shape[-1])
     far = down * reach
     d_scores = torch.bmm(down, v.mT).mul_(decay)
-    scores = torch.bmm(q, k.mT).mul_(decay)
     d_chunks, d_before = carried(d_after, torch.bmm(q.mT, far).unflatten(0, (entries, -1)), chunks.marks, back=True)
     d_chunks = d_chunks.flatten(0, 1)
 
@@ -222,20 +228,30 @@ def unmix(
     return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv)), d_before  # type: ignore[return-value]
 
 
-def _by_chunk(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The three cut into chunks (E G, C, .), the state before each of them (E G, M, J), and the one after all (E, M, J)."""
-    chunk = chunks.decay.shape[-1]
-    q, k, v = (x.reshape(-1, chunk, x.shape[-1]) for x in (q, k, v))
-    sums = torch.bmm(k.mT, v * chunks.fold.flatten(0, 1)).view(state.shape[0], -1, *state.shape[1:])
-    states, last = carried(state, sums, chunks.marks)
-    return q, k, v, states.flatten(0, 1), last
+def summaries(k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor]:
+    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> those before each chunk (E G, M, J), and the one after."""
+    k, v = by_chunk(chunks, k, v)
+    sums = torch.bmm(k.mT, v * chunks.fold.flatten(0, 1))
+    states, last = carried(state, sums.unflatten(0, (len(state), -1)), chunks.marks)
+    return states.flatten(0, 1), last
+
+
+def decayed(q: Tensor, k: Tensor, chunks: Chunks) -> Tensor:
+    """Features (E, P, M) twice -> the scores (E G, C, C) of each chunk's queries for its own keys, zero above the diagonal."""
+    q, k = by_chunk(chunks, q, k)
+    return torch.bmm(q, k.mT).mul_(chunks.decay.flatten(0, 1))
+
+
+def by_chunk(chunks: Chunks, *tensors: Tensor) -> list[Tensor]:
+    """Each (E, P, .) as (E G, C, .)."""
+    return [x.reshape(-1, chunks.decay.shape[-1], x.shape[-1]) for x in tensors]
 
 
 def block(tensor: Tensor, start: int, stop: int, chunk: int) -> Tensor:
     """Positions start to stop of (B, H, N, X) as (E, P, X), P the next multiple of the chunk once there is more than one."""
     part = tensor[:, :, start:stop].flatten(0, 1)
-    count = stop - start
-    return part if count <= chunk else F.pad(part, (0, 0, 0, -count % chunk))
+    missing = -(stop - start) % min(chunk, stop - start)
+    return F.pad(part, (0, 0, 0, missing)) if missing else part  # padding by nothing is a copy
 
 
 def pad_end(x: Tensor, length: int, fill: float | None) -> Tensor:
@@ -251,7 +267,8 @@ def hide(lse: Tensor, live: Tensor | None, start: int, stop: int, heads: int) ->
     if live is not None:
         dead = ~live[:, None, start:stop].expand(-1, heads, -1).flatten(0, 1)
         lse[:, : stop - start].masked_fill_(dead, -torch.inf)
-    lse[:, stop - start :] = -torch.inf
+    if stop - start < lse.shape[1]:
+        lse[:, stop - start :] = -torch.inf
     return lse
 
 
