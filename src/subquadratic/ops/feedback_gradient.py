@@ -92,7 +92,6 @@ class _Loop:
         self.expands = [self._back(layer.expand) for layer in layers]
         self.contracts = [self._back(with_gain(layer.contract_gain, layer.contract, layer.contract_bias)[0]) for layer in layers]
         self.key_value = self._back(memory.key_value)
-        self.d_active = [make(batch, layer.contract.shape[1]) for layer in layers]
 
         self.d_hidden = make(length, depth + 1, batch, dim)
         self.d_middle = make(depth, length, batch, dim)
@@ -167,8 +166,7 @@ class _Loop:
             value_views = [part[:, begin:end].mT for part in self.values]
             weights, slopes = known.unbind(0), d_scores.unbind(0)
         for index in reversed(range(self.depth)):
-            d_active = self.contracts[index].into(hidden[index + 1], self.d_active[index])
-            self.views["slopes"][index][token].mul_(d_active[:, None])
+            self.views["slopes"][index][token].mul_(self.contracts[index](hidden[index + 1])[:, None])
             d_inner = self.expands[index].into(self.views["expanded"][index][token], self.views["inner"][index][token])
             d_middle = self.views["middle"][index][token]
             torch.add(hidden[index + 1], self.inner_norms[index].input_gradient(d_inner, self.inner_norm_steps[index][token]), out=d_middle)

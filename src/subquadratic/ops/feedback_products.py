@@ -38,6 +38,10 @@ class Product:
         if steps >= LONG and self.packed is None:  # the longer side last
             self.right = weight.contiguous().mT if weight.shape[1] > weight.shape[0] else weight.mT.contiguous()
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, I) -> (B, O)."""
+        return self.into(x, x.new_empty(x.shape[0], self.right.shape[1])) if self.packed is None else _onednn(x, self.packed, self.bias)
+
     def into(self, x: Tensor, out: Tensor) -> Tensor:
         """(B, I) -> (B, O), written to ``out``."""
         if self.bands is not None:

@@ -194,7 +194,7 @@ def run(
     answered = [token.unbind(0) for token in trace.attended.view(many, depth, rows, 1, width).unbind(0)]
     gated = trace.expanded.shape[-1] > trace.active.shape[-1]
     gates, gated_values = ([layer.unbind(0) for layer in half.unbind(0)] for half in trace.expanded.tensor_split(2, dim=-1))
-    bmm, baddbmm, softmax, mul, gelu = torch.bmm, torch.baddbmm, torch.softmax, torch.mul, F.gelu
+    bmm, baddbmm, softmax, mul, gelu, gelu_into = torch.bmm, torch.baddbmm, torch.softmax, torch.mul, F.gelu, torch.ops.aten.gelu.out
     for token in range(length):
         slot = token if keep else 0
         h = steps[token]
@@ -234,7 +234,7 @@ def run(
             if gated:
                 mul(gelu(gates[index][slot]), gated_values[index][slot], out=active)
             else:
-                active.copy_(gelu(expanded))
+                gelu_into(expanded, out=active)
             h = layer.contract.added_to(middle, active, hidden[slot][index + 1])
         if not keep:
             outputs[token].copy_(h)
