@@ -1,19 +1,20 @@
 """What the matmuls of a training step take when nothing else runs: no step made of PyTorch's own products can be faster.
 
-    python benchmarks/products.py                                    # the cases that `subq bench --suite targets` times
+    python benchmarks/products.py                                    # the training steps that `subq bench --suite targets` times
     python benchmarks/products.py --cases model/linformer-bidirectional/train/4096 --rounds 9
     python benchmarks/products.py --out benchmarks/results/cpu/products.md
 
 The floor of `subq bench` counts operations at the best rate of large square matrices. Here every matmul and attention kernel of one step
-is noted with its shapes and strides, and called again as often with random numbers, all of a shape in a row: operands are in caches that a
-step would have to fill. In turns with the step itself, so that what else the machine does meets both alike.
+is noted, and called again in the step's order on random numbers laid out as they were there: what was one tensor is one tensor, so that
+caches hold no more than they do in a step. Once the products alone, once with the functions that the papers' formulas name (softmax, exp,
+GELU, layer norms) and their gradients, in turns with the step itself and with what it is compared to. There are no sums, no copies, no
+optimizer and little Python in either.
 """
 
 import argparse
-import statistics
+import itertools
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,73 +22,105 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from subquadratic.benchmark.cases import Case, registry, select
+from subquadratic.benchmark.cases import Case, is_ours, label, registry, select, suite
+from subquadratic.benchmark.competitors import build
 from subquadratic.benchmark.floor import work_of
-from subquadratic.benchmark.models import build_model
+from subquadratic.benchmark.timing import interleave, median, ratios
 from subquadratic.benchmark.work import Setting
 from subquadratic.models.saving import replace_file
 from subquadratic.ops.free_memory import keep_freed_memory
 
-CASES = (
-    "model/linformer-bidirectional/train/4096",
-    "model/performer-bidirectional/train/4096",
-    "model/fastformer-bidirectional/train/4096",
-    "model/perceiver_ar/train/4096",
-    "model/feedback_transformer/train/256x8",
-    "model/performer/train/2048",
-    "model/performer/train/16384",
-    "model/fastformer-bidirectional/train/16384",
-)
 PRODUCTS = ("mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "_linear_pointwise")
 ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
-Signature = tuple[Any, tuple[Any, ...], tuple[tuple[str, Any], ...]]
+FUNCTIONS = ("exp", "exp_", "gelu", "gelu_backward", "native_layer_norm", "native_layer_norm_backward", "sigmoid")
+FUNCTIONS += ("softmax", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data")
+COLUMNS = ("case", "step", "products", "share", "with functions", "share", "beside it", "takes", "x step", "x products", "x with functions")
+COLUMNS += ("GFLOP of the floor", "GFLOP of the products", "calls")
+
+Key = tuple[Any, ...]  # "tensor", shape, strides, dtype, address
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function and its arguments, keys for tensors
 
 
 class Noted(TorchDispatchMode):
-    """Counts the products that are called, by what decides their time."""
+    """Keeps what products and functions are called with: shapes, strides, and which memory."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: Counter[Signature] = Counter()
+        self.calls: list[Call] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function.overloadpacket.__name__ in PRODUCTS + ATTENTION:
-            self.calls[function, _shapes(args), tuple((name, _shapes(value)) for name, value in sorted(kwargs.items()))] += 1
+        if _name(function) in PRODUCTS + ATTENTION + FUNCTIONS:
+            self.calls.append((function, _noted(args), {name: _noted(value) for name, value in kwargs.items()}))
         return function(*args, **kwargs)
 
 
-def _shapes(value: Any) -> Any:
-    """Tensors as ("tensor", shape, strides, dtype); a list, which is not hashable, as a tuple."""
+def _name(function: Any) -> str:
+    return function.overloadpacket.__name__
+
+
+def _noted(value: Any) -> Any:
+    """A tensor's key, a list as a tuple."""
     if isinstance(value, Tensor):
-        layout = None if value.is_mkldnn else value.stride()
-        return ("tensor", tuple(value.shape), layout, value.dtype)
-    return tuple(map(_shapes, value)) if isinstance(value, list | tuple) else value
+        layout = (None, id(value)) if value.is_mkldnn else (value.stride(), value.data_ptr())
+        return ("tensor", tuple(value.shape), layout[0], value.dtype, layout[1])
+    return tuple(map(_noted, value)) if isinstance(value, list | tuple) else value
 
 
-def _again(value: Any) -> Any:
-    """Undo :func:`_shapes`, with random numbers."""
+def replay(noted: Noted, *, functions: bool) -> Callable[[], None]:
+    """The same calls in their order, without what lies between them."""
+    calls = [call for call in noted.calls if functions or _name(call[0]) not in FUNCTIONS]
+    tensors = _laid_out({key for _, args, kwargs in calls for key in _keys((args, *kwargs.values()))})
+    ready = [_prepare(call, tensors) for call in calls]
+
+    def run() -> None:
+        for function, args, kwargs in ready:
+            function(*args, **kwargs)
+
+    return run
+
+
+def _keys(value: Any) -> Iterator[Key]:
+    if isinstance(value, tuple):
+        yield from [value] if value[:1] == ("tensor",) else itertools.chain.from_iterable(map(_keys, value))
+
+
+def _laid_out(keys: set[Key]) -> dict[Key, Tensor]:
+    """Random tensors that share memory where those did."""
+    found, spans = {}, []
+    for key in keys:
+        _, shape, strides, dtype, address = key
+        if strides is None:  # a weight in oneDNN's own layout, for few rows
+            found[key] = torch.ops.mkldnn._reorder_linear_weight(torch.randn(shape, dtype=dtype), 8)
+        else:
+            last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+            spans.append((address, address + (last + 1) * dtype.itemsize, key))
+    spans.sort(key=lambda span: span[0])
+    while spans:
+        begin, end, count = *spans[0][:2], 0
+        while count < len(spans) and spans[count][0] < end:
+            end, count = max(end, spans[count][1]), count + 1
+        numbers = torch.randn((end - begin) // 4)
+        for address, _, key in spans[:count]:
+            found[key] = numbers.view(key[3]).as_strided(key[1], key[2], (address - begin) // key[3].itemsize)
+        spans = spans[count:]
+    return found
+
+
+def _prepare(call: Call, tensors: dict[Key, Tensor]) -> tuple[Any, list[Any], dict[str, Any]]:
+    """What is written has a place of its own: numbers that went through the same maps again and again would grow without bound."""
+    function, args, kwargs = call[0], [_again(value, tensors) for value in call[1]], {k: _again(v, tensors) for k, v in call[2].items()}
+    if _name(function) == "exp_":
+        function, kwargs = torch.ops.aten.exp.out, {"out": args[0]}
+    places = ((name, value, call[2].get(name, call[1][0])) for name, value in kwargs.items() if isinstance(value, Tensor))
+    kwargs |= {name: tensors.setdefault(("written", key), torch.empty_like(value)) for name, value, key in places}
+    return function, _real_attention(args) if _name(function) == ATTENTION[1] else args, kwargs
+
+
+def _again(value: Any, tensors: dict[Key, Tensor]) -> Any:
     if not isinstance(value, tuple):
         return value
-    if value[:1] != ("tensor",):
-        return [_again(part) for part in value]
-    _, shape, strides, dtype = value
-    if strides is None:  # a weight in oneDNN's own layout, for few rows
-        return torch.ops.mkldnn._reorder_linear_weight(torch.randn(shape, dtype=dtype), 8)
-    once = [1 if stride == 0 else size for size, stride in zip(shape, strides, strict=True)]
-    return torch.empty_strided(once, strides, dtype=dtype).normal_().expand(shape)
-
-
-def replay(calls: Counter[Signature]) -> list[tuple[Signature, int, Callable[[], Any]]]:
-    """Each kind of product, how often a step calls it, and a call of it."""
-    found = []
-    for signature, count in calls.items():
-        function, args, kwargs = signature
-        given, named = [_again(value) for value in args], {name: _again(value) for name, value in kwargs}
-        if function.overloadpacket.__name__ == ATTENTION[1]:
-            given = _real_attention(given)
-        found.append((signature, count, lambda function=function, given=given, named=named: function(*given, **named)))
-    return found
+    return tensors[value] if value[:1] == ("tensor",) else [_again(part, tensors) for part in value]
 
 
 def _real_attention(given: list[Any]) -> list[Any]:
@@ -97,64 +130,67 @@ def _real_attention(given: list[Any]) -> list[Any]:
     return [*given[:4], output, sums, *given[6:]]
 
 
-def flops_of(signature: Signature) -> float:
-    """Two for each multiply-add; 0 for attention kernels, which skip what is masked."""
-    function, args, _ = signature
-    name = function.overloadpacket.__name__
-    if name in ATTENTION:
+def flops_of(call: Call) -> float:
+    """Two for each multiply-add of a product; 0 for attention kernels, which skip what is masked, and for functions."""
+    function, args, _ = call
+    name = _name(function)
+    if name not in PRODUCTS:
         return 0.0
     left, right = (args[1], args[2]) if name.startswith(("addmm", "baddbmm")) else (args[0], args[1])
     columns = right[1][0] if name == "_linear_pointwise" else right[1][-1]
     return 2.0 * torch.Size(left[1]).numel() * columns
 
 
-def measure(case: Case, rounds: int) -> str:
-    """One line of the table."""
-    work = build_model(case.sides[0], case, Setting(), {})
-    work.call()
+def measure(case: Case, side: str, rounds: int) -> str:
+    """One line of the table: one of our sides, and the last side of the case beside it."""
+    setting, shared, other = Setting(), {}, case.sides[-1]
+    step = build(side, case, setting, shared).call
+    step()
     with Noted() as noted:
-        work.call()
-    products = replay(noted.calls)
-    steps, alone = [], []
-    for index in range(rounds + 1):
-        began = time.perf_counter()
-        work.call()
-        middle = time.perf_counter()
-        for _, count, call in products:
-            for _ in range(count):
-                call()
-        if index:  # the first round warms up
-            steps.append(middle - began)
-            alone.append(time.perf_counter() - middle)
-    share = statistics.median(part / whole for part, whole in zip(alone, steps, strict=True))
-    counted = sum(count * flops_of(signature) for signature, count, _ in products)
-    least = work_of(case.sides[0], case, length=case.length).training
-    attention = any(signature[0].overloadpacket.__name__ in ATTENTION for signature, _, _ in products)
-    rate = "" if attention else f"{counted / statistics.median(alone) / 1e9:.0f}"
-    return (
-        f"| {case.name} | {statistics.median(steps) * 1e3:,.0f} ms | {statistics.median(alone) * 1e3:,.0f} ms | {share:.0%} | {rate} | "
-        f"{least / 1e9:.1f} | {'' if attention else f'{counted / 1e9:.1f}'} | {sum(noted.calls.values()):,} |"
-    )
+        step()
+    calls = {"step": step, "products": replay(noted, functions=False), "functions": replay(noted, functions=True)}
+    if not is_ours(other):
+        calls["other"] = build(other, case, setting, shared).call
+    found = interleave(calls, rounds=rounds, budget=float("inf")).seconds
+
+    def times(name: str, over: str) -> float | None:
+        return median(ratios(found[over], found[name])) if name in found else None
+
+    cells = [case.name if side == case.sides[0] else f"{case.name}: {side}", _seconds(found["step"])]
+    for name in ("products", "functions"):
+        cells += [_seconds(found[name]), f"{times(name, over='step'):.0%}"]
+    cells += [label(other, case), _seconds(found["other"])] if "other" in found else ["", ""]
+    cells += ["" if (value := times("other", over=name)) is None else f"{value:.2f}" for name in ("step", "products", "functions")]
+    attention = any(_name(function) in ATTENTION for function, _, _ in noted.calls)
+    counted = "" if attention else f"{sum(map(flops_of, noted.calls)) / 1e9:.1f}"
+    cells += [f"{work_of(side, case, length=case.length).training / 1e9:.1f}", counted, f"{len(noted.calls):,}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _seconds(readings: list[float]) -> str:
+    return f"{median(readings) * 1e3:,.0f} ms"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="NAME", help="as `subq bench --list` shows them")
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="as `subq bench --list` shows them")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="write the table here too")
     options = parser.parse_args()
-    cases = select(options.cases, registry())
+    cases = suite("targets") if options.cases is None else select(options.cases, registry())
     keep_freed_memory()
     lines = [
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}",
         "",
-        "| case | step | its products alone | share | GFLOP/s | GFLOP of the floor | GFLOP of the products | products |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|---|---:|---:|---:|---:|---:|---|{'---:|' * 7}",
     ]
     print("\n".join(lines))
     for case in cases:
-        lines.append(measure(case, options.rounds))
-        print(lines[-1], flush=True)
+        for side in case.sides if case.mode == "train" and case.kind == "model" else ():
+            if is_ours(side):
+                lines.append(measure(case, side, options.rounds))
+                print(lines[-1], flush=True)
     if options.out is not None:
         replace_file(options.out, lambda file: file.write_text("\n".join(lines) + "\n", encoding="utf-8"))
 

@@ -1,12 +1,10 @@
 """The products of a step are found, counted and called again as they were."""
 
-import math
-
 import pytest
 import torch
-from benchmarks.products import Noted, flops_of, measure, replay
+from benchmarks.products import COLUMNS, Noted, flops_of, measure, replay
 
-from subquadratic.benchmark.cases import Sizes, registry
+from subquadratic.benchmark.cases import Sizes, only_against, registry
 from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.models import build_model
 from subquadratic.benchmark.work import Setting
@@ -17,7 +15,11 @@ SUBJECTS = ("performer", "performer-bidirectional", "linformer-bidirectional", "
 
 
 def counted(noted: Noted) -> float:
-    return sum(count * flops_of(signature) for signature, count in noted.calls.items())
+    return sum(map(flops_of, noted.calls))
+
+
+def kinds(noted: Noted) -> list[str]:
+    return [call[0].overloadpacket.__name__ for call in noted.calls]
 
 
 def test_operations_of_each_kind_of_product() -> None:
@@ -28,18 +30,26 @@ def test_operations_of_each_kind_of_product() -> None:
         torch.bmm(batch, right.expand(2, 4, 5))
         torch.baddbmm(torch.ones(2, 3, 5), batch, right.expand(2, 4, 5))
         left.add(1)
-    assert sum(noted.calls.values()) == 4
+        left.softmax(dim=-1)
+    assert kinds(noted) == ["mm", "addmm", "bmm", "baddbmm", "_softmax"]
     assert counted(noted) == 2 * 3 * 4 * 5 * (1 + 1 + 2 + 2)
 
 
-def test_called_again_with_the_same_layout() -> None:
-    given = torch.randn(6, 5).T
+def test_called_again_in_order_with_the_same_layout_and_memory() -> None:
+    whole = torch.randn(7, 6)
+    left, right, out = whole[:5].T, whole[:, :5].T[:, :5], torch.empty(6, 5)
     with Noted() as noted:
-        torch.mm(given, torch.randn(6, 7))
-    ((signature, count, call),) = replay(noted.calls)
-    with Noted() as again:
-        assert call().shape == (5, 7)
-    assert count == 1 and again.calls == noted.calls and signature[1][0][2] == given.stride()
+        torch.mm(left, right, out=out)
+        torch.exp_(torch.mm(out, right))
+    for functions in (False, True):
+        with Noted() as again:
+            replay(noted, functions=functions)()
+        assert kinds(again) == ["mm", "mm", "exp"][: 2 + functions]
+        for (_, args, _), (_, given, _) in zip(again.calls, noted.calls, strict=False):
+            assert [key[:4] for key in args] == [key[:4] for key in given]
+        (first, second), (_, apart) = again.calls[0][1], again.calls[1][1]
+        assert first[4] == second[4] == apart[4], "one tensor, seen in two ways"
+    assert again.calls[0][2]["out"][4] != again.calls[1][1][0][4], "what is written is not what is read"
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -53,9 +63,17 @@ def test_a_step_has_the_products_that_its_floor_counts(subject: str) -> None:
     assert 0.8 * floor < counted(noted) < 3 * floor
 
 
-@pytest.mark.parametrize("subject", ["linformer-bidirectional", "perceiver_ar"])
+@pytest.mark.parametrize("subject", ["linformer-bidirectional", "perceiver_ar", "feedback_transformer"])
 def test_a_line_of_the_table(subject: str) -> None:
-    cells = [cell.strip() for cell in measure(CASES[f"model/{subject}/train/48"], rounds=1).strip("|").split("|")]
-    assert cells[0] == f"model/{subject}/train/48" and len(cells) == 8
-    step, alone = (float(cell.removesuffix(" ms").replace(",", "")) for cell in cells[1:3])
-    assert step >= 0 and math.isfinite(alone)
+    case = only_against(CASES[f"model/{subject}/train/48"], [])
+    cells = [cell.strip() for cell in measure(case, subject, rounds=1).strip("|").split("|")]
+    assert cells[0] == f"model/{subject}/train/48" and len(cells) == len(COLUMNS)
+    for cell in (cells[1], cells[2], cells[4]):
+        assert float(cell.removesuffix(" ms").replace(",", "")) >= 0
+
+
+def test_beside_someone_elses_step() -> None:
+    pytest.importorskip("performer_pytorch")
+    case = only_against(CASES["model/performer/train/48"], ["published"])
+    cells = measure(case, case.sides[0], rounds=1).split("|")
+    assert cells[7].strip() == "performer-pytorch" and all(float(cell) > 0 for cell in cells[9:12])
