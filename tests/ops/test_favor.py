@@ -259,7 +259,8 @@ def saved_numbers(run: Callable[[], Tensor]) -> int:
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.numel()
+        storage = tensor.untyped_storage()  # whole, also where a part of it is kept
+        kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -10,7 +10,7 @@ exp(lse), and that factor goes into small tensors (the C x C decays, the values)
 taken of lse, each key's log-sum of features.
 
 Axes: E batch and heads together, P positions of a block, G chunks of a block, C chunk length, K head width, J = K + 1 (values and a one,
-so that numerator and normaliser are one matmul), M features.
+so that numerator and normaliser are one matmul), M features. A summary is (J, M) here: matmuls with wide rows are the faster ones.
 """
 
 import itertools
@@ -56,13 +56,13 @@ def carried(first: Tensor, added: Tensor, marks: Tensor, *, back: bool = False) 
     """Running sums over the chunks of a block, each rescaled from mark to mark.
 
     Args:
-        first: (E, M, J), the state before the block; ``back``: the gradient of the one after it.
-        added: (E, G, M, J), what each chunk adds.
+        first: (E, J, M), the state before the block; ``back``: the gradient of the one after it.
+        added: (E, G, J, M), what each chunk adds.
         marks: (E, G + 1).
         back: from the last chunk to the first, as gradients go.
 
     Returns:
-        What has come up to each chunk, without its own (E, G, M, J), and everything (E, M, J).
+        What has come up to each chunk, without its own (E, G, J, M), and everything (E, J, M).
     """
     count = added.shape[1]
     if added.device.type != "cpu" or count > FEW_CHUNKS:  # many small operations take longer than a product too many
@@ -120,32 +120,30 @@ class CausalFavor(torch.autograd.Function):
         batch, heads, length, width = values.shape
         keep = any(ctx.needs_input_grad)
         output = values.new_empty(batch, length, heads, width).transpose(1, 2)
-        normaliser, lses, maxima = (values.new_empty(batch, heads, length) for _ in range(3))
-        after, marks = torch.cat((total, weight[..., None]), dim=-1), maximum.clone()
+        after, marks = torch.cat((total.mT, weight[..., None, :]), dim=-2), maximum.clone()
         every = sum(-(-(stop - start) // chunk) for _, start, stop, _ in pieces) * batch * after[0].numel() <= MOST_KEPT
-        kept, arriving = [], values.new_empty(len(pieces), heads * batch, 1)
-        for index, (rows, start, stop, _) in enumerate(pieces):
-            state = after[rows].flatten(0, 1)
-            before = arriving[index].copy_(marks[rows].flatten(0, 1))
+        kept: list[Tensor] = []
+        for rows, start, stop, _ in pieces:
+            state, before = after[rows].flatten(0, 1), marks[rows].flatten(0, 1)
             q, k, v = (block(tensor, start, stop, chunk) for tensor in (queries, keys, values))
             k, lse = (k, k.new_zeros(k.shape[:2])) if projection is None else key_features(k, projection)
             lse = hide(lse, live, start, stop, heads)
             running = torch.zeros_like(lse) if projection is None else torch.maximum(lse.cummax(dim=1).values, before)
             q = q if projection is None else torch.softmax(q @ projection.T, dim=-1)
-            mixed, last, *parts = mix(q, k, with_one(v), state, measure(lse, running, before, min(chunk, k.shape[1])))
-            if keep:
-                kept += parts if every else [state.clone()]
+            chunks = measure(lse, running, before, min(chunk, k.shape[1]))
+            mixed, last, *parts = mix(q, k, with_one(v), state, chunks)
             below = guarded(mixed[..., -1:])
-            for whole, part in ((output, mixed[..., :-1] / below), (normaliser, below[..., 0]), (lses, lse), (maxima, running)):
-                whole[:, :, start:stop] = part[:, : stop - start].unflatten(0, (-1, heads))
+            output[:, :, start:stop] = (mixed[..., :-1] / below)[:, : stop - start].unflatten(0, (-1, heads))
+            if keep:
+                kept += [lse, running, chunks.marks, below.clone(), *(parts if every else [state.clone()])]
             after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
         if keep:
-            ctx.save_for_backward(queries, keys, values, projection, output, normaliser, lses, maxima, arriving, *kept)
+            ctx.save_for_backward(queries, keys, values, projection, output, *kept)
             ctx.pieces, ctx.chunk, ctx.rows = pieces, chunk, total.shape[0]
         ctx.mark_non_differentiable(marks)
         ctx.set_materialize_grads(False)
-        return output, after[..., :-1].contiguous(), after[..., -1].contiguous(), marks
+        return output, after[..., :-1, :].mT.contiguous(), after[..., -1, :].contiguous(), marks
 
     @staticmethod
     @once_differentiable
@@ -158,33 +156,30 @@ class CausalFavor(torch.autograd.Function):
     def _backward(
         ctx: Any, saved: tuple[Tensor, ...], d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None
     ) -> tuple[Any, ...]:
-        queries, keys, values, projection, output, normaliser, lses, maxima, arriving, *kept = saved
-        heads, width = values.shape[1], values.shape[3]
+        queries, keys, values, projection, output, *kept = saved
+        heads, width, each = values.shape[1], values.shape[3], len(kept) // max(len(ctx.pieces), 1)
         d_queries, d_keys, d_values = (like(tensor) for tensor in (queries, keys, values))
-        d_state = values.new_zeros(ctx.rows, heads, keys.shape[3] if projection is None else len(projection), width + 1)
+        d_state = values.new_zeros(ctx.rows, heads, width + 1, keys.shape[3] if projection is None else len(projection))
         if d_total is not None:
-            d_state[..., :-1] = d_total
+            d_state[..., :-1, :] = d_total.mT
         if d_weight is not None:
-            d_state[..., -1] = d_weight
+            d_state[..., -1, :] = d_weight
         for index, (rows, start, stop, _) in reversed(list(enumerate(ctx.pieces))):
             q, k, v = (block(tensor, start, stop, ctx.chunk) for tensor in (queries, keys, values))
-            lse, running, below = (x[:, :, start:stop].flatten(0, 1) for x in (lses, maxima, normaliser))
-            lse, running = pad_end(lse, k.shape[1], -torch.inf), pad_end(running, k.shape[1], None)
+            lse, running, marks, below, *parts = kept[index * each : (index + 1) * each]
             raw = k
             if projection is not None:
                 q, k = (torch.softmax(x @ projection.T, dim=-1) for x in (q, k))
-            chunks = measure(lse, running, arriving[index], min(ctx.chunk, k.shape[1]))
+            chunks = measure(lse, running, marks[:, :1], min(ctx.chunk, k.shape[1]))
             if d_output is None:
                 down = v.new_zeros(*v.shape[:2], width + 1)
             else:
                 y, dy = (block(tensor, start, stop, ctx.chunk) for tensor in (output, d_output))
                 down = torch.cat((dy, torch.linalg.vecdot(dy, y).neg_()[..., None]), dim=-1)
-                down.div_(pad_end(below, k.shape[1], 1.0)[..., None])
+                down.div_(below)
             v = with_one(v)
-            if len(kept) == len(ctx.pieces):
-                parts = summaries(k, v, kept[index], chunks)[0], decayed(q, k, chunks)
-            else:
-                parts = kept[2 * index], kept[2 * index + 1]
+            if len(parts) == 1:  # the state before the block
+                parts = [summaries(k, v, *parts, chunks)[0], decayed(q, k, chunks)]
             dq, dk, dv, d_before = unmix(q, k, v, *parts, chunks, down, d_state[rows].flatten(0, 1))
             d_state[rows] = d_before.unflatten(0, (-1, heads))
             if projection is not None:
@@ -193,16 +188,16 @@ class CausalFavor(torch.autograd.Function):
                 dk = (dk @ projection).sub_(dk.sum(dim=-1, keepdim=True).mul_(raw.shape[-1] ** -0.5) * raw)
             for whole, part in ((d_queries, dq), (d_keys, dk), (d_values, dv)):
                 whole[:, :, start:stop] = part[:, : stop - start].unflatten(0, (-1, heads))
-        return d_queries, d_keys, d_values, None, None, d_state[..., :-1], d_state[..., -1], None, None, None
+        return d_queries, d_keys, d_values, None, None, d_state[..., :-1, :].mT, d_state[..., -1, :], None, None, None
 
 
 def mix(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> what queries read (E, P, J), the state after, those before each
-    chunk (E G, M, J), and the scores inside (E G, C, C)."""
+    """Features (E, P, M), values (E, P, J), the state before (E, J, M) -> what queries read (E, P, J), the state after, those before each
+    chunk (E G, J, M), and the scores inside (E G, C, C)."""
     states, last = summaries(k, v, state, chunks)
     scores = decayed(q, k, chunks)
     q, v = by_chunk(chunks, q, v)
-    mixed = torch.bmm(q, states).mul_(chunks.reach.flatten(0, 1)).baddbmm_(scores, v)
+    mixed = torch.bmm(q, states.mT).mul_(chunks.reach.flatten(0, 1)).baddbmm_(scores, v)
     return mixed.view(len(state), -1, v.shape[-1]), last, states, scores
 
 
@@ -211,27 +206,27 @@ def unmix(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of :func:`mix` for queries, keys, values (E, P, K) and the state before, from those of its reads and of the last state.
 
-    With A the decayed scores and g = ``down``: dA = tril(g v^T), dq = dA k + g S^T, dk = dA^T q + v dS^T, dv = A^T g + k dS, and a state's
-    gradient gathers q^T g.
+    With A the decayed scores and g = ``down``: dA = tril(g v^T), dq = dA k + g S, dk = dA^T q + v dS, dv = A^T g + k dS^T, and a state's
+    gradient gathers g^T q.
     """
     entries = len(d_after)
     q, k, v, down = by_chunk(chunks, q, k, v, down)
     decay, reach, fold = (factor.flatten(0, 1) for factor in (chunks.decay, chunks.reach, chunks.fold))
     far = down * reach
     d_scores = torch.bmm(down, v.mT).mul_(decay)
-    d_chunks, d_before = carried(d_after, torch.bmm(q.mT, far).unflatten(0, (entries, -1)), chunks.marks, back=True)
+    d_chunks, d_before = carried(d_after, torch.bmm(far.mT, q).unflatten(0, (entries, -1)), chunks.marks, back=True)
     d_chunks = d_chunks.flatten(0, 1)
 
-    dq = torch.bmm(far, states.mT).baddbmm_(d_scores, k)
-    dk = torch.bmm(v * fold, d_chunks.mT).baddbmm_(d_scores.mT, q)
-    dv = torch.bmm(k, d_chunks[..., :-1]).mul_(fold).baddbmm_(scores.mT, down[..., :-1])
+    dq = torch.bmm(far, states).baddbmm_(d_scores, k)
+    dk = torch.bmm(v * fold, d_chunks).baddbmm_(d_scores.mT, q)
+    dv = torch.bmm(k, d_chunks[:, :-1].mT).mul_(fold).baddbmm_(scores.mT, down[..., :-1])
     return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv)), d_before  # type: ignore[return-value]
 
 
 def summaries(k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor]:
-    """Features (E, P, M), values (E, P, J), the state before (E, M, J) -> those before each chunk (E G, M, J), and the one after."""
+    """Features (E, P, M), values (E, P, J), the state before (E, J, M) -> those before each chunk (E G, J, M), and the one after."""
     k, v = by_chunk(chunks, k, v)
-    sums = torch.bmm(k.mT, v * chunks.fold.flatten(0, 1))
+    sums = torch.bmm((v * chunks.fold.flatten(0, 1)).mT, k)
     states, last = carried(state, sums.unflatten(0, (len(state), -1)), chunks.marks)
     return states.flatten(0, 1), last
 
@@ -252,14 +247,6 @@ def block(tensor: Tensor, start: int, stop: int, chunk: int) -> Tensor:
     part = tensor[:, :, start:stop].flatten(0, 1)
     missing = -(stop - start) % min(chunk, stop - start)
     return F.pad(part, (0, 0, 0, missing)) if missing else part  # padding by nothing is a copy
-
-
-def pad_end(x: Tensor, length: int, fill: float | None) -> Tensor:
-    """(E, n) -> (E, length); None: the last entry goes on."""
-    missing = length - x.shape[1]
-    if not missing:
-        return x
-    return torch.cat((x, x[:, -1:].expand(-1, missing) if fill is None else x.new_full((x.shape[0], missing), fill)), dim=1)
 
 
 def hide(lse: Tensor, live: Tensor | None, start: int, stop: int, heads: int) -> Tensor:
