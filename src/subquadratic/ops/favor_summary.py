@@ -4,7 +4,8 @@ No more than a block of features exists at a time; backward makes them again. Th
 exponent so far, so that no normaliser can underflow, and rescaled when a block brings a larger one. Additive terms of an exponent (half the
 squared norm of a key, a feature's maximum) ride in the matmul as columns of its own, which saves passes over the features.
 
-Axes: E batch and heads together, P positions of a block, K head width, J = K + 1 (values and a one), M features.
+Axes: E batch and heads together, P positions of a block, K head width, J = K + 1 (values and a one), M features. A summary is (J, M)
+here: matmuls with wide rows are the faster ones.
 """
 
 from typing import Any
@@ -34,27 +35,27 @@ class Summarise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, heads, length, width = values.shape
         maximum = values.new_full((batch * heads, projection.shape[0]), EMPTY)
-        summary = values.new_zeros(batch * heads, projection.shape[0], width + 1)
+        summary = values.new_zeros(batch * heads, width + 1, projection.shape[0])
         table = with_one(projection)
         for start in range(0, length, size):
             k, v = (block(x, start, min(start + size, length), size) for x in (keys, values))
             exponents = torch.cat((k, key_offset(k, live, start, heads)), dim=-1) @ table.T
             larger = torch.maximum(maximum, exponents.amax(dim=1))
-            summary.mul_((maximum - larger).exp_()[..., None])
-            summary.baddbmm_(exponents.sub_(larger[:, None]).exp_().mT, with_one(v))
+            summary.mul_((maximum - larger).exp_()[:, None])
+            summary.baddbmm_(with_one(v).mT, exponents.sub_(larger[:, None]).exp_())
             maximum = larger
         ctx.save_for_backward(keys, values, projection, live, maximum)
         ctx.size = size
         summary, maximum = (x.unflatten(0, (batch, heads)) for x in (summary, maximum))
         ctx.mark_non_differentiable(maximum)
         ctx.set_materialize_grads(False)
-        return summary[..., :-1].contiguous(), summary[..., -1].contiguous(), maximum
+        return summary[..., :-1, :].mT.contiguous(), summary[..., -1, :].contiguous(), maximum
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
         keys, values, projection, live, maximum = ctx.saved_tensors
-        d_summary = joined(d_total, d_weight, (*maximum.shape, values.shape[-1] + 1), values)
+        d_summary = joined(d_total, d_weight, (len(maximum), values.shape[-1] + 1, maximum.shape[-1]), values)
         d_keys, d_values = like(keys), like(values)
         heads, length, width = keys.shape[1:]
         table = with_one(projection)
@@ -64,8 +65,8 @@ class Summarise(torch.autograd.Function):
                 stop = min(start + ctx.size, length)
                 k, v = (block(x, start, stop, ctx.size) for x in (keys, values))
                 features = torch.bmm(with_one(torch.cat((k, key_offset(k, live, start, heads)), dim=-1)), shifted.mT).exp_()
-                dv = torch.bmm(features, d_summary[..., :-1])
-                pulled = torch.bmm(with_one(v), d_summary.mT).mul_(features) @ table  # (E, P, K + 1)
+                dv = torch.bmm(features, d_summary[:, :-1].mT)
+                pulled = torch.bmm(with_one(v), d_summary).mul_(features) @ table  # (E, P, K + 1)
                 dk = pulled[..., :-1] - pulled[..., -1:].mul(width**-0.5) * k
                 d_keys[:, :, start:stop], d_values[:, :, start:stop] = (x.unflatten(0, (-1, heads)) for x in (dk, dv))
         return d_keys, d_values, None, None, None
@@ -84,13 +85,13 @@ class Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor, size: int) -> Tensor:
         batch, heads, length, _ = queries.shape
-        summary = torch.cat((total, weight[..., None]), dim=-1).flatten(0, 1)
+        summary = torch.cat((total.mT, weight[..., None, :]), dim=-2).flatten(0, 1)
         table = _query_table(projection, maximum.expand_as(weight).flatten(0, 1))
         output = queries.new_empty(batch, length, heads, total.shape[-1]).transpose(1, 2)
         normaliser = queries.new_empty(batch, heads, length)
         for start in range(0, length, size):
             stop = min(start + size, length)
-            mixed = torch.bmm(_query_features(queries, table, start, stop), summary)
+            mixed = torch.bmm(_query_features(queries, table, start, stop), summary.mT)
             below = guarded(mixed[..., -1:])
             output[:, :, start:stop] = (mixed[..., :-1] / below).unflatten(0, (-1, heads))
             normaliser[:, :, start:stop] = below[..., 0].unflatten(0, (-1, heads))
@@ -109,16 +110,16 @@ class Read(torch.autograd.Function):
                 stop = min(start + ctx.size, length)
                 features = _query_features(queries, table, start, stop)
                 y, dy, below = (x[:, :, start:stop].flatten(0, 1) for x in (output, d_output, normaliser))
-                down = torch.cat((dy, (dy * y).sum(dim=-1, keepdim=True).neg_()), dim=-1).div_(below[..., None])
-                d_summary.baddbmm_(features.mT, down)
-                d_queries[:, :, start:stop] = (torch.bmm(down, summary.mT).mul_(features) @ projection).unflatten(0, (-1, heads))
+                down = torch.cat((dy, torch.linalg.vecdot(dy, y).neg_()[..., None]), dim=-1).div_(below[..., None])
+                d_summary.baddbmm_(down.mT, features)
+                d_queries[:, :, start:stop] = (torch.bmm(down, summary).mul_(features) @ projection).unflatten(0, (-1, heads))
         d_summary = d_summary.unflatten(0, (-1, heads))
-        return d_queries, None, d_summary[..., :-1], d_summary[..., -1], None, None
+        return d_queries, None, d_summary[..., :-1, :].mT, d_summary[..., -1, :], None, None
 
 
 def key_offset(keys: Tensor, live: Tensor | None, start: int, heads: int) -> Tensor:
     """What is added to every exponent of a key, (E, P, 1): minus half its squared norm; for padding so little that exp is zero."""
-    offset = keys.square().sum(dim=-1, keepdim=True).mul_(-(keys.shape[-1] ** -0.5) / 2)
+    offset = torch.linalg.vecdot(keys, keys)[..., None].mul_(-(keys.shape[-1] ** -0.5) / 2)
     if live is not None:
         dead = ~live[:, None, start : start + keys.shape[1]].expand(-1, heads, -1).flatten(0, 1)
         offset.masked_fill_(dead[..., None], 2 * EMPTY)
@@ -136,10 +137,10 @@ def _query_features(queries: Tensor, table: Tensor, start: int, stop: int) -> Te
 
 
 def joined(total: Tensor | None, weight: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Gradients of a summary's two halves as one (E, M, J); zeros for those that nobody asked for."""
+    """Gradients of a summary's two halves as one (E, J, M); zeros for those that nobody asked for."""
     both = like.new_zeros(shape)
     if total is not None:
-        both[..., :-1] = total.flatten(0, 1)
+        both[:, :-1] = total.flatten(0, 1).mT
     if weight is not None:
-        both[..., -1] = weight.flatten(0, 1)
+        both[:, -1] = weight.flatten(0, 1)
     return both
