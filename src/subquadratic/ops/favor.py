@@ -29,7 +29,7 @@ from .precision import exact_dtype, no_autocast
 from .random_features import softmax_exponents
 from .recording import in_one_call
 
-BLOCK_NUMBERS = {"cpu": 288 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
+BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
 
 
 def causal_favor(

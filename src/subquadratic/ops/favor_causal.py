@@ -5,15 +5,16 @@ The maths of `ops/linear_attention.py` from queries, keys and the projection, so
 when it is read and made again in backward. Per position of a head 2 M K numbers meet in each of 4 matmuls forward and 7 backward, and a
 C x C triangle comes on top; one more and a triangle more backward where only blocks' summaries were kept.
 
-Row scales cancel in the ratio, so a query's features are the softmax of its exponents, one fused pass; a key's are its softmax times
-exp(lse), and that factor goes into small tensors (the C x C decays, the values) and never over the features. The running maximum is then
-taken of lse, each key's log-sum of features.
+Row scales cancel in the ratio, so features are relative to the largest of their row. What that leaves out of a key's goes into small
+tensors (the C x C decays, the values) and never over the features: its height, the logarithm of its largest feature, of which the running
+maximum is taken. The projection has log2(e) in it, since a CPU takes a third of the time for 2^x that it takes for e^x.
 
 Axes: E batch and heads together, P positions of a block, G chunks of a block, C chunk length, K head width, J = K + 1 (values and a one,
 so that numerator and normaliser are one matmul), M features. A summary is (J, M) here: matmuls with wide rows are the faster ones.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from .linear_attention import NOTHING
 from .once import once_differentiable
 from .precision import no_autocast
 
+LOG2E = math.log2(math.e)
 FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries of all chunks may be; beyond, blocks' are kept, and the others made again
 
@@ -39,17 +41,30 @@ class Chunks(NamedTuple):
     marks: Tensor  # (E, G + 1)    the running maximum before each chunk and after the last
 
 
-def measure(lse: Tensor, maximum: Tensor, before: Tensor, chunk: int) -> Chunks:
-    """Factors of a block from its keys' logarithms (E, P), their running maximum (E, P) and the one before the block (E, 1)."""
-    lse, maximum = lse.unflatten(1, (-1, chunk)), maximum.unflatten(1, (-1, chunk))
+class Kept(NamedTuple):
+    """What backward needs of a block."""
+
+    query_top: Tensor  # (E, P, 1)  the largest exponents to base 2
+    key_top: Tensor  # (E, P, 1)
+    height: Tensor  # (E, P)        of keys
+    maximum: Tensor  # (E, P)       of heights, running
+    marks: Tensor  # (E, G + 1)     as in Chunks
+    normaliser: Tensor  # (E, P, 1)
+    states: Tensor  # (E G, J, M)   before each chunk; without scores (E, J, M), before the block
+    scores: Tensor | None  # (E G, C, C)
+
+
+def measure(height: Tensor, maximum: Tensor, before: Tensor, chunk: int) -> Chunks:
+    """Factors of a block from its keys' heights (E, P), their running maximum (E, P) and the one before the block (E, 1)."""
+    height, maximum = height.unflatten(1, (-1, chunk)), maximum.unflatten(1, (-1, chunk))
     marks = torch.cat((before, maximum[..., -1]), dim=1)  # (E, G + 1)
-    decay = lower(lse[:, :, None, :] - maximum[..., None])
-    return Chunks(decay, (lse - marks[:, 1:, None]).exp_()[..., None], (marks[:, :-1, None] - maximum).exp_()[..., None], marks)
+    decay = lower(height[:, :, None, :] - maximum[..., None])
+    return Chunks(decay, (height - marks[:, 1:, None]).exp_()[..., None], (marks[:, :-1, None] - maximum).exp_()[..., None], marks)
 
 
 def lower(exponents: Tensor) -> Tensor:
     """exp on and below the diagonal, zero above, where it may overflow: what is there is written over, not multiplied."""
-    return exponents.exp_().tril_()
+    return exponents.mul_(LOG2E).exp2_().tril_()
 
 
 def carried(first: Tensor, added: Tensor, marks: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor]:
@@ -80,12 +95,27 @@ def carried(first: Tensor, added: Tensor, marks: Tensor, *, back: bool = False) 
     return so_far, torch.addcmul(added[:, last], so_far[:, last], scale[:, last])
 
 
-def key_features(keys: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax of the exponents (E, P, M) and their log-sum (E, P), from keys (E, P, K) and a projection that has K^(-1/4) in it."""
-    exponents = keys @ projection.T
-    largest = exponents.amax(dim=-1)
-    features = torch.softmax(exponents, dim=-1, out=exponents)
-    return features, largest - features.amax(dim=-1).log_() - torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
+def features(x: Tensor, table: Tensor | None, top: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Features relative to the largest of their row, and what was taken from their exponents.
+
+    Args:
+        x: (E, P, K); without a table features (E, P, M), which stay as they are.
+        table: (M, K), the projection times K^(-1/4) log2(e).
+        top: (E, P, 1), the largest exponents to base 2; None: not known yet.
+
+    Returns:
+        (E, P, M) and (E, P, 1).
+    """
+    if table is None:
+        return x, x.new_zeros(*x.shape[:2], 1)
+    exponents = x @ table.T
+    top = exponents.amax(dim=-1, keepdim=True) if top is None else top
+    return exponents.sub_(top).exp2_(), top
+
+
+def key_height(keys: Tensor, top: Tensor) -> Tensor:
+    """Logarithm of the largest feature of keys (E, P, K), from the largest exponent to base 2 (E, P, 1): (E, P)."""
+    return top[..., 0] / LOG2E - torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
 
 
 class CausalFavor(torch.autograd.Function):
@@ -122,20 +152,22 @@ class CausalFavor(torch.autograd.Function):
         output = values.new_empty(batch, length, heads, width).transpose(1, 2)
         after, marks = torch.cat((total.mT, weight[..., None, :]), dim=-2), maximum.clone()
         every = sum(-(-(stop - start) // chunk) for _, start, stop, _ in pieces) * batch * after[0].numel() <= MOST_KEPT
-        kept: list[Tensor] = []
+        table = None if projection is None else projection * LOG2E
+        kept: list[Tensor | None] = []
         for rows, start, stop, _ in pieces:
             state, before = after[rows].flatten(0, 1), marks[rows].flatten(0, 1)
             q, k, v = (block(tensor, start, stop, chunk) for tensor in (queries, keys, values))
-            k, lse = (k, k.new_zeros(k.shape[:2])) if projection is None else key_features(k, projection)
-            lse = hide(lse, live, start, stop, heads)
-            running = torch.zeros_like(lse) if projection is None else torch.maximum(lse.cummax(dim=1).values, before)
-            q = q if projection is None else torch.softmax(q @ projection.T, dim=-1)
-            chunks = measure(lse, running, before, min(chunk, k.shape[1]))
-            mixed, last, *parts = mix(q, k, with_one(v), state, chunks)
+            raw, (k, k_top) = k, features(k, table)
+            height = hide(k_top[..., 0] if table is None else key_height(raw, k_top), live, start, stop, heads)
+            running = torch.zeros_like(height) if table is None else torch.maximum(height.cummax(dim=1).values, before)
+            q, q_top = features(q, table)
+            chunks = measure(height, running, before, min(chunk, k.shape[1]))
+            mixed, last, states, scores = mix(q, k, with_one(v), state, chunks)
             below = guarded(mixed[..., -1:])
             output[:, :, start:stop] = (mixed[..., :-1] / below)[:, : stop - start].unflatten(0, (-1, heads))
             if keep:
-                kept += [lse, running, chunks.marks, below.clone(), *(parts if every else [state.clone()])]
+                large = (states, scores) if every else (state.clone(), None)
+                kept += Kept(q_top, k_top, height, running, chunks.marks, below.clone(), *large)
             after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
         if keep:
@@ -157,30 +189,26 @@ class CausalFavor(torch.autograd.Function):
         ctx: Any, saved: tuple[Tensor, ...], d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None
     ) -> tuple[Any, ...]:
         queries, keys, values, projection, output, *kept = saved
-        heads, width, each = values.shape[1], values.shape[3], len(kept) // max(len(ctx.pieces), 1)
+        table = None if projection is None else projection * LOG2E
+        heads, width, each = values.shape[1], values.shape[3], len(Kept._fields)
         d_queries, d_keys, d_values = (like(tensor) for tensor in (queries, keys, values))
         d_state = values.new_zeros(ctx.rows, heads, width + 1, keys.shape[3] if projection is None else len(projection))
         if d_total is not None:
             d_state[..., :-1, :] = d_total.mT
         if d_weight is not None:
             d_state[..., -1, :] = d_weight
+        d_output = torch.zeros_like(output) if d_output is None else d_output
         for index, (rows, start, stop, _) in reversed(list(enumerate(ctx.pieces))):
             q, k, v = (block(tensor, start, stop, ctx.chunk) for tensor in (queries, keys, values))
-            lse, running, marks, below, *parts = kept[index * each : (index + 1) * each]
-            raw = k
-            if projection is not None:
-                q, k = (torch.softmax(x @ projection.T, dim=-1) for x in (q, k))
-            chunks = measure(lse, running, marks[:, :1], min(ctx.chunk, k.shape[1]))
-            if d_output is None:
-                down = v.new_zeros(*v.shape[:2], width + 1)
-            else:
-                y, dy = (block(tensor, start, stop, ctx.chunk) for tensor in (output, d_output))
-                down = torch.cat((dy, torch.linalg.vecdot(dy, y).neg_()[..., None]), dim=-1)
-                down.div_(below)
-            v = with_one(v)
-            if len(parts) == 1:  # the state before the block
-                parts = [summaries(k, v, *parts, chunks)[0], decayed(q, k, chunks)]
-            dq, dk, dv, d_before = unmix(q, k, v, *parts, chunks, down, d_state[rows].flatten(0, 1))
+            past = Kept(*kept[index * each : (index + 1) * each])
+            raw, (q, _), (k, _), v = k, features(q, table, past.query_top), features(k, table, past.key_top), with_one(v)
+            chunks = measure(past.height, past.maximum, past.marks[:, :1], min(ctx.chunk, k.shape[1]))
+            states, scores = past.states, past.scores
+            if scores is None:
+                states, scores = summaries(k, v, states, chunks)[0], decayed(q, k, chunks)
+            y, dy = (block(tensor, start, stop, ctx.chunk) for tensor in (output, d_output))
+            down = torch.cat((dy, torch.linalg.vecdot(dy, y).neg_()[..., None]), dim=-1).div_(past.normaliser)
+            dq, dk, dv, d_before = unmix(q, k, v, states, scores, chunks, down, d_state[rows].flatten(0, 1))
             d_state[rows] = d_before.unflatten(0, (-1, heads))
             if projection is not None:
                 dq = dq.mul_(q) @ projection
@@ -249,14 +277,14 @@ def block(tensor: Tensor, start: int, stop: int, chunk: int) -> Tensor:
     return F.pad(part, (0, 0, 0, missing)) if missing else part  # padding by nothing is a copy
 
 
-def hide(lse: Tensor, live: Tensor | None, start: int, stop: int, heads: int) -> Tensor:
+def hide(height: Tensor, live: Tensor | None, start: int, stop: int, heads: int) -> Tensor:
     """-inf where a key is no token: padding, and what fills up the last chunk."""
     if live is not None:
         dead = ~live[:, None, start:stop].expand(-1, heads, -1).flatten(0, 1)
-        lse[:, : stop - start].masked_fill_(dead, -torch.inf)
-    if stop - start < lse.shape[1]:
-        lse[:, stop - start :] = -torch.inf
-    return lse
+        height[:, : stop - start].masked_fill_(dead, -torch.inf)
+    if stop - start < height.shape[1]:
+        height[:, stop - start :] = -torch.inf
+    return height
 
 
 def with_one(values: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Bidirectional FAVOR+ with a backward of its own: keys and values folded into a summary, and queries that read it, block by block.
 
 No more than a block of features exists at a time; backward makes them again. The summary is stabilised feature by feature with its largest
-exponent so far, so that no normaliser can underflow, and rescaled when a block brings a larger one. Additive terms of an exponent (half the
-squared norm of a key, a feature's maximum) ride in the matmul as columns of its own, which saves passes over the features.
+exponent so far, so that no normaliser can underflow, and rescaled when a block brings a larger one. Keys' exponents are to base 2, which
+takes a CPU a third of the time. Additive terms of an exponent (half the squared norm of a key, a feature's maximum) ride in the matmul as
+columns of its own, which saves passes over the features.
 
 Axes: E batch and heads together, P positions of a block, K head width, J = K + 1 (values and a one), M features. A summary is (J, M)
 here: matmuls with wide rows are the faster ones.
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .favor_causal import block, guarded, like, with_one
+from .favor_causal import LOG2E, block, guarded, like, with_one
 from .linear_attention import EMPTY
 from .once import once_differentiable
 from .precision import no_autocast
@@ -36,17 +37,17 @@ class Summarise(torch.autograd.Function):
         batch, heads, length, width = values.shape
         maximum = values.new_full((batch * heads, projection.shape[0]), EMPTY)
         summary = values.new_zeros(batch * heads, width + 1, projection.shape[0])
-        table = with_one(projection)
+        table = with_one(projection) * LOG2E
         for start in range(0, length, size):
             k, v = (block(x, start, min(start + size, length), size) for x in (keys, values))
             exponents = torch.cat((k, key_offset(k, live, start, heads)), dim=-1) @ table.T
             larger = torch.maximum(maximum, exponents.amax(dim=1))
-            summary.mul_((maximum - larger).exp_()[:, None])
-            summary.baddbmm_(with_one(v).mT, exponents.sub_(larger[:, None]).exp_())
+            summary.mul_((maximum - larger).exp2_()[:, None])
+            summary.baddbmm_(with_one(v).mT, exponents.sub_(larger[:, None]).exp2_())
             maximum = larger
         ctx.save_for_backward(keys, values, projection, live, maximum)
         ctx.size = size
-        summary, maximum = (x.unflatten(0, (batch, heads)) for x in (summary, maximum))
+        summary, maximum = (x.unflatten(0, (batch, heads)) for x in (summary, maximum / LOG2E))
         ctx.mark_non_differentiable(maximum)
         ctx.set_materialize_grads(False)
         return summary[..., :-1, :].mT.contiguous(), summary[..., -1, :].contiguous(), maximum
@@ -59,12 +60,12 @@ class Summarise(torch.autograd.Function):
         d_keys, d_values = like(keys), like(values)
         heads, length, width = keys.shape[1:]
         table = with_one(projection)
-        shifted = torch.cat((table.expand(len(maximum), -1, -1), -maximum[..., None]), dim=-1)  # (E, M, K + 2)
+        shifted = torch.cat(((table * LOG2E).expand(len(maximum), -1, -1), -maximum[..., None]), dim=-1)  # (E, M, K + 2)
         with no_autocast(keys):
             for start in range(0, length, ctx.size):
                 stop = min(start + ctx.size, length)
                 k, v = (block(x, start, stop, ctx.size) for x in (keys, values))
-                features = torch.bmm(with_one(torch.cat((k, key_offset(k, live, start, heads)), dim=-1)), shifted.mT).exp_()
+                features = torch.bmm(with_one(torch.cat((k, key_offset(k, live, start, heads)), dim=-1)), shifted.mT).exp2_()
                 dv = torch.bmm(features, d_summary[:, :-1].mT)
                 pulled = torch.bmm(with_one(v), d_summary).mul_(features) @ table  # (E, P, K + 1)
                 dk = pulled[..., :-1] - pulled[..., -1:].mul(width**-0.5) * k
