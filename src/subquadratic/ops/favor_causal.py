@@ -2,7 +2,7 @@
 long sequence, only the summary before each block.
 
 The maths of `ops/linear_attention.py` from queries, keys and the projection, so that no feature is ever kept: a block's features are made
-when it is read and made again in backward. Per position of a head 2 M K numbers meet in each of 4 matmuls forward and 7 backward, and a
+when it is read and made again in backward. Per position of a head 2 M K numbers meet in each of 4 matmuls forward and 8 backward, and a
 C x C triangle comes on top; one more and a triangle more backward where only blocks' summaries were kept.
 
 Row scales cancel in the ratio, so features are relative to the largest of their row. What that leaves out of a key's goes into small
