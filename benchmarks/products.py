@@ -6,7 +6,7 @@
 
 The floor of `subq bench` counts operations at the best rate of large square matrices. Here every matmul and attention kernel of one step
 is noted, and called again in the step's order on random numbers laid out as they were there: what was one tensor is one tensor, so that
-caches hold no more than they do in a step. Once the products alone, once with the functions that the papers' formulas name (softmax, exp,
+caches hold no more than they do in a step. Once the products alone, once with the functions that the papers' formulas name (softmax, powers,
 GELU, layer norms) and their gradients, in turns with the step itself and with what it is compared to. There are no sums, no copies, no
 optimizer and little Python in either.
 """
@@ -32,7 +32,7 @@ from subquadratic.ops.free_memory import keep_freed_memory
 
 PRODUCTS = ("mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "_linear_pointwise")
 ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
-FUNCTIONS = ("exp", "exp_", "gelu", "gelu_backward", "native_layer_norm", "native_layer_norm_backward", "sigmoid")
+FUNCTIONS = ("exp", "exp_", "exp2", "exp2_", "gelu", "gelu_backward", "native_layer_norm", "native_layer_norm_backward", "sigmoid")
 FUNCTIONS += ("softmax", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data")
 COLUMNS = ("case", "step", "products", "share", "with functions", "share", "beside it", "takes", "x step", "x products", "x with functions")
 COLUMNS += ("GFLOP of the floor", "GFLOP of the products", "calls")
@@ -110,8 +110,8 @@ def _laid_out(keys: set[Key]) -> dict[Key, Tensor]:
 def _prepare(call: Call, tensors: dict[Key, Tensor]) -> tuple[Any, list[Any], dict[str, Any]]:
     """What is written has a place of its own: numbers that went through the same maps again and again would grow without bound."""
     function, args, kwargs = call[0], [_again(value, tensors) for value in call[1]], {k: _again(v, tensors) for k, v in call[2].items()}
-    if _name(function) == "exp_":
-        function, kwargs = torch.ops.aten.exp.out, {"out": args[0]}
+    if _name(function) in ("exp_", "exp2_"):
+        function, kwargs = getattr(torch.ops.aten, _name(function)[:-1]).out, {"out": args[0]}
     places = ((name, value, call[2].get(name, call[1][0])) for name, value in kwargs.items() if isinstance(value, Tensor))
     kwargs |= {name: tensors.setdefault(("written", key), torch.empty_like(value)) for name, value, key in places}
     return function, _real_attention(args) if _name(function) == ATTENTION[1] else args, kwargs

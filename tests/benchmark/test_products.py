@@ -52,6 +52,17 @@ def test_called_again_in_order_with_the_same_layout_and_memory() -> None:
     assert again.calls[0][2]["out"][4] != again.calls[1][1][0][4], "what is written is not what is read"
 
 
+@pytest.mark.parametrize("subject", ["performer", "performer-bidirectional"])
+def test_the_powers_of_a_step_are_among_its_functions(subject: str) -> None:
+    step = build_model(subject, CASES[f"model/{subject}/train/48"], Setting(), {})
+    with Noted() as noted:
+        step.call()
+    made = kinds(noted).count("exp2_")
+    with Noted() as again:
+        replay(noted, functions=True)()
+    assert made and kinds(again).count("exp2") == made
+
+
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_a_step_has_the_products_that_its_floor_counts(subject: str) -> None:
     case = CASES[f"model/{subject}/train/48"]

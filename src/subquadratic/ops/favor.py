@@ -65,7 +65,7 @@ def causal_favor(
         ValueError: if shapes disagree or ``chunk`` < 1.
         NotImplementedError: for ``cu_seqlens`` while compiling.
 
-    Cost O(N M K + N C (M + K)) a head. Kept for backward: the arguments, the output, 3 N numbers, and a summary (M K) and the scores (C C)
+    Cost O(N M K + N C (M + K)) a head. Kept for backward: the arguments, the output, 5 N numbers, and a summary (M K) and the scores (C C)
     of each chunk; of a long sequence, a summary for each block.
     """
     batch, heads, length, _ = queries.shape
