@@ -115,7 +115,12 @@ def features(x: Tensor, table: Tensor | None, top: Tensor | None = None) -> tupl
 
 def key_height(keys: Tensor, top: Tensor) -> Tensor:
     """Logarithm of the largest feature of keys (E, P, K), from the largest exponent to base 2 (E, P, 1): (E, P)."""
-    return top[..., 0] / LOG2E - torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
+    return top[..., 0] / LOG2E - half_square(keys)
+
+
+def half_square(keys: Tensor) -> Tensor:
+    """What the logarithms of a key's features have in common: (E, P, K) -> (E, P), half the squared norm of keys as they are projected."""
+    return torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
 
 
 class CausalFavor(torch.autograd.Function):
@@ -192,11 +197,8 @@ class CausalFavor(torch.autograd.Function):
         table = None if projection is None else projection * LOG2E
         heads, width, each = values.shape[1], values.shape[3], len(Kept._fields)
         d_queries, d_keys, d_values = (like(tensor) for tensor in (queries, keys, values))
-        d_state = values.new_zeros(ctx.rows, heads, width + 1, keys.shape[3] if projection is None else len(projection))
-        if d_total is not None:
-            d_state[..., :-1, :] = d_total.mT
-        if d_weight is not None:
-            d_state[..., -1, :] = d_weight
+        count = keys.shape[3] if projection is None else len(projection)
+        d_state = joined(d_total, d_weight, (ctx.rows, heads, width + 1, count), values)
         d_output = torch.zeros_like(output) if d_output is None else d_output
         for index, (rows, start, stop, _) in reversed(list(enumerate(ctx.pieces))):
             q, k, v = (block(tensor, start, stop, ctx.chunk) for tensor in (queries, keys, values))
@@ -207,7 +209,7 @@ class CausalFavor(torch.autograd.Function):
             if scores is None:
                 states, scores = summaries(k, v, states, chunks)[0], decayed(q, k, chunks)
             y, dy = (block(tensor, start, stop, ctx.chunk) for tensor in (output, d_output))
-            down = torch.cat((dy, torch.linalg.vecdot(dy, y).neg_()[..., None]), dim=-1).div_(past.normaliser)
+            down = above_ratio(dy, y, past.normaliser)
             dq, dk, dv, d_before = unmix(q, k, v, states, scores, chunks, down, d_state[rows].flatten(0, 1))
             d_state[rows] = d_before.unflatten(0, (-1, heads))
             if projection is not None:
@@ -295,6 +297,21 @@ def with_one(values: Tensor) -> Tensor:
 def guarded(normaliser: Tensor) -> Tensor:
     """Infinite where there is no key, so that what is divided by it becomes zero, gradient too."""
     return normaliser.masked_fill_(normaliser.abs() <= NOTHING, torch.inf)
+
+
+def above_ratio(gradient: Tensor, output: Tensor, normaliser: Tensor) -> Tensor:
+    """From the gradient of a ratio (E, P, K), the ratio and what it was divided by (E, P, 1): of both parts, (E, P, K + 1)."""
+    return torch.cat((gradient, torch.linalg.vecdot(gradient, output).neg_()[..., None]), dim=-1).div_(normaliser)
+
+
+def joined(total: Tensor | None, weight: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Gradients of a summary's two halves, (..., M, K) and (..., M), as one (..., J, M); zeros for those that nobody asked for."""
+    both = like.new_zeros(shape)
+    if total is not None:
+        both[..., :-1, :] = total.mT
+    if weight is not None:
+        both[..., -1, :] = weight
+    return both
 
 
 def like(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .favor_causal import LOG2E, block, guarded, like, with_one
+from .favor_causal import LOG2E, above_ratio, block, guarded, half_square, joined, like, with_one
 from .linear_attention import EMPTY
 from .once import once_differentiable
 from .precision import no_autocast
@@ -56,9 +56,9 @@ class Summarise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
         keys, values, projection, live, maximum = ctx.saved_tensors
-        d_summary = joined(d_total, d_weight, (len(maximum), values.shape[-1] + 1, maximum.shape[-1]), values)
+        batch, heads, length, width = keys.shape
+        d_summary = joined(d_total, d_weight, (batch, heads, values.shape[-1] + 1, maximum.shape[-1]), values).flatten(0, 1)
         d_keys, d_values = like(keys), like(values)
-        heads, length, width = keys.shape[1:]
         table = with_one(projection)
         shifted = torch.cat(((table * LOG2E).expand(len(maximum), -1, -1), -maximum[..., None]), dim=-1)  # (E, M, K + 2)
         with no_autocast(keys):
@@ -111,7 +111,7 @@ class Read(torch.autograd.Function):
                 stop = min(start + ctx.size, length)
                 features = _query_features(queries, table, start, stop)
                 y, dy, below = (x[:, :, start:stop].flatten(0, 1) for x in (output, d_output, normaliser))
-                down = torch.cat((dy, torch.linalg.vecdot(dy, y).neg_()[..., None]), dim=-1).div_(below[..., None])
+                down = above_ratio(dy, y, below[..., None])
                 d_summary.baddbmm_(down.mT, features)
                 d_queries[:, :, start:stop] = (torch.bmm(down, summary).mul_(features) @ projection).unflatten(0, (-1, heads))
         d_summary = d_summary.unflatten(0, (-1, heads))
@@ -120,7 +120,7 @@ class Read(torch.autograd.Function):
 
 def key_offset(keys: Tensor, live: Tensor | None, start: int, heads: int) -> Tensor:
     """What is added to every exponent of a key, (E, P, 1): minus half its squared norm; for padding so little that exp is zero."""
-    offset = torch.linalg.vecdot(keys, keys)[..., None].mul_(-(keys.shape[-1] ** -0.5) / 2)
+    offset = half_square(keys)[..., None].neg_()
     if live is not None:
         dead = ~live[:, None, start : start + keys.shape[1]].expand(-1, heads, -1).flatten(0, 1)
         offset.masked_fill_(dead[..., None], 2 * EMPTY)
@@ -135,13 +135,3 @@ def _query_table(projection: Tensor, maximum: Tensor) -> Tensor:
 def _query_features(queries: Tensor, table: Tensor, start: int, stop: int) -> Tensor:
     """(E, P, M): a row's scale cancels in the ratio, so it may be a softmax."""
     return torch.softmax(torch.bmm(with_one(queries[:, :, start:stop].flatten(0, 1)), table.mT), dim=-1)
-
-
-def joined(total: Tensor | None, weight: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Gradients of a summary's two halves as one (E, J, M); zeros for those that nobody asked for."""
-    both = like.new_zeros(shape)
-    if total is not None:
-        both[:, :-1] = total.flatten(0, 1).mT
-    if weight is not None:
-        both[:, -1] = weight.flatten(0, 1)
-    return both
