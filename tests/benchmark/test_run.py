@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from subquadratic.benchmark import competitors, models, run
+from subquadratic.benchmark import competitors, imports, models, run
 from subquadratic.benchmark.cases import Case, Sizes, import_case, registry, select
 from subquadratic.benchmark.checks import causal, same_shape_and_finite, within
 from subquadratic.benchmark.machine import facts, measure_rates
@@ -240,6 +240,21 @@ def test_the_import_is_timed_in_fresh_processes() -> None:
     (result,) = measure([dataclasses.replace(import_case(), rounds=1)], probe=PROBE).results
     bare, models = (side.seconds for side in result.sides)
     assert len(bare) == len(models) == 1 and 0 < bare[0] < models[0]
+
+
+COMPILED = """
+import importlib.util, pathlib, subquadratic.models.performer as used
+print(0, int(pathlib.Path(importlib.util.cache_from_source(used.__file__)).exists()))
+"""
+
+
+def test_an_import_reads_compiled_files_where_python_writes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling the sources takes longer than all the rest, and is no part of importing what is installed."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(imports, "CODE", imports.CODE + COMPILED)
+    case = dataclasses.replace(import_case(), rounds=1, sides=("subquadratic", "models", "before", "compiled"))
+    found = imports.measure_import(case, rounds=1)
+    assert found["compiled"] == [1.0]
 
 
 def test_choosing_cases_needs_no_torch() -> None:
