@@ -35,8 +35,10 @@ class Product:
                 self.bands = lying.view(parts, -1, lying.shape[1])
                 self.band_bias = None if bias is None else bias.view(parts, -1, 1)
                 return
-        if steps >= LONG and self.packed is None:  # the longer side last
-            self.right = weight.contiguous().mT if weight.shape[1] > weight.shape[0] else weight.mT.contiguous()
+        if steps >= LONG and self.packed is None:
+            # One row wants the longer side last; several want what each output is made of in one piece: up to twice as fast on Intel.
+            together = rows > 1 or weight.shape[1] > weight.shape[0]
+            self.right = weight.contiguous().mT if together else weight.mT.contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, I) -> (B, O)."""
