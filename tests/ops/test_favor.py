@@ -37,23 +37,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, projection: Tensor, *, causal: bool,
     return read_favor(q, summarise_favor(k, v, projection, mask, block=block), projection, block=block)
 
 
-def keeping(every: bool) -> AbstractContextManager[object]:
-    """For backward, the summaries of all chunks, or of blocks alone."""
-    return patch.object(favor_causal, "MOST_KEPT", favor_causal.MOST_KEPT if every else 0)
+def keeping(*, every: bool, features: bool = False) -> AbstractContextManager[object]:
+    """For backward, the summaries of all chunks, or of blocks alone; and features, or none."""
+    most = favor_causal.MOST_KEPT if every else 0, favor_causal.MOST_FEATURES if features else 0
+    return patch.multiple(favor_causal, MOST_KEPT=most[0], MOST_FEATURES=most[1])
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     length=st.integers(1, 50), block=st.integers(1, 3), seed=st.integers(0, 10**6), masked=st.booleans(), causal=st.booleans(),
-    spread=st.sampled_from((0.3, 1.0, 5.0)), every=st.booleans(),
+    spread=st.sampled_from((0.3, 1.0, 5.0)), every=st.booleans(), features=st.booleans(),
 )  # fmt: skip
 def test_values_and_gradients_equal_the_definition(
-    length: int, block: int, seed: int, masked: bool, causal: bool, spread: float, every: bool
+    length: int, block: int, seed: int, masked: bool, causal: bool, spread: float, every: bool, features: bool
 ) -> None:
     *given, projection = inputs(2, 2, length, spread=spread, seed=seed)
     q, k, v = (x.requires_grad_() for x in given)
     mask = torch.rand(2, length) > 0.3 if masked else None
-    with keeping(every):
+    with keeping(every=every, features=features):
         output = attend(q, k, v, projection, causal=causal, mask=mask, block=8 * block)
     expected = definition(q, k, v, projection, causal=causal, mask=mask)
     torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-10)
@@ -136,13 +137,13 @@ def test_token_by_token_equals_the_whole(grad: bool) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("every", [True, False])
+@pytest.mark.parametrize(("every", "features"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("bounds", [[0, 30], [0, 1, 9, 30], [0, 7, 7, 8, 24, 30, 30]])
-def test_packed_documents_are_as_if_alone(bounds: list[int], every: bool) -> None:
+def test_packed_documents_are_as_if_alone(bounds: list[int], every: bool, features: bool) -> None:
     *given, projection = inputs(1, 2, 30)
     q, k, v = (x.requires_grad_() for x in given)
     cuts = torch.tensor(bounds)
-    with keeping(every):
+    with keeping(every=every, features=features):
         output, state = causal_favor(q, k, v, projection, cu_seqlens=cuts, chunk=4, block=8)
     alone, states = [], []
     for a, b in itertools.pairwise(bounds):
@@ -269,7 +270,7 @@ def saved_numbers(run: Callable[[], Tensor]) -> int:
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_no_features_are_kept_for_backward(causal: bool) -> None:
+def test_no_features_of_long_sequences_are_kept_for_backward(causal: bool) -> None:
     torch.manual_seed(0)
     length, width, features = 1024, 16, 128
     q, k, v = (torch.randn(1, 1, length, width, requires_grad=True) for _ in range(3))
@@ -277,6 +278,22 @@ def test_no_features_are_kept_for_backward(causal: bool) -> None:
     with keeping(every=False):
         kept = saved_numbers(lambda: attend(q, k, v, projection, causal=causal, block=256))
     assert kept < length * (4 * width + 3) + (length // 256 + 4) * features * (width + 2)
+
+
+def test_features_of_short_sequences_are_kept_and_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    length, width, features = 200, 16, 32  # the last chunk is not full
+    q, k, v = (torch.randn(1, 2, length, width, requires_grad=True) for _ in range(3))
+    projection, towards = torch.randn(features, width), torch.randn(1, 2, length, width)
+    numbers, found = 2 * 2 * length * features, []
+    for most in (numbers, numbers - 1):
+        monkeypatch.setattr(favor_causal, "MOST_FEATURES", most)
+        kept = saved_numbers(lambda: attend(q, k, v, projection, causal=True, block=64))
+        found.append((kept, torch.autograd.grad(attend(q, k, v, projection, causal=True, block=64), (q, k, v), towards)))
+    (more, mine), (less, made_again) = found
+    assert more - less == 2 * 2 * features * (length + (-length) % 8)
+    for kept_gradient, other in zip(mine, made_again, strict=True):
+        torch.testing.assert_close(kept_gradient, other)
 
 
 def test_summaries_of_chunks_and_scores_are_kept_where_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
 """Causal FAVOR+ with a backward of its own: block by block, keeping only the summary before each chunk and the scores inside it, or, of a
 long sequence, only the summary before each block.
 
-The maths of `ops/linear_attention.py` from queries, keys and the projection, so that no feature is ever kept: a block's features are made
-when it is read and made again in backward. Per position of a head 2 M K numbers meet in each of 4 matmuls forward and 8 backward, and a
-C x C triangle comes on top; one more and a triangle more backward where only blocks' summaries were kept.
+The maths of `ops/linear_attention.py` from queries, keys and the projection, so that features need not be kept: a block's are made when it
+is read and made again in backward, except those of a short sequence, which take little memory. Per position of a head 2 M K numbers meet
+in each of 4 matmuls forward and 8 backward (6 of a short sequence), and a C x C triangle comes on top; one more and a triangle more
+backward where only blocks' summaries were kept.
 
 Row scales cancel in the ratio, so features are relative to the largest of their row. What that leaves out of a key's goes into small
 tensors (the C x C decays, the values) and never over the features: its height, the logarithm of its largest feature, of which the running
@@ -30,6 +31,7 @@ from .precision import no_autocast
 LOG2E = math.log2(math.e)
 FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries of all chunks may be; beyond, blocks' are kept, and the others made again
+MOST_FEATURES = 1 << 23  # numbers (32 MB) that features of queries and keys may be; beyond, they are made again
 
 
 class Chunks(NamedTuple):
@@ -52,6 +54,8 @@ class Kept(NamedTuple):
     normaliser: Tensor  # (E, P, 1)
     states: Tensor  # (E G, J, M)   before each chunk; without scores (E, J, M), before the block
     scores: Tensor | None  # (E G, C, C)
+    query_features: Tensor | None  # (E, P, M)  as they are computed from a projection
+    key_features: Tensor | None  # (E, P, M)
 
 
 def measure(height: Tensor, maximum: Tensor, before: Tensor, chunk: int) -> Chunks:
@@ -157,6 +161,7 @@ class CausalFavor(torch.autograd.Function):
         output = values.new_empty(batch, length, heads, width).transpose(1, 2)
         after, marks = torch.cat((total.mT, weight[..., None, :]), dim=-2), maximum.clone()
         every = sum(-(-(stop - start) // chunk) for _, start, stop, _ in pieces) * batch * after[0].numel() <= MOST_KEPT
+        short = projection is not None and 2 * values[..., 0].numel() * len(projection) <= MOST_FEATURES
         table = None if projection is None else projection * LOG2E
         kept: list[Tensor | None] = []
         for rows, start, stop, _ in pieces:
@@ -172,7 +177,7 @@ class CausalFavor(torch.autograd.Function):
             output[:, :, start:stop] = (mixed[..., :-1] / below)[:, : stop - start].unflatten(0, (-1, heads))
             if keep:
                 large = (states, scores) if every else (state.clone(), None)
-                kept += Kept(q_top, k_top, height, running, chunks.marks, below.clone(), *large)
+                kept += Kept(q_top, k_top, height, running, chunks.marks, below.clone(), *large, *((q, k) if short else (None, None)))
             after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
         if keep:
@@ -203,7 +208,11 @@ class CausalFavor(torch.autograd.Function):
         for index, (rows, start, stop, _) in reversed(list(enumerate(ctx.pieces))):
             q, k, v = (block(tensor, start, stop, ctx.chunk) for tensor in (queries, keys, values))
             past = Kept(*kept[index * each : (index + 1) * each])
-            raw, (q, _), (k, _), v = k, features(q, table, past.query_top), features(k, table, past.key_top), with_one(v)
+            raw, v = k, with_one(v)
+            if past.query_features is None or past.key_features is None:
+                (q, _), (k, _) = features(q, table, past.query_top), features(k, table, past.key_top)
+            else:
+                q, k = past.query_features, past.key_features
             chunks = measure(past.height, past.maximum, past.marks[:, :1], min(ctx.chunk, k.shape[1]))
             states, scores = past.states, past.scores
             if scores is None:
