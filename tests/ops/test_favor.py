@@ -269,6 +269,11 @@ def saved_numbers(run: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
+def saved_numbers_and_gradients(q: Tensor, k: Tensor, v: Tensor, projection: Tensor, towards: Tensor) -> tuple[int, tuple[Tensor, ...]]:
+    kept = saved_numbers(lambda: attend(q, k, v, projection, causal=True, block=64))
+    return kept, torch.autograd.grad(attend(q, k, v, projection, causal=True, block=64), (q, k, v), towards)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_no_features_of_long_sequences_are_kept_for_backward(causal: bool) -> None:
     torch.manual_seed(0)
@@ -285,11 +290,10 @@ def test_features_of_short_sequences_are_kept_and_give_the_same_gradients(monkey
     length, width, features = 200, 16, 32  # the last chunk is not full
     q, k, v = (torch.randn(1, 2, length, width, requires_grad=True) for _ in range(3))
     projection, towards = torch.randn(features, width), torch.randn(1, 2, length, width)
-    numbers, found = 2 * 2 * length * features, []
-    for most in (numbers, numbers - 1):
+    found = []
+    for most in (2 * 2 * length * features, 2 * 2 * length * features - 1):
         monkeypatch.setattr(favor_causal, "MOST_FEATURES", most)
-        kept = saved_numbers(lambda: attend(q, k, v, projection, causal=True, block=64))
-        found.append((kept, torch.autograd.grad(attend(q, k, v, projection, causal=True, block=64), (q, k, v), towards)))
+        found.append(saved_numbers_and_gradients(q, k, v, projection, towards))
     (more, mine), (less, made_again) = found
     assert more - less == 2 * 2 * features * (length + (-length) % 8)
     for kept_gradient, other in zip(mine, made_again, strict=True):
@@ -304,8 +308,7 @@ def test_summaries_of_chunks_and_scores_are_kept_where_they_are_few(monkeypatch:
     summaries, found = length // chunk * features * (width + 1), []
     for most in (summaries, summaries - 1):
         monkeypatch.setattr(favor_causal, "MOST_KEPT", most)
-        kept = saved_numbers(lambda: attend(q, k, v, projection, causal=True, block=64))
-        found.append((kept, torch.autograd.grad(attend(q, k, v, projection, causal=True, block=64), (q, k, v), towards)))
+        found.append(saved_numbers_and_gradients(q, k, v, projection, towards))
     (more, mine), (less, made_again) = found
     assert more - less == summaries + length * chunk - length // 64 * features * (width + 1)
     for kept_gradient, other in zip(mine, made_again, strict=True):

@@ -177,7 +177,8 @@ class CausalFavor(torch.autograd.Function):
             output[:, :, start:stop] = (mixed[..., :-1] / below)[:, : stop - start].unflatten(0, (-1, heads))
             if keep:
                 large = (states, scores) if every else (state.clone(), None)
-                kept += Kept(q_top, k_top, height, running, chunks.marks, below.clone(), *large, *((q, k) if short else (None, None)))
+                made = (q, k) if short else (None, None)
+                kept += Kept(q_top, k_top, height, running, chunks.marks, below.clone(), *large, *made)
             after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
         if keep:
@@ -206,13 +207,11 @@ class CausalFavor(torch.autograd.Function):
         d_state = joined(d_total, d_weight, (ctx.rows, heads, width + 1, count), values)
         d_output = torch.zeros_like(output) if d_output is None else d_output
         for index, (rows, start, stop, _) in reversed(list(enumerate(ctx.pieces))):
-            q, k, v = (block(tensor, start, stop, ctx.chunk) for tensor in (queries, keys, values))
             past = Kept(*kept[index * each : (index + 1) * each])
-            raw, v = k, with_one(v)
-            if past.query_features is None or past.key_features is None:
-                (q, _), (k, _) = features(q, table, past.query_top), features(k, table, past.key_top)
-            else:
-                q, k = past.query_features, past.key_features
+            raw, v = block(keys, start, stop, ctx.chunk), with_one(block(values, start, stop, ctx.chunk))
+            q, k = past.query_features, past.key_features
+            if q is None or k is None:
+                q, k = features(block(queries, start, stop, ctx.chunk), table, past.query_top)[0], features(raw, table, past.key_top)[0]
             chunks = measure(past.height, past.maximum, past.marks[:, :1], min(ctx.chunk, k.shape[1]))
             states, scores = past.states, past.scores
             if scores is None:
