@@ -1,5 +1,6 @@
-"""Who computes a causal summary: PyTorch's own operators, or the Triton kernels of `subquadratic.kernels`."""
+"""Who computes a mechanism: PyTorch's own operators, the Triton kernels of `subquadratic.kernels`, or its C kernels."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..kernels.native.library import why_not
 from .errors import require, require_choice
 
-BACKENDS = ("auto", "torch", "triton")
-_chosen = "auto"
+BACKENDS = ("auto", "torch", "triton", "native")
+_chosen = os.environ.get("SUBQUADRATIC_BACKEND", "auto")
 
 
 @contextmanager
@@ -18,8 +20,9 @@ def use_backend(name: str) -> Iterator[None]:
     """Within this context every op whose own ``backend`` is None takes this one.
 
     Args:
-        name: "auto" (the default): Triton on a CUDA device for bfloat16, where it is installed; else PyTorch. "torch" or
-            "triton": always that one.
+        name: "auto" (the default, or what the environment variable ``SUBQUADRATIC_BACKEND`` says): Triton on a CUDA device for
+            bfloat16, where it is installed; C kernels on a CPU for float32, where there is a C compiler; else PyTorch. "torch", "triton"
+            or "native" (the C kernels): always that one, where the op has it.
 
     Raises:
         ValueError: for another name.
@@ -47,7 +50,7 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
         ValueError: for an unknown backend, or "triton" where it cannot run.
     """
     name = _chosen if backend is None else backend
-    if name == "torch":
+    if name in ("torch", "native"):
         return False
     if name == "auto":
         return fits and values.is_cuda and values.dtype is torch.bfloat16 and kernels.available(values.device)
@@ -58,6 +61,27 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
         "to try the kernels on a CPU set TRITON_INTERPRET=1 before Python starts",
     )
     require(values.dtype != torch.float64, "backend='triton' computes in float32, float16 and bfloat16, got float64: use backend='torch'")
+    return True
+
+
+def takes_native(backend: str | None, values: Tensor) -> bool:
+    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does.
+
+    Raises:
+        ValueError: for an unknown backend, or "native" where it cannot run.
+    """
+    name = _chosen if backend is None else backend
+    fits = values.device.type == "cpu" and values.dtype is torch.float32 and not is_traced()
+    if name == "auto":
+        return fits and why_not() is None
+    require_choice("backend", name, BACKENDS)
+    if name != "native":
+        return False
+    require(
+        fits,
+        f"backend='native' computes in float32 on a CPU, outside of torch.compile and torch.func, got {values.dtype} on {values.device}",
+    )
+    require(why_not() is None, f"backend='native' cannot run: {why_not()}")
     return True
 
 

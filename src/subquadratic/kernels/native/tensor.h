@@ -1,0 +1,57 @@
+// Tensors as they come in, memory of a thread's own, and a chunk of positions, which lies along the vector: (X, C), C at most CHUNK.
+#ifndef SUBQUADRATIC_TENSOR_H
+#define SUBQUADRATIC_TENSOR_H
+
+#include <stdlib.h>
+
+#include "product.h"
+
+#define CHUNK 64
+#define LOG2E 1.44269504088896341f
+#define PADDED(count) (((count) + LANES - 1) / LANES * LANES)
+
+typedef struct {
+    float *at;
+    int64_t batch, head, row; // steps
+} rows; // (B, H, N, X), X contiguous
+
+INLINE float *row_of(const rows *x, long batch, long head, long position) {
+    return x->at + batch * x->batch + head * x->head + position * x->row;
+}
+
+// Ask for positions before they are needed: a head's lie apart, which the processor does not foresee.
+INLINE void fetch(const rows *x, long batch, long head, long at, long stop, long width) {
+    for (long i = at; i < stop && i < at + CHUNK; i++)
+        for (long c = 0; c < width; c += 16) __builtin_prefetch(row_of(x, batch, head, i) + c, 0, 2);
+}
+
+// Memory for a thread, in pieces that begin at vectors.
+typedef struct {
+    float *start, *next;
+} space;
+
+static space space_of(long numbers) {
+    space s;
+    if (posix_memalign((void **)&s.start, 64, (numbers + 4096) * 4)) abort();
+    s.next = s.start;
+    return s;
+}
+
+static float *take(space *s, long numbers) {
+    float *start = s->next;
+    s->next += (numbers + 15) / 16 * 16;
+    return start;
+}
+
+INLINE void copy(float *to, const float *from, long numbers) {
+    for (; numbers >= LANES; numbers -= LANES, to += LANES, from += LANES) store(to, load(from));
+    for (long i = 0; i < numbers; i++) to[i] = from[i];
+}
+
+// x (height, C) times a factor for each column.
+static void scale_columns(long height, long columns, float *x, const float *factors) {
+    for (long i = 0; i < height; i++)
+        for (long c = 0; c < columns; c += LANES) store(x + i * CHUNK + c, load(x + i * CHUNK + c) * load(factors + c));
+}
+
+#endif

@@ -1,0 +1,77 @@
+"""How the C kernels become operators of PyTorch, and are handed tensors: as in tensor.h.
+
+Axes: B batch, H heads, N length, X width.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 64
+LOG2E = math.log2(math.e)
+POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
+ROWS = ("queries", "keys", "values", "output", "d_output", "d_queries", "d_keys", "d_values")  # (B, H, N, X), with steps
+
+
+_OPERATORS = torch.library.Library("subquadratic", "FRAGMENT")
+
+
+def operator(*, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Make an operator of a function on CPU tensors, with ``fake`` for tensors that have a shape and no memory.
+
+    As ``torch.library.custom_op``, whose first call imports PyTorch's compiler: a second, and 120 MB.
+    """
+
+    def make(function: Callable[..., Any]) -> Any:
+        name = function.__name__
+        _OPERATORS.define(name + torch.library.infer_schema(function, mutates_args=()))
+        _OPERATORS.impl(name, function, "CPU")
+        torch.library.register_fake(f"subquadratic::{name}", fake, lib=_OPERATORS)
+        return getattr(torch.ops.subquadratic, name).default
+
+    return make
+
+
+class Rows(ctypes.Structure):
+    """``rows`` of tensor.h."""
+
+    _fields_ = [("at", POINTER), ("batch", LONG), ("head", LONG), ("row", LONG)]
+
+
+def fields(**arguments: Any) -> dict[str, Any]:
+    """Fields of a kernel's arguments, and how many threads it takes: numbers as they are, tensors on the CPU where they lie."""
+    found = {name: _field(name, value) for name, value in arguments.items() if value is not None}
+    return found | {"threads": torch.get_num_threads()}
+
+
+def _field(name: str, value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if name not in ROWS:
+        assert value.is_contiguous(), name
+        return value.data_ptr()
+    assert value.stride(-1) == 1 or value.shape[-1] == 1, name
+    return Rows(value.data_ptr(), *value.stride()[:3])
+
+
+def rows_together(x: Tensor) -> Tensor:
+    """The same numbers, those of a position side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def positions_first(x: Tensor) -> Tensor:
+    """Storage for (B, H, N, X), laid out (B, N, H, X) as the maps around it want it."""
+    return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+
+
+def shares_of(heads: int, length: int, *, again: float = 0.0) -> int:
+    """Into how many shares each of ``heads`` sequences is cut, so that all threads have work to the end.
+
+    ``again``: of its work, what a kernel does once more where there are several.
+    """
+    threads, most = torch.get_num_threads(), max(1, min(length // (4 * CHUNK), 4 * torch.get_num_threads()))
+    return min(range(1, most + 1), key=lambda shares: -(-heads * shares // threads) / shares * (1 + again * (shares > 1)))
