@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.ops import favor_causal
+from subquadratic.ops.backend import use_backend
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
 from subquadratic.ops.linear_attention import FeatureState, linear_attention_reference
 from subquadratic.ops.random_features import orthogonal_gaussian, softmax_exponents
@@ -264,14 +265,15 @@ def saved_numbers(run: Callable[[], Tensor]) -> int:
         kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with use_backend("torch"), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         run()
     return sum(kept.values())
 
 
 def saved_numbers_and_gradients(q: Tensor, k: Tensor, v: Tensor, projection: Tensor, towards: Tensor) -> tuple[int, tuple[Tensor, ...]]:
     kept = saved_numbers(lambda: attend(q, k, v, projection, causal=True, block=64))
-    return kept, torch.autograd.grad(attend(q, k, v, projection, causal=True, block=64), (q, k, v), towards)
+    with use_backend("torch"):
+        return kept, torch.autograd.grad(attend(q, k, v, projection, causal=True, block=64), (q, k, v), towards)
 
 
 @pytest.mark.parametrize("causal", [True, False])

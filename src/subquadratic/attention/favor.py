@@ -215,16 +215,17 @@ class FavorAttention(nn.Module):
         """(B, H, N, K), (B, H, S, K) twice -> (B, H, N, K): global heads first, then local ones."""
         if self.causal:
             return self._attend_causal(queries, keys, values, mask, None, None)[0]
+        if not self.local_heads:
+            return self._global().read(queries, self._global().summarise(keys, values, mask))
         outputs = []
         (q, local_q), (k, local_k), (v, local_v) = (
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)
         )
         if self.favor is not None:
             outputs.append(self.favor.read(q, self.favor.summarise(k, v, mask)))
-        if self.local_heads:
-            outputs.append(
-                window_attention(local_q, local_k, local_v, window=self.local_window, causal=False, mask=mask, dropout=self._dropping())
-            )
+        outputs.append(
+            window_attention(local_q, local_k, local_v, window=self.local_window, causal=False, mask=mask, dropout=self._dropping())
+        )
         return torch.cat(outputs, dim=1)
 
     def _attend_causal(

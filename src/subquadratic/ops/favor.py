@@ -9,7 +9,7 @@ Axes: B batch, H heads, N length (queries), S length (keys), K head width, M fea
 import torch
 from torch import Tensor
 
-from .backend import is_traced, needs_gradient, takes_triton
+from .backend import is_traced, needs_gradient, takes_native, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
 from .favor_causal import CausalFavor
@@ -56,7 +56,7 @@ def causal_favor(
         cu_seqlens: (documents + 1,) where documents begin and end in a packed row, B = 1; the state then has a row per document.
         chunk: C. Changes speed, not the result.
         block: positions whose features exist at a time; None: as many as stay in a CPU's caches.
-        backend: "auto", "torch" or "triton" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
+        backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
 
     Returns:
         (B, H, N, K) in the dtype of ``values`` (zeros where no real key has come yet), and the summary after the last token.
@@ -95,6 +95,13 @@ def causal_favor(
             output, after = _step(queries, keys, values, projection, state, mask)
             return output.to(given), after
         projection = None if projection is None else _scaled(projection, queries)
+        if projection is not None and takes_native(backend, values):
+            from .favor_native import NativeCausalFavor
+
+            output, total, weight, maximum = NativeCausalFavor.apply(
+                queries, keys, values, projection, mask, state.total, state.weight, state.maximum, bounds
+            )
+            return output.to(given), FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
         size = block or _block(values, features, chunk)
         output, total, weight, maximum = CausalFavor.apply(
             queries, keys, values, projection, mask, state.total, state.weight, state.maximum, document_chunks(bounds, length, size), chunk
@@ -121,8 +128,13 @@ def summarise_favor(
         if is_traced():
             return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
         keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
-        size = block or _block(values, projection.shape[0])
-        total, weight, maximum = Summarise.apply(keys, values, _scaled(projection, keys), mask, size)
+        if takes_native(None, values):
+            from .favor_native import NativeSummarise
+
+            total, weight, maximum = NativeSummarise.apply(keys, values, _scaled(projection, keys), mask)
+        else:
+            size = block or _block(values, projection.shape[0])
+            total, weight, maximum = Summarise.apply(keys, values, _scaled(projection, keys), mask, size)
         zeros = torch.zeros_like(total[..., 0, :])
         return FeatureState(total, weight, maximum, *_counted(values, mask, zeros, zeros[..., :1], None))
 
@@ -141,6 +153,10 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
         queries = queries.to(exact)
         if is_traced():
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
+        if takes_native(None, queries):
+            from .favor_native import NativeRead
+
+            return NativeRead.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum).to(given)
         size = block or _block(queries, projection.shape[0])
         return Read.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum, size).to(given)
 

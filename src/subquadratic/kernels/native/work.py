@@ -1,0 +1,64 @@
+"""How many multiply-adds the C kernels' operators do, by name: for whoever counts the operations of a model.
+
+Axes: B batch, H heads, N length (queries), S length (keys), K head width, V width of values, M features, C chunk length.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .tensors import CHUNK
+
+
+def _favor_causal(queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+    features, width, values_width = len(projection), queries.shape[3], values.shape[3]
+    return _positions(values) * (2 * features * (width + values_width) + CHUNK * (features + values_width))
+
+
+def _favor_causal_backward(
+    d_output: Tensor, d_total: Tensor, d_weight: Tensor, queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any
+) -> int:
+    features, width, values_width = len(projection), queries.shape[3], values.shape[3]
+    return _positions(values) * (4 * features * (width + values_width) + CHUNK * (3 * features + 2 * values_width))
+
+
+def _favor_summarise(keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+    return _positions(keys) * len(projection) * (keys.shape[3] + values.shape[3])
+
+
+def _favor_summarise_backward(d_total: Tensor, d_weight: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+    return 2 * _favor_summarise(keys, values, projection)
+
+
+def _favor_read(queries: Tensor, projection: Tensor, total: Tensor, *_: Any) -> int:
+    return _positions(queries) * len(projection) * (queries.shape[3] + total.shape[3])
+
+
+def _favor_read_backward(d_output: Tensor, queries: Tensor, projection: Tensor, total: Tensor, *_: Any) -> int:
+    return 2 * _favor_read(queries, projection, total)
+
+
+def _softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
+    return _positions(queries) * keys.shape[2] * (keys.shape[3] + values.shape[3])
+
+
+def _softmax_attention_backward(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
+    return _positions(queries) * keys.shape[2] * (3 * keys.shape[3] + 2 * values.shape[3])
+
+
+def _positions(x: Tensor) -> int:
+    return x.shape[0] * x.shape[1] * x.shape[2]
+
+
+# A causal call of exact attention counts as a full one, as PyTorch counts its own.
+MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
+    "subquadratic::favor_causal": _favor_causal,
+    "subquadratic::favor_causal_backward": _favor_causal_backward,
+    "subquadratic::favor_summarise": _favor_summarise,
+    "subquadratic::favor_summarise_backward": _favor_summarise_backward,
+    "subquadratic::favor_read": _favor_read,
+    "subquadratic::favor_read_backward": _favor_read_backward,
+    "subquadratic::softmax_attention": _softmax_attention,
+    "subquadratic::softmax_attention_backward": _softmax_attention_backward,
+}

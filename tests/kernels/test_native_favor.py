@@ -1,0 +1,224 @@
+"""FAVOR+ by the C kernels against the definition in float64: values, gradients, states, masks, packed documents, threads."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from subquadratic.kernels.native import favor as kernel
+from subquadratic.kernels.native import library
+from subquadratic.kernels.native.tensors import shares_of
+from subquadratic.ops.backend import use_backend
+from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
+from subquadratic.ops.linear_attention import FeatureState
+from subquadratic.ops.random_features import orthogonal_gaussian
+
+pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
+
+# The processor's own vectors, and narrower ones, which other processors have.
+TARGETS = {"native": None, "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
+
+
+@pytest.fixture(params=TARGETS)
+def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    target = TARGETS[request.param]
+    if target is not None:
+        if "avx2" not in library._processor():
+            pytest.skip("made for other processors than this one")
+        narrow = library.compiled(target)
+        monkeypatch.setattr(kernel, "library", lambda: narrow)
+    yield
+
+
+def error(found: Tensor, true: Tensor) -> float:
+    """RMS of the difference over that of the truth."""
+    return float(((found.double() - true).square().mean() / true.square().mean().clamp_min(1e-12)).sqrt().detach())
+
+
+def state_of(batch: int, heads: int, features: int, width: int) -> FeatureState:
+    zeros = torch.zeros(batch, heads, width)
+    total, weight = torch.rand(batch, heads, features, width), torch.rand(batch, heads, features) + 0.1
+    return FeatureState(total, weight, torch.full((batch, heads, 1), 0.5), zeros, zeros[..., :1])
+
+
+def run(inputs: list[Tensor], projection: Tensor, causal: bool, backend: str, **more: object) -> list[Tensor]:
+    """Output, state, and all gradients in one (queries alone have none where there is one key); in float64 unless by the kernels."""
+    dtype = torch.float32 if backend == "native" else torch.float64
+    *given, towards = (x.detach().to(dtype) for x in inputs)
+    q, k, v, *before = (x.requires_grad_() for x in given)
+    projection = projection.to(dtype)
+    with use_backend(backend):
+        if causal:
+            state = None
+            if before:
+                zeros = torch.zeros_like(before[0][..., 0, :])
+                state = FeatureState(*before, torch.full_like(zeros[..., :1], 0.5), zeros, zeros[..., :1])
+            output, after = causal_favor(q, k, v, projection, state, **more)
+        else:
+            after = summarise_favor(k, v, projection, more.get("mask"))
+            output = read_favor(q, after, projection)
+        # The stabiliser may be one number or another: what is stabilised counts.
+        scale = after.maximum.detach().exp()
+        total, weight = after.total * scale[..., None], after.weight * scale
+        loss = (output * towards).sum() + 0.1 * total.square().mean() + weight.mean()
+        gradients = torch.autograd.grad(loss, (q, k, v, *before))
+        return [output, total, weight, torch.cat([gradient.flatten() for gradient in gradients])]
+
+
+def compare(
+    batch: int,
+    heads: int,
+    length: int,
+    width: int,
+    features: int,
+    *,
+    causal: bool,
+    masked: bool,
+    with_state: bool,
+    spread: float,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    q, k, v, towards = (torch.randn(batch, length, heads, width).transpose(1, 2) for _ in range(4))
+    projection = orthogonal_gaussian(features, width)
+    mask = torch.rand(batch, length) > 0.3 if masked else None
+    before = state_of(batch, heads, features, width)
+    inputs = [q * spread, k * spread, v, *((before.total, before.weight) if with_state else ()), towards]
+    found, true = (run(inputs, projection, causal, backend, mask=mask) for backend in ("native", "torch"))
+    for mine, wanted in zip(found, true, strict=True):
+        assert error(mine, wanted) < 3e-5
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    length=st.one_of(st.integers(1, 200), st.sampled_from([63, 64, 65, 128, 129])), width=st.sampled_from([1, 5, 8, 16, 24, 33, 64]),
+    features=st.sampled_from([1, 6, 9, 20, 66]), masked=st.booleans(), causal=st.booleans(), with_state=st.booleans(),
+    spread=st.sampled_from([0.3, 1.0, 3.0]), seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_values_and_gradients_equal_the_definition(
+    lanes: None, length: int, width: int, features: int, masked: bool, causal: bool, with_state: bool, spread: float, seed: int
+) -> None:
+    compare(2, 3, length, width, features, causal=causal, masked=masked, with_state=causal and with_state, spread=spread, seed=seed)
+
+
+@pytest.fixture(params=[2, 3, 5])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("most", [3000, 10**9])
+def test_any_number_of_threads(causal: bool, most: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "MOST_KEPT", most)
+    assert shares_of(1, 1300, again=kernel.AGAIN) > 1
+    for masked, with_state in ((False, causal), (True, False)):
+        compare(1, 1, 1300, 16, 40, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=1)
+        compare(1, 3, 1300, 8, 20, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=2)
+
+
+def test_threads_share_packed_documents(threads: int) -> None:
+    packed([0, 700, 703, 703, 1400], 1400)
+
+
+@pytest.mark.parametrize("most", [0, 3 * 2 * 20 * 9, 10**9])
+def test_summaries_that_are_not_kept_are_made_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "MOST_KEPT", max(most, 1))
+    compare(1, 2, 600, 8, 20, causal=True, masked=True, with_state=True, spread=1.0, seed=2)
+
+
+@pytest.mark.parametrize("bounds", [[0, 130], [0, 1, 70, 70, 130], [0, 64, 128, 130]])
+def test_packed_documents(bounds: list[int]) -> None:
+    packed(bounds, 130)
+
+
+def packed(bounds: list[int], length: int) -> None:
+    torch.manual_seed(3)
+    inputs = [torch.randn(1, length, 2, 8).transpose(1, 2) for _ in range(4)]
+    before = state_of(len(bounds) - 1, 2, 20, 8)
+    inputs[3:3] = [before.total, before.weight]
+    cuts, mask = torch.tensor(bounds), torch.rand(1, length) > 0.2
+    projection = torch.randn(20, 8)
+    found, true = (run(inputs, projection, True, backend, mask=mask, cu_seqlens=cuts) for backend in ("native", "torch"))
+    for mine, wanted in zip(found, true, strict=True):
+        assert error(mine, wanted) < 3e-5
+
+
+def test_the_future_changes_not_a_bit(lanes: None) -> None:
+    q, k, v = (torch.randn(1, 2, 200, 16) for _ in range(3))
+    projection = torch.randn(24, 16)
+    with use_backend("native"):
+        before, _ = causal_favor(q, k, v, projection)
+        for i in (0, 5, 63, 64, 100, 198):
+            changed = [x.clone() for x in (q, k, v)]
+            for x in changed:
+                x[:, :, i + 1 :] = 1e3 * torch.randn_like(x[:, :, i + 1 :])
+            after, _ = causal_favor(*changed, projection)
+            assert torch.equal(before[:, :, : i + 1], after[:, :, : i + 1])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_may_hold_anything_and_rows_may_be_empty(causal: bool) -> None:
+    q, k, v, towards = (torch.randn(2, 2, 90, 8) for _ in range(4))
+    mask = torch.arange(90)[None].expand(2, 90) % 3 > 0
+    mask = mask & torch.tensor([[True], [False]])
+    dead = ~mask[:, None, :, None]
+    clean, odd = ([q, x.masked_fill(dead, fill), y.masked_fill(dead, fill), towards] for x, y, fill in ((k, v, 0.0), (k, v, torch.nan)))
+    projection = torch.randn(20, 8)
+    found = [run(inputs, projection, causal, "native", mask=mask) for inputs in (clean, odd)]
+    assert not found[0][0][1].any()
+    for mine, wanted in zip(*found, strict=True):
+        assert torch.equal(mine, wanted)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_is_no_number_stays_none(causal: bool) -> None:
+    q, k, v, towards = (torch.randn(1, 1, 70, 8) for _ in range(4))
+    v[0, 0, 3, 2] = torch.nan
+    output = run([q, k, v, towards], torch.randn(20, 8), causal, "native")[0]
+    assert output[0, 0, 3:, 2].isnan().all()
+    k[0, 0, 5, 1] = torch.nan
+    assert run([q, k, v, towards], torch.randn(20, 8), causal, "native")[0][0, 0, 5:].isnan().all()
+
+
+def test_no_features_are_kept_for_backward() -> None:
+    length, width, features = 1024, 16, 128
+    q, k, v = (torch.randn(1, 1, length, width, requires_grad=True) for _ in range(3))
+    kept = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    with use_backend("native"), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        causal_favor(q, k, v, torch.randn(features, width))
+    chunks = length // kernel.CHUNK
+    assert kept == length * (4 * width + 1) + features * width + 1 + chunks + 1 + chunks * features * (width + 1)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("bounds", [[], [0, 40, 40, 90]])
+def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
+    batch = 1 if bounds else 2
+    q, k, v = (torch.randn(batch, 90, 2, 8).transpose(1, 2) for _ in range(3))
+    projection, live = torch.randn(20, 8), torch.rand(batch, 90) > 0.3
+    state = state_of(3 if bounds else 2, 2, 20, 8)
+    checks = ("test_schema", "test_faketensor")
+    arguments = (q, k, v, projection, live, state.total, state.weight, state.maximum, bounds, keep)
+    torch.library.opcheck(kernel.favor_causal, arguments, test_utils=checks)
+    output, total, weight, maximum, *kept = kernel.favor_causal(*arguments)
+    if keep:
+        backward = (torch.randn_like(output), total, weight, q, k, v, projection, live, output, maximum, bounds, *kept)
+        torch.library.opcheck(kernel.favor_causal_backward, backward, test_utils=checks)
+    torch.library.opcheck(kernel.favor_summarise, (k, v, projection, live), test_utils=checks)
+    summary = kernel.favor_summarise(k, v, projection, live)
+    torch.library.opcheck(kernel.favor_summarise_backward, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks)
+    torch.library.opcheck(kernel.favor_read, (q, projection, *summary), test_utils=checks)
+    read = kernel.favor_read(q, projection, *summary)
+    torch.library.opcheck(kernel.favor_read_backward, (torch.randn_like(read[0]), q, projection, *summary, *read), test_utils=checks)
