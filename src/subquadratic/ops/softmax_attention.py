@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import is_traced, needs_gradient
+from .backend import is_traced, needs_gradient, takes_native
 from .once import once_differentiable
 from .recording import in_one_call
 
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
+FEWEST = 16  # queries from which the C kernels, which take them side by side, are worth calling
 LARGE_MASK = 2**18  # pairs: below, one call with a mask costs less than two without
 
 
@@ -44,6 +45,10 @@ def softmax_attention(
     if allowed is not None and causal:
         raise ValueError("allowed and causal=True exclude each other: put causality into allowed")
     length, past = queries.shape[-2], keys.shape[-2] - queries.shape[-2]
+    if allowed is None and dropout == 0.0 and length >= FEWEST and (past >= 0 or not causal) and _for_kernel(queries, keys, values):
+        from .softmax_native import NativeSoftmaxAttention
+
+        return NativeSoftmaxAttention.apply(queries, keys, values, causal)
     if causal and past:
         if length == 1:
             causal = False  # the last one sees everything
@@ -56,6 +61,11 @@ def softmax_attention(
     some = allowed.any(dim=-1, keepdim=True)
     output = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed | ~some, dropout_p=dropout)
     return torch.where(some, output, 0.0)
+
+
+def _for_kernel(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
+    same = queries.dtype == keys.dtype == values.dtype and keys.shape[:2] == values.shape[:2] == queries.shape[:2]
+    return same and queries.dim() == 4 and queries.numel() > 0 and values.numel() > 0 and takes_native(None, values)
 
 
 def bottom_right_causal(length: int, keys: int, device: torch.device) -> Tensor:

@@ -1,0 +1,65 @@
+"""Exact softmax attention by the C kernels, as operators that PyTorch knows: forward and backward, float32 on a CPU.
+
+Axes: B batch, H heads, N length (queries), S length (keys), K head width, V width of values.
+"""
+
+import ctypes
+from typing import Any
+
+from torch import Tensor
+
+from .library import library
+from .tensors import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+
+
+class Attention(ctypes.Structure):
+    """``attention`` of softmax.c."""
+
+    _fields_ = [
+        *((name, Rows) for name in ROWS),
+        ("normaliser", POINTER), ("sums", POINTER),
+        *((name, LONG) for name in ("batch", "heads", "length", "count", "width", "value_width", "causal", "shares", "threads")),
+    ]  # fmt: skip
+
+
+def _call(name: str, queries: Tensor, keys: Tensor, values: Tensor, **more: Any) -> None:
+    batch, heads, length, width = queries.shape
+    sizes = dict(batch=batch, heads=heads, length=length, count=keys.shape[2], width=width, value_width=values.shape[3])
+    getattr(library(), name)(ctypes.byref(Attention(**fields(queries=queries, keys=keys, values=values, **sizes, **more))))
+
+
+def _output_like(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    batch, heads, length, _ = queries.shape
+    return queries.new_empty(batch, length, heads, values.shape[3]).transpose(1, 2), queries.new_empty(batch, heads, length)
+
+
+@operator(fake=_output_like)
+def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(K)) v of (B, H, N, K), (B, H, S, K), (B, H, S, V), and the logarithm to base 2 of its normaliser (B, H, N).
+
+    ``causal``: query i sees keys up to S - N + i; S is at least N then.
+    """
+    output, normaliser = _output_like(queries, keys, values, causal)
+    _call("softmax_attention_forward", queries, keys, values, causal=causal, output=output, normaliser=normaliser)
+    return output, normaliser
+
+
+def _gradients_like(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return positions_first(queries), positions_first(keys), positions_first(values)
+
+
+@operator(fake=_gradients_like)
+def softmax_attention_backward(
+    d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, causal: bool, output: Tensor, normaliser: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values."""
+    d_queries, d_keys, d_values = _gradients_like(d_output, queries, keys, values)
+    heads = queries.shape[0] * queries.shape[1]
+    shares = shares_of(heads, queries.shape[2])
+    widths = 32 + keys.shape[3] + values.shape[3]  # with what fills up vectors
+    _call(
+        "softmax_attention_backward", queries, keys, values, causal=causal, output=output, normaliser=normaliser,
+        d_output=d_output, d_queries=d_queries, d_keys=d_keys, d_values=d_values,
+        shares=shares, sums=queries.new_empty(heads * shares * keys.shape[2] * widths),
+    )  # fmt: skip
+    return d_queries, d_keys, d_values
