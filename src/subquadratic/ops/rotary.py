@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import is_traced, needs_gradient
+from .backend import is_traced, needs_gradient, takes_native
 
 BASE = 10000.0  # the paper's
 LARGE = 1 << 20  # numbers from which a product on a CPU is made in pieces
@@ -87,6 +87,10 @@ class _Product(torch.autograd.Function):
 
 
 def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
+    if x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4 and x.shape[-2] > 1 and takes_native(None, x):
+        from ..kernels.native.rotary import complex_product
+
+        return complex_product(x, y, conjugate)
     product, sign = torch.empty_like(x), -1.0 if conjugate else 1.0
     if x.device.type != "cpu" or x.numel() <= LARGE:
         _multiply_into(product, x, y, sign)
