@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .feedback_native import run_backward, suits
 from .feedback_products import Product
 from .feedback_weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, split_steps, with_gain
 
@@ -32,9 +33,11 @@ def backward(
     """
     length, _, batch, wide = trace.queries.shape
     loop = _Loop(shape, line, empty, memory, layers, trace, d_line)
-    top = [None] * length if d_y is None else d_y.transpose(0, 1).contiguous().unbind(0)
-    for token in reversed(range(length)):
-        loop.step(token, top[token])
+    d_y = None if d_y is None else d_y.transpose(0, 1).contiguous()
+    if suits(line, layers, shape.heads, length):
+        loop.run_native(line, empty, d_y)
+    else:
+        loop.run(line, empty, d_y)
 
     scale = (wide // shape.heads) ** -0.5
     start = 0 if trace.weights[0].shape[-1] else 1  # a first token without memories did not ask
@@ -77,21 +80,13 @@ class _Loop:
         self.scale = width**-0.5
         make, zeros = line.new_empty, line.new_zeros
 
+        self.mixture = None if memory.mixture is None else memory.mixture.view(-1, 1)
         self.norms = [Norm(layer.norm_weight, layer.norm_bias) for layer in layers]
         self.inner_norms = [Norm(layer.inner_norm_weight, layer.inner_norm_bias) for layer in layers]
         self.memory_norm = Norm(memory.norm_weight, memory.norm_bias)
         self.prepared = [norm.prepare(trace.hidden[:, index]) for index, norm in enumerate(self.norms)]
         self.inner_prepared = [norm.prepare(trace.middle[index]) for index, norm in enumerate(self.inner_norms)]
         self.memory_prepared = self.memory_norm.prepare(trace.merged[: self.made])
-        self.norm_steps = [split_steps(prepared, length) for _, prepared in self.prepared]
-        self.inner_norm_steps = [split_steps(prepared, length) for _, prepared in self.inner_prepared]
-        self.memory_norm_steps = split_steps(self.memory_prepared[1], self.made)
-
-        self.queries = [self._back(layer.query * self.scale) for layer in layers]
-        self.outputs = [self._back(with_gain(layer.output_gain, layer.output, layer.output_bias)[0]) for layer in layers]
-        self.expands = [self._back(layer.expand) for layer in layers]
-        self.contracts = [self._back(with_gain(layer.contract_gain, layer.contract, layer.contract_bias)[0]) for layer in layers]
-        self.key_value = self._back(memory.key_value)
 
         self.d_hidden = make(length, depth + 1, batch, dim)
         self.d_middle = make(depth, length, batch, dim)
@@ -108,6 +103,37 @@ class _Loop:
         self.d_line = torch.zeros_like(line) if d_line is None else d_line.clone(memory_format=torch.contiguous_format)
         self.d_line[..., : shape.cut(length - 1), :] = 0.0
         self.d_bias = None if memory.bias is None else zeros(rows, 1, memory.bias.shape[1])
+
+    def run_native(self, line: Tensor, empty: Tensor | None, d_y: Tensor | None) -> None:
+        """All tokens, the last one first, by the C kernels."""
+        d_normed, d_expanded = torch.empty_like(self.d_middle), torch.stack(self.d_expanded)
+        run_backward(
+            self.shape, empty, self.memory, self.layers, self.trace, line, d_y,
+            d_hidden=self.d_hidden, d_middle=self.d_middle, d_queries=self.d_queries, d_attended=self.d_attended, d_inner=self.d_inner,
+            d_normed=d_normed, d_expanded=d_expanded, d_merged=self.d_merged, d_memory=self.d_memory, d_made=self.d_made,
+            d_line=self.d_line, d_bias=self.d_bias,
+        )  # fmt: skip
+        self.d_normed, self.d_expanded = list(d_normed.unbind(0)), list(d_expanded.unbind(0))
+
+    def run(self, line: Tensor, empty: Tensor | None, d_y: Tensor | None) -> None:
+        """All tokens, the last one first."""
+        self._prepare(line, empty)
+        for token in reversed(range(self.length)):
+            self.step(token, None if d_y is None else d_y[token])
+
+    def _prepare(self, line: Tensor, empty: Tensor | None) -> None:
+        """What :meth:`step` reads, laid out in the order in which it does."""
+        trace, layers, memory, shape = self.trace, self.layers, self.memory, self.shape
+        length, depth, rows, width = self.length, self.depth, self.rows, line.shape[-1]
+        self.norm_steps = [split_steps(prepared, length) for _, prepared in self.prepared]
+        self.inner_norm_steps = [split_steps(prepared, length) for _, prepared in self.inner_prepared]
+        self.memory_norm_steps = split_steps(self.memory_prepared[1], self.made)
+
+        self.queries = [self._back(layer.query * self.scale) for layer in layers]
+        self.outputs = [self._back(with_gain(layer.output_gain, layer.output, layer.output_bias)[0]) for layer in layers]
+        self.expands = [self._back(layer.expand) for layer in layers]
+        self.contracts = [self._back(with_gain(layer.contract_gain, layer.contract, layer.contract_bias)[0]) for layer in layers]
+        self.key_value = self._back(memory.key_value)
 
         self.keys, self.values = ([group.flatten(0, 1) for group in part.unbind(0)] for part in line.unbind(0))  # (R, T, K)
         self.d_places = self.d_line.unbind(-2)
@@ -128,7 +154,6 @@ class _Loop:
                 for layer, weights in zip(self.d_expanded, layers, strict=True)
             ],
         }
-        self.mixture = None if memory.mixture is None else memory.mixture.view(-1, 1)
         self.present = None
         if shape.hidden and empty is not None:  # rows where the first token saw anything
             self.present = (empty < shape.lead)[:, None].to(line.dtype)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from .cuda_graph import Replayed
 from .feedback import HIDDEN
 from .feedback_gradient import backward
+from .feedback_native import run_forward, suits
 from .feedback_products import Product
 from .feedback_weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, flatten, unflatten, with_gain
 from .once import once_differentiable
@@ -171,6 +172,10 @@ def run(
         line[..., : shape.lead, :].copy_(before.permute(3, 2, 0, 4, 1, 5))
     outputs = make(0 if keep else length, batch, dim)
     steps = x.transpose(0, 1).contiguous()
+    if suits(x, layers, heads, length):
+        trace = run_forward(shape, steps, empty, memory, layers, trace, line, None if keep else outputs)
+        y = trace.hidden[:, depth] if keep else outputs
+        return y.transpose(0, 1).clone(memory_format=torch.contiguous_format), line, trace
     if keep:
         trace.hidden[:, 0].copy_(steps)
 

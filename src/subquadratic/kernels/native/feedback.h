@@ -1,0 +1,172 @@
+// A feedback recurrence: what both of its loops are given, and how they divide a step among threads.
+//
+// Every thread goes through all steps. A product of few rows is divided by the columns of its result, attention by rows and heads; a
+// barrier stands before whatever needs another thread's share. B rows, D width, L layers, G key-value maps, H heads, K head width, F inner
+// width, F' width of the expanding map, T places of the line.
+#ifndef SUBQUADRATIC_FEEDBACK_H
+#define SUBQUADRATIC_FEEDBACK_H
+
+#include "tensor.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#define THREADS omp_get_num_threads()
+#else
+#define THREAD 0
+#define THREADS 1
+#endif
+#define MEET _Pragma("omp barrier")
+
+#define PANEL (3 * LANES) // columns of a weight that lie together, for all of its depth
+#define ROWS_AT_ONCE (LANES == 16 ? 8 : 4)
+#define PANELS(width) (((width) + PANEL - 1) / PANEL)
+
+typedef struct {
+    const float *at;            // element (o, i) of W at o * out + i * in
+    int64_t out, in, outs, ins; // steps, and sizes O and I
+    float *panels;              // storage for PANELS(O) of I * PANEL numbers
+} weight; // of x -> x W^T
+
+typedef struct {
+    const float *norm_weight, *norm_bias, *inner_weight, *inner_bias; // no bias: a scale norm; no weight either: no norm
+    const float *output_bias, *expand_bias, *contract_bias;
+    weight query, output, expand, contract; // forward as they are, backward transposed
+} layer;
+
+typedef struct {
+    int64_t batch, length, dim, depth, heads, width, groups, inner, expanded, places, lead, window, hiding, made, keep, threads; // window: columns of the bias, at least what a token sees; hiding: tokens that see what a row lacks
+    float layer_epsilon, scale_epsilon, minus;
+    const int64_t *begin;     // (N,) first place that a token sees; it ends at lead + token
+    const int64_t *at;        // (N,) where a token's weights begin
+    const int64_t *cut;       // (N,) place before which a token's gradients do not reach
+    const int64_t *empty;     // (B,) how many of the first places each row lacks; null: none
+    const float *mixture;     // (L + 1,); null: the last layer's output alone
+    const float *norm_weight, *norm_bias, *bias; // of the memory; (H, M)
+    weight key_value;
+    const layer *layers;
+    float *line;              // (2, G, B, H, T, K)
+    float *hidden, *middle, *queries, *attended, *weights, *before, *active, *merged; // the trace; `before`: the activation
+    const float *steps;       // (N, B, D)
+    float *outputs;           // (N, B, D) where nothing is kept
+    // Backward alone:
+    const float *d_y;         // (N, B, D), or null
+    float *d_hidden, *d_middle, *d_queries, *d_attended, *d_inner, *d_normed, *d_expanded, *d_merged, *d_memory, *d_made, *d_line, *d_bias;
+} feedback;
+
+// Weights as the loops read them, each thread some of the panels.
+static void pack(const weight *w) {
+    for (long panel = THREAD; panel < PANELS(w->outs); panel += THREADS) {
+        float *to = w->panels + panel * w->ins * PANEL;
+        for (long i = 0; i < w->ins; i++)
+            for (long c = 0; c < PANEL; c++) {
+                long o = panel * PANEL + c;
+                to[i * PANEL + c] = o < w->outs ? w->at[o * w->out + i * w->in] : 0;
+            }
+    }
+}
+
+// x (rows, I) times one panel: out (rows, PANEL), rows at most ROWS_AT_ONCE.
+static void panel_product(long rows, const weight *w, long panel, const float *x, float *out) {
+    const float *right = w->panels + panel * w->ins * PANEL;
+    left a = {x, w->ins, 1};
+    switch (rows) {
+    case 1: tile(1, 3, w->ins, a, right, PANEL, out, PANEL, 0); break;
+    case 2: tile(2, 3, w->ins, a, right, PANEL, out, PANEL, 0); break;
+    case 3: tile(3, 3, w->ins, a, right, PANEL, out, PANEL, 0); break;
+    case 4: tile(4, 3, w->ins, a, right, PANEL, out, PANEL, 0); break;
+#if LANES == 16
+    case 5: tile(5, 3, w->ins, a, right, PANEL, out, PANEL, 0); break;
+    case 6: tile(6, 3, w->ins, a, right, PANEL, out, PANEL, 0); break;
+    case 7: tile(7, 3, w->ins, a, right, PANEL, out, PANEL, 0); break;
+    default: tile(8, 3, w->ins, a, right, PANEL, out, PANEL, 0);
+#endif
+    }
+}
+
+// For each panel of this thread's share, and each of its rows, `then` is done with row `r`, columns `first` to `last`, and `got` of them.
+#define EACH_PANEL(f, w, x, ...)                                                                                                           \
+    for (long panel = THREAD; panel < PANELS((w)->outs); panel += THREADS)                                                                 \
+        for (long from = 0; from < (f)->batch; from += ROWS_AT_ONCE) {                                                                     \
+            float product[ROWS_AT_ONCE * PANEL];                                                                                           \
+            long some = (f)->batch - from < ROWS_AT_ONCE ? (f)->batch - from : ROWS_AT_ONCE;                                               \
+            panel_product(some, w, panel, (x) + from * (w)->ins, product);                                                                 \
+            for (long r = from; r < from + some; r++) {                                                                                    \
+                long first = panel * PANEL, last = first + PANEL < (w)->outs ? first + PANEL : (w)->outs;                                  \
+                const float *got = product + (r - from) * PANEL;                                                                           \
+                for (long o = first; o < last; o += LANES, got += LANES) __VA_ARGS__                                                        \
+            }                                                                                                                              \
+        }
+
+INLINE float sum_of(vec x) {
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
+    return sum;
+#endif
+}
+
+// Mean, and one over the deviation, of a row.
+INLINE void moments(const feedback *f, const float *x, float *mean, float *inverse) {
+    vec sum = {0}, square = {0};
+    for (long i = 0; i < f->dim; i += LANES) sum += load(x + i);
+    *mean = sum_of(sum) / f->dim;
+    for (long i = 0; i < f->dim; i += LANES) square += (load(x + i) - *mean) * (load(x + i) - *mean);
+    *inverse = 1 / sqrtf(sum_of(square) / f->dim + f->layer_epsilon);
+}
+
+INLINE float length_of(const feedback *f, const float *x) {
+    vec square = {0};
+    for (long i = 0; i < f->dim; i += LANES) square += load(x + i) * load(x + i);
+    return sqrtf(sum_of(square));
+}
+
+// All rows (B, D), normed; every thread does it for itself.
+static void norm(const feedback *f, const float *weight, const float *bias, const float *x, float *out) {
+    for (long r = 0; r < f->batch; r++, x += f->dim, out += f->dim) {
+        float mean = 0, inverse = 1;
+        if (!weight) {
+            copy(out, x, f->dim);
+        } else if (bias) {
+            moments(f, x, &mean, &inverse);
+            for (long i = 0; i < f->dim; i += LANES) store(out + i, (load(x + i) - mean) * inverse * load(weight + i) + load(bias + i));
+        } else {
+            float size = length_of(f, x), factor = weight[0] / (size > f->scale_epsilon ? size : f->scale_epsilon);
+            for (long i = 0; i < f->dim; i += LANES) store(out + i, load(x + i) * factor);
+        }
+    }
+}
+
+// The gradient of a norm's input from that of its result, for one row (D,).
+static void norm_back(const feedback *f, const float *weight, const float *bias, const float *x, const float *d, float *out) {
+    if (!weight) {
+        copy(out, d, f->dim);
+    } else if (bias) {
+        float mean, inverse;
+        vec sum = {0}, along = {0};
+        moments(f, x, &mean, &inverse);
+        for (long i = 0; i < f->dim; i += LANES) {
+            vec slope = load(d + i) * load(weight + i);
+            sum += slope;
+            along += slope * (load(x + i) - mean);
+        }
+        float level = sum_of(sum) / f->dim, tilt = sum_of(along) * inverse * inverse / f->dim;
+        for (long i = 0; i < f->dim; i += LANES)
+            store(out + i, (load(d + i) * load(weight + i) - level - (load(x + i) - mean) * tilt) * inverse);
+    } else {
+        float size = length_of(f, x), factor = weight[0] / (size > f->scale_epsilon ? size : f->scale_epsilon);
+        vec along = {0};
+        for (long i = 0; i < f->dim; i += LANES) along += load(d + i) * load(x + i);
+        float pull = size > f->scale_epsilon ? factor / (size * size) * sum_of(along) : 0;
+        for (long i = 0; i < f->dim; i += LANES) store(out + i, load(d + i) * factor - load(x + i) * pull);
+    }
+}
+
+// Keys (part 0) or values (1) of a layer's map in a row and head, (T, K), in the line or its gradient.
+INLINE float *places_of(const feedback *f, float *line, long part, long layer, long row) {
+    return line + ((part * f->groups + layer % f->groups) * f->batch * f->heads + row) * f->places * f->width;
+}
+
+#endif

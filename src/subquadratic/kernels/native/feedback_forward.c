@@ -1,0 +1,145 @@
+// The loop forward of a feedback recurrence: token after token through all layers, each reading the memories before it.
+#include "feedback.h"
+
+// GELU (arXiv 1606.08415): x times the normal distribution's share below x; erf by a quotient of polynomials, to 2e-7.
+INLINE vec gelu_of(vec x) {
+    vec y = x * 0.70710678f;
+    y = choose(y > 3.832506856900711f, all(3.832506856900711f), choose(y < -3.832506856900711f, all(-3.832506856900711f), y));
+    vec z = y * y;
+    vec over = z * 2.2905065861350646e-4f + 3.408291107109506e-3f;
+    over = over * z + 5.0955695062380861e-2f;
+    over = over * z + 1.8520832239976145e-1f;
+    over = over * z + 1.128379143519084f;
+    vec under = z * -1.1791602954361697e-7f + 2.3547966471313185e-5f;
+    under = under * z + 1.0179625278914885e-3f;
+    under = under * z + 1.4070470171167667e-2f;
+    under = under * z + 1.1098505178285362e-1f;
+    under = under * z + 4.9746925110067538e-1f;
+    under = under * z + 1.0f;
+    return 0.5f * x * (1.0f + y * over / under);
+}
+
+typedef struct {
+    float *normed, *scores; // of a thread: (B, D); (S,)
+    long slot, begin, end;  // where the token's trace lies; the places that it sees
+    const float *h;         // (B, D)
+} moment;
+
+static void attend(const feedback *f, const moment *m, long token, long index) {
+    long rows = f->batch * f->heads, seen = m->end - m->begin;
+    for (long row = THREAD; row < rows; row += THREADS) {
+        const float *q = f->queries + ((m->slot * f->depth + index) * rows + row) * f->width;
+        const float *keys = places_of(f, f->line, 0, index, row) + m->begin * f->width;
+        const float *values = places_of(f, f->line, 1, index, row) + m->begin * f->width;
+        float *weights = f->weights + f->at[token] + (index * rows + row) * seen, most = -INFINITY, sum = 0, scale = 1 / sqrtf(f->width);
+        long lacks = f->empty && token < f->hiding ? f->empty[row / f->heads] - m->begin : 0;
+        weighted_rows(seen, f->width, keys, f->width, q, m->scores, 1, 0);
+        for (long j = 0; j < seen; j++) {
+            float score = m->scores[j] * scale;
+            if (f->bias) score += f->bias[row % f->heads * f->window + f->window - seen + j];
+            m->scores[j] = j < lacks ? f->minus : score;
+            most = m->scores[j] > most ? m->scores[j] : most;
+        }
+        vec total = {0};
+        for (long j = seen; j < PADDED(seen); j++) m->scores[j] = -INFINITY;
+        for (long j = 0; j < seen; j += LANES) {
+            vec part = exp_of(load(m->scores + j) - most);
+            store(m->scores + j, part);
+            total += part;
+        }
+        sum = 1 / sum_of(total);
+        for (long j = 0; j < seen; j++) weights[j] = m->scores[j] * sum;
+        float *out = f->attended + ((m->slot * f->depth + index) * rows + row) * f->width;
+        product(1, f->width, seen, weights, seen, values, f->width, out, f->width, 0);
+    }
+}
+
+static void layer_forward(const feedback *f, moment *m, long token, long index) {
+    const layer *l = f->layers + index;
+    long place = index * (f->keep ? f->length : 1) + m->slot, wide = f->heads * f->width;
+    float *middle = f->middle + place * f->batch * f->dim, *expanded = f->before + place * f->batch * f->expanded;
+    float *active = f->active + place * f->batch * f->inner;
+    float *after = f->hidden + (m->slot * (f->depth + 1) + index + 1) * f->batch * f->dim;
+    if (m->end > m->begin) {
+        float *queries = f->queries + (m->slot * f->depth + index) * f->batch * wide;
+        const float *attended = f->attended + (m->slot * f->depth + index) * f->batch * wide;
+        norm(f, l->norm_weight, l->norm_bias, m->h, m->normed);
+        EACH_PANEL(f, &l->query, m->normed, { store(queries + r * wide + o, load(got)); })
+        MEET
+        attend(f, m, token, index);
+        MEET
+        EACH_PANEL(f, &l->output, attended, {
+            vec before = load(m->h + r * f->dim + o);
+            long nothing = f->empty && token < f->hiding && f->empty[r] >= m->end;
+            store(middle + r * f->dim + o, nothing ? before : before + load(got) + load(l->output_bias + o));
+        })
+    } else if (THREAD == 0) {
+        copy(middle, m->h, f->batch * f->dim);
+    }
+    MEET
+    norm(f, l->inner_weight, l->inner_bias, middle, m->normed);
+    EACH_PANEL(f, &l->expand, m->normed, {
+        vec x = load(got) + load(l->expand_bias + o);
+        store(expanded + r * f->expanded + o, x);
+        if (f->expanded == f->inner) store(active + r * f->inner + o, gelu_of(x));
+    })
+    MEET
+    if (f->expanded > f->inner) {
+        for (long r = THREAD; r < f->batch; r += THREADS)
+            for (long i = 0; i < f->inner; i += LANES) {
+                const float *gate = expanded + r * f->expanded + i;
+                store(active + r * f->inner + i, gelu_of(load(gate)) * load(gate + f->inner));
+            }
+        MEET
+    }
+    EACH_PANEL(f, &l->contract, active, {
+        store(after + r * f->dim + o, load(middle + r * f->dim + o) + load(got) + load(l->contract_bias + o));
+    })
+    MEET
+    m->h = after;
+}
+
+// The memory that a token leaves, at its place of the line.
+static void remember(const feedback *f, const moment *m, float *merged) {
+    long each = f->batch * f->dim, pair = f->heads * f->width;
+    const float *hidden = f->hidden + m->slot * (f->depth + 1) * each;
+    for (long i = 0; i < each; i += LANES) {
+        vec sum = f->mixture ? (vec){0} : load(hidden + f->depth * each + i);
+        for (long l = 0; f->mixture && l <= f->depth; l++) sum += load(hidden + l * each + i) * f->mixture[l];
+        store(merged + i, sum);
+    }
+    if (THREAD == 0) copy(f->merged + m->slot * each, merged, each);
+    norm(f, f->norm_weight, f->norm_bias, merged, m->normed);
+    EACH_PANEL(f, &f->key_value, m->normed, {
+        long map = o / pair, head = o % pair / f->width;
+        store(places_of(f, f->line, map % 2, map / 2, r * f->heads + head) + m->end * f->width + o % f->width, load(got));
+    })
+    MEET
+}
+
+static void forward(const feedback *f) {
+    long each = f->batch * f->dim;
+    space s = space_of(2 * each + f->window + f->places + 64);
+    moment m = {.normed = take(&s, each), .scores = take(&s, f->window + f->places + LANES)};
+    float *merged = take(&s, each);
+    for (long l = 0; l < f->depth; l++)
+        pack(&f->layers[l].query), pack(&f->layers[l].output), pack(&f->layers[l].expand), pack(&f->layers[l].contract);
+    pack(&f->key_value);
+    MEET
+    for (long token = 0; token < f->length; token++) {
+        m.slot = f->keep ? token : 0, m.begin = f->begin[token], m.end = f->lead + token;
+        float *first = f->hidden + m.slot * (f->depth + 1) * each;
+        if (THREAD == 0) copy(first, f->steps + token * each, each);
+        MEET
+        m.h = first;
+        for (long index = 0; index < f->depth; index++) layer_forward(f, &m, token, index);
+        if (f->outputs && THREAD == 0) copy(f->outputs + token * each, m.h, each);
+        if (token < f->made) remember(f, &m, merged);
+    }
+    free(s.start);
+}
+
+void feedback_forward(const feedback *f) {
+#pragma omp parallel num_threads(f->threads)
+    forward(f);
+}
