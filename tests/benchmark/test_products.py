@@ -8,6 +8,7 @@ from subquadratic.benchmark.cases import Sizes, only_against, registry
 from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.models import build_model
 from subquadratic.benchmark.work import Setting
+from subquadratic.ops.backend import use_backend
 
 SIZES = Sizes(dim=64, depth=1, heads=2, slots=16, memories=16)
 CASES = registry(sizes=SIZES, lengths=(48,))
@@ -55,7 +56,7 @@ def test_called_again_in_order_with_the_same_layout_and_memory() -> None:
 @pytest.mark.parametrize("subject", ["performer", "performer-bidirectional"])
 def test_the_powers_of_a_step_are_among_its_functions(subject: str) -> None:
     step = build_model(subject, CASES[f"model/{subject}/train/48"], Setting(), {})
-    with Noted() as noted:
+    with use_backend("torch"), Noted() as noted:
         step.call()
     made = kinds(noted).count("exp2_")
     with Noted() as again:
@@ -67,7 +68,7 @@ def test_the_powers_of_a_step_are_among_its_functions(subject: str) -> None:
 def test_a_step_has_the_products_that_its_floor_counts(subject: str) -> None:
     case = CASES[f"model/{subject}/train/48"]
     step = build_model(subject, case, Setting(), {})
-    with Noted() as noted:
+    with use_backend("torch"), Noted() as noted:
         step.call()
     floor = work_of(subject, case, length=48).training
     # Features are made twice, blocks are whole, and what is folded into weights costs as much as the sequence is short.

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..kernels.native.library import made_by
 from .timing import SHORT
 
 PACKAGES = (
@@ -44,7 +45,8 @@ class Rates:
 
 
 def facts() -> dict[str, Any]:
-    """Processor, threads, versions, date, and the code: its revision, and a digest of what times depend on."""
+    """Processor, threads, who compiled the C kernels (or why there are none), versions, date, and the code: its revision, and a digest of
+    what times depend on."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -52,6 +54,7 @@ def facts() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "kernels": made_by(),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "revision": _revision(),
         "code": _code(),
@@ -126,7 +129,7 @@ def _code() -> str:
     """A digest of the package's sources, but for those that only present what was measured."""
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(folder.parent.rglob("*.py")):
+    for path in sorted(path for path in folder.parent.rglob("*") if path.suffix in {".py", ".c", ".h"}):
         if path.parent.name != "cli" and not (path.parent == folder and path.stem in PRESENTING):
             digest.update(path.relative_to(folder.parent).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

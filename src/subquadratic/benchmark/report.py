@@ -26,6 +26,8 @@ def markdown(run: Run) -> str:
     """The machine, every case with all its sides, and the targets."""
     machine = run.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
+    if "kernels" in machine:
+        versions += f"; C kernels: {machine['kernels']}"
     where = machine.get("gpu") if str(run.settings.get("device", "cpu")).startswith("cuda") else machine.get("processor")
     lines = [
         "# What it costs",
