@@ -8,7 +8,8 @@ The floor of `subq bench` counts operations at the best rate of large square mat
 by PyTorch's operators is noted, and called again in the step's order on random numbers laid out as they were there: what was one tensor is
 one tensor, so that caches hold no more than they do in a step. Once the products alone, once with the functions that the papers' formulas
 name (softmax, exp, GELU, layer norms) and their gradients, in turns with the step itself, which C kernels may do, and with what it is
-compared to. There are no sums, no copies, no optimizer and little Python in either.
+compared to. There are no sums, no copies, no optimizer and little Python in either. *Of the floor* is the share that the step reaches, *of
+products* what its products alone would.
 """
 
 import argparse
@@ -25,8 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from subquadratic.benchmark.cases import Case, is_ours, label, registry, select, suite
 from subquadratic.benchmark.competitors import build
 from subquadratic.benchmark.floor import work_of
+from subquadratic.benchmark.machine import measure_rates
 from subquadratic.benchmark.timing import interleave, median, ratios
 from subquadratic.benchmark.work import Setting
+from subquadratic.kernels.native.library import made_by
 from subquadratic.models.saving import replace_file
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.free_memory import keep_freed_memory
@@ -36,7 +39,7 @@ ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product
 FUNCTIONS = ("exp", "exp_", "exp2", "exp2_", "gelu", "gelu_backward", "native_layer_norm", "native_layer_norm_backward", "sigmoid")
 FUNCTIONS += ("softmax", "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data")
 COLUMNS = ("case", "step", "products", "share", "with functions", "share", "beside it", "takes", "x step", "x products", "x with functions")
-COLUMNS += ("GFLOP of the floor", "GFLOP of the products", "calls")
+COLUMNS += ("GFLOP of the floor", "of the floor", "of products", "GFLOP of the products", "calls")
 
 Key = tuple[Any, ...]  # "tensor", shape, strides, dtype, address
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]  # a function and its arguments, keys for tensors
@@ -142,8 +145,8 @@ def flops_of(call: Call) -> float:
     return 2.0 * torch.Size(left[1]).numel() * columns
 
 
-def measure(case: Case, side: str, rounds: int) -> str:
-    """One line of the table: one of our sides, and the last side of the case beside it."""
+def measure(case: Case, side: str, rounds: int, rate: float) -> str:
+    """One line of the table: one of our sides, and the last side of the case beside it. ``rate``: FLOP a second of the floor."""
     setting, shared, other = Setting(), {}, case.sides[-1]
     step = build(side, case, setting, shared).call
     step()
@@ -164,7 +167,9 @@ def measure(case: Case, side: str, rounds: int) -> str:
     cells += ["" if (value := times("other", over=name)) is None else f"{value:.2f}" for name in ("step", "products", "functions")]
     attention = any(_name(function) in ATTENTION for function, _, _ in noted.calls)
     counted = "" if attention else f"{sum(map(flops_of, noted.calls)) / 1e9:.1f}"
-    cells += [f"{work_of(side, case, length=case.length).training / 1e9:.1f}", counted, f"{len(noted.calls):,}"]
+    floor = work_of(side, case, length=case.length).training
+    shares = [f"{floor / rate / median(found[name]):.0%}" for name in ("step", "products")]
+    cells += [f"{floor / 1e9:.1f}", *shares, counted, f"{len(noted.calls):,}"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -180,17 +185,19 @@ def main() -> None:
     options = parser.parse_args()
     cases = suite("targets") if options.cases is None else select(options.cases, registry())
     keep_freed_memory()
+    rate = measure_rates().flops
     lines = [
-        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}",
+        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}; "
+        f"C kernels: {made_by()}; the floor at {rate / 1e9:.0f} GFLOP/s",
         "",
         f"| {' | '.join(COLUMNS)} |",
-        f"|---|---:|---:|---:|---:|---:|---|{'---:|' * 7}",
+        f"|---|---:|---:|---:|---:|---:|---|{'---:|' * 9}",
     ]
     print("\n".join(lines))
     for case in cases:
         for side in case.sides if case.mode == "train" and case.kind == "model" else ():
             if is_ours(side):
-                lines.append(measure(case, side, options.rounds))
+                lines.append(measure(case, side, options.rounds, rate))
                 print(lines[-1], flush=True)
     if options.out is not None:
         replace_file(options.out, lambda file: file.write_text("\n".join(lines) + "\n", encoding="utf-8"))

@@ -216,9 +216,36 @@ def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
     if keep:
         backward = (torch.randn_like(output), total, weight, q, k, v, projection, live, output, maximum, bounds, *kept)
         torch.library.opcheck(kernel.favor_causal_backward, backward, test_utils=checks)
+    first = (q[:, :, :1], k[:, :, :1], v[:, :, :1], projection, live[:, :1].contiguous(), total[:batch], weight[:batch], maximum[:batch])
+    torch.library.opcheck(kernel.favor_step, first, test_utils=checks)
     torch.library.opcheck(kernel.favor_summarise, (k, v, projection, live), test_utils=checks)
     summary = kernel.favor_summarise(k, v, projection, live)
     torch.library.opcheck(kernel.favor_summarise_backward, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks)
     torch.library.opcheck(kernel.favor_read, (q, projection, *summary), test_utils=checks)
     read = kernel.favor_read(q, projection, *summary)
     torch.library.opcheck(kernel.favor_read_backward, (torch.randn_like(read[0]), q, projection, *summary, *read), test_utils=checks)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("width", "features"), [(16, 20), (5, 9), (64, 66)])
+def test_token_by_token_equals_the_whole(lanes: None, masked: bool, width: int, features: int) -> None:
+    q, k, v = (torch.randn(2, 20, 3, width).transpose(1, 2) for _ in range(3))
+    projection, mask = torch.randn(features, width), torch.rand(2, 20) > 0.3 if masked else None
+    if mask is not None:
+        mask[0] = False
+        k = k.masked_fill(~mask[:, None, :, None], torch.nan)
+    state, parts = None, []
+    with use_backend("native"), torch.no_grad():
+        whole, last = causal_favor(q, k, v, projection, mask=mask)
+        for i in range(20):
+            before = None if state is None else state.total.clone()
+            part, after = causal_favor(
+                *(x[:, :, i : i + 1] for x in (q, k, v)), projection, state, mask=None if mask is None else mask[:, i : i + 1]
+            )
+            assert state is None or torch.equal(state.total, before)
+            state = after
+            parts.append(part)
+    assert error(torch.cat(parts, dim=2), whole.double()) < 1e-5
+    assert torch.equal(state.maximum, last.maximum) or error(state.maximum, last.maximum.double()) < 1e-6
+    scale = state.maximum.exp()[..., None]
+    assert error(state.total * scale, (last.total * last.maximum.exp()[..., None]).double()) < 1e-5

@@ -92,7 +92,7 @@ def causal_favor(
             return output, FeatureState(total, weight, maximum, *counted)
         queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
         if length == 1 and cu_seqlens is None and not needs_gradient(queries, keys, values, state.total, state.weight):
-            output, after = _step(queries, keys, values, projection, state, mask)
+            output, after = _step(queries, keys, values, projection, state, mask, backend)
             return output.to(given), after
         projection = None if projection is None else _scaled(projection, queries)
         if projection is not None and takes_native(backend, values):
@@ -173,10 +173,21 @@ def _block(x: Tensor, features: int, chunk: int = 64) -> int:
 
 
 def _step(
-    queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor | None, state: FeatureState, mask: Tensor | None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    projection: Tensor | None,
+    state: FeatureState,
+    mask: Tensor | None,
+    backend: str | None,
 ) -> tuple[Tensor, FeatureState]:
     """One token, without gradients: few operations, and the state is read and written once."""
     maximum = state.maximum
+    if projection is not None and takes_native(backend, values):
+        from .favor_native import step
+
+        output, total, weight, maximum = step(queries, keys, values, projection, mask, state)
+        return output, FeatureState(total, weight, maximum, *_one_more(values, mask, state))
     if projection is None:
         q, k = queries, keys  # (B, H, 1, M)
     else:
@@ -195,8 +206,12 @@ def _step(
     total, weight = torch.addcmul(total, k.mT, values), weight + k[:, :, 0]
     normaliser = torch.linalg.vecdot(q, weight[:, :, None])[..., None]
     output = (q @ total) / normaliser.clamp_min_(NOTHING)  # zero where there is no key
-    count = state.count + (1 if mask is None else mask[:, None].to(state.count.dtype))
-    return output, FeatureState(total, weight, maximum, state.values + values[:, :, 0], count)
+    return output, FeatureState(total, weight, maximum, *_one_more(values, mask, state))
+
+
+def _one_more(values: Tensor, mask: Tensor | None, state: FeatureState) -> tuple[Tensor, Tensor]:
+    """Sum and number of the values with one token's (B, H, 1, K), zero where it is padding."""
+    return state.values + values[:, :, 0], state.count + (1 if mask is None else mask[:, None].to(state.count.dtype))
 
 
 @in_one_call

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..kernels.native import favor as kernel
 from ..kernels.native.tensors import LOG2E, rows_together
+from .linear_attention import FeatureState
 from .once import once_differentiable
 
 
@@ -65,6 +66,16 @@ class NativeCausalFavor(torch.autograd.Function):
             d_output, d_total, d_weight, queries, keys, values, projection, live, output, maximum, ctx.bounds, *kept
         )
         return d_queries, d_keys, d_values, None, None, d_total, d_weight, None, None
+
+
+def step(
+    queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None, state: FeatureState
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One token (B, H, 1, K), without gradients: the output, and total, weight and maximum after it."""
+    queries, keys, values = rows_together(queries), rows_together(keys), rows_together(values)
+    mask = None if mask is None else mask.contiguous()
+    before = state.total.contiguous(), state.weight.contiguous(), state.maximum.contiguous()
+    return kernel.favor_step(queries, keys, values, projection.to(values.dtype).contiguous(), mask, *before)
 
 
 class NativeSummarise(torch.autograd.Function):

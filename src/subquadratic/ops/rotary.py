@@ -11,6 +11,7 @@ from torch import Tensor
 from .backend import is_traced, needs_gradient, takes_native
 
 BASE = 10000.0  # the paper's
+FEW = 1 << 13  # numbers that four small operations take no longer for
 LARGE = 1 << 20  # numbers from which a product on a CPU is made in pieces
 PIECE = 1 << 18  # numbers of a piece: it, what it is multiplied by and the product stay in a second-level cache
 
@@ -87,7 +88,7 @@ class _Product(torch.autograd.Function):
 
 
 def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
-    if x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4 and x.shape[-2] > 1 and takes_native(None, x):
+    if x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4 and x.numel() > FEW and takes_native(None, x):
         from ..kernels.native.rotary import complex_product
 
         return complex_product(x, y, conjugate)

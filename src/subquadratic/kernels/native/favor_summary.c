@@ -27,11 +27,15 @@ static share share_of(const favor *f, long task, long shares, space *s) {
 
 static long summary_numbers(const favor *f) { return f->features * (PADDED(f->value_width + 1) + 1) + 32; }
 
+INLINE void fetch_next(const share *h, const rows *x, long at, long width) {
+    fetch(x, h->batch, h->head, at + CHUNK, h->stop < at + 2 * CHUNK ? h->stop : at + 2 * CHUNK, width);
+}
+
 // The exponents of a chunk's keys to base 2, (M, C); of what is no token so little that 2^x is 0. Values beside them.
 static void key_exponents(const favor *f, share *h, long at, long count) {
     long columns = PADDED(count);
-    fetch(&f->keys, h->batch, h->head, at + CHUNK, h->stop, f->width);
-    fetch(&f->values, h->batch, h->head, at + CHUNK, h->stop, f->value_width);
+    fetch_next(h, &f->keys, at, f->width);
+    fetch_next(h, &f->values, at, f->value_width);
     const uint8_t *live = f->live ? f->live + h->batch * f->live_step + at : NULL;
     transpose(count, f->width, columns, row_of(&f->keys, h->batch, h->head, at), f->keys.row, h->x, CHUNK);
     clear_dead(live, count, f->width, h->x);
@@ -95,7 +99,7 @@ static void summarise_back(const favor *f, share *h) {
 // Features of a chunk's queries, each feature with its keys' largest exponent.
 static void read_queries(const favor *f, share *h, long at, long count) {
     long columns = PADDED(count);
-    fetch(&f->queries, h->batch, h->head, at + CHUNK, h->stop, f->width);
+    fetch_next(h, &f->queries, at, f->width);
     transpose(count, f->width, columns, row_of(&f->queries, h->batch, h->head, at), f->queries.row, h->x, CHUNK);
     product(f->features, columns, f->width, f->table, f->width, h->x, CHUNK, h->features, CHUNK, 0);
     for (long c = 0; c < columns; c += LANES) {
@@ -119,8 +123,8 @@ static void read_back(const favor *f, share *h, float *d_summary) {
     for (long i = 0; i < f->features * h->step; i++) d_summary[i] = 0;
     for (long at = h->start; at < h->stop; at += CHUNK) {
         long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = PADDED(count);
-        fetch(&f->output, h->batch, h->head, at + CHUNK, h->stop, f->value_width);
-        fetch(&f->d_output, h->batch, h->head, at + CHUNK, h->stop, f->value_width);
+        fetch_next(h, &f->output, at, f->value_width);
+        fetch_next(h, &f->d_output, at, f->value_width);
         read_queries(f, h, at, count);
         above_ratio(f, h->batch, h->head, at, count, h->g, h->g_rows, h->output);
         add_outer(f, columns, h->features, h->g_rows, d_summary, h->step);

@@ -21,7 +21,7 @@ INLINE float *row_of(const rows *x, long batch, long head, long position) {
 
 // Ask for positions before they are needed: a head's lie apart, which the processor does not foresee.
 INLINE void fetch(const rows *x, long batch, long head, long at, long stop, long width) {
-    for (long i = at; i < stop && i < at + CHUNK; i++)
+    for (long i = at; i < stop; i++)
         for (long c = 0; c < width; c += 16) __builtin_prefetch(row_of(x, batch, head, i) + c, 0, 2);
 }
 

@@ -23,6 +23,10 @@ def _favor_causal_backward(
     return _positions(values) * (4 * features * (width + values_width) + CHUNK * (3 * features + 2 * values_width))
 
 
+def _favor_step(queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+    return _positions(values) * 2 * len(projection) * (queries.shape[3] + values.shape[3])
+
+
 def _favor_summarise(keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
     return _positions(keys) * len(projection) * (keys.shape[3] + values.shape[3])
 
@@ -55,6 +59,7 @@ def _positions(x: Tensor) -> int:
 MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "subquadratic::favor_causal": _favor_causal,
     "subquadratic::favor_causal_backward": _favor_causal_backward,
+    "subquadratic::favor_step": _favor_step,
     "subquadratic::favor_summarise": _favor_summarise,
     "subquadratic::favor_summarise_backward": _favor_summarise_backward,
     "subquadratic::favor_read": _favor_read,
