@@ -145,8 +145,8 @@ def flops_of(call: Call) -> float:
     return 2.0 * torch.Size(left[1]).numel() * columns
 
 
-def measure(case: Case, side: str, rounds: int, rate: float) -> str:
-    """One line of the table: one of our sides, and the last side of the case beside it. ``rate``: FLOP a second of the floor."""
+def measure(case: Case, side: str, rounds: int) -> str:
+    """One line of the table: one of our sides, and the last side of the case beside it."""
     setting, shared, other = Setting(), {}, case.sides[-1]
     step = build(side, case, setting, shared).call
     step()
@@ -155,7 +155,9 @@ def measure(case: Case, side: str, rounds: int, rate: float) -> str:
     calls = {"step": step, "products": replay(noted, functions=False), "functions": replay(noted, functions=True)}
     if not is_ours(other):
         calls["other"] = build(other, case, setting, shared).call
+    rates = [measure_rates().flops]
     found = interleave(calls, rounds=rounds, budget=float("inf")).seconds
+    rates.append(measure_rates().flops)
 
     def times(name: str, over: str) -> float | None:
         return median(ratios(found[over], found[name])) if name in found else None
@@ -168,7 +170,7 @@ def measure(case: Case, side: str, rounds: int, rate: float) -> str:
     attention = any(_name(function) in ATTENTION for function, _, _ in noted.calls)
     counted = "" if attention else f"{sum(map(flops_of, noted.calls)) / 1e9:.1f}"
     floor = work_of(side, case, length=case.length).training
-    shares = [f"{floor / rate / median(found[name]):.0%}" for name in ("step", "products")]
+    shares = [f"{floor / max(rates) / median(found[name]):.0%}" for name in ("step", "products")]
     cells += [f"{floor / 1e9:.1f}", *shares, counted, f"{len(noted.calls):,}"]
     return f"| {' | '.join(cells)} |"
 
@@ -185,10 +187,9 @@ def main() -> None:
     options = parser.parse_args()
     cases = suite("targets") if options.cases is None else select(options.cases, registry())
     keep_freed_memory()
-    rate = measure_rates().flops
     lines = [
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}; "
-        f"C kernels: {made_by()}; the floor at {rate / 1e9:.0f} GFLOP/s",
+        f"C kernels: {made_by()}",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|---|---:|---:|---:|---:|---:|---|{'---:|' * 9}",
@@ -197,7 +198,7 @@ def main() -> None:
     for case in cases:
         for side in case.sides if case.mode == "train" and case.kind == "model" else ():
             if is_ours(side):
-                lines.append(measure(case, side, options.rounds, rate))
+                lines.append(measure(case, side, options.rounds))
                 print(lines[-1], flush=True)
     if options.out is not None:
         replace_file(options.out, lambda file: file.write_text("\n".join(lines) + "\n", encoding="utf-8"))

@@ -28,7 +28,7 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     if target is not None:
         if "avx2" not in library._processor():
             pytest.skip("made for other processors than this one")
-        narrow = library.compiled(target)
+        narrow, _ = library.compiled(target)
         monkeypatch.setattr(kernel, "library", lambda: narrow)
     yield
 

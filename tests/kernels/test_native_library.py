@@ -56,6 +56,7 @@ def test_the_threads_are_those_of_pytorch() -> None:
 def test_without_a_compiler_pytorch_computes(compiler: str | None, reason: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library.shutil, "which", lambda name: compiler)
     if compiler == "/bin/true":  # makes nothing, and says that all is well
+        monkeypatch.setattr(library, "_run", lambda command: "")
         monkeypatch.setattr(library, "_compile", lambda compiler, flags, sources, target: target.write_text("no library"))
     with pytest.raises(library.NoLibrary, match=reason):
         library.compiled(())

@@ -6,16 +6,12 @@
 #ifndef SUBQUADRATIC_FEEDBACK_H
 #define SUBQUADRATIC_FEEDBACK_H
 
+#include <omp.h>
+
 #include "tensor.h"
 
-#ifdef _OPENMP
-#include <omp.h>
 #define THREAD omp_get_thread_num()
 #define THREADS omp_get_num_threads()
-#else
-#define THREAD 0
-#define THREADS 1
-#endif
 #define MEET _Pragma("omp barrier")
 
 #define PANEL (3 * LANES) // columns of a weight that lie together, for all of its depth

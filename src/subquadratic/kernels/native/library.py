@@ -1,9 +1,10 @@
 """The C kernels as a library of this machine: compiled once, kept in the user's cache, loaded into the process.
 
 PyTorch's OpenMP is the one that the kernels run on: they are linked without any, and find that of the process, so that there is one pool of
-threads. Where that cannot be (Clang has names of its own for it) they are compiled to run on one thread.
+threads. A compiler whose OpenMP has other names (Clang's, beside a PyTorch made with GCC) is of no use here.
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 
 
 class NoLibrary(RuntimeError):
@@ -33,6 +34,11 @@ def library() -> ctypes.CDLL:
     Raises:
         NoLibrary: where there is no compiler, or what it made cannot be loaded; the text says which.
     """
+    return _own()[0]
+
+
+@functools.cache
+def _own() -> tuple[ctypes.CDLL, str]:
     return compiled(_for_this_processor())
 
 
@@ -46,31 +52,32 @@ def why_not() -> str | None:
     return None
 
 
-def compiled(target: tuple[str, ...]) -> ctypes.CDLL:
-    """The kernels for a processor that the compiler's flags ``target`` name."""
+def compiled(target: tuple[str, ...]) -> tuple[ctypes.CDLL, str]:
+    """The kernels for a processor that the compiler's flags ``target`` name, and the compiler: the first that can make them.
+
+    Raises:
+        NoLibrary: what the first compiler failed at.
+    """
     if sys.platform != "linux":
         raise NoLibrary(f"the C kernels are made for Linux, this is {sys.platform}")
-    compiler = _compiler()
-    failure: NoLibrary | None = None
-    for parallel in (("-fopenmp",), ("-Wno-unknown-pragmas",)):
+    failures = []
+    for compiler in _compilers():
         try:
-            return _load(_made(compiler, (*FLAGS, *target, *parallel)))
+            return _load(_made(compiler, (*FLAGS, *target))), compiler
         except NoLibrary as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
+            failures.append(error)
+    raise failures[0] if failures else NoLibrary("no C compiler found: install gcc, or set CC to one")
 
 
 def made_by() -> str:
     """The compiler of the kernels, by its own words, or why there are none."""
-    return why_not() or _run([_compiler(), "--version"]).partition("\n")[0]
+    return why_not() or _run([_own()[1], "--version"]).partition("\n")[0]
 
 
-def _compiler() -> str:
-    found = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
-    if found is None:
-        raise NoLibrary("no C compiler found: install gcc, or set CC to one")
-    return found
+def _compilers() -> list[str]:
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc"]
+    found = (shutil.which(name) for name in names)
+    return list(dict.fromkeys(path for path in found if path is not None))
 
 
 def _for_this_processor() -> tuple[str, ...]:
@@ -135,5 +142,7 @@ def _cache() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="subquadratic-"))
+        own = Path(tempfile.mkdtemp(prefix="subquadratic-"))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        return own
     return folder
