@@ -1,10 +1,13 @@
-"""The kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which tests/conftest.py asks for."""
+"""Triton kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which tests/conftest.py asks for; C kernels are
+compiled for this processor, and for narrower ones."""
 
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
+
+from subquadratic.kernels.native import favor, feedback, library, rotary, softmax
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -29,3 +32,20 @@ if INTERPRET and find_spec("triton") is not None:
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cpu" if INTERPRET else "cuda")
+
+
+# The processor's own vectors, and narrower ones, which other processors have.
+TARGETS = {"native": None, "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
+
+
+@pytest.fixture(params=TARGETS)
+def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C kernels as they are compiled for this processor, and as for others."""
+    target = TARGETS[request.param]
+    if target is None:
+        return
+    if "avx2" not in library._processor():
+        pytest.skip("made for other processors than this one")
+    narrow, _ = library.compiled(target)
+    for module in (favor, feedback, rotary, softmax):
+        monkeypatch.setattr(module, "library", lambda: narrow)

@@ -18,20 +18,6 @@ from subquadratic.ops.random_features import orthogonal_gaussian
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 
-# The processor's own vectors, and narrower ones, which other processors have.
-TARGETS = {"native": None, "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
-
-
-@pytest.fixture(params=TARGETS)
-def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    target = TARGETS[request.param]
-    if target is not None:
-        if "avx2" not in library._processor():
-            pytest.skip("made for other processors than this one")
-        narrow, _ = library.compiled(target)
-        monkeypatch.setattr(kernel, "library", lambda: narrow)
-    yield
-
 
 def error(found: Tensor, true: Tensor) -> float:
     """RMS of the difference over that of the truth."""

@@ -99,7 +99,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("batch", "length", "window", "detach_every"), [(1, 16, 3, None), (3, 17, 20, None), (2, 33, 20, 15), (9, 20, 5, 4)]
 )
-def test_it_is_the_loop(case: dict[str, object], batch: int, length: int, window: int, detach_every: int | None, called: list[str]) -> None:
+def test_it_is_the_loop(
+    lanes: None, case: dict[str, object], batch: int, length: int, window: int, detach_every: int | None, called: list[str]
+) -> None:
     compare(case, batch, length, window, detach_every, None)
     assert called == ["feedback_forward", "feedback_forward", "feedback_backward"]
 

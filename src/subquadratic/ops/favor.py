@@ -54,8 +54,8 @@ def causal_favor(
         state: what came before; None at the start of a sequence.
         mask: (B, N) bool, True = real token.
         cu_seqlens: (documents + 1,) where documents begin and end in a packed row, B = 1; the state then has a row per document.
-        chunk: C. Changes speed, not the result.
-        block: positions whose features exist at a time; None: as many as stay in a CPU's caches.
+        chunk, block: C, and positions whose features exist at a time (None: as many as stay in a CPU's caches), for PyTorch's operators;
+            kernels have sizes of their own. They change speed, not the result.
         backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
 
     Returns:
@@ -65,8 +65,8 @@ def causal_favor(
         ValueError: if shapes disagree or ``chunk`` < 1.
         NotImplementedError: for ``cu_seqlens`` while compiling.
 
-    Cost O(N M K + N C (M + K)) a head. Kept for backward: the arguments, the output, 5 N numbers, and a summary (M K) and the scores (C C)
-    of each chunk; of a long sequence, a summary for each block.
+    Cost O(N M K + N C (M + K)) a head. Kept for backward: the arguments, the output, 5 N numbers (by the C kernels N), and a summary (M K)
+    and, but by those, the scores (C C) of each chunk; of a long sequence, a summary for each few chunks.
     """
     batch, heads, length, _ = queries.shape
     if keys.shape != queries.shape or values.shape[:-1] != queries.shape[:-1]:
@@ -119,7 +119,7 @@ def summarise_favor(
         keys, values: (B, H, S, K).
         projection: (M, K), no gradient.
         mask: (B, S) bool, True = real token.
-        block: positions whose features exist at a time; None: as many as stay in a CPU's caches.
+        block: as in :func:`causal_favor`.
 
     Cost O(S M K) a head; nothing but the arguments is kept for backward.
     """
