@@ -72,7 +72,7 @@ class Call:
 
     def layer(self, maps: Sequence[Tensor], **pointers: Tensor | None) -> Layer:
         """Of its maps in the order of ``MAPS``, and norms and biases."""
-        found = {name: self.pointer(tensor) for name, tensor in pointers.items()}
+        found = {name: self.pointer(None if tensor is None else tensor.contiguous()) for name, tensor in pointers.items()}
         return Layer(**found, **{name: self.weight(tensor) for name, tensor in zip(MAPS, maps, strict=True)})
 
     def run(self, name: str, layers: list[Layer], key_value: Tensor, **arguments: Any) -> None:
