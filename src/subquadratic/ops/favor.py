@@ -101,11 +101,11 @@ def causal_favor(
             output, total, weight, maximum = NativeCausalFavor.apply(
                 queries, keys, values, projection, mask, state.total, state.weight, state.maximum, bounds
             )
-            return output.to(given), FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
-        size = block or _block(values, features, chunk)
-        output, total, weight, maximum = CausalFavor.apply(
-            queries, keys, values, projection, mask, state.total, state.weight, state.maximum, document_chunks(bounds, length, size), chunk
-        )
+        else:
+            pieces = document_chunks(bounds, length, block or _block(values, features, chunk))
+            output, total, weight, maximum = CausalFavor.apply(
+                queries, keys, values, projection, mask, state.total, state.weight, state.maximum, pieces, chunk
+            )
         after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
     return output.to(given), after
 

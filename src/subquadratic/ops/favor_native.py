@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import favor as kernel
-from ..kernels.native.tensors import LOG2E, rows_together
+from ..kernels.native.tensors import LOG2E
 from .linear_attention import FeatureState
 from .once import once_differentiable
+from .softmax_attention import dense_channels
 
 
 class NativeCausalFavor(torch.autograd.Function):
@@ -42,7 +43,7 @@ class NativeCausalFavor(torch.autograd.Function):
         bounds: list[int] | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         keep = any(ctx.needs_input_grad)
-        queries, keys, values = (rows_together(x) for x in (queries, keys, values))
+        queries, keys, values = (dense_channels(x) for x in (queries, keys, values))
         live, ctx.bounds = None if live is None else live.contiguous(), bounds or []
         output, total, weight, maximum, *kept = kernel.favor_causal(
             queries, keys, values, projection, live, total, weight, maximum, ctx.bounds, keep
@@ -58,7 +59,7 @@ class NativeCausalFavor(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
         queries, keys, values, projection, live, output, maximum, *kept = ctx.saved_tensors
-        d_output = torch.zeros_like(output) if d_output is None else rows_together(d_output)
+        d_output = torch.zeros_like(output) if d_output is None else dense_channels(d_output)
         d_total, d_weight = (
             values.new_zeros(shape) if given is None else given for shape, given in zip(ctx.state, (d_total, d_weight), strict=True)
         )
@@ -72,7 +73,7 @@ def step(
     queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None, state: FeatureState
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One token (B, H, 1, K), without gradients: the output, and total, weight and maximum after it."""
-    queries, keys, values = rows_together(queries), rows_together(keys), rows_together(values)
+    queries, keys, values = dense_channels(queries), dense_channels(keys), dense_channels(values)
     mask = None if mask is None else mask.contiguous()
     before = state.total.contiguous(), state.weight.contiguous(), state.maximum.contiguous()
     return kernel.favor_step(queries, keys, values, projection.to(values.dtype).contiguous(), mask, *before)
@@ -83,7 +84,7 @@ class NativeSummarise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        keys, values = rows_together(keys), rows_together(values)
+        keys, values = dense_channels(keys), dense_channels(values)
         live = None if live is None else live.contiguous()
         total, weight, maximum = kernel.favor_summarise(keys, values, projection, live)
         ctx.save_for_backward(keys, values, projection, live, maximum)
@@ -106,7 +107,7 @@ class NativeRead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor) -> Tensor:
-        queries, total, weight = rows_together(queries), total.contiguous(), weight.contiguous()
+        queries, total, weight = dense_channels(queries), total.contiguous(), weight.contiguous()
         maximum = maximum.expand_as(weight) * LOG2E
         output, normaliser = kernel.favor_read(queries, projection, total, weight, maximum)
         ctx.save_for_backward(queries, projection, total, weight, maximum, output, normaliser)
@@ -115,5 +116,5 @@ class NativeRead(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Any, ...]:
-        d_queries, d_total, d_weight = kernel.favor_read_backward(rows_together(d_output), *ctx.saved_tensors)
+        d_queries, d_total, d_weight = kernel.favor_read_backward(dense_channels(d_output), *ctx.saved_tensors)
         return d_queries, None, d_total, d_weight, None

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from .backend import takes_native
 from .feedback import HIDDEN
+from .feedback_products import LONG
 from .feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights, Shape, Trace, with_gain
-
-LONG = 16  # tokens from which it pays to lay out weights in the order in which they are read
 
 
 def suits(x: Tensor, layers: Sequence[LayerWeights], heads: int, length: int) -> bool:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import softmax as kernel
-from ..kernels.native.tensors import rows_together
 from .once import once_differentiable
+from .softmax_attention import dense_channels
 
 
 class NativeSoftmaxAttention(torch.autograd.Function):
@@ -20,7 +20,7 @@ class NativeSoftmaxAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
-        queries, keys, values = rows_together(queries), rows_together(keys), rows_together(values)
+        queries, keys, values = dense_channels(queries), dense_channels(keys), dense_channels(values)
         output, normaliser = kernel.softmax_attention(queries, keys, values, causal)
         ctx.save_for_backward(queries, keys, values, output, normaliser)
         ctx.causal = causal
@@ -30,5 +30,5 @@ class NativeSoftmaxAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, output, normaliser = ctx.saved_tensors
-        gradient = rows_together(d_output)
+        gradient = dense_channels(d_output)
         return *kernel.softmax_attention_backward(gradient, queries, keys, values, ctx.causal, output, normaliser), None

@@ -168,27 +168,19 @@ static share with_summary(const favor *f, long task, long shares, const float *t
     return h;
 }
 
-void favor_summarise_backward(const favor *f) {
-    long shares = f->shares;
+static void each_share(const favor *f, const float *total, const float *weight, void work(const favor *, share *)) {
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
-    for (long task = 0; task < f->run_count * f->heads * shares; task++) {
+    for (long task = 0; task < f->run_count * f->heads * f->shares; task++) {
         space s = space_of(space_for(f) + summary_numbers(f));
-        share h = with_summary(f, task, shares, f->d_total, f->d_weight, &s);
-        summarise_back(f, &h);
+        share h = with_summary(f, task, f->shares, total, weight, &s);
+        work(f, &h);
         free(s.start);
     }
 }
 
-void favor_read(const favor *f) {
-    long shares = f->shares;
-#pragma omp parallel for schedule(dynamic) num_threads(f->threads)
-    for (long task = 0; task < f->run_count * f->heads * shares; task++) {
-        space s = space_of(space_for(f) + summary_numbers(f));
-        share h = with_summary(f, task, shares, f->total, f->weight, &s);
-        read(f, &h);
-        free(s.start);
-    }
-}
+void favor_summarise_backward(const favor *f) { each_share(f, f->d_total, f->d_weight, summarise_back); }
+
+void favor_read(const favor *f) { each_share(f, f->total, f->weight, read); }
 
 void favor_read_backward(const favor *f) {
     long shares = f->shares, heads = f->run_count * f->heads, each = summary_numbers(f), step = PADDED(f->value_width + 1);

@@ -58,11 +58,6 @@ def _field(name: str, value: Any) -> Any:
     return Rows(value.data_ptr(), *value.stride()[:3])
 
 
-def rows_together(x: Tensor) -> Tensor:
-    """The same numbers, those of a position side by side."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 def positions_first(x: Tensor) -> Tensor:
     """Storage for (B, H, N, X), laid out (B, N, H, X) as the maps around it want it."""
     return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
