@@ -38,6 +38,16 @@ def test_learned_rows_belong_to_positions() -> None:
     assert e is f
 
 
+def test_first_rows_are_read_where_they_lie() -> None:
+    projection = SlotProjection(4, max_length=10)
+    for length in (7, 10):
+        for rows, wanted in zip(projection.first(length), projection(torch.arange(length)), strict=True):
+            assert torch.equal(rows, wanted)
+            mine, true = (torch.autograd.grad(x.square().sum(), projection.parameters(), allow_unused=True) for x in (rows, wanted))
+            assert all(a is b is None or torch.equal(a, b) for a, b in zip(mine, true, strict=True))
+        assert projection.first(length)[0].data_ptr() == projection.key_weights.data_ptr()
+
+
 def test_learned_rows_need_a_length() -> None:
     with pytest.raises(ValueError, match="needs max_length"):
         SlotProjection(4, max_length=None)

@@ -252,6 +252,8 @@ def slot_weights(
         ValueError: if a row has more real tokens than ``max_length``, counted with the ``seen`` ones before.
     """
     limit, length = projection.max_length, source.shape[1]
+    if projection.kind == "learned" and mask is None and seen is None and limit is not None and length <= limit:
+        return projection.first(length)
     positions = token_positions(mask, length, seen, device=source.device)
     if limit is not None and (seen is not None or length > limit) and not torch.compiler.is_compiling():
         check_positions(positions, limit)

@@ -63,6 +63,12 @@ class SlotProjection(nn.Module):
         keys = members * _stretch(self.key_weights, within)[..., None]
         return keys, keys if self.value_weights is None else members * _stretch(self.value_weights, within)[..., None]
 
+    def first(self, length: int) -> tuple[Tensor, Tensor]:
+        """E and F of a "learned" projection at positions 0 to ``length`` - 1, (N, R): where they lie, without a copy."""
+        assert self.kind == "learned"
+        keys = _first_rows(self.key_weights, length)
+        return keys, keys if self.value_weights is None else _first_rows(self.value_weights, length)
+
     def _runs(self, positions: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """For each position: its run, its place within it in [0, 1), and the run's size."""
         if lengths is None:
@@ -80,6 +86,10 @@ class SlotProjection(nn.Module):
 
 def _rows(weights: Tensor, positions: Tensor) -> Tensor:
     return nn.functional.embedding(positions, weights)
+
+
+def _first_rows(weights: Tensor, length: int) -> Tensor:
+    return weights if length == len(weights) else weights[:length]
 
 
 def _stretch(taps: Tensor, within: Tensor) -> Tensor:
