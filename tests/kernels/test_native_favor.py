@@ -10,6 +10,7 @@ from torch import Tensor
 
 from subquadratic.kernels.native import favor as kernel
 from subquadratic.kernels.native import library
+from subquadratic.kernels.native.favor_step import favor_step
 from subquadratic.kernels.native.tensors import shares_of
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
@@ -88,6 +89,30 @@ def test_values_and_gradients_equal_the_definition(
     lanes: None, length: int, width: int, features: int, masked: bool, causal: bool, with_state: bool, spread: float, seed: int
 ) -> None:
     compare(2, 3, length, width, features, causal=causal, masked=masked, with_state=causal and with_state, spread=spread, seed=seed)
+
+
+@pytest.mark.parametrize("turned", ["not", "alike", "by row"])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("width", "features"), [(1, 1), (6, 9), (16, 20), (24, 33), (64, 266)])
+def test_one_token_equals_the_definition(lanes: None, turned: str, masked: bool, width: int, features: int) -> None:
+    q, k, v = (torch.randn(3, 2, 1, width) for _ in range(3))
+    turns = {"not": None, "alike": torch.randn(1, width), "by row": torch.randn(3, 1, 1, width)}[turned] if width % 2 == 0 else None
+    mask = torch.tensor([[True], [False], [True]]) if masked else None
+    before = state_of(3, 2, features, width)
+    before = FeatureState(before.total, before.weight, before.maximum, torch.randn(3, 2, width), torch.full((3, 2, 1), 4.0))
+    projection = orthogonal_gaussian(features, width)
+    with use_backend("native"):
+        output, after = causal_favor(q, k, v, projection, before, mask=mask, turns=turns)
+    with use_backend("torch"):
+        wide = FeatureState(*(x.double() for x in (before.total, before.weight, before.maximum, before.values, before.count)))
+        by = None if turns is None else turns.double()
+        wanted, true = causal_favor(q.double(), k.double(), v.double(), projection.double(), wide, mask=mask, turns=by)
+    assert error(output, wanted) < 1e-5
+    for name in ("total", "weight"):
+        scales = [state.maximum.double().exp() for state in (after, true)]
+        scales = [scale[..., None] if name == "total" else scale for scale in scales]
+        assert error(getattr(after, name) * scales[0], getattr(true, name) * scales[1]) < 1e-5
+    assert error(after.values, true.values) < 1e-6 and torch.equal(after.count.double(), true.count)
 
 
 @pytest.fixture(params=[2, 3, 5])
@@ -202,8 +227,10 @@ def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
     if keep:
         backward = (torch.randn_like(output), total, weight, q, k, v, projection, live, output, maximum, bounds, *kept)
         torch.library.opcheck(kernel.favor_causal_backward, backward, test_utils=checks)
-    first = (q[:, :, :1], k[:, :, :1], v[:, :, :1], projection, live[:, :1].contiguous(), total[:batch], weight[:batch], maximum[:batch])
-    torch.library.opcheck(kernel.favor_step, first, test_utils=checks)
+    before = tuple(x[:batch].contiguous() for x in (total, weight, maximum, state.values, state.count))
+    for turns in (None, torch.randn(1, 8), torch.randn(batch, 1, 1, 8)):
+        token = (*(x[:, :, :1].contiguous() for x in (q, k, v)), turns, live[:, :1].contiguous(), projection, *before)
+        torch.library.opcheck(favor_step, token, test_utils=checks)
     torch.library.opcheck(kernel.favor_summarise, (k, v, projection, live), test_utils=checks)
     summary = kernel.favor_summarise(k, v, projection, live)
     torch.library.opcheck(kernel.favor_summarise_backward, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks)

@@ -1,11 +1,13 @@
 """A function recorded as a list of calls does what the function does, or is refused."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from subquadratic.ops.recording import in_one_call, record
 
@@ -20,6 +22,16 @@ def replay(function: Callable[..., Sequence[Tensor]], *inputs: Tensor, constants
         assert len(again) == len(results) == len(expected)
         assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(before, given, strict=True))
+
+
+class Counted(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
 
 
 def test_operators_methods_functions_and_constants() -> None:
@@ -131,6 +143,40 @@ def test_constants_are_read_anew() -> None:
     assert program is not None
     weight.fill_(5.0)
     assert program(torch.ones(3))[0].tolist() == [5, 5, 5]
+
+
+def test_what_no_input_reaches_is_made_once() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        rates = 1.0 / 10.0 ** (torch.arange(0, 6, 2, dtype=torch.float32) / 6)
+        return [x * rates[:, None].to(torch.float64), rates.sin() + x]
+
+    x = torch.randn(3, 3)
+    replay(function, x)
+    program = record(function, (x,), ())[1]
+    assert program is not None
+    with Counted() as counted:
+        program(x)
+    assert counted.calls == 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: [x + torch.arange(3).add_(1)],
+        lambda x: [x + torch.arange(6).chunk(2)[0].mul_(2)],
+        lambda x: [x + torch.arange(3)[None].mul_(2)[0]],
+        lambda x: [x, torch.arange(3)],
+        lambda x: [x, torch.arange(3).view(3, 1).unbind(1)[0]],
+    ],
+)
+def test_what_is_made_once_stays_as_it_is(function: Callable[[Tensor], list[Tensor]]) -> None:
+    assert record(function, (torch.randn(3),), ())[1] is None
+
+
+def test_random_numbers_are_drawn_anew() -> None:
+    _, program = record(lambda x: [x + torch.rand(3)], (torch.zeros(3),), ())
+    assert program is not None
+    assert not torch.equal(program(torch.zeros(3))[0], program(torch.zeros(3))[0])
 
 
 def test_an_exception_passes() -> None:

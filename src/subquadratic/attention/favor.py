@@ -189,8 +189,13 @@ class FavorAttention(nn.Module):
         x = checked(x, mask, self.dim)
         if not self.causal:
             return self._finish(self._read_context(self._query(x), state), mask), state
-        queries, keys, values = self._maps(x, mask, state.seen, turns)
-        y, summary, window = self._attend_causal(queries, keys, values, mask, state.summary, state.window)
+        if self.local_heads:
+            queries, keys, values = self._maps(x, mask, state.seen, turns)
+            y, summary, window = self._attend_causal(queries, keys, values, mask, state.summary, state.window)
+        else:
+            by = self._turns(x, mask, state.seen, turns)
+            y, summary = self._global().extend(*self._unturned(x), state.summary, mask, by)
+            window = None
         return self._finish(y, mask), FavorState(summary, window, count_on(state.seen, mask, x.shape[1]))
 
     @torch.no_grad()
@@ -266,13 +271,20 @@ class FavorAttention(nn.Module):
         return self.favor
 
     def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = self._query(x), split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
-        if self.key_norm is not None:
-            keys = self.key_norm(keys)
-        if self.rotary:
-            by = position_turns(x, mask, seen, self.width) if turns is None else turns
+        queries, keys, values = self._unturned(x)
+        by = self._turns(x, mask, seen, turns)
+        if by is not None:
             queries, keys = turn_both(queries, keys, by)
         return queries, keys, values
+
+    def _turns(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> Tensor | None:
+        if turns is None and self.rotary:
+            return position_turns(x, mask, seen, self.width)
+        return turns if self.rotary else None
+
+    def _unturned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values = self._query(x), split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
+        return queries, keys if self.key_norm is None else self.key_norm(keys), values
 
     def _query(self, x: Tensor) -> Tensor:
         queries = split_heads(self.query(x), self.heads)

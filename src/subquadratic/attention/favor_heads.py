@@ -22,6 +22,7 @@ from ..ops.linear_attention import (
 )
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
+from ..ops.rotary import turn_both
 
 KERNELS = ("softmax", "relu", "efficient")
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
@@ -93,9 +94,19 @@ class FavorHeads(nn.Module):
         return empty_features(batch, heads, self.features, self.width, device=device, dtype=dtype)
 
     def extend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, summary: Summary | None, mask: Tensor | None = None
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        summary: Summary | None,
+        mask: Tensor | None = None,
+        turns: Tensor | None = None,
     ) -> tuple[Tensor, Summary]:
-        """Causal attention of the next N positions, (B, H, N, K) three times, and the summary after them; None: of a whole sequence."""
+        """Causal attention of the next N positions, (B, H, N, K) three times, and the summary after them; None: of a whole sequence.
+        ``turns``: rotate queries and keys first."""
+        plain = self.kernel == "softmax" and not self.feature_epsilon
+        if turns is not None and not plain:
+            queries, keys = turn_both(queries, keys, turns)
         if self.kernel == "efficient":
             return causal_efficient_attention(queries, keys, values, summary, mask=mask)  # type: ignore[arg-type]
         before: FeatureState | None = summary  # type: ignore[assignment]
@@ -109,7 +120,7 @@ class FavorHeads(nn.Module):
                 log_keys, _ = softmax_exponents(keys, self.projection)
                 features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp() + self.feature_epsilon
                 return causal_linear_attention(features, log_keys, values, before, mask=mask, feature_epsilon=self.feature_epsilon)
-            return causal_favor(queries, keys, values, self.projection, before, mask=mask)
+            return causal_favor(queries, keys, values, self.projection, before, mask=mask, turns=turns)
 
     def _general_features(self, x: Tensor) -> Tensor:
         """Generalised attention (section 2.2): f(W x) + epsilon."""

@@ -28,6 +28,7 @@ from .linear_attention import (
 from .precision import exact_dtype, no_autocast
 from .random_features import softmax_exponents
 from .recording import in_one_call
+from .rotary import turn_both
 
 BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
 
@@ -41,6 +42,7 @@ def causal_favor(
     *,
     mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    turns: Tensor | None = None,
     chunk: int = 64,
     block: int | None = None,
     backend: str | None = None,
@@ -54,6 +56,7 @@ def causal_favor(
         state: what came before; None at the start of a sequence.
         mask: (B, N) bool, True = real token.
         cu_seqlens: (documents + 1,) where documents begin and end in a packed row, B = 1; the state then has a row per document.
+        turns: (N, K) or (B, 1, N, K), a :func:`~subquadratic.ops.rotary.rotation` of queries and keys, before anything else.
         chunk, block: C, and positions whose features exist at a time (None: as many as stay in a CPU's caches), for PyTorch's operators;
             kernels have sizes of their own. They change speed, not the result.
         backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
@@ -76,6 +79,10 @@ def causal_favor(
         )
     require_positive(chunk=chunk, block=block)
     by_kernel = takes_triton(backend, values)
+    before = (queries, keys, values) if state is None else (queries, keys, values, state.total, state.weight)
+    one = length == 1 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
+    if turns is not None and not one:
+        queries, keys = turn_both(queries, keys, turns)
     if is_traced() and not by_kernel:
         document_bounds(cu_seqlens, batch, length)  # which says that they cannot be compiled
         return _formula(queries, keys, values, projection, state, mask, chunk)
@@ -91,8 +98,8 @@ def causal_favor(
             counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
             return output, FeatureState(total, weight, maximum, *counted)
         queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
-        if length == 1 and cu_seqlens is None and not needs_gradient(queries, keys, values, state.total, state.weight):
-            output, after = _step(queries, keys, values, projection, state, mask, backend)
+        if one:
+            output, after = _step(queries, keys, values, turns, projection, state, mask, backend)
             return output.to(given), after
         projection = None if projection is None else _scaled(projection, queries)
         if projection is not None and takes_native(backend, values):
@@ -176,18 +183,20 @@ def _step(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
+    turns: Tensor | None,
     projection: Tensor | None,
     state: FeatureState,
     mask: Tensor | None,
     backend: str | None,
 ) -> tuple[Tensor, FeatureState]:
     """One token, without gradients: few operations, and the state is read and written once."""
-    maximum = state.maximum
     if projection is not None and takes_native(backend, values):
         from .favor_native import step
 
-        output, total, weight, maximum = step(queries, keys, values, projection, mask, state)
-        return output, FeatureState(total, weight, maximum, *_one_more(values, mask, state))
+        return step(queries, keys, values, turns, projection, mask, state)
+    maximum = state.maximum
+    if turns is not None:
+        queries, keys = turn_both(queries, keys, turns)
     if projection is None:
         q, k = queries, keys  # (B, H, 1, M)
     else:
@@ -206,12 +215,8 @@ def _step(
     total, weight = torch.addcmul(total, k.mT, values), weight + k[:, :, 0]
     normaliser = torch.linalg.vecdot(q, weight[:, :, None])[..., None]
     output = (q @ total) / normaliser.clamp_min_(NOTHING)  # zero where there is no key
-    return output, FeatureState(total, weight, maximum, *_one_more(values, mask, state))
-
-
-def _one_more(values: Tensor, mask: Tensor | None, state: FeatureState) -> tuple[Tensor, Tensor]:
-    """Sum and number of the values with one token's (B, H, 1, K), zero where it is padding."""
-    return state.values + values[:, :, 0], state.count + (1 if mask is None else mask[:, None].to(state.count.dtype))
+    more = 1 if mask is None else mask[:, None].to(state.count.dtype)
+    return output, FeatureState(total, weight, maximum, state.values + values[:, :, 0], state.count + more)
 
 
 @in_one_call

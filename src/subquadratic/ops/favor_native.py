@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import favor as kernel
+from ..kernels.native.favor_step import favor_step
 from ..kernels.native.tensors import LOG2E
 from .linear_attention import FeatureState
 from .once import once_differentiable
@@ -70,13 +71,14 @@ class NativeCausalFavor(torch.autograd.Function):
 
 
 def step(
-    queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None, state: FeatureState
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One token (B, H, 1, K), without gradients: the output, and total, weight and maximum after it."""
-    queries, keys, values = dense_channels(queries), dense_channels(keys), dense_channels(values)
-    mask = None if mask is None else mask.contiguous()
-    before = state.total.contiguous(), state.weight.contiguous(), state.maximum.contiguous()
-    return kernel.favor_step(queries, keys, values, projection.to(values.dtype).contiguous(), mask, *before)
+    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, projection: Tensor, mask: Tensor | None, state: FeatureState
+) -> tuple[Tensor, FeatureState]:
+    """One token (B, H, 1, K), without gradients, its queries and keys turned first: the output and the state after."""
+    projection = projection.to(values.dtype)
+    before = state.total, state.weight, state.maximum, state.values, state.count
+    given = queries, keys, values, turns, mask, projection, *before
+    output, *after = favor_step(*[None if x is None else x.contiguous() for x in given])
+    return output, FeatureState(*after)
 
 
 class NativeSummarise(torch.autograd.Function):

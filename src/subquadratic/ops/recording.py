@@ -24,6 +24,8 @@ ABOUT = {
 }  # fmt: skip
 # They make no copy.
 VIEWS = {"view", "expand", "transpose", "t", "unsqueeze"}
+# Of numbers that no call changes they make the same ones every time, and need not be called again.
+PURE = {"arange", "add", "mul", "div", "pow", "__rpow__", "__rdiv__", "reciprocal", "to", "cos", "sin"}
 # They change their first argument.
 CHANGING = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 # Their results have as many entries as the numbers say.
@@ -72,6 +74,8 @@ class _Recorder(TorchFunctionMode):
         self.names = {id(tensor): name for name, tensor in zip(self.parameters, inputs, strict=True)}
         self.alive: list[Any] = [*inputs]  # so that no other object gets their identity
         self.constants = {id(tensor): tensor for tensor in constants}
+        self.fixed: set[str] = set()  # tensors of this recording's own that hold the same numbers every time
+        self.near: set[str] = set()  # and those that may lie in their memory
         self.objects: dict[str, Any] = {}  # what lines name beside inputs and results
         self.functions: dict[Any, str] = {}
         self.lines: list[tuple[list[str], list[str], str]] = []  # names given, names read, the call
@@ -100,7 +104,7 @@ class _Recorder(TorchFunctionMode):
         if name in COUNTING or (name == "__getitem__" and _selects(args[1])):
             self.refused = f"{name} makes as many entries as the numbers say"
             return
-        if not several and not changes and id(result) in self.names:
+        if not several and not changes and (id(result) in self.names or id(result) in self.constants):
             return  # the tensor itself, as `to` and `contiguous` give it where there is nothing to do
         read: list[str] = []
         try:
@@ -109,13 +113,21 @@ class _Recorder(TorchFunctionMode):
         except LookupError:
             self.refused = f"{name} reads a tensor that came from elsewhere"
             return
+        if changes and not self.near.isdisjoint(read):
+            self.refused = f"{name} may change what is made but once"
+            return
+        is_near = name not in PURE and not self.near.isdisjoint(read)
+        is_fixed = self.fixed.issuperset(read)
+        read = [name for name in read if name[0] != "c"]
+        if name in PURE and is_fixed and not several and not changes:
+            self._keep(result, is_fixed)
+            return
         if function not in self.functions:
             self.functions[function] = self._object(function)
         call = f"{self.functions[function]}({', '.join(given)})"
         view = name in VIEWS or (name == "__getitem__" and _slices(args[1]))
         if view and not read:  # of a constant
-            self.names[id(result)] = self._object(result)
-            self.alive.append(result)
+            self._keep(result, is_fixed)
             return
         if view and call in self.views:  # of the same tensor again
             self.names[id(result)] = self.views[call]
@@ -126,17 +138,25 @@ class _Recorder(TorchFunctionMode):
             names.append(f"v{len(self.alive)}")
             self.names[id(tensor)] = names[-1]
             self.alive.append(tensor)
+        if is_near:
+            self.near.update(names)
         if view:
             self.views[call] = names[0]
         self.lines.append((names, read, (f"{', '.join(names)}{',' * several} = " if names else "") + call))
+
+    def _keep(self, result: Tensor, is_fixed: bool) -> None:
+        name = self.names[id(result)] = self._object(result)
+        self.alive.append(result)
+        if is_fixed:
+            self.fixed.add(name)
+            self.near.add(name)
 
     def _written(self, value: Any, read: list[str]) -> str:
         if isinstance(value, Tensor):
             name = self.names.get(id(value))
             if name is None:
                 name = self.names[id(value)] = self._object(self.constants[id(value)])
-            if name[0] != "c":
-                read.append(name)
+            read.append(name)
             return name
         if value is None or value is True or value is False or type(value) in (int, str) or (type(value) is float and math.isfinite(value)):
             return repr(value)
@@ -160,6 +180,8 @@ class _Recorder(TorchFunctionMode):
             returned = self._written(tuple(results), read)
         except LookupError:
             self.refused = self.refused or "a result came from elsewhere"
+        if not self.near.isdisjoint(read):
+            self.refused = self.refused or "a result may lie in what is made but once"
         if self.refused is not None:
             return None
         needed, body = set(read), [f"    return {returned}"]

@@ -165,30 +165,6 @@ def favor_causal_backward(
     return d_queries, d_keys, d_values, d_total, d_weight
 
 
-def _favor_step_like(
-    queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None, total: Tensor, weight: Tensor, maximum: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(values), torch.empty_like(total), torch.empty_like(weight), torch.empty_like(maximum)
-
-
-@operator(fake=_favor_step_like)
-def favor_step(
-    queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None, total: Tensor, weight: Tensor, maximum: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Causal FAVOR+ of one token, (B, H, 1, K), from a contiguous state; the projection (M, K) as it was drawn. The output and the state
-    after."""
-    output, total_after, weight_after, maximum_after = _favor_step_like(queries, keys, values, projection, live, total, weight, maximum)
-    batch, heads, _, width = queries.shape
-    given = fields(
-        queries=queries, keys=keys, values=values, output=output, live=live, live_step=1, projection=projection, nothing=NOTHING,
-        run_count=batch, heads=heads, width=width, value_width=values.shape[3], features=projection.shape[0],
-        total=total, weight=weight, maximum=maximum,
-        d_total=total_after, d_weight=weight_after, marks=maximum_after,
-    )  # fmt: skip
-    library().favor_step(ctypes.byref(Favor(**given)))
-    return output, total_after, weight_after, maximum_after
-
-
 def _of_batch(x: Tensor, value_width: int, features: int) -> dict[str, Any]:
     """What the kernels of the bidirectional form are told of their (B, H, N, K)."""
     batch, heads, length, width = x.shape

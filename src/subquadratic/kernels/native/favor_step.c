@@ -1,20 +1,42 @@
-// One new token of causal FAVOR+ for each run: the state is read once and written once, elsewhere.
+// One new token of causal FAVOR+ for each row of the batch: the state is read once and written once, elsewhere.
 #include "favor.h"
 
-// `projection` is as it was drawn; `d_total`, `d_weight` and `marks` take the state after.
-static void step(const favor *f, long index, space *s) {
-    long batch = index / f->heads, head = index % f->heads, width = f->width, features = f->features;
-    const float *q = row_of(&f->queries, batch, head, 0), *k = row_of(&f->keys, batch, head, 0), *v = row_of(&f->values, batch, head, 0);
-    long live = !f->live || f->live[batch * f->live_step];
+typedef struct {
+    const float *queries, *keys, *values; // (B, H, K), (B, H, K), (B, H, V)
+    const float *turns;                   // cosines and sines by which queries and keys are turned first, (B or 1, K); null: they are not
+    const uint8_t *live;                  // (B,), 1 = a real token; null: all are
+    const float *projection;              // (M, K), as it was drawn
+    const float *total, *weight, *maximum, *sum, *count;                       // the state before: (B, H, M, V), (B, H, M), (B, H), (B, H, V), (B, H)
+    float *output, *total_after, *weight_after, *maximum_after, *sum_after, *count_after; // (B, H, V); the state after
+    int64_t batch, heads, width, value_width, features, turns_step, threads;
+    float nothing; // a normaliser below this has no key
+} token;
+
+// Channels (i, i + K/2) times the complex number whose parts are (c, d).
+static void turned(const float *x, const float *by, long width, float *to) {
+    long half = by ? width / 2 : 0;
+    for (long i = 0; i < half; i++) {
+        to[i] = x[i] * by[i] - x[i + half] * by[i + half];
+        to[i + half] = x[i + half] * by[i] + x[i] * by[i + half];
+    }
+    copy(to + 2 * half, x + 2 * half, width - 2 * half);
+}
+
+static void step(const token *t, long index, space *s) {
+    long row = index / t->heads, width = t->width, features = t->features, values = t->value_width;
+    long live = !t->live || t->live[row];
     float scale = LOG2E / sqrtf(sqrtf(width)), square = 0;
-    float *both = take(s, width * LANES), *exponents = take(s, features * LANES); // the query in lane 0, the key in lane 1
-    float *asked = take(s, PADDED(features)), *kept = take(s, PADDED(features)), *out = row_of(&f->output, batch, head, 0);
-    for (long i = 0; i < width; i++) {
+    float *q = take(s, width), *k = take(s, width), *both = take(s, width * LANES), *exponents = take(s, features * LANES);
+    float *asked = take(s, PADDED(features)), *kept = take(s, PADDED(features)), *out = t->output + index * values;
+    const float *v = t->values + index * values, *by = t->turns ? t->turns + row * t->turns_step : NULL;
+    turned(t->queries + index * width, by, width, q);
+    turned(t->keys + index * width, by, width, k);
+    for (long i = 0; i < width; i++) { // the query in lane 0, the key in lane 1
         store(both + i * LANES, (vec){q[i] * scale, live ? k[i] * scale : 0});
         square += live ? k[i] * k[i] : 0;
     }
-    product(features, LANES, width, f->projection, width, both, LANES, exponents, LANES, 0);
-    float top = -INFINITY, height = -INFINITY, half = square * 0.5f / sqrtf(width), mark = f->maximum[index];
+    product(features, LANES, width, t->projection, width, both, LANES, exponents, LANES, 0);
+    float top = -INFINITY, height = -INFINITY, half = square * 0.5f / sqrtf(width), mark = t->maximum[index];
     for (long m = 0; m < features; m++) {
         asked[m] = exponents[m * LANES], kept[m] = exponents[m * LANES + 1];
         top = asked[m] > top ? asked[m] : top;
@@ -26,33 +48,37 @@ static void step(const favor *f, long index, space *s) {
         store(asked + m, exp2_of(load(asked + m) - top));
         store(kept + m, live ? exp2_of(load(kept + m) - (half + most) * LOG2E) : (vec){0});
     }
-    const float *total = f->total + index * features * f->value_width, *weight = f->weight + index * features;
-    float *total_after = f->d_total + index * features * f->value_width, *weight_after = f->d_weight + index * features, below = 0;
-    for (long i = 0; i < f->value_width; i++) out[i] = 0;
-    for (long m = 0; m < features; m++, total += f->value_width, total_after += f->value_width) {
+    const float *total = t->total + index * features * values, *weight = t->weight + index * features;
+    float *total_after = t->total_after + index * features * values, *weight_after = t->weight_after + index * features, below = 0;
+    for (long i = 0; i < values; i++) out[i] = 0;
+    for (long m = 0; m < features; m++, total += values, total_after += values) {
         long i = 0;
-        for (; i + LANES <= f->value_width; i += LANES) {
+        for (; i + LANES <= values; i += LANES) {
             vec sum = load(total + i) * shrink;
             if (live) sum += load(v + i) * kept[m];
             store(total_after + i, sum);
             store(out + i, load(out + i) + sum * asked[m]);
         }
-        for (; i < f->value_width; i++) {
+        for (; i < values; i++) {
             total_after[i] = total[i] * shrink + (live ? v[i] * kept[m] : 0);
             out[i] += total_after[i] * asked[m];
         }
         weight_after[m] = weight[m] * shrink + kept[m];
         below += weight_after[m] * asked[m];
     }
-    for (long i = 0; i < f->value_width; i++) out[i] = fabsf(below) <= f->nothing ? 0 : out[i] / below;
-    f->marks[index] = most;
+    for (long i = 0; i < values; i++) {
+        out[i] = fabsf(below) <= t->nothing ? 0 : out[i] / below;
+        t->sum_after[index * values + i] = t->sum[index * values + i] + (live ? v[i] : 0);
+    }
+    t->maximum_after[index] = most;
+    t->count_after[index] = t->count[index] + live;
 }
 
-void favor_step(const favor *f) {
-#pragma omp parallel for schedule(static) num_threads(f->threads)
-    for (long index = 0; index < f->run_count * f->heads; index++) {
-        space s = space_of((f->width + f->features) * LANES + 2 * PADDED(f->features) + 64);
-        step(f, index, &s);
+void favor_step(const token *t) {
+#pragma omp parallel for schedule(static) num_threads(t->threads)
+    for (long index = 0; index < t->batch * t->heads; index++) {
+        space s = space_of((t->width + t->features) * LANES + 2 * PADDED(t->features) + 2 * t->width + 128);
+        step(t, index, &s);
         free(s.start);
     }
 }

@@ -23,7 +23,9 @@ def _favor_causal_backward(
     return _positions(values) * (4 * features * (width + values_width) + CHUNK * (3 * features + 2 * values_width))
 
 
-def _favor_step(queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+def _favor_step(
+    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, live: Tensor | None, projection: Tensor, *_: Any
+) -> int:
     return _positions(values) * 2 * len(projection) * (queries.shape[3] + values.shape[3])
 
 
