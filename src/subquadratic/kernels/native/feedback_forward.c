@@ -1,23 +1,6 @@
 // The loop forward of a feedback recurrence: token after token through all layers, each reading the memories before it.
 #include "feedback.h"
-
-// GELU (arXiv 1606.08415): x times the normal distribution's share below x; erf by a quotient of polynomials, to 2e-7.
-INLINE vec gelu_of(vec x) {
-    vec y = x * 0.70710678f;
-    y = choose(y > 3.832506856900711f, all(3.832506856900711f), choose(y < -3.832506856900711f, all(-3.832506856900711f), y));
-    vec z = y * y;
-    vec over = z * 2.2905065861350646e-4f + 3.408291107109506e-3f;
-    over = over * z + 5.0955695062380861e-2f;
-    over = over * z + 1.8520832239976145e-1f;
-    over = over * z + 1.128379143519084f;
-    vec under = z * -1.1791602954361697e-7f + 2.3547966471313185e-5f;
-    under = under * z + 1.0179625278914885e-3f;
-    under = under * z + 1.4070470171167667e-2f;
-    under = under * z + 1.1098505178285362e-1f;
-    under = under * z + 4.9746925110067538e-1f;
-    under = under * z + 1.0f;
-    return 0.5f * x * (1.0f + y * over / under);
-}
+#include "gelu.h"
 
 typedef struct {
     float *normed, *scores; // of a thread: (B, D); (S,)

@@ -23,7 +23,10 @@ INLINE void tile(int rows, int vecs, long depth, left a, const float *b, long b_
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < vecs; v++) sum[r][v] = add ? load(c + r * c_step + v * LANES) : (vec){0};
+        for (int v = 0; v < vecs; v++) {
+            sum[r][v] = (vec){0};
+            if (add) __builtin_prefetch(c + r * c_step + v * LANES, 1); // it is needed last
+        }
     for (long k = 0; k < depth; k++) {
         vec right[TILE_VECS];
 #pragma GCC unroll 8
@@ -38,7 +41,10 @@ INLINE void tile(int rows, int vecs, long depth, left a, const float *b, long b_
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < vecs; v++) store(c + r * c_step + v * LANES, sum[r][v]);
+        for (int v = 0; v < vecs; v++) {
+            float *to = c + r * c_step + v * LANES;
+            store(to, add ? load(to) + sum[r][v] : sum[r][v]);
+        }
 }
 
 // The same for any number of rows.

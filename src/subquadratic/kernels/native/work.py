@@ -53,6 +53,17 @@ def _softmax_attention_backward(d_output: Tensor, queries: Tensor, keys: Tensor,
     return _positions(queries) * keys.shape[2] * (3 * keys.shape[3] + 2 * values.shape[3])
 
 
+def _feed_forward(x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, *_: Any) -> int:
+    return len(x) * (expand.numel() + contract.numel())
+
+
+def _feed_forward_backward(
+    d_y: Tensor, x: Tensor, expand: Tensor, contract: Tensor, inner: Tensor, wants_x: bool, wants_weights: bool
+) -> int:
+    expanding, contracting = expand.numel(), contract.numel()
+    return len(x) * (contracting + wants_x * expanding + wants_weights * (expanding + contracting))
+
+
 def _positions(x: Tensor) -> int:
     return x.shape[0] * x.shape[1] * x.shape[2]
 
@@ -68,4 +79,6 @@ MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "subquadratic::favor_read_backward": _favor_read_backward,
     "subquadratic::softmax_attention": _softmax_attention,
     "subquadratic::softmax_attention_backward": _softmax_attention_backward,
+    "subquadratic::feed_forward": _feed_forward,
+    "subquadratic::feed_forward_backward": _feed_forward_backward,
 }

@@ -1,0 +1,93 @@
+"""A position-wise feed-forward layer by the C kernels, as operators that PyTorch knows: forward and backward, float32 on a CPU.
+
+Axes: T rows (batch and length together), D width in, F inner width, E width out.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .library import library
+from .tensors import LONG, POINTER, fields, operator
+
+PANEL = 64  # the widest that a panel of feed_forward.c is
+POINTERS = ("x", "expand", "expand_bias", "contract", "contract_bias", "y", "inner", "d_y")
+GRADIENTS = ("d_x", "d_expand", "d_expand_bias", "d_contract", "d_contract_bias")
+
+
+class FeedForward(ctypes.Structure):
+    """``feed_forward`` of feed_forward.c."""
+
+    _fields_ = [
+        *((name, POINTER) for name in (*POINTERS, *GRADIENTS, "packed", "sums")),
+        *((name, LONG) for name in ("rows", "dim", "wide", "out", "maps", "shares", "threads")),
+    ]  # fmt: skip
+
+
+def _call(name: str, x: Tensor, expand: Tensor, contract: Tensor, **more: Any) -> None:
+    (rows, dim), (out, wide), maps = x.shape, contract.shape, len(expand) // contract.shape[1]
+    packed = x.new_empty(maps * (wide + PANEL) * (dim + PANEL) + (wide + PANEL) * (out + PANEL))
+    given = fields(x=x, expand=expand, contract=contract, packed=packed, rows=rows, dim=dim, wide=wide, out=out, maps=maps, **more)
+    getattr(library(), name)(ctypes.byref(FeedForward(**given)))
+
+
+def _padded(width: int) -> int:
+    return -(-width // 16) * 16
+
+
+def _outputs_like(
+    x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor, keep: bool
+) -> tuple[Tensor, Tensor]:
+    out, wide = contract.shape
+    inner = x.new_empty(x.shape[0], len(expand) // wide, _padded(wide)) if keep else x.new_empty(0)
+    return x.new_empty(x.shape[0], out), inner
+
+
+@operator(fake=_outputs_like)
+def feed_forward(
+    x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """contract(gelu(expand(x))) of x (T, D), and what backward needs beside the arguments if ``keep``.
+
+    ``expand`` (F, D) or, of a gated layer, (2F, D): gates, then what they gate; ``contract`` (E, F).
+    """
+    y, inner = _outputs_like(x, expand, expand_bias, contract, contract_bias, keep)
+    _call(
+        "feed_forward_forward", x, expand, contract, expand_bias=expand_bias, contract_bias=contract_bias,
+        y=y, inner=inner if keep else None,
+    )  # fmt: skip
+    return y, inner
+
+
+def _gradients_like(
+    d_y: Tensor, x: Tensor, expand: Tensor, contract: Tensor, inner: Tensor, wants_x: bool, wants_weights: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    nothing = x.new_empty(0)
+    weights = (torch.empty_like(expand), x.new_empty(len(expand)), torch.empty_like(contract), x.new_empty(len(contract)))
+    if not wants_weights:
+        weights = (nothing, nothing.clone(), nothing.clone(), nothing.clone())
+    return torch.empty_like(x) if wants_x else nothing.clone(), *weights
+
+
+@operator(fake=_gradients_like)
+def feed_forward_backward(
+    d_y: Tensor, x: Tensor, expand: Tensor, contract: Tensor, inner: Tensor, wants_x: bool, wants_weights: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, of the expanding map's weights and bias, and of the contracting one's; of no numbers where they are not wanted."""
+    found = _gradients_like(d_y, x, expand, contract, inner, wants_x, wants_weights)
+    wanted = (wants_x, *[wants_weights] * 4)
+    given = {name: gradient for name, gradient, wants in zip(GRADIENTS, found, wanted, strict=True) if wants}
+    shares = shares_of(len(x), contract)
+    out, wide = contract.shape
+    each = len(expand) * _padded(x.shape[1]) + out * _padded(wide) + len(expand) // wide * _padded(wide) + _padded(out)
+    sums = x.new_empty(shares * each) if wants_weights else None
+    _call("feed_forward_backward", x, expand, contract, d_y=d_y, inner=inner, sums=sums, shares=shares, **given)
+    return found
+
+
+def shares_of(rows: int, contract: Tensor) -> int:
+    """How many shares of the rows sum up the weights' gradients, each in memory of its own: all of them in no more than four times what is
+    kept for backward."""
+    return max(1, min(torch.get_num_threads(), 2 * rows // min(contract.shape)))

@@ -1,0 +1,57 @@
+"""The position-wise feed-forward layer in float32 on a CPU: the C kernels of `kernels/native/feed_forward.py`, with their backward.
+
+Kept are the arguments and what comes before the activation; PyTorch's maps keep what comes after it too.
+
+Axes: T rows (batch and length together), D width in, F inner width, E width out.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.native import feed_forward as kernel
+from .backend import takes_native
+from .once import once_differentiable
+
+FEWEST_ROWS = 256  # below, packing the weights costs what the kernel saves
+MOST_WEIGHTS = 1 << 20  # of one map: larger ones leave the caches, and a matrix library is at its best with them
+
+
+def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tensor, contract_bias: Tensor | None) -> bool:
+    """Whether the kernels are the faster way for (..., D), (F, D), (F,), (E, F), (E,), and can be taken."""
+    rows = x.numel() // max(x.shape[-1], 1)
+    tensors = (x, expand, expand_bias, contract, contract_bias)
+    return (
+        rows >= FEWEST_ROWS
+        and max(expand.numel(), contract.numel()) <= MOST_WEIGHTS
+        and all(y is not None and y.dtype is torch.float32 and y.device == x.device for y in tensors)
+        and all(type(y) in (Tensor, nn.Parameter) for y in tensors)  # neither sharded nor quantised
+        and not torch.is_autocast_enabled("cpu")
+        and takes_native(None, x)
+        and kernel.shares_of(rows, contract) == torch.get_num_threads()
+    )
+
+
+class NativeFeedForward(torch.autograd.Function):
+    """(x, expand, expand_bias, contract, contract_bias) -> contract(gelu(expand(x))): (T, D) -> (T, E).
+
+    Where ``expand`` has twice as many rows as ``contract`` has columns, the first half are gates: gelu of the one times the other.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor) -> Tensor:
+        keep = any(ctx.needs_input_grad)
+        x, expand, expand_bias, contract, contract_bias = (y.contiguous() for y in (x, expand, expand_bias, contract, contract_bias))
+        output, inner = kernel.feed_forward(x, expand, expand_bias, contract, contract_bias, keep)
+        if keep:
+            ctx.save_for_backward(x, expand, contract, inner)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
+        x, expand, contract, inner = ctx.saved_tensors
+        wants_x, wants_weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:])
+        found = kernel.feed_forward_backward(d_output.contiguous(), x, expand, contract, inner, wants_x, wants_weights)
+        return tuple(gradient if wants else None for gradient, wants in zip(found, ctx.needs_input_grad, strict=True))
