@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from subquadratic.kernels.native import favor, favor_step, feed_forward, feedback, library, rotary, softmax
+from subquadratic.kernels.native import favor, favor_step, feed_forward, feedback, library, pool, rotary, softmax
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -47,5 +47,5 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if "avx2" not in library._processor():
         pytest.skip("made for other processors than this one")
     narrow, _ = library.compiled(target)
-    for module in (favor, favor_step, feed_forward, feedback, rotary, softmax):
+    for module in (favor, favor_step, feed_forward, feedback, pool, rotary, softmax):
         monkeypatch.setattr(module, "library", lambda: narrow)

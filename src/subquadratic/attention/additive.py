@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
-from ..ops.backend import is_traced
+from ..ops.backend import is_traced, takes_native
 from ..ops.errors import NotCausalError, require, require_probability
 from ..ops.linear import linear
 from ..ops.padding import checked, count_on, zero_padding
@@ -185,8 +185,10 @@ class AdditiveAttention(nn.Module):
         """
         rotary, scale = turns is not None, self.width**-0.5
         folded = not self.causal and not is_traced() and queries.shape[1] > queries.shape[2]
-        logits = (queries @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
         shared = values is queries
+        if folded and takes_native(None, queries):
+            return self._mix_in_two_passes(queries, keys, None if shared else values, mask, turns, query_logits, key_logits), ()
+        logits = (queries @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
         queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
         if turns is not None:
             queries, keys = turn(queries, turns), turn(keys, turns)
@@ -211,6 +213,33 @@ class AdditiveAttention(nn.Module):
         else:
             mixed = linear(merge_heads(_product(values, global_key, rotary)), weight, bias)
         return mixed, tuple(pool for pool in (query_pool, key_pool) if pool is not None)
+
+    def _mix_in_two_passes(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor | None,
+        mask: Tensor | None,
+        turns: Tensor | None,
+        query_logits: Tensor,
+        key_logits: Tensor,
+    ) -> Tensor:
+        """The same of a whole sequence, one pass over queries and one over keys; values None: the queries."""
+        from ..ops.pool_native import NativePool
+
+        rotary, scale = turns is not None, self.width**-0.5
+        queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
+        write = values is None and rotary
+        global_query, turned = NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
+        global_key, _ = NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
+        if values is not None:
+            values = split_heads(values, self.heads)
+            values = values if turns is None else turn(values, turns)
+        else:
+            values = turned if rotary else queries
+        global_key = _product(global_key, global_query, rotary)  # so far a mean of k instead of p
+        weight, bias = self.transform.weight.to(keys.dtype), self.transform.bias.to(keys.dtype)
+        return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias)
 
     def _mean(self, logits: Tensor, values: Tensor, mask: Tensor | None, pool: PoolState | None) -> tuple[Tensor, PoolState | None]:
         if self.causal:

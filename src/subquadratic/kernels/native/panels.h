@@ -8,7 +8,6 @@
 #define PANEL (TILE_VECS * LANES)
 #define BLOCK 252 // rows at most: whole tiles
 #define PANELS(count) (((count) + PANEL - 1) / PANEL * PANEL)
-#define WIDE(count) (((count) + 15) / 16 * 16)
 
 INLINE long least(long a, long b) { return a < b ? a : b; }
 

@@ -9,6 +9,7 @@
 #define CHUNK 64
 #define LOG2E 1.44269504088896341f
 #define PADDED(count) (((count) + LANES - 1) / LANES * LANES)
+#define WIDE(count) (((count) + 15) / 16 * 16) // PADDED on any processor
 
 typedef struct {
     float *at;

@@ -64,6 +64,14 @@ def _feed_forward_backward(
     return len(x) * (contracting + wants_x * expanding + wants_weights * (expanding + contracting))
 
 
+def _pool(x: Tensor, *_: Any) -> int:
+    return _positions(x) * (x.shape[1] + 1) * x.shape[3]
+
+
+def _pool_backward(d_mean: Tensor, d_turned: Tensor | None, x: Tensor, *_: Any) -> int:
+    return _positions(x) * (2 * x.shape[1] + 1) * x.shape[3]
+
+
 def _positions(x: Tensor) -> int:
     return x.shape[0] * x.shape[1] * x.shape[2]
 
@@ -79,6 +87,8 @@ MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "subquadratic::favor_read_backward": _favor_read_backward,
     "subquadratic::softmax_attention": _softmax_attention,
     "subquadratic::softmax_attention_backward": _softmax_attention_backward,
+    "subquadratic::pool": _pool,
+    "subquadratic::pool_backward": _pool_backward,
     "subquadratic::feed_forward": _feed_forward,
     "subquadratic::feed_forward_backward": _feed_forward_backward,
 }

@@ -1,0 +1,106 @@
+"""Softmax pooling of turned positions by the C kernels, as operators that PyTorch knows: forward and backward, float32 on a CPU.
+
+Axes: B batch, H heads, N length, K head width, D = H K.
+"""
+
+import ctypes
+from typing import Any
+
+from torch import Tensor
+
+from .library import library
+from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of
+
+ROWS = ("queries", "output", "d_output", "d_queries")
+POINTERS = ("turns", "live", "weights", "logits", "normaliser", "mean", "d_mean", "d_weights", "sums")
+SIZES = ("batch", "heads", "length", "width", "turns_step", "weights_step", "shares", "threads", "late")
+
+
+class Pool(ctypes.Structure):
+    """``pool`` of pool.c."""
+
+    _fields_ = [
+        *((name, Rows) for name in ROWS),
+        *((name, POINTER) for name in POINTERS),
+        *((name, LONG) for name in SIZES),
+        ("scale", ctypes.c_float),
+    ]
+
+
+def _call(
+    name: str, x: Tensor, turns: Tensor | None, weights: Tensor, live: Tensor | None, late: bool, scale: float, **more: Any
+) -> None:
+    batch, heads, length, width = x.shape
+    shares = shares_of(batch, length)
+    sums = x.new_empty(batch * shares * heads * (heads * width + 18))  # with what fills up vectors
+    given = fields(
+        queries=x, turns=turns, weights=weights, live=live, late=late, scale=scale, shares=shares,
+        batch=batch, heads=heads, length=length, width=width,
+        turns_step=0 if turns is None or turns.numel() == length * width else length * width,
+        weights_step=0 if weights.dim() == 2 else heads * heads * width,
+        sums=sums, **more,
+    )  # fmt: skip
+    getattr(library(), name)(ctypes.byref(Pool(**given)))
+
+
+def _pool_like(
+    x: Tensor, turns: Tensor | None, weights: Tensor, live: Tensor | None, late: bool, scale: float, write: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, heads, length, width = x.shape
+    turned = positions_first(x) if write else x.new_empty(0)
+    return x.new_empty(batch, heads, 1, width), turned, x.new_empty(batch, length, heads), x.new_empty(batch, heads)
+
+
+@operator(fake=_pool_like)
+def pool(
+    x: Tensor, turns: Tensor | None, weights: Tensor, live: Tensor | None, late: bool, scale: float, write: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The mean of turned positions under the softmax of their logits; all of a head's channels say how much a position counts for it.
+
+    Args:
+        x: (B, H, N, K).
+        turns: (N, K) or (B, 1, N, K), cosines and then sines; None: nothing is turned.
+        weights: (H, D) or (B, H, D), whose products with a position, times ``scale``, are the logits of its heads.
+        live: (B, N), real tokens; None: all are.
+        late: logits are of positions turned once, and the mean is of those turned twice; else of x, and of those turned once.
+        write: give back what the mean is of.
+
+    Returns:
+        The mean (B, H, 1, K), zero where there is no real token; what it is of (B, H, N, K), or nothing; logits (B, N, H) to base 2, and
+        log2 of their normaliser (B, H).
+    """
+    mean, turned, logits, normaliser = _pool_like(x, turns, weights, live, late, scale, write)
+    more = dict(output=turned) if write else {}
+    _call("pool_forward", x, turns, weights, live, late, scale, mean=mean, logits=logits, normaliser=normaliser, **more)
+    return mean, turned, logits, normaliser
+
+
+def _gradients_like(
+    d_mean: Tensor, d_turned: Tensor | None, x: Tensor, turns: Tensor | None, weights: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return positions_first(x), x.new_empty(x.shape[0], *weights.shape[-2:])
+
+
+@operator(fake=_gradients_like)
+def pool_backward(
+    d_mean: Tensor,
+    d_turned: Tensor | None,
+    x: Tensor,
+    turns: Tensor | None,
+    weights: Tensor,
+    live: Tensor | None,
+    late: bool,
+    scale: float,
+    mean: Tensor,
+    logits: Tensor,
+    normaliser: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, and of the weights (B, H, D)."""
+    d_x, d_weights = _gradients_like(d_mean, d_turned, x, turns, weights)
+    more = {} if d_turned is None else dict(d_output=d_turned)
+    _call(
+        "pool_backward", x, turns, weights, live, late, scale,
+        mean=mean, logits=logits, normaliser=normaliser, d_mean=d_mean, d_queries=d_x, d_weights=d_weights, **more,
+    )  # fmt: skip
+    return d_x, d_weights
+

@@ -1,0 +1,40 @@
+"""Softmax pooling of turned positions in float32 on a CPU: the C kernels of `kernels/native/pool.py`, with their backward.
+
+Kept are the arguments, and a logit for each head and position.
+
+Axes: B batch, H heads, N length, K head width, D = H K.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels.native import pool as kernel
+from .once import once_differentiable
+from .softmax_attention import dense_channels
+
+
+class NativePool(torch.autograd.Function):
+    """(x, turns, weights, mask, late, scale, write) -> (mean (B, H, 1, K), what it is of or nothing), as the operator ``pool``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, turns: Tensor | None, weights: Tensor, mask: Tensor | None, late: bool, scale: float, write: bool
+    ) -> tuple[Tensor, Tensor]:
+        x, weights = dense_channels(x), weights.contiguous()
+        turns, mask = (None if y is None else y.contiguous() for y in (turns, mask))
+        mean, turned, logits, normaliser = kernel.pool(x, turns, weights, mask, late, scale, write)
+        ctx.save_for_backward(x, turns, weights, mask, mean, logits, normaliser)
+        ctx.late, ctx.scale = late, scale
+        ctx.set_materialize_grads(False)
+        return mean, turned
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_mean: Tensor | None, d_turned: Tensor | None) -> tuple[Any, ...]:
+        x, turns, weights, mask, mean, *kept = ctx.saved_tensors
+        d_mean = torch.zeros_like(mean) if d_mean is None else d_mean.contiguous()
+        d_turned = None if d_turned is None or not d_turned.numel() else dense_channels(d_turned)
+        d_x, d_weights = kernel.pool_backward(d_mean, d_turned, x, turns, weights, mask, ctx.late, ctx.scale, mean, *kept)
+        return d_x, None, d_weights.sum(dim=0) if weights.dim() == 2 else d_weights, None, None, None, None
