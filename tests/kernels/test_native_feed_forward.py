@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from subquadratic.kernels.native import feed_forward as kernel
@@ -194,6 +195,13 @@ def test_the_layer_leaves_to_pytorch_what_the_kernel_does_not_do(calls: list[int
     assert calls == [] and heads == [(2, 300, 96)]
     dropping.eval()(x)
     assert calls == [600]
+
+
+def test_an_estimate_on_shapes_alone_goes_the_same_way(calls: list[int]) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y = FeedForward(24)(torch.randn(1, 300, 24, requires_grad=True))
+        y.sum().backward()
+    assert calls == [300] and y.shape == (1, 300, 24)
 
 
 def test_a_second_derivative_is_refused() -> None:

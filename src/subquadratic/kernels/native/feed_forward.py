@@ -88,6 +88,6 @@ def feed_forward_backward(
 
 
 def shares_of(rows: int, contract: Tensor) -> int:
-    """How many shares of the rows sum up the weights' gradients, each in memory of its own: all of them in no more than four times what is
+    """How many shares of the rows sum up the weights' gradients, each in memory of its own: all of them in no more than twice what is
     kept for backward."""
-    return max(1, min(torch.get_num_threads(), 2 * rows // min(contract.shape)))
+    return max(1, min(torch.get_num_threads(), rows // min(contract.shape)))
