@@ -191,6 +191,9 @@ def test_the_layer_leaves_to_pytorch_what_the_kernel_does_not_do(calls: list[int
     heads = []
     heard.expand.register_forward_hook(lambda module, given, y: heads.append(y.shape))
     heard(x)
+    everywhere = nn.modules.module.register_module_forward_hook(lambda module, given, y: None)
+    frozen(x)
+    everywhere.remove()
     torch.func.vmap(frozen)(x[:, None])
     assert calls == [] and heads == [(2, 300, 96)]
     dropping.eval()(x)

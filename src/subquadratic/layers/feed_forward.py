@@ -5,6 +5,7 @@ Axes: B batch, N length, D width.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..ops.errors import require, require_positive, require_probability
 from ..ops.feed_forward_native import NativeFeedForward, suits
@@ -60,8 +61,9 @@ class FeedForward(nn.Module):
 
 def _untouched(*modules: nn.Module) -> bool:
     """Whether calling these would do what their classes say and nothing besides: no adapter in their place, and nobody who listens."""
-    return all(
+    return not _has_any_global_hook() and all(
         type(module) in (Linear, nn.Dropout)
+        and "forward" not in module.__dict__
         and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
         for module in modules
     )
