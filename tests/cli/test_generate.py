@@ -1,5 +1,6 @@
 """`subq generate` as a user meets it: every form of prompt and of output, and one clear line for whatever is wrong."""
 
+import functools
 import io
 import json
 import os
@@ -377,7 +378,8 @@ def test_ctrl_c_on_a_terminal(runs: Path) -> None:
     pty = pytest.importorskip("pty")
     parent, child = pty.openpty()
     argv = command("generate", runs / "endless", "--prompt", "héllo", "--max_new_tokens", "1000000")
-    process = subprocess.Popen(argv, stdin=child, stdout=child, stderr=child, env={**os.environ, "LC_ALL": "C"})
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in a shell's background inherit that it is ignored
+    process = subprocess.Popen(argv, stdin=child, stdout=child, stderr=child, env={**os.environ, "LC_ALL": "C"}, preexec_fn=heed)
     os.close(child)
     seen = b""
     while len(seen) < 100:
