@@ -1,18 +1,20 @@
 """A feed-forward layer by its C kernel beside PyTorch's two maps and a GELU, from memory that no core's cache holds.
 
+    python benchmarks/feed_forward.py > benchmarks/results/cpu-intel/feed_forward.md
     python benchmarks/feed_forward.py --rows 4096 --dim 256
 
-Medians of interleaved rounds.
+Medians of interleaved rounds; not by `subquadratic.benchmark.timing`, whose readings repeat a short call, in warm caches.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
+from subquadratic.benchmark.machine import heading
+from subquadratic.benchmark.timing import median
 from subquadratic.layers.feed_forward import FeedForward
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.free_memory import keep_freed_memory
@@ -28,7 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
     keep_freed_memory()
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32")
+    print(f"{heading()}\n")
     print("| rows | width | forward: PyTorch | kernel | backward: PyTorch | kernel | rate of the kernel |\n|" + "---:|" * 7)
     for dim in given.dim:
         for rows in given.rows:
@@ -57,7 +59,7 @@ def measure(rows: int, dim: int, rounds: int) -> dict[tuple[str, str], float]:
             with use_backend(name):
                 y = timed(name, "forward", lambda: layer(x))
             timed(name, "backward", lambda y=y: torch.autograd.grad(y, leaves, towards))  # type: ignore[misc]
-    return {key: statistics.median(each) for key, each in times.items()}
+    return {key: median(each) for key, each in times.items()}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ products* what its products alone would.
 
 import argparse
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from subquadratic.benchmark.cases import Case, is_ours, label, registry, select, suite
 from subquadratic.benchmark.competitors import build
 from subquadratic.benchmark.floor import work_of
-from subquadratic.benchmark.machine import measure_rates
+from subquadratic.benchmark.machine import heading, measure_rates
 from subquadratic.benchmark.timing import interleave, median, ratios
 from subquadratic.benchmark.work import Setting
-from subquadratic.kernels.native.library import made_by
 from subquadratic.models.saving import replace_file
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.free_memory import keep_freed_memory
@@ -188,8 +186,7 @@ def main() -> None:
     cases = suite("targets") if options.cases is None else select(options.cases, registry())
     keep_freed_memory()
     lines = [
-        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}; "
-        f"C kernels: {made_by()}",
+        heading(),
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|---|---:|---:|---:|---:|---:|---|{'---:|' * 9}",

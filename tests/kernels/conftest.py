@@ -1,6 +1,7 @@
 """Triton kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which tests/conftest.py asks for; C kernels are
 compiled for this processor, and for narrower ones."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,6 +33,15 @@ if INTERPRET and find_spec("triton") is not None:
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cpu" if INTERPRET else "cuda")
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """So many threads of PyTorch as the test asks for, by ``parametrize(..., indirect=True)``."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
 # The processor's own vectors, and narrower ones, which other processors have.

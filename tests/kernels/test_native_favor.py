@@ -1,7 +1,5 @@
 """FAVOR+ by the C kernels against the definition in float64: values, gradients, states, masks, packed documents, threads."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -115,14 +113,10 @@ def test_one_token_equals_the_definition(lanes: None, turned: str, masked: bool,
     assert error(after.values, true.values) < 1e-6 and torch.equal(after.count.double(), true.count)
 
 
-@pytest.fixture(params=[2, 3, 5])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+SEVERAL = pytest.mark.parametrize("threads", [2, 3, 5], indirect=True)
 
 
+@SEVERAL
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("most", [3000, 10**9])
 def test_any_number_of_threads(causal: bool, most: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +127,7 @@ def test_any_number_of_threads(causal: bool, most: int, threads: int, monkeypatc
         compare(1, 3, 1300, 8, 20, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=2)
 
 
+@SEVERAL
 def test_threads_share_packed_documents(threads: int) -> None:
     packed([0, 700, 703, 703, 1400], 1400)
 

@@ -1,6 +1,5 @@
 """The feed-forward layer by the C kernels against its definition in float64, and when the layer takes them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -65,14 +64,7 @@ def test_values_and_gradients_equal_the_definition(
     compare(drawn(rows, dim, wide, out, gated=gated, spread=spread), 1e-5)
 
 
-@pytest.fixture(params=[1, 2, 3, 5])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
+@pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)
 @pytest.mark.parametrize("gated", [True, False])
 def test_any_number_of_threads(gated: bool, threads: int) -> None:
     arguments = drawn(1100, 40, 96, 24, gated=gated)

@@ -118,14 +118,9 @@ def test_it_goes_on_from_memories_before(case: dict[str, object], lacking: list[
     compare(case, 3, 20, 6, 5, lacking)
 
 
-@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("threads", [2, 3], indirect=True)
 def test_any_number_of_threads(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        compare({}, 5, 24, 10, None, None)
-    finally:
-        torch.set_num_threads(before)
+    compare({}, 5, 24, 10, None, None)
 
 
 def test_other_widths_take_the_loop(called: list[str]) -> None:

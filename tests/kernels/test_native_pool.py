@@ -66,15 +66,10 @@ def test_values_and_gradients_equal_the_definition(lanes: None, length: int, hea
     compare(length, heads, width, **options)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)
 @pytest.mark.parametrize("late", [True, False])
 def test_any_number_of_threads(threads: int, late: bool) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        compare(1400, 2, 8, turned="alike", masked=True, late=late, by_row=True, write=not late, spread=1.0, seed=threads)
-    finally:
-        torch.set_num_threads(before)
+    compare(1400, 2, 8, turned="alike", masked=True, late=late, by_row=True, write=not late, spread=1.0, seed=threads)
 
 
 def test_rows_without_a_token_and_padding_that_holds_anything() -> None:

@@ -50,15 +50,10 @@ def test_values_and_gradients_equal_the_definition(
     compare(length, length + more, width, values_width, causal=causal, spread=spread, seed=seed)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)
 def test_few_keys_and_any_number_of_threads(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        compare(300, 7, 16, 16, heads=1, causal=False, spread=1.0, seed=threads)
-        compare(300, 300, 16, 16, heads=1, causal=True, spread=1.0, seed=threads)
-    finally:
-        torch.set_num_threads(before)
+    compare(300, 7, 16, 16, heads=1, causal=False, spread=1.0, seed=threads)
+    compare(300, 300, 16, 16, heads=1, causal=True, spread=1.0, seed=threads)
 
 
 def test_the_future_changes_not_a_bit() -> None:

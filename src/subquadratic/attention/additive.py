@@ -185,61 +185,54 @@ class AdditiveAttention(nn.Module):
         """
         rotary, scale = turns is not None, self.width**-0.5
         folded = not self.causal and not is_traced() and queries.shape[1] > queries.shape[2]
-        shared = values is queries
-        if folded and takes_native(None, queries):
-            return self._mix_in_two_passes(queries, keys, None if shared else values, mask, turns, query_logits, key_logits), ()
-        logits = (queries @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
+        flat, shared = queries, values is queries
         queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
-        if turns is not None:
-            queries, keys = turn(queries, turns), turn(keys, turns)
-        if shared:
-            values = queries
-        else:
+        if not shared:
             values = split_heads(values, self.heads)
             values = values if turns is None else turn(values, turns)
-        global_query, query_pool = self._mean(logits, queries, mask, None if state is None else state.query_pool)
-        if folded:
-            logits = _by_row(merge_heads(keys), _folded(key_logits, global_query, rotary)).transpose(1, 2) * scale
+        pools: tuple[PoolState, ...] = ()
+        if folded and takes_native(None, flat):
+            queries, global_query, global_key = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
         else:
-            keys = _product(keys, global_query, rotary)
-            logits = (merge_heads(keys) @ key_logits.T).transpose(1, 2) * scale
-        if turns is not None:
-            keys = turn(keys, turns)
-        global_key, key_pool = self._mean(logits, keys, mask, None if state is None else state.key_pool)
-        weight, bias = self.transform.weight.to(keys.dtype), self.transform.bias.to(keys.dtype)
+            logits = (flat @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
+            if turns is not None:
+                queries, keys = turn(queries, turns), turn(keys, turns)
+            global_query, query_pool = self._mean(logits, queries, mask, None if state is None else state.query_pool)
+            if folded:
+                logits = _by_row(merge_heads(keys), _folded(key_logits, global_query, rotary)).transpose(1, 2) * scale
+            else:
+                keys = _product(keys, global_query, rotary)
+                logits = (merge_heads(keys) @ key_logits.T).transpose(1, 2) * scale
+            if turns is not None:
+                keys = turn(keys, turns)
+            global_key, key_pool = self._mean(logits, keys, mask, None if state is None else state.key_pool)
+            pools = tuple(pool for pool in (query_pool, key_pool) if pool is not None)
+        values = queries if shared else values
+        weight, bias = self.transform.weight.to(values.dtype), self.transform.bias.to(values.dtype)
         if folded:
             global_key = _product(global_key, global_query, rotary)  # so far a mean of k instead of p
-            mixed = _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias)
-        else:
-            mixed = linear(merge_heads(_product(values, global_key, rotary)), weight, bias)
-        return mixed, tuple(pool for pool in (query_pool, key_pool) if pool is not None)
+            return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias), pools
+        return linear(merge_heads(_product(values, global_key, rotary)), weight, bias), pools
 
-    def _mix_in_two_passes(
+    def _means_by_kernel(
         self,
         queries: Tensor,
         keys: Tensor,
-        values: Tensor | None,
         mask: Tensor | None,
         turns: Tensor | None,
         query_logits: Tensor,
         key_logits: Tensor,
-    ) -> Tensor:
-        """The same of a whole sequence, one pass over queries and one over keys; values None: the queries."""
+        *,
+        write: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of (B, H, N, K), one pass over each: the queries, turned if they are to be written, and the means of turned q and of k."""
         from ..ops.pool_native import NativePool
 
         rotary, scale = turns is not None, self.width**-0.5
-        queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
-        write = values is None and rotary
+        write = write and rotary
         global_query, turned = NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
         global_key, _ = NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
-        if values is not None:
-            values = split_heads(values, self.heads)
-            values = values if turns is None else turn(values, turns)
-        else:
-            values = turned if rotary else queries
-        global_key = _product(global_key, global_query, rotary)  # so far a mean of k instead of p
-        weight, bias = self.transform.weight.to(keys.dtype), self.transform.bias.to(keys.dtype)
-        return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias)
+        return turned if write else queries, global_query, global_key
 
     def _mean(self, logits: Tensor, values: Tensor, mask: Tensor | None, pool: PoolState | None) -> tuple[Tensor, PoolState | None]:
         if self.causal:

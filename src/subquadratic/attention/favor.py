@@ -141,8 +141,10 @@ class FavorAttention(nn.Module):
         x = checked(x, mask, self.dim)
         if context is None:
             require(context_mask is None, "context_mask is given without a context")
-            queries, keys, values = self._maps(x, mask, None, turns)
-            key_mask = mask
+            queries, keys, values = self._unturned(x)
+            by, key_mask = self._turns(x, mask, None, turns), mask
+            if by is not None:
+                queries, keys = turn_both(queries, keys, by)
         else:
             queries, (keys, values) = self._query(x), self._context_maps(context, context_mask)
             key_mask = context_mask
@@ -189,13 +191,8 @@ class FavorAttention(nn.Module):
         x = checked(x, mask, self.dim)
         if not self.causal:
             return self._finish(self._read_context(self._query(x), state), mask), state
-        if self.local_heads:
-            queries, keys, values = self._maps(x, mask, state.seen, turns)
-            y, summary, window = self._attend_causal(queries, keys, values, mask, state.summary, state.window)
-        else:
-            by = self._turns(x, mask, state.seen, turns)
-            y, summary = self._global().extend(*self._unturned(x), state.summary, mask, by)
-            window = None
+        by = self._turns(x, mask, state.seen, turns)
+        y, summary, window = self._attend_causal(*self._unturned(x), mask, state.summary, state.window, by)
         return self._finish(y, mask), FavorState(summary, window, count_on(state.seen, mask, x.shape[1]))
 
     @torch.no_grad()
@@ -241,9 +238,13 @@ class FavorAttention(nn.Module):
         mask: Tensor | None,
         summary: Summary | None,
         window: WindowState | None,
+        turns: Tensor | None = None,
     ) -> tuple[Tensor, Summary | None, WindowState | None]:
+        """``turns``: rotate queries and keys first."""
         if not self.local_heads:
-            return *self._global().extend(queries, keys, values, summary, mask), window
+            return *self._global().extend(queries, keys, values, summary, mask, turns), window
+        if turns is not None:
+            queries, keys = turn_both(queries, keys, turns)
         outputs = []
         (q, local_q), (k, local_k), (v, local_v) = (
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)
@@ -269,13 +270,6 @@ class FavorAttention(nn.Module):
         if self.favor is None:
             raise ValueError(f"local_heads={self.local_heads} of heads={self.heads} leave none with random features")
         return self.favor
-
-    def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = self._unturned(x)
-        by = self._turns(x, mask, seen, turns)
-        if by is not None:
-            queries, keys = turn_both(queries, keys, by)
-        return queries, keys, values
 
     def _turns(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> Tensor | None:
         if turns is None and self.rotary:

@@ -62,6 +62,12 @@ def facts() -> dict[str, Any]:
     }
 
 
+def heading() -> str:
+    """What a table of times on a CPU was measured with, in a line."""
+    made_with = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}"
+    return f"{made_with}; C kernels: {made_by()}"
+
+
 def measure_rates(
     *, device: str = "cpu", dtype: torch.dtype = torch.float32, side: int = SIDE, numbers: int = COPY, tries: int = 5
 ) -> Rates:

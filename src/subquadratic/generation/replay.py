@@ -14,7 +14,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..ops.cuda_graph import PLAIN, Replayed
+from ..ops.backend import PLAIN
+from ..ops.cuda_graph import Replayed
 from ..ops.recording import Program
 from ..ops.state import State
 from ..ops.structure import flatten

@@ -10,6 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from ..ops.errors import require, require_positive, require_probability
 from ..ops.feed_forward_native import NativeFeedForward, suits
 from ..ops.gelu import gelu
+from .hooks import has_hooks
 from .linear import Linear
 
 
@@ -64,6 +65,6 @@ def _untouched(*modules: nn.Module) -> bool:
     return not _has_any_global_hook() and all(
         type(module) in (Linear, nn.Dropout)
         and "forward" not in module.__dict__
-        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+        and not has_hooks(module)
         for module in modules
     )

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.feed_forward import FeedForward
+from ..layers.hooks import has_hooks
 from ..layers.norms import ScaleNorm
-from ..ops.backend import is_traced
+from ..ops.backend import PLAIN, is_traced
 from ..ops.feedback_recurrence import feedback_recurrence
 from ..ops.feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
 from ..ops.segments import Segments
@@ -76,7 +77,7 @@ def _as_built(stack: nn.Module, dtype: torch.dtype, device: torch.device) -> boo
     waiting: list[nn.Module] = [stack]
     while waiting:
         module = waiting.pop()
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        if has_hooks(module):
             return False
         kind = type(module)
         if kind is nn.LayerNorm:
@@ -90,7 +91,7 @@ def _as_built(stack: nn.Module, dtype: torch.dtype, device: torch.device) -> boo
             return False
         for parameter in module._parameters.values():
             if parameter is not None and not (
-                type(parameter) in (Tensor, nn.Parameter) and parameter.dtype is dtype and parameter.device == device
+                type(parameter) in PLAIN and parameter.dtype is dtype and parameter.device == device
             ):
                 return False
         waiting.extend(child for child in module._modules.values() if child is not None)

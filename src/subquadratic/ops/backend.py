@@ -11,6 +11,7 @@ from .. import kernels
 from ..kernels.native.library import why_not
 from .errors import require, require_choice
 
+PLAIN = (Tensor, torch.nn.Parameter)  # types of tensors that are neither sharded nor quantised, nor anyone else's
 BACKENDS = ("auto", "torch", "triton", "native")
 _chosen = os.environ.get("SUBQUADRATIC_BACKEND", "auto")
 

@@ -138,7 +138,7 @@ class Replayed:
 
     def _pays(self, inputs: tuple[Any, ...], tensors: list[Tensor], copied: int, result: Any) -> bool:
         outputs, _ = flatten(result)
-        plain = all(type(tensor) in PLAIN and tensor.device == tensors[0].device for tensor in [*tensors, *outputs])
+        plain = all(type(tensor) in backend.PLAIN and tensor.device == tensors[0].device for tensor in [*tensors, *outputs])
         size = sum(tensor.numel() * tensor.element_size() for tensor in [*tensors[:copied], *outputs])
         return plain and size <= self._limit and (self._repeats is None or self._repeats(inputs, result))
 
@@ -148,7 +148,6 @@ class Replayed:
             self._noted.popitem(last=False)
 
 
-PLAIN = (Tensor, torch.nn.Parameter)
 _busy = threading.local()  # what is called within a capture belongs to it
 
 

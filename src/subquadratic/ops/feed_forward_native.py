@@ -8,15 +8,15 @@ Axes: T rows (batch and length together), D width in, F inner width, E width out
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..kernels.native import feed_forward as kernel
-from .backend import takes_native
+from .backend import PLAIN, takes_native
 from .once import once_differentiable
 
 FEWEST_ROWS = 256  # below, packing the weights costs what the kernel saves
-PLAIN = (Tensor, nn.Parameter, FakeTensor)  # neither sharded nor quantised; the last has a shape alone, for estimates
+KINDS = (*PLAIN, FakeTensor)  # the last has a shape alone, for estimates
 MOST_WEIGHTS = 1 << 20  # of one map: larger ones leave the caches, and a matrix library is at its best with them
 
 
@@ -28,7 +28,7 @@ def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tenso
         rows >= FEWEST_ROWS
         and max(expand.numel(), contract.numel()) <= MOST_WEIGHTS
         and all(y is not None and y.dtype is torch.float32 and y.device == x.device for y in tensors)
-        and all(type(y) in PLAIN for y in tensors)
+        and all(type(y) in KINDS for y in tensors)
         and not torch.is_autocast_enabled("cpu")
         and takes_native(None, x)
         and kernel.shares_of(rows, contract) == torch.get_num_threads()

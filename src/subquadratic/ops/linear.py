@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import is_traced, needs_gradient
+from .backend import PLAIN, is_traced, needs_gradient
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
@@ -59,7 +59,7 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.dtype is weight.dtype is torch.float32
         and (bias is None or bias.dtype is torch.float32)
         and not torch.is_autocast_enabled("cpu")
-        and type(weight) in (Tensor, torch.nn.Parameter)  # neither sharded nor quantised
+        and type(weight) in PLAIN
         and onednn_is_faster()
     )
 

@@ -12,14 +12,9 @@ typedef struct {
     float nothing; // a normaliser below this has no key
 } token;
 
-// Channels (i, i + K/2) times the complex number whose parts are (c, d).
 static void turned(const float *x, const float *by, long width, float *to) {
-    long half = by ? width / 2 : 0;
-    for (long i = 0; i < half; i++) {
-        to[i] = x[i] * by[i] - x[i + half] * by[i + half];
-        to[i + half] = x[i + half] * by[i] + x[i] * by[i + half];
-    }
-    copy(to + 2 * half, x + 2 * half, width - 2 * half);
+    if (by) times_complex(width / 2, x, by, 1, to);
+    else copy(to, x, width);
 }
 
 static void step(const token *t, long index, space *s) {

@@ -6,6 +6,7 @@ Axes: B batch, H heads, K head width, V width of values, M features.
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,20 +27,9 @@ class Token(ctypes.Structure):
 
 
 def _favor_step_like(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    turns: Tensor | None,
-    live: Tensor | None,
-    projection: Tensor,
-    total: Tensor,
-    weight: Tensor,
-    maximum: Tensor,
-    sums: Tensor,
-    count: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    like = torch.empty_like
-    return like(values), like(total), like(weight), like(maximum), like(sums), like(count)
+    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, live: Tensor | None, projection: Tensor, *state: Tensor
+) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(x) for x in (values, *state))
 
 
 @operator(fake=_favor_step_like)
@@ -61,9 +51,9 @@ def favor_step(
     ``turns`` (1, K) or (B, 1, 1, K), cosines and then sines, turn queries and keys first. The output (B, H, 1, V) and the state after.
     """
     read = (queries, keys, values, turns, live, projection, total, weight, maximum, sums, count)
-    made = _favor_step_like(*read)
+    made: Any = _favor_step_like(*read)
     batch, heads, _, width = queries.shape
-    assert all(x is None or x.is_contiguous() for x in read)
+    assert all(x is None or x.is_contiguous() for x in read) and (turns is None or width % 2 == 0)
     step = 0 if turns is None or turns.numel() == width else width
     pointers = [None if x is None else x.data_ptr() for x in (*read, *made)]
     sizes = batch, heads, width, values.shape[3], len(projection), step, torch.get_num_threads()

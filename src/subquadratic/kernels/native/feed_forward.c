@@ -13,7 +13,7 @@ typedef struct {
     float *y, *inner;                                                 // (T, E); (T, maps, WIDE(F)), null: not kept
     const float *d_y;                                                 // (T, E)
     float *d_x, *d_expand, *d_expand_bias, *d_contract, *d_contract_bias; // null: not asked for; of the weights, all or none
-    float *packed; // panels of the weights: maps PANELS(F) D + F PANELS(E) numbers forward, maps F PANELS(D) + PANELS(F) E backward
+    float *packed; // panels of the weights: maps WHOLE_PANELS(F) D + F WHOLE_PANELS(E) numbers forward, maps F WHOLE_PANELS(D) + WHOLE_PANELS(F) E backward
     float *sums;   // (shares, maps F WIDE(D) + E WIDE(F) + maps WIDE(F) + WIDE(E)): gradients of the weights from each share of the rows
     int64_t rows, dim, wide, out, maps, shares, threads; // T, D, F, E
 } feed_forward;
@@ -21,11 +21,11 @@ typedef struct {
 void feed_forward_forward(const feed_forward *f) {
     long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, step = WIDE(out), inner_step = WIDE(wide);
     long block = block_of((f->rows + f->threads - 1) / f->threads);
-    float *contract = f->packed + maps * dim * PANELS(wide);
+    float *contract = f->packed + maps * dim * WHOLE_PANELS(wide);
 #pragma omp parallel num_threads(f->threads)
     {
         for (long map = 0; map < maps; map++)
-            pack_turned(dim, wide, f->expand + map * wide * dim, f->packed + map * dim * PANELS(wide));
+            pack_turned(dim, wide, f->expand + map * wide * dim, f->packed + map * dim * WHOLE_PANELS(wide));
         pack_turned(wide, out, f->contract, contract);
         space s = space_of(maps * BLOCK * STEP + maps * inner_step + BLOCK * step);
         float *slab = take(&s, maps * BLOCK * STEP), *bias = take(&s, maps * inner_step), *y = take(&s, BLOCK * step);
@@ -39,7 +39,7 @@ void feed_forward_forward(const feed_forward *f) {
             for (long first = 0; first < wide; first += SLAB) {
                 long width = least(SLAB, wide - first);
                 for (long map = 0; map < maps; map++)
-                    by_panels(rows, width, dim, f->x + at * dim, dim, panel_at(f->packed + map * dim * PANELS(wide), first, dim), dim,
+                    by_panels(rows, width, dim, f->x + at * dim, dim, panel_at(f->packed + map * dim * WHOLE_PANELS(wide), first, dim), dim,
                               slab + map * BLOCK * STEP, STEP, 0);
                 for (long i = 0; i < rows; i++) {
                     float *row = slab + i * STEP, *kept = f->inner ? f->inner + (at + i) * maps * inner_step + first : NULL;
@@ -99,7 +99,7 @@ static void through_activation(const feed_forward *f, const work *w, long at, lo
 
 static void backward_block(const feed_forward *f, const work *w, long at, long rows) {
     long dim = f->dim, wide = f->wide, out = f->out, x_step = WIDE(dim);
-    float *contract = f->packed + f->maps * wide * PANELS(dim);
+    float *contract = f->packed + f->maps * wide * WHOLE_PANELS(dim);
     for (long i = 0; i < rows; i++) copy(w->d_y + i * w->y_step, f->d_y + (at + i) * out, out);
     if (f->d_expand) {
         add_rows(rows, out, w->d_y, w->y_step, w->d_contract_bias);
@@ -112,7 +112,7 @@ static void backward_block(const feed_forward *f, const work *w, long at, long r
         for (long map = 0; map < f->maps; map++) {
             const float *slopes = w->slopes + map * BLOCK * STEP;
             if (f->d_x)
-                by_panels(rows, dim, width, slopes, STEP, f->packed + map * wide * PANELS(dim) + first * PANEL, wide, w->d_x, x_step,
+                by_panels(rows, dim, width, slopes, STEP, f->packed + map * wide * WHOLE_PANELS(dim) + first * PANEL, wide, w->d_x, x_step,
                           first + map > 0);
             if (f->d_expand) add_turned(width, dim, rows, slopes, STEP, w->x, w->d_expand + (map * wide + first) * x_step, x_step);
         }
@@ -128,11 +128,11 @@ void feed_forward_backward(const feed_forward *f) {
     long d_contract = maps * wide * x_step, d_expand_bias = d_contract + out * WIDE(wide), d_contract_bias = d_expand_bias + maps * WIDE(wide);
 #pragma omp parallel num_threads(f->threads)
     {
-        for (long map = 0; map < maps; map++) pack(wide, dim, f->expand + map * wide * dim, f->packed + map * wide * PANELS(dim));
-        pack(out, wide, f->contract, f->packed + maps * wide * PANELS(dim));
+        for (long map = 0; map < maps; map++) pack(wide, dim, f->expand + map * wide * dim, f->packed + map * wide * WHOLE_PANELS(dim));
+        pack(out, wide, f->contract, f->packed + maps * wide * WHOLE_PANELS(dim));
         work w = {.y_step = WIDE(out) + 16, .x_step = x_step};
-        space s = space_of(BLOCK * (PANELS(dim) + x_step + w.y_step + SLAB + maps * STEP));
-        w.x = take(&s, BLOCK * PANELS(dim)), w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
+        space s = space_of(BLOCK * (WHOLE_PANELS(dim) + x_step + w.y_step + SLAB + maps * STEP));
+        w.x = take(&s, BLOCK * WHOLE_PANELS(dim)), w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
         w.active = take(&s, BLOCK * SLAB), w.slopes = take(&s, maps * BLOCK * STEP);
         memset(w.d_y, 0, BLOCK * w.y_step * 4);
 #pragma omp for schedule(static)

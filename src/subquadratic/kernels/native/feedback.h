@@ -94,16 +94,6 @@ static void panel_product(long rows, const weight *w, long panel, const float *x
             }                                                                                                                              \
         }
 
-INLINE float sum_of(vec x) {
-#if LANES == 16
-    return _mm512_reduce_add_ps((__m512)x);
-#else
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
-    return sum;
-#endif
-}
-
 // Mean, and one over the deviation, of a row.
 INLINE void moments(const feedback *f, const float *x, float *mean, float *inverse) {
     vec sum = {0}, square = {0};

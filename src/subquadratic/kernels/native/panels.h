@@ -1,5 +1,5 @@
 // Matrices in panels, as products read them: PANEL columns at a time, from the first row to the last. And what a layer of many rows and few
-// weights is made of: blocks of rows, and shares of the rows that each sum up the gradients of the weights in memory of their own.
+// weights is made of: blocks of rows, of equal size.
 #ifndef SUBQUADRATIC_PANELS_H
 #define SUBQUADRATIC_PANELS_H
 
@@ -7,9 +7,7 @@
 
 #define PANEL (TILE_VECS * LANES)
 #define BLOCK 252 // rows at most: whole tiles
-#define PANELS(count) (((count) + PANEL - 1) / PANEL * PANEL)
-
-INLINE long least(long a, long b) { return a < b ? a : b; }
+#define WHOLE_PANELS(count) (((count) + PANEL - 1) / PANEL * PANEL)
 
 // Weights (depth, columns) as panels (columns / PANEL, depth, PANEL), zeros behind the last; the panel at `column` is returned.
 static float *panel_at(float *packed, long column, long depth) { return packed + column * depth; }
@@ -67,18 +65,6 @@ static long block_of(long rows) {
 // As `pack`, for one thread alone.
 static void pack_own(long rows, long width, const float *from, float *to) {
     for (long at = 0; at < width; at += PANEL) fill_panel(rows, least(PANEL, width - at), from + at, width, panel_at(to, at, rows));
-}
-
-// (rows, width) of every share, `step` apart, added in order.
-static void add_shares(long shares, long rows, long width, const float *from, long step, long each, float *to) {
-#pragma omp for schedule(static)
-    for (long i = 0; i < rows; i++)
-        for (long c = 0; c < width; c += LANES) {
-            vec sum = load(from + i * step + c);
-            for (long share = 1; share < shares; share++) sum += load(from + share * each + i * step + c);
-            if (c + LANES <= width) store(to + i * width + c, sum);
-            else memcpy(to + i * width + c, &sum, (width - c) * 4);
-        }
 }
 
 #endif

@@ -22,23 +22,15 @@ typedef struct {
     float scale;            // of logits
 } pool;
 
-// Each head's channels (i, i + K/2) times the complex number (c, d), or times its conjugate.
+// Each head's channels times the complex numbers of its position, or times their conjugates.
 INLINE void turn_heads(const pool *p, const float *x, const float *by, float sign, float *to) {
-    long half = p->width / 2;
-    for (long head = 0; head < p->heads; head++, x += p->width, to += p->width)
-        for (long i = 0; i < half; i++) {
-            float a = x[i], b = x[i + half], c = by[i], d = by[i + half] * sign;
-            to[i] = a * c - b * d;
-            to[i + half] = b * c + a * d;
-        }
+    for (long head = 0; head < p->heads; head++, x += p->width, to += p->width) times_complex(p->width / 2, x, by, sign, to);
 }
 
 INLINE float dot(const float *x, const float *y, long numbers) { // a multiple of LANES
     vec sum = {0};
     for (long i = 0; i < numbers; i += LANES) sum += load(x + i) * load(y + i);
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++) total += sum[lane];
-    return total;
+    return sum_of(sum);
 }
 
 INLINE float most_of(float x, float y) { return y > x || y != y ? y : x; } // what is no number stays
@@ -66,7 +58,7 @@ typedef struct {
 static part part_of(const pool *p, long task, space *s) {
     long dim = p->heads * p->width, each = (p->length + p->shares - 1) / p->shares;
     part w = {.batch = task / p->shares, .share = task % p->shares, .wide = WIDE(dim)};
-    w.start = w.share * each, w.stop = w.start + each < p->length ? w.start + each : p->length;
+    w.start = w.share * each, w.stop = least(w.start + each, p->length);
     w.turns = p->turns ? p->turns + w.batch * p->turns_step : NULL;
     w.weights = take(s, p->heads * w.wide), w.asked = take(s, w.wide), w.seen = take(s, w.wide);
     memset(w.weights, 0, p->heads * w.wide * 4), memset(w.asked, 0, w.wide * 4), memset(w.seen, 0, w.wide * 4);
@@ -95,7 +87,7 @@ static void forward_part(const pool *p, part *w, float *sums, float *block) {
     long heads = p->heads, width = p->width;
     for (long head = 0; head < heads; head++) sums[head * (width + 2)] = -INFINITY;
     for (long at = w->start; at < w->stop; at += CHUNK) {
-        long count = w->stop - at < CHUNK ? w->stop - at : CHUNK;
+        long count = least(w->stop - at, CHUNK);
         float *logits = p->logits + (w->batch * p->length + at) * heads;
         for (long j = 0; j < count; j++) {
             long live = !p->live || p->live[w->batch * p->length + at + j];
@@ -202,14 +194,7 @@ void pool_backward(const pool *p) {
             backward_part(p, &w, own, &s);
             free(s.start);
         }
-#pragma omp for schedule(static)
-        for (long index = 0; index < p->batch * heads; index++) {
-            const float *first = p->sums + index / heads * p->shares * each + index % heads * wide;
-            for (long i = 0; i < dim; i++) {
-                float sum = 0;
-                for (long share = 0; share < p->shares; share++) sum += first[share * each + i];
-                p->d_weights[index * dim + i] = sum;
-            }
-        }
+        for (long batch = 0; batch < p->batch; batch++)
+            add_shares(p->shares, heads, dim, p->sums + batch * p->shares * each, wide, each, p->d_weights + batch * heads * dim);
     }
 }

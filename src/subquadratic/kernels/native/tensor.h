@@ -1,4 +1,5 @@
-// Tensors as they come in, memory of a thread's own, and a chunk of positions, which lies along the vector: (X, C), C at most CHUNK.
+// Tensors as they come in, memory of a thread's own, what shares of the work sum up, and a chunk of positions, which lies along the vector:
+// (X, C), C at most CHUNK.
 #ifndef SUBQUADRATIC_TENSOR_H
 #define SUBQUADRATIC_TENSOR_H
 
@@ -44,6 +45,8 @@ static float *take(space *s, long numbers) {
     return start;
 }
 
+INLINE long least(long a, long b) { return a < b ? a : b; }
+
 INLINE void copy(float *to, const float *from, long numbers) {
     for (; numbers >= LANES; numbers -= LANES, to += LANES, from += LANES) store(to, load(from));
     for (long i = 0; i < numbers; i++) to[i] = from[i];
@@ -53,6 +56,33 @@ INLINE void copy(float *to, const float *from, long numbers) {
 static void scale_columns(long height, long columns, float *x, const float *factors) {
     for (long i = 0; i < height; i++)
         for (long c = 0; c < columns; c += LANES) store(x + i * CHUNK + c, load(x + i * CHUNK + c) * load(factors + c));
+}
+
+// to = x y, whose channels (i, i + half) are the parts of complex numbers; sign -1: x times the conjugate of y.
+INLINE void times_complex(long half, const float *x, const float *y, float sign, float *to) {
+    long i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        vec a = load(x + i), b = load(x + half + i), c = load(y + i), d = load(y + half + i) * sign;
+        store(to + i, a * c - b * d);
+        store(to + half + i, b * c + a * d);
+    }
+    for (; i < half; i++) {
+        float a = x[i], b = x[half + i], c = y[i], d = y[half + i] * sign;
+        to[i] = a * c - b * d;
+        to[half + i] = b * c + a * d;
+    }
+}
+
+// (rows, width) of every share, rows `step` and shares `each` apart, added in order; by all threads of a parallel region.
+static void add_shares(long shares, long rows, long width, const float *from, long step, long each, float *to) {
+#pragma omp for schedule(static)
+    for (long i = 0; i < rows; i++)
+        for (long c = 0; c < width; c += LANES) {
+            vec sum = load(from + i * step + c);
+            for (long share = 1; share < shares; share++) sum += load(from + share * each + i * step + c);
+            if (c + LANES <= width) store(to + i * width + c, sum);
+            else memcpy(to + i * width + c, &sum, (width - c) * 4);
+        }
 }
 
 #endif

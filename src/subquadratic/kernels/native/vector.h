@@ -46,6 +46,16 @@ INLINE float largest_of(vec x) {
 #endif
 }
 
+INLINE float sum_of(vec x) {
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += x[lane];
+    return sum;
+#endif
+}
+
 // 2^x to 1e-8 and rounding, for x up to 127; exactly 1 at 0, 0 where the result would be denormal.
 INLINE vec exp2_of(vec x) {
 #if LANES == 16
