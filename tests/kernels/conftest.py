@@ -44,8 +44,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-# The processor's own vectors, and narrower ones, which other processors have.
-TARGETS = {"native": None, "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
+# What the processor has, its vectors without a matrix unit, and narrower ones, which other processors have.
+TARGETS = {"native": None, "no matrix unit": ("-march=native",), "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
 
 
 @pytest.fixture(params=TARGETS)
@@ -56,6 +56,8 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         return
     if "avx2" not in library._processor():
         pytest.skip("made for other processors than this one")
+    if target == library._for_this_processor():
+        pytest.skip("the same as native")
     narrow, _ = library.compiled(target)
     for module in (favor, favor_step, feed_forward, feedback, pool, rotary, softmax):
         monkeypatch.setattr(module, "library", lambda: narrow)

@@ -6,7 +6,10 @@ from torch.nn import functional as F
 
 from subquadratic.layers.linear import Linear
 from subquadratic.ops import linear as ops
-from subquadratic.ops.linear import FEWEST_ROWS, linear
+from subquadratic.ops.backend import use_backend
+from subquadratic.ops.linear import FEWEST_OF_UNIT, FEWEST_ROWS, linear, outer_sum, slot_sums
+
+DIM, OUT = 72, 80
 
 
 @pytest.fixture(params=["as chosen", "oneDNN"])
@@ -15,11 +18,12 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if not torch.backends.mkldnn.is_available():
             pytest.skip("this PyTorch has no oneDNN")
         monkeypatch.setattr(ops, "onednn_is_faster", lambda: True)
+        monkeypatch.setattr(ops.kernel, "has_matrix_unit", lambda: False)
 
 
 def inputs(rows: tuple[int, ...]) -> list[torch.Tensor]:
     torch.manual_seed(0)
-    return [torch.randn(*shape, requires_grad=True) for shape in ((*rows, 24), (40, 24), (40,))]
+    return [torch.randn(*shape, requires_grad=True) for shape in ((*rows, DIM), (OUT, DIM), (OUT,))]
 
 
 @pytest.mark.parametrize("rows", [(2, FEWEST_ROWS), (FEWEST_ROWS,), (3, 5), (0,)])
@@ -27,7 +31,7 @@ def inputs(rows: tuple[int, ...]) -> list[torch.Tensor]:
 def test_values_and_gradients(library: None, rows: tuple[int, ...], bias: bool) -> None:
     x, weight, offset = inputs(rows)
     wanted = (x, weight, offset) if bias else (x, weight)
-    towards = torch.randn(*rows, 40)
+    towards = torch.randn(*rows, OUT)
     mine, true = (f(*wanted) for f in (linear, F.linear))
     torch.testing.assert_close(mine, true, rtol=1e-5, atol=1e-5)
     for a, b in zip(*(torch.autograd.grad(y, wanted, towards) for y in (mine, true)), strict=True):
@@ -68,9 +72,9 @@ def test_autocast_and_torch_func_go_their_own_way(library: None) -> None:
 
 def test_the_layer_is_a_linear_layer() -> None:
     torch.manual_seed(0)
-    layer = Linear(24, 40)
+    layer = Linear(DIM, OUT)
     assert isinstance(layer, torch.nn.Linear)
-    x = torch.randn(2, FEWEST_ROWS, 24)
+    x = torch.randn(2, FEWEST_ROWS, DIM)
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
 
 
@@ -86,3 +90,53 @@ def test_a_few_rows(library: None, rows: tuple[int, ...], width: int, bias: bool
     wide = torch.randn(*rows, 24, 2)[..., 0]
     torch.testing.assert_close(linear(wide, weight.T.contiguous().T, offset), F.linear(wide, weight, offset), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(linear(wide, weight, offset), F.linear(wide, weight, offset), rtol=1e-5, atol=1e-5)
+
+
+def slots_by_torch(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return weights.transpose(-1, -2) @ x
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("weights", ["each row's", "one row's", "all rows'"])
+def test_sums_of_slots(batch: int, weights: str) -> None:
+    torch.manual_seed(0)
+    shape = {"each row's": (batch,), "one row's": (1,), "all rows'": ()}[weights]
+    leaves = [torch.randn(*shape, FEWEST_OF_UNIT, 66, requires_grad=True), torch.randn(batch, FEWEST_OF_UNIT, 70, requires_grad=True)]
+    mine, true = slot_sums(*leaves), slots_by_torch(*(leaf.double() for leaf in leaves))
+    torch.testing.assert_close(mine, true.float(), rtol=1e-4, atol=1e-4)
+    towards = torch.randn_like(mine)
+    found, right = (torch.autograd.grad(y, leaves, towards.to(y.dtype)) for y in (mine, true))
+    for a, b in zip(found, right, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    for wanted in leaves:
+        (alone,) = torch.autograd.grad(slot_sums(*(leaf if leaf is wanted else leaf.detach() for leaf in leaves)), wanted, towards)
+        assert torch.equal(alone, found[0 if wanted is leaves[0] else 1])
+
+    def curvature(f: object) -> torch.Tensor:
+        slopes = torch.autograd.grad(f(*leaves).square().sum(), leaves, create_graph=True)  # type: ignore[operator]
+        return torch.autograd.grad(slopes[1].square().sum(), (leaves[0],))[0]
+
+    torch.testing.assert_close(curvature(slot_sums), curvature(slots_by_torch), rtol=1e-3, atol=1e3)  # of 1e7
+
+
+def test_outer_sum() -> None:
+    torch.manual_seed(0)
+    for rows in (5, FEWEST_OF_UNIT):
+        other, x = torch.randn(80, rows).T, torch.randn(rows, 70)
+        torch.testing.assert_close(outer_sum(other, x), (other.double().T @ x.double()).float(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.skipif(not ops.kernel.has_matrix_unit(), reason="no matrix unit here")
+def test_when_the_matrix_unit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[torch.Size] = []
+    product = ops._by_unit
+    monkeypatch.setattr(ops, "_by_unit", lambda x, *rest: called.append(x.shape) or product(x, *rest))
+    x, weight, bias = inputs((2, FEWEST_OF_UNIT // 2))
+    linear(x, weight, bias)
+    assert called == [(FEWEST_OF_UNIT, DIM)]
+    linear(x[:1], weight, bias), linear(x, weight[:10]), linear(x.double(), weight.double())
+    with use_backend("torch"):
+        linear(x, weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        linear(x, weight)
+    assert len(called) == 1

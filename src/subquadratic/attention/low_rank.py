@@ -13,6 +13,7 @@ from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
+from ..ops.linear import slot_sums
 from ..ops.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
@@ -190,8 +191,8 @@ class LowRankAttention(nn.Module):
         """The slots' keys and values (B, H or 1, R, K): the sequence summed first, then mapped."""
         dtype = exact_dtype(source)
         with no_autocast(source):
-            key_slots = weights[0].transpose(-1, -2).to(dtype) @ source.to(dtype)
-            value_slots = key_slots if weights[1] is weights[0] else weights[1].transpose(-1, -2).to(dtype) @ source.to(dtype)
+            key_slots = slot_sums(weights[0].to(dtype), source.to(dtype))
+            value_slots = key_slots if weights[1] is weights[0] else slot_sums(weights[1].to(dtype), source.to(dtype))
         keys, values = self.key(key_slots.to(source.dtype)), self.value(value_slots.to(source.dtype))
         return split_heads(keys, self.kv_heads), split_heads(values, self.kv_heads)
 

@@ -8,11 +8,11 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import generation
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from ..ops.errors import check_mask, require
+from ..ops.linear import linear
 from ..ops.padding import count_on, count_real, pack_left
 from ..ops.state import State, state
 from .config import BackboneConfig
@@ -217,7 +217,7 @@ class LanguageModel(Pretrained):
         return cls(BackboneConfig.from_dict(options.pop("config")), **options)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self._output_weight())
+        return linear(hidden, self._output_weight())
 
     def _predictions(
         self, tokens: Tensor, mask: Tensor | None, scored: Tensor | None, masked: Tensor | None, arguments: dict[str, Any]

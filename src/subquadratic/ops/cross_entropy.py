@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .backend import is_traced, needs_gradient
-from .linear import linear
+from .linear import linear, outer_sum
 from .once import once_differentiable
 from .precision import exact_dtype, no_autocast
 
@@ -73,7 +73,7 @@ class _Loss(torch.autograd.Function):
                 if wants_hidden:
                     d_rows.append(linear(gradient, factors.T))
                 if wants_weight:
-                    d_weight = _add(d_weight, gradient.T, piece, exact)
+                    d_weight = _add(d_weight, gradient, piece, exact)
         d_hidden = None
         if wants_hidden:
             d_hidden = d_rows[0] if len(d_rows) == 1 else torch.cat(d_rows)
@@ -146,11 +146,10 @@ def _nats_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     return nats.sum(), gradient
 
 
-def _add(total: Tensor | None, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    """total + a b, in ``dtype``."""
-    if total is None:
-        return (a @ b).to(dtype)
-    return total.addmm_(a, b) if a.dtype == dtype else total.add_(a @ b)
+def _add(total: Tensor | None, gradient: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + gradient^T rows, in ``dtype``."""
+    more = outer_sum(gradient, rows).to(dtype)
+    return more if total is None else total.add_(more)
 
 
 def cross_entropy_reference(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
-"""x W^T + b, by whichever of PyTorch's matrix libraries is the faster one for float32 on this CPU.
+"""x W^T + b, and sums over rows, by whichever is the fastest for float32 on this CPU.
 
-PyTorch multiplies float32 matrices with MKL, which on AMD processors leaves AVX-512 unused; oneDNN, which PyTorch has too, uses it. Both
-are exact to rounding. The choice depends on the processor and the shapes alone, never on a clock, so that a run repeats bit for bit.
+PyTorch multiplies float32 matrices with MKL. On AMD processors that leaves AVX-512 unused; oneDNN, which PyTorch has too, uses it. On Intel
+processors with AMX the C kernels have the matrix unit compute (`kernels/native/matrix_unit.h`). All are exact to rounding. The choice
+depends on the processor and the shapes alone, never on a clock, so that a run repeats bit for bit.
 
-Axes: T rows (batch and length together), D width in, F width out.
+Axes: B batch, T rows (batch and length together), D width in, F width out, N length, R slots.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,39 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import PLAIN, is_traced, needs_gradient
+from ..kernels.native import linear as kernel
+from .backend import PLAIN, is_traced, needs_gradient, takes_native
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
+FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whose operands are split first; widths in and out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F). Twice differentiable, like that."""
     rows = x.numel() // max(x.shape[-1], 1)
+    if rows >= FEWEST_OF_UNIT and min(weight.shape) >= NARROWEST_OF_UNIT and _suits_unit(x, weight, bias):
+        return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias, _by_unit).view(*x.shape[:-1], weight.shape[0])
     if FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST or is_traced() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
     if rows <= FEW_ROWS:
         parts = None if rows == 0 or needs_gradient(x, weight, *(() if bias is None else (bias,))) else parts_of(weight)
         return F.linear(x, weight, bias) if parts is None else _in_bands(x, weight, bias, rows, parts)
-    y = _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias)
-    return y.view(*x.shape[:-1], weight.shape[0])
+    return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias, _by_onednn).view(*x.shape[:-1], weight.shape[0])
+
+
+def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
+    """E^T x of slots' weights (N, R) or (B, N, R) and a sequence (B, N, D): (B, R, D). Twice differentiable."""
+    if min(weights.shape[-1], x.shape[-1]) < NARROWEST_OF_UNIT or x.shape[1] < FEWEST_OF_UNIT or not _suits_unit(x, weights):
+        return weights.transpose(-1, -2) @ x
+    return _SlotSums.apply(weights, x)
+
+
+def outer_sum(other: Tensor, x: Tensor) -> Tensor:
+    """other^T x of (T, F) and (T, D): (F, D), for passes that autograd does not record."""
+    if len(x) < FEWEST_OF_UNIT or min(other.shape[1], x.shape[1]) < NARROWEST_OF_UNIT or not _suits_unit(x, other):
+        return other.T @ x
+    return kernel.sum_of_outer_products(_rows(other), _rows(x), False)[0]
 
 
 def parts_of(weight: Tensor) -> int | None:
@@ -54,13 +73,22 @@ def _in_bands(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, parts: 
 
 
 def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return _are_plain(x, weight, bias) and onednn_is_faster()
+
+
+def _suits_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    return not is_traced() and _are_plain(x, weight, bias) and takes_native(None, x) and kernel.has_matrix_unit()
+
+
+def _are_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Float32 on the CPU, of no kind that has products of its own."""
     return (
         x.device.type == "cpu"
         and x.dtype is weight.dtype is torch.float32
         and (bias is None or bias.dtype is torch.float32)
         and not torch.is_autocast_enabled("cpu")
+        and type(x) in PLAIN
         and type(weight) in PLAIN
-        and onednn_is_faster()
     )
 
 
@@ -76,21 +104,66 @@ def onednn_is_faster() -> bool:
     return vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+def _by_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    turned = weight.stride(1) != 1 and weight.stride(0) == 1
+    return kernel.linear_map(_rows(x), weight.T if turned else _rows(weight), None if bias is None else bias.contiguous(), turned)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """With each row's numbers one after the other."""
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product(x.contiguous(), weight, bias)
+    """x W^T + b by a ``product`` of that form. With grad enabled its backward is itself differentiated, by PyTorch's operators."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, product: Callable[..., Tensor]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.product = product
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        again = torch.is_grad_enabled()
         d_x = None
-        if wants_x:  # with grad enabled this backward is itself differentiated, which oneDNN's operator does not allow
-            d_x = gradient @ weight if torch.is_grad_enabled() else _product(gradient.contiguous(), weight.T)
-        return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None
+        if wants_x:
+            d_x = gradient @ weight if again else ctx.product(gradient, weight.T)
+        if wants_weight and ctx.product is _by_unit and not again:
+            d_weight, d_bias = kernel.sum_of_outer_products(_rows(gradient), _rows(x), wants_bias)
+            return d_x, d_weight, d_bias if wants_bias else None, None
+        return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None, None
+
+
+class _SlotSums(torch.autograd.Function):
+    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D). With grad enabled its backward is itself differentiated, by PyTorch's
+    operators."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, x)
+        rows = weights.expand(len(x), -1, -1)
+        return _joined([kernel.sum_of_outer_products(_rows(one), _rows(other), False)[0] for one, other in zip(rows, x, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weights, x = ctx.saved_tensors
+        product = F.linear if torch.is_grad_enabled() else _by_unit
+        d_weights = d_x = None
+        if ctx.needs_input_grad[0]:
+            d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])
+            d_weights = d_weights.sum_to_size(weights.shape) if d_weights.numel() > weights.numel() else d_weights.view(weights.shape)
+        if ctx.needs_input_grad[1]:
+            rows = weights.expand(len(x), -1, -1)
+            d_x = _joined([product(one, given.T) for one, given in zip(rows, gradient, strict=True)])
+        return d_weights, d_x
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return torch.stack(rows) if len(rows) > 1 else rows[0][None]  # of one sequence nothing is copied

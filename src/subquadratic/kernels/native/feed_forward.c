@@ -3,17 +3,17 @@
 //
 // T rows (batch and length together), D width in, F inner width, E width out. A gated layer has two maps to F: gates, then what they gate.
 #include "gelu.h"
-#include "panels.h"
+#include "matrices.h"
 
-#define SLAB (4 * PANEL)  // of the inner width
-#define STEP (SLAB + 16)  // of a slab's rows: a power of two would put all of them into the same lines of the cache
+#define SLAB (UNIT_NUMBERS(1, 1) ? 8 * PANEL : 4 * PANEL) // of the inner width
+#define STEP (SLAB + 16) // of a slab's rows: a power of two would put all of them into the same lines of the cache
 
 typedef struct {
     const float *x, *expand, *expand_bias, *contract, *contract_bias; // (T, D), (maps F, D), (maps F,), (E, F), (E,)
     float *y, *inner;                                                 // (T, E); (T, maps, WIDE(F)), null: not kept
     const float *d_y;                                                 // (T, E)
     float *d_x, *d_expand, *d_expand_bias, *d_contract, *d_contract_bias; // null: not asked for; of the weights, all or none
-    float *packed; // panels of the weights: maps WHOLE_PANELS(F) D + F WHOLE_PANELS(E) numbers forward, maps F WHOLE_PANELS(D) + WHOLE_PANELS(F) E backward
+    float *packed; // right operands of the weights: maps (D, F) and (F, E) forward, maps (F, D) and (E, F) backward
     float *sums;   // (shares, maps F WIDE(D) + E WIDE(F) + maps WIDE(F) + WIDE(E)): gradients of the weights from each share of the rows
     int64_t rows, dim, wide, out, maps, shares, threads; // T, D, F, E
 } feed_forward;
@@ -21,26 +21,28 @@ typedef struct {
 void feed_forward_forward(const feed_forward *f) {
     long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, step = WIDE(out), inner_step = WIDE(wide);
     long block = block_of((f->rows + f->threads - 1) / f->threads);
-    float *contract = f->packed + maps * dim * WHOLE_PANELS(wide);
 #pragma omp parallel num_threads(f->threads)
     {
+        operand expand[2], contract;
         for (long map = 0; map < maps; map++)
-            pack_turned(dim, wide, f->expand + map * wide * dim, f->packed + map * dim * WHOLE_PANELS(wide));
-        pack_turned(wide, out, f->contract, contract);
-        space s = space_of(maps * BLOCK * STEP + maps * inner_step + BLOCK * step);
+            expand[map] = right_turned_together(dim, wide, f->expand + map * wide * dim, dim, f->packed + map * RIGHT_NUMBERS(wide, dim));
+        contract = right_turned_together(wide, out, f->contract, wide, f->packed + maps * RIGHT_NUMBERS(wide, dim));
+        space s = space_of(maps * BLOCK * STEP + maps * inner_step + BLOCK * step + UNIT_NUMBERS(BLOCK, dim) + UNIT_NUMBERS(BLOCK, SLAB));
         float *slab = take(&s, maps * BLOCK * STEP), *bias = take(&s, maps * inner_step), *y = take(&s, BLOCK * step);
+        float *x_memory = take(&s, UNIT_NUMBERS(BLOCK, dim)), *slab_memory = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
         for (long map = 0; map < maps; map++) {
             memset(bias + map * inner_step, 0, inner_step * 4);
             copy(bias + map * inner_step, f->expand_bias + map * wide, wide);
         }
+        tiles_begin();
 #pragma omp for schedule(dynamic)
         for (long at = 0; at < f->rows; at += block) {
             long rows = least(block, f->rows - at);
+            operand x = left_of(rows, dim, f->x + at * dim, dim, x_memory);
             for (long first = 0; first < wide; first += SLAB) {
                 long width = least(SLAB, wide - first);
                 for (long map = 0; map < maps; map++)
-                    by_panels(rows, width, dim, f->x + at * dim, dim, panel_at(f->packed + map * dim * WHOLE_PANELS(wide), first, dim), dim,
-                              slab + map * BLOCK * STEP, STEP, 0);
+                    multiply(rows, width, dim, x, part_of(expand[map], first, 0), slab + map * BLOCK * STEP, STEP, 0);
                 for (long i = 0; i < rows; i++) {
                     float *row = slab + i * STEP, *kept = f->inner ? f->inner + (at + i) * maps * inner_step + first : NULL;
                     for (long c = 0; c < width; c += LANES) {
@@ -54,7 +56,7 @@ void feed_forward_forward(const feed_forward *f) {
                         store(row + c, active);
                     }
                 }
-                by_panels(rows, out, width, slab, STEP, contract + first * PANEL, wide, y, step, first > 0);
+                multiply(rows, out, width, left_of(rows, width, slab, STEP, slab_memory), part_of(contract, 0, first), y, step, first > 0);
             }
             for (long i = 0; i < rows; i++) {
                 float *to = f->y + (at + i) * out;
@@ -63,17 +65,20 @@ void feed_forward_forward(const feed_forward *f) {
                 for (; c < out; c++) to[c] = y[i * step + c] + f->contract_bias[c];
             }
         }
+        tiles_end();
         free(s.start);
     }
 }
 
 typedef struct {
     float *d_expand, *d_contract, *d_expand_bias, *d_contract_bias; // of a share
-    float *x, *d_y, *active, *slopes, *d_x;                         // panels (B, D); (B, E); panels (B, SLAB); (maps, B, STEP); (B, D)
+    float *d_y, *active, *slopes, *d_x;                             // (B, E); (B, STEP); (maps, B, STEP); (B, D)
+    float *d_y_rows, *d_y_turned, *x, *slab_rows, *slab_turned, *slab_right; // memory for operands
+    operand expand[2], contract;
     long y_step, x_step;
 } work;
 
-// From the gradient of the active slab (in slopes) that of what came before the activation; and the active slab, in panels.
+// From the gradient of the active slab (in slopes) that of what came before the activation; and the active slab.
 static void through_activation(const feed_forward *f, const work *w, long at, long rows, long first, long width) {
     long inner_step = WIDE(f->wide);
     float sums[2][SLAB] = {0};
@@ -89,7 +94,7 @@ static void through_activation(const feed_forward *f, const work *w, long at, lo
                 store(sums[1] + c, load(sums[1] + c) + d_value);
                 active *= value, slope *= value;
             }
-            store(panel_at(w->active, c / PANEL * PANEL, rows) + i * PANEL + c % PANEL, active);
+            store(w->active + i * STEP + c, active);
             store(slopes + c, slope);
             store(sums[0] + c, load(sums[0] + c) + slope);
         }
@@ -99,26 +104,36 @@ static void through_activation(const feed_forward *f, const work *w, long at, lo
 
 static void backward_block(const feed_forward *f, const work *w, long at, long rows) {
     long dim = f->dim, wide = f->wide, out = f->out, x_step = WIDE(dim);
-    float *contract = f->packed + f->maps * wide * WHOLE_PANELS(dim);
     for (long i = 0; i < rows; i++) copy(w->d_y + i * w->y_step, f->d_y + (at + i) * out, out);
+    operand d_y = left_of(rows, out, w->d_y, w->y_step, w->d_y_rows), d_y_turned, x;
     if (f->d_expand) {
         add_rows(rows, out, w->d_y, w->y_step, w->d_contract_bias);
-        pack_own(rows, dim, f->x + at * dim, w->x);
+        d_y_turned = left_turned(out, rows, w->d_y, w->y_step, w->d_y_turned);
+        x = right_of(rows, dim, f->x + at * dim, dim, w->x);
     }
     for (long first = 0; first < wide; first += SLAB) {
         long width = least(SLAB, wide - first);
-        by_panels(rows, width, out, w->d_y, w->y_step, panel_at(contract, first, out), out, w->slopes, STEP, 0);
+        multiply(rows, width, out, d_y, part_of(w->contract, first, 0), w->slopes, STEP, 0);
         through_activation(f, w, at, rows, first, width);
         for (long map = 0; map < f->maps; map++) {
             const float *slopes = w->slopes + map * BLOCK * STEP;
             if (f->d_x)
-                by_panels(rows, dim, width, slopes, STEP, f->packed + map * wide * WHOLE_PANELS(dim) + first * PANEL, wide, w->d_x, x_step,
-                          first + map > 0);
-            if (f->d_expand) add_turned(width, dim, rows, slopes, STEP, w->x, w->d_expand + (map * wide + first) * x_step, x_step);
+                multiply(rows, dim, width, left_of(rows, width, slopes, STEP, w->slab_rows), part_of(w->expand[map], 0, first), w->d_x, x_step,
+                         first + map > 0);
+            if (f->d_expand)
+                multiply(width, dim, rows, left_turned(width, rows, slopes, STEP, w->slab_turned), x,
+                         w->d_expand + (map * wide + first) * x_step, x_step, 1);
         }
-        if (f->d_expand) add_turned(out, width, rows, w->d_y, w->y_step, w->active, w->d_contract + first, WIDE(wide));
+        if (f->d_expand)
+            multiply(out, width, rows, d_y_turned, right_of(rows, width, w->active, STEP, w->slab_right), w->d_contract + first, WIDE(wide),
+                     1);
     }
     for (long i = 0; f->d_x && i < rows; i++) copy(f->d_x + (at + i) * dim, w->d_x + i * x_step, dim);
+}
+
+static long numbers_for_operands(long dim, long out) {
+    return UNIT_NUMBERS(BLOCK, out) + UNIT_NUMBERS(out, BLOCK) + RIGHT_NUMBERS(dim, BLOCK) + UNIT_NUMBERS(BLOCK, SLAB) +
+           UNIT_NUMBERS(SLAB, BLOCK) + RIGHT_NUMBERS(SLAB, BLOCK);
 }
 
 void feed_forward_backward(const feed_forward *f) {
@@ -128,13 +143,18 @@ void feed_forward_backward(const feed_forward *f) {
     long d_contract = maps * wide * x_step, d_expand_bias = d_contract + out * WIDE(wide), d_contract_bias = d_expand_bias + maps * WIDE(wide);
 #pragma omp parallel num_threads(f->threads)
     {
-        for (long map = 0; map < maps; map++) pack(wide, dim, f->expand + map * wide * dim, f->packed + map * wide * WHOLE_PANELS(dim));
-        pack(out, wide, f->contract, f->packed + maps * wide * WHOLE_PANELS(dim));
         work w = {.y_step = WIDE(out) + 16, .x_step = x_step};
-        space s = space_of(BLOCK * (WHOLE_PANELS(dim) + x_step + w.y_step + SLAB + maps * STEP));
-        w.x = take(&s, BLOCK * WHOLE_PANELS(dim)), w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
-        w.active = take(&s, BLOCK * SLAB), w.slopes = take(&s, maps * BLOCK * STEP);
+        for (long map = 0; map < maps; map++)
+            w.expand[map] = right_together(wide, dim, f->expand + map * wide * dim, dim, f->packed + map * RIGHT_NUMBERS(dim, wide));
+        w.contract = right_together(out, wide, f->contract, wide, f->packed + maps * RIGHT_NUMBERS(dim, wide));
+        space s = space_of(BLOCK * (x_step + w.y_step + STEP + maps * STEP) + numbers_for_operands(dim, out));
+        w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
+        w.active = take(&s, BLOCK * STEP), w.slopes = take(&s, maps * BLOCK * STEP);
+        w.d_y_rows = take(&s, UNIT_NUMBERS(BLOCK, out)), w.d_y_turned = take(&s, UNIT_NUMBERS(out, BLOCK));
+        w.x = take(&s, RIGHT_NUMBERS(dim, BLOCK)), w.slab_rows = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
+        w.slab_turned = take(&s, UNIT_NUMBERS(SLAB, BLOCK)), w.slab_right = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
         memset(w.d_y, 0, BLOCK * w.y_step * 4);
+        tiles_begin();
 #pragma omp for schedule(static)
         for (long index = 0; index < f->shares; index++) {
             if (f->d_expand) {
@@ -145,6 +165,7 @@ void feed_forward_backward(const feed_forward *f) {
             for (long at = index * share; at < least(f->rows, (index + 1) * share); at += block)
                 backward_block(f, &w, at, least(block, least(f->rows, (index + 1) * share) - at));
         }
+        tiles_end();
         free(s.start);
         if (f->d_expand) {
             add_shares(f->shares, maps * wide, dim, f->sums, x_step, each, f->d_expand);

@@ -28,7 +28,8 @@ class FeedForward(ctypes.Structure):
 
 def _call(name: str, x: Tensor, expand: Tensor, contract: Tensor, **more: Any) -> None:
     (rows, dim), (out, wide), maps = x.shape, contract.shape, len(expand) // contract.shape[1]
-    packed = x.new_empty(maps * (wide + PANEL) * (dim + PANEL) + (wide + PANEL) * (out + PANEL))
+    numbers = maps * (wide + PANEL) * (dim + PANEL) + (wide + PANEL) * (out + PANEL)
+    packed = x.new_empty(numbers * 3 // 2)  # a matrix unit's numbers are three of bfloat16 each
     given = fields(x=x, expand=expand, contract=contract, packed=packed, rows=rows, dim=dim, wide=wide, out=out, maps=maps, **more)
     getattr(library(), name)(ctypes.byref(FeedForward(**given)))
 

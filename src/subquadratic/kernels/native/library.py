@@ -81,7 +81,17 @@ def _compilers() -> list[str]:
 
 
 def _for_this_processor() -> tuple[str, ...]:
-    return ("-mcpu=native",) if platform.machine() == "aarch64" else ("-march=native",)
+    if platform.machine() == "aarch64":
+        return ("-mcpu=native",)
+    return ("-march=native", "-DMATRIX_UNIT") if _may_use_matrix_unit() else ("-march=native",)
+
+
+def _may_use_matrix_unit() -> bool:
+    """Ask Linux for the registers of AMX, which a process has only if it asks; it does so for all threads, once."""
+    if sys.platform != "linux" or platform.machine() != "x86_64" or "amx_bf16" not in _processor().split():
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def _load(path: Path) -> ctypes.CDLL:

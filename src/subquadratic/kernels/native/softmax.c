@@ -2,9 +2,10 @@
 //
 // As in FlashAttention (arXiv 2205.14135), with the queries of a chunk along the vector: maxima and sums are then vector operations, and
 // keys and values are read where they lie. C chunk of queries, J block of keys.
-#include "tensor.h"
+#include "matrices.h"
 
-#define BLOCK 128
+#define KEYS (UNIT_NUMBERS(1, 1) ? 64 : 128) // in a block: what is packed stays in a core's first cache
+#define TOGETHER 4 // chunks that a block of keys is packed for
 
 typedef struct {
     rows queries, keys, values, output, d_output, d_queries, d_keys, d_values;
@@ -16,64 +17,86 @@ typedef struct {
 
 typedef struct {
     long batch, head, at, queries, columns, end; // end: of the keys that the chunk's last query sees
-    float *q, *scores, *most, *sum, *mixed;
+    float *q, *most, *sum, *mixed;               // (K, C); (C,); (C,); (V, C)
+    operand queries_right;                       // (K, C)
 } chunk;
 
-static long space_for(const attention *a) { return (a->width + a->value_width + BLOCK + 2) * CHUNK; }
+// What a thread has of blocks of keys, one at a time.
+typedef struct {
+    long first, count;
+    float *scores, *memory[4]; // (J, C); for operands
+    operand keys, values;      // (J, K); (V, J) forward, (J, V) backward
+    operand keys_turned;       // (K, J)
+} block;
+
+// How many chunks share the packing of keys: of no use where nothing is packed.
+static long together(long chunks, long threads) { return least(UNIT_NUMBERS(1, 1) ? TOGETHER : 1, 1 + (chunks - 1) / (4 * threads)); }
+
+static long space_for_chunk(const attention *a) {
+    return (a->width + a->value_width + 2) * CHUNK + UNIT_NUMBERS(CHUNK, a->width);
+}
+
+static long space_for_block(const attention *a) {
+    return KEYS * CHUNK + 2 * UNIT_NUMBERS(KEYS, a->width) + UNIT_NUMBERS(KEYS, a->value_width) + UNIT_NUMBERS(a->value_width, KEYS) +
+           UNIT_NUMBERS(a->width, KEYS) + UNIT_NUMBERS(KEYS, CHUNK);
+}
 
 static chunk chunk_of(const attention *a, long index, long at, space *s) {
     chunk c = {.batch = index / a->heads, .head = index % a->heads, .at = at};
-    c.queries = a->length - at < CHUNK ? a->length - at : CHUNK, c.columns = PADDED(c.queries);
+    c.queries = least(CHUNK, a->length - at), c.columns = PADDED(c.queries);
     c.end = a->causal ? a->count - a->length + at + c.queries : a->count;
-    c.q = take(s, a->width * CHUNK), c.scores = take(s, BLOCK * CHUNK), c.most = take(s, CHUNK), c.sum = take(s, CHUNK);
-    c.mixed = take(s, a->value_width * CHUNK);
+    c.q = take(s, a->width * CHUNK), c.most = take(s, CHUNK), c.sum = take(s, CHUNK), c.mixed = take(s, a->value_width * CHUNK);
+    float scale[CHUNK];
+    for (long i = 0; i < CHUNK; i++) scale[i] = LOG2E / sqrtf(a->width);
+    transpose(c.queries, a->width, c.columns, row_of(&a->queries, c.batch, c.head, at), a->queries.row, c.q, CHUNK);
+    scale_columns(a->width, c.columns, c.q, scale);
+    c.queries_right = right_once(a->width, c.columns, c.q, CHUNK, take(s, UNIT_NUMBERS(CHUNK, a->width)));
     return c;
 }
 
-static void read_queries(const attention *a, chunk *c) {
-    float scale[CHUNK];
-    for (long i = 0; i < CHUNK; i++) scale[i] = LOG2E / sqrtf(a->width);
-    transpose(c->queries, a->width, c->columns, row_of(&a->queries, c->batch, c->head, c->at), a->queries.row, c->q, CHUNK);
-    scale_columns(a->width, c->columns, c->q, scale);
+static block block_in(const attention *a, space *s) {
+    block b = {.scores = take(s, KEYS * CHUNK)};
+    b.memory[0] = take(s, UNIT_NUMBERS(KEYS, a->width)), b.memory[2] = take(s, UNIT_NUMBERS(a->width, KEYS));
+    b.memory[1] = take(s, UNIT_NUMBERS(KEYS, a->value_width) + UNIT_NUMBERS(a->value_width, KEYS)); // one of both
+    b.memory[3] = take(s, UNIT_NUMBERS(KEYS, CHUNK));
+    return b;
 }
 
-// Exponents to base 2 of the queries for keys from `first` on, (J, C); minus infinity where a key may not be seen.
-static void exponents(const attention *a, chunk *c, long first, long keys) {
-    product(keys, c->columns, a->width, row_of(&a->keys, c->batch, c->head, first), a->keys.row, c->q, CHUNK, c->scores, CHUNK, 0);
+// Exponents to base 2 of the queries for a block of keys, (J, C); minus infinity where a key may not be seen.
+static void exponents(const attention *a, const chunk *c, const block *b) {
+    multiply(b->count, c->columns, a->width, b->keys, c->queries_right, b->scores, CHUNK, 0);
     long seen = a->count - a->length + c->at; // the last key that the chunk's first query sees
     ivec lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
-    for (long j = 0; a->causal && j < keys; j++)
-        for (long i = 0; first + j - seen > i; i += LANES) {
-            float *at = c->scores + j * CHUNK + i;
-            store(at, choose(lane < (int)(first + j - seen - i), all(-INFINITY), load(at)));
+    for (long j = 0; a->causal && j < b->count; j++)
+        for (long i = 0; b->first + j - seen > i; i += LANES) {
+            float *at = b->scores + j * CHUNK + i;
+            store(at, choose(lane < (int)(b->first + j - seen - i), all(-INFINITY), load(at)));
         }
 }
 
-static void forward_chunk(const attention *a, chunk *c) {
-    read_queries(a, c);
-    for (long i = 0; i < CHUNK; i++) c->most[i] = -INFINITY, c->sum[i] = 0;
-    for (long first = 0; first < c->end; first += BLOCK) {
-        long keys = c->end - first < BLOCK ? c->end - first : BLOCK;
-        float shrink[CHUNK];
-        exponents(a, c, first, keys);
-        for (long i = 0; i < c->columns; i += LANES) {
-            float *at = c->scores + i;
-            vec most = load(c->most + i), sum = {0};
-            for (long j = 0; j < keys; j++) most = larger(load(at + j * CHUNK), most);
-            for (long j = 0; j < keys; j++) {
-                vec weight = exp2_of(load(at + j * CHUNK) - most);
-                store(at + j * CHUNK, weight);
-                sum += weight;
-            }
-            store(shrink + i, exp2_of(load(c->most + i) - most));
-            store(c->sum + i, load(c->sum + i) * load(shrink + i) + sum);
-            store(c->most + i, most);
+static void forward_block(const attention *a, const block *b, chunk *c) {
+    float shrink[CHUNK];
+    exponents(a, c, b);
+    for (long i = 0; i < c->columns; i += LANES) {
+        float *at = b->scores + i;
+        vec most = load(c->most + i), sum = {0};
+        for (long j = 0; j < b->count; j++) most = larger(load(at + j * CHUNK), most);
+        for (long j = 0; j < b->count; j++) {
+            vec weight = exp2_of(load(at + j * CHUNK) - most);
+            store(at + j * CHUNK, weight);
+            sum += weight;
         }
-        if (first) scale_columns(a->value_width, c->columns, c->mixed, shrink);
-        product_turned(a->value_width, c->columns, keys, row_of(&a->values, c->batch, c->head, first), a->values.row, c->scores, CHUNK,
-                       c->mixed, CHUNK, first > 0);
+        store(shrink + i, exp2_of(load(c->most + i) - most));
+        store(c->sum + i, load(c->sum + i) * load(shrink + i) + sum);
+        store(c->most + i, most);
     }
+    if (b->first) scale_columns(a->value_width, c->columns, c->mixed, shrink);
+    multiply(a->value_width, c->columns, b->count, b->values, right_once(b->count, c->columns, b->scores, CHUNK, b->memory[3]), c->mixed,
+             CHUNK, b->first > 0);
+}
+
+static void write_output(const attention *a, const chunk *c) {
     float over[CHUNK] = {0}, *normaliser = a->normaliser + (c->batch * a->heads + c->head) * a->length + c->at;
     for (long i = 0; i < c->queries; i++) {
         over[i] = 1 / c->sum[i];
@@ -83,91 +106,154 @@ static void forward_chunk(const attention *a, chunk *c) {
     transpose(a->value_width, c->queries, a->value_width, c->mixed, CHUNK, row_of(&a->output, c->batch, c->head, c->at), a->output.row);
 }
 
+static void forward_chunks(const attention *a, long head, long at, long stop, space *s) {
+    chunk chunks[TOGETHER];
+    block b = block_in(a, s);
+    long count = 0, end = 0;
+    for (; at < stop; at += CHUNK, count++) {
+        chunk c = chunk_of(a, head, at, s);
+        for (long i = 0; i < CHUNK; i++) c.most[i] = -INFINITY, c.sum[i] = 0;
+        chunks[count] = c, end = c.end;
+    }
+    const chunk *c = chunks;
+    for (b.first = 0; b.first < end; b.first += KEYS) {
+        b.count = least(KEYS, end - b.first);
+        b.keys = left_of(b.count, a->width, row_of(&a->keys, c->batch, c->head, b.first), a->keys.row, b.memory[0]);
+        b.values = left_turned(a->value_width, b.count, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
+        for (long i = 0; i < count; i++) {
+            block seen = b;
+            seen.count = least(b.count, chunks[i].end - b.first);
+            if (seen.count > 0) forward_block(a, &seen, chunks + i);
+        }
+    }
+    for (long i = 0; i < count; i++) write_output(a, chunks + i);
+}
+
 void softmax_attention_forward(const attention *a) {
-    long chunks = (a->length + CHUNK - 1) / CHUNK, heads = a->batch * a->heads;
-#pragma omp parallel for schedule(dynamic) num_threads(a->threads)
-    for (long task = chunks * heads - 1; task >= 0; task--) { // the longest first
-        space s = space_of(space_for(a));
-        chunk c = chunk_of(a, task % heads, task / heads * CHUNK, &s);
-        forward_chunk(a, &c);
-        free(s.start);
+    long chunks = (a->length + CHUNK - 1) / CHUNK, heads = a->batch * a->heads, some = together(chunks * heads, a->threads);
+    long tasks = (chunks + some - 1) / some;
+#pragma omp parallel num_threads(a->threads)
+    {
+        tiles_begin();
+#pragma omp for schedule(dynamic)
+        for (long task = tasks * heads - 1; task >= 0; task--) { // the longest first
+            space s = space_of(space_for_block(a) + some * space_for_chunk(a));
+            long at = task / heads * some * CHUNK;
+            forward_chunks(a, task % heads, at, least(a->length, at + some * CHUNK), &s);
+            free(s.start);
+        }
+        tiles_end();
     }
 }
 
 typedef struct {
-    float *d_keys, *d_values;                         // (S, step): what the queries of a share add
-    float *q_rows, *g_rows, *g, *d_scores, *d_q, *inner; // rows (C, step); (V, C); (J, C); (K, C); (C,)
-    long key_step, value_step;
+    float *g, *d_q, *inner;                          // (V, C); (K, C); (C,)
+    operand queries_rows, slopes_rows, slopes_right; // (C, K), (C, V), (V, C)
 } slopes;
 
+typedef struct {
+    float *d_keys, *d_values, *d_scores, *weights, *mixed; // (S, step) of a share; (J, C); operands (J, C); (V, C)
+    long key_step, value_step;
+} sums;
+
 static long space_for_slopes(const attention *a) {
-    return (PADDED(a->width) + PADDED(a->value_width) + a->value_width + BLOCK + a->width + 1) * CHUNK;
+    long key_step = PADDED(a->width), value_step = PADDED(a->value_width);
+    return (a->value_width + a->width + 1) * CHUNK + RIGHT_NUMBERS(key_step, CHUNK) + RIGHT_NUMBERS(value_step, CHUNK) +
+           UNIT_NUMBERS(CHUNK, a->value_width);
 }
 
-static slopes slopes_of(const attention *a, float *sums, space *s) {
-    slopes d = {.key_step = PADDED(a->width), .value_step = PADDED(a->value_width)};
-    d.d_keys = sums, d.d_values = sums + a->count * d.key_step;
-    d.q_rows = take(s, CHUNK * d.key_step), d.g_rows = take(s, CHUNK * d.value_step), d.g = take(s, a->value_width * CHUNK);
-    d.d_scores = take(s, BLOCK * CHUNK), d.d_q = take(s, a->width * CHUNK), d.inner = take(s, CHUNK);
-    return d;
+static long space_for_sums(const attention *a) {
+    return KEYS * CHUNK + UNIT_NUMBERS(KEYS, CHUNK) + a->value_width * CHUNK;
 }
 
-// (C, step) of a tensor's rows, with zeros behind each.
-static void read_rows(const rows *from, const chunk *c, long width, float *to, long step) {
-    for (long i = 0; i < c->queries; i++) {
-        store(to + i * step + step - LANES, (vec){0});
-        copy(to + i * step, row_of(from, c->batch, c->head, c->at + i), width);
-    }
+// A tensor's rows of a chunk (C, X) as a right operand.
+static operand rows_right(const rows *from, const chunk *c, long width, space *s) {
+    return right_of(c->queries, width, row_of(from, c->batch, c->head, c->at), from->row, take(s, RIGHT_NUMBERS(width, CHUNK)));
 }
 
-static void backward_chunk(const attention *a, chunk *c, slopes *d) {
-    float scale = 1 / sqrtf(a->width), *normaliser = a->normaliser + (c->batch * a->heads + c->head) * a->length + c->at;
-    read_queries(a, c);
-    read_rows(&a->queries, c, a->width, d->q_rows, d->key_step);
-    read_rows(&a->d_output, c, a->value_width, d->g_rows, d->value_step);
-    transpose(c->queries, a->value_width, c->columns, d->g_rows, d->value_step, d->g, CHUNK);
-    transpose(c->queries, a->value_width, c->columns, row_of(&a->output, c->batch, c->head, c->at), a->output.row, c->mixed, CHUNK);
+static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
+    slopes g = {.g = take(s, a->value_width * CHUNK), .d_q = take(s, a->width * CHUNK), .inner = take(s, CHUNK)};
+    float *normaliser = a->normaliser + (c->batch * a->heads + c->head) * a->length + c->at;
+    g.queries_rows = rows_right(&a->queries, c, a->width, s), g.slopes_rows = rows_right(&a->d_output, c, a->value_width, s);
+    transpose(c->queries, a->value_width, c->columns, row_of(&a->d_output, c->batch, c->head, c->at), a->d_output.row, g.g, CHUNK);
+    transpose(c->queries, a->value_width, c->columns, row_of(&a->output, c->batch, c->head, c->at), a->output.row, d->mixed, CHUNK);
     for (long i = 0; i < c->columns; i += LANES) {
         vec inner = {0};
-        for (long x = 0; x < a->value_width; x++) inner += load(c->mixed + x * CHUNK + i) * load(d->g + x * CHUNK + i);
-        store(d->inner + i, inner);
+        for (long x = 0; x < a->value_width; x++) inner += load(d->mixed + x * CHUNK + i) * load(g.g + x * CHUNK + i);
+        store(g.inner + i, inner);
     }
+    g.slopes_right = right_once(a->value_width, c->columns, g.g, CHUNK, take(s, UNIT_NUMBERS(CHUNK, a->value_width)));
     for (long i = 0; i < CHUNK; i++) c->sum[i] = i < c->queries ? normaliser[i] : 0;
-    for (long first = 0; first < c->end; first += BLOCK) {
-        long keys = c->end - first < BLOCK ? c->end - first : BLOCK;
-        exponents(a, c, first, keys);
-        product(keys, c->columns, a->value_width, row_of(&a->values, c->batch, c->head, first), a->values.row, d->g, CHUNK, d->d_scores,
-                CHUNK, 0);
-        for (long j = 0; j < keys; j++)
-            for (long i = 0; i < c->columns; i += LANES) {
-                vec weight = exp2_of(load(c->scores + j * CHUNK + i) - load(c->sum + i));
-                store(c->scores + j * CHUNK + i, weight);
-                store(d->d_scores + j * CHUNK + i, weight * (load(d->d_scores + j * CHUNK + i) - load(d->inner + i)) * scale);
-            }
-        product(keys, d->value_step, c->queries, c->scores, CHUNK, d->g_rows, d->value_step, d->d_values + first * d->value_step,
-                d->value_step, 1);
-        product(keys, d->key_step, c->queries, d->d_scores, CHUNK, d->q_rows, d->key_step, d->d_keys + first * d->key_step, d->key_step, 1);
-        product_turned(a->width, c->columns, keys, row_of(&a->keys, c->batch, c->head, first), a->keys.row, d->d_scores, CHUNK, d->d_q,
-                       CHUNK, first > 0);
+    return g;
+}
+
+static void backward_block(const attention *a, const block *b, const chunk *c, const slopes *g, const sums *d) {
+    float scale = 1 / sqrtf(a->width);
+    exponents(a, c, b);
+    multiply(b->count, c->columns, a->value_width, b->values, g->slopes_right, d->d_scores, CHUNK, 0);
+    for (long j = 0; j < b->count; j++)
+        for (long i = 0; i < c->columns; i += LANES) {
+            vec weight = exp2_of(load(b->scores + j * CHUNK + i) - load(c->sum + i));
+            store(b->scores + j * CHUNK + i, weight);
+            store(d->d_scores + j * CHUNK + i, weight * (load(d->d_scores + j * CHUNK + i) - load(g->inner + i)) * scale);
+        }
+    multiply(b->count, a->value_width, c->queries, left_of(b->count, c->queries, b->scores, CHUNK, d->weights), g->slopes_rows,
+             d->d_values + b->first * d->value_step, d->value_step, 1);
+    multiply(b->count, a->width, c->queries, left_of(b->count, c->queries, d->d_scores, CHUNK, d->weights), g->queries_rows,
+             d->d_keys + b->first * d->key_step, d->key_step, 1);
+    multiply(a->width, c->columns, b->count, b->keys_turned, right_once(b->count, c->columns, d->d_scores, CHUNK, b->memory[3]), g->d_q,
+             CHUNK, b->first > 0);
+}
+
+// Some of a share's chunks: `count` of them, a step apart.
+static void backward_chunks(const attention *a, long head, long at, long step, long count, sums *d, space *s) {
+    chunk chunks[TOGETHER];
+    slopes given[TOGETHER];
+    block b = block_in(a, s);
+    d->d_scores = take(s, KEYS * CHUNK), d->weights = take(s, UNIT_NUMBERS(KEYS, CHUNK)), d->mixed = take(s, a->value_width * CHUNK);
+    long end = 0;
+    for (long i = 0; i < count; i++) {
+        chunks[i] = chunk_of(a, head, at + i * step, s), end = chunks[i].end;
+        given[i] = slopes_of(a, chunks + i, d, s);
     }
-    transpose(a->width, c->queries, a->width, d->d_q, CHUNK, row_of(&a->d_queries, c->batch, c->head, c->at), a->d_queries.row);
+    const chunk *c = chunks;
+    for (b.first = 0; b.first < end; b.first += KEYS) {
+        b.count = least(KEYS, end - b.first);
+        const float *keys = row_of(&a->keys, c->batch, c->head, b.first);
+        b.keys = left_of(b.count, a->width, keys, a->keys.row, b.memory[0]);
+        b.values = left_of(b.count, a->value_width, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
+        b.keys_turned = left_turned(a->width, b.count, keys, a->keys.row, b.memory[2]);
+        for (long i = 0; i < count; i++) {
+            block seen = b;
+            seen.count = least(b.count, chunks[i].end - b.first);
+            if (seen.count > 0) backward_block(a, &seen, chunks + i, given + i, d);
+        }
+    }
+    for (long i = 0; i < count; i++)
+        transpose(a->width, chunks[i].queries, a->width, given[i].d_q, CHUNK, row_of(&a->d_queries, c->batch, c->head, chunks[i].at),
+                  a->d_queries.row);
 }
 
 // A head's chunks are dealt out to shares, each of which sums up gradients of all keys; these are added in order.
 void softmax_attention_backward(const attention *a) {
-    long heads = a->batch * a->heads, shares = a->shares;
+    long heads = a->batch * a->heads, shares = a->shares, some = UNIT_NUMBERS(1, 1) ? TOGETHER : 1, step = shares * CHUNK;
     long each = a->count * (PADDED(a->width) + PADDED(a->value_width));
-#pragma omp parallel for schedule(dynamic) num_threads(a->threads)
-    for (long task = 0; task < heads * shares; task++) {
-        float *own = a->sums + task * each;
-        memset(own, 0, each * 4);
-        for (long at = task % shares * CHUNK; at < a->length; at += shares * CHUNK) {
-            space s = space_of(space_for(a) + space_for_slopes(a));
-            chunk c = chunk_of(a, task / shares, at, &s);
-            slopes d = slopes_of(a, own, &s);
-            backward_chunk(a, &c, &d);
-            free(s.start);
+#pragma omp parallel num_threads(a->threads)
+    {
+        tiles_begin();
+#pragma omp for schedule(dynamic)
+        for (long task = 0; task < heads * shares; task++) {
+            float *own = a->sums + task * each;
+            memset(own, 0, each * 4);
+            sums d = {.d_keys = own, .key_step = PADDED(a->width), .value_step = PADDED(a->value_width)};
+            d.d_values = own + a->count * d.key_step;
+            for (long at = task % shares * CHUNK; at < a->length; at += some * step) {
+                space s = space_of(space_for_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)));
+                backward_chunks(a, task / shares, at, step, least(some, (a->length - at + step - 1) / step), &d, &s);
+                free(s.start);
+            }
         }
+        tiles_end();
     }
 #pragma omp parallel for schedule(static) num_threads(a->threads)
     for (long index = 0; index < heads; index++) {

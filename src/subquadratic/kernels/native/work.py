@@ -1,6 +1,7 @@
 """How many multiply-adds the C kernels' operators do, by name: for whoever counts the operations of a model.
 
-Axes: B batch, H heads, N length (queries), S length (keys), K head width, V width of values, M features, C chunk length.
+Axes: B batch, H heads, N length (queries), S length (keys), K head width, V width of values, M features, C chunk length,
+R slots.
 """
 
 from collections.abc import Callable
@@ -64,6 +65,26 @@ def _feed_forward_backward(
     return len(x) * (contracting + wants_x * expanding + wants_weights * (expanding + contracting))
 
 
+def _slot_attention(queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, *_: Any) -> int:
+    slots, width, values_width = key_weights.shape[-1], queries.shape[3], values.shape[3]
+    return _positions(queries) * (slots * (2 * width + 2 * values_width + 2 * CHUNK) + CHUNK * (width + values_width))
+
+
+def _slot_attention_backward(
+    d_output: Tensor, d_keys: Tensor, d_values: Tensor, queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, *_: Any
+) -> int:
+    slots, width, values_width = key_weights.shape[-1], queries.shape[3], values.shape[3]
+    return _positions(queries) * (slots * (6 * (width + values_width) + 6 * CHUNK) + CHUNK * (3 * width + 2 * values_width))
+
+
+def _linear_map(x: Tensor, weight: Tensor, *_: Any) -> int:
+    return len(x) * weight.numel()
+
+
+def _sum_of_outer_products(other: Tensor, x: Tensor, *_: Any) -> int:
+    return other.numel() * x.shape[1]
+
+
 def _pool(x: Tensor, *_: Any) -> int:
     return _positions(x) * (x.shape[1] + 1) * x.shape[3]
 
@@ -87,6 +108,10 @@ MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "subquadratic::favor_read_backward": _favor_read_backward,
     "subquadratic::softmax_attention": _softmax_attention,
     "subquadratic::softmax_attention_backward": _softmax_attention_backward,
+    "subquadratic::slot_attention": _slot_attention,
+    "subquadratic::slot_attention_backward": _slot_attention_backward,
+    "subquadratic::linear_map": _linear_map,
+    "subquadratic::sum_of_outer_products": _sum_of_outer_products,
     "subquadratic::pool": _pool,
     "subquadratic::pool_backward": _pool_backward,
     "subquadratic::feed_forward": _feed_forward,

@@ -1,0 +1,50 @@
+// Products of matrices that are gone through more than once: operands are packed first, as the processor multiplies fastest. And what a layer
+// of many rows and few weights is made of: blocks of rows, of equal size.
+#ifndef SUBQUADRATIC_MATRICES_H
+#define SUBQUADRATIC_MATRICES_H
+
+#include "vector.h"
+
+#if defined(MATRIX_UNIT) && defined(__AMX_BF16__) && LANES == 16
+#include "matrix_unit.h"
+#else
+#include "panels.h"
+#endif
+
+// Right operands by all threads of a parallel region.
+static operand right_together(long depth, long columns, const float *from, long step, float *memory) {
+    operand whole = operand_in(memory, depth);
+#pragma omp for schedule(static)
+    for (long at = 0; at < columns; at += PANEL)
+        right_of(depth, least(PANEL, columns - at), from + at, step, memory + RIGHT_NUMBERS(at, depth));
+    return whole;
+}
+static operand right_turned_together(long depth, long columns, const float *from, long step, float *memory) {
+    operand whole = operand_in(memory, depth);
+#pragma omp for schedule(static)
+    for (long at = 0; at < columns; at += PANEL)
+        right_turned(depth, least(PANEL, columns - at), from + at * step, step, memory + RIGHT_NUMBERS(at, depth));
+    return whole;
+}
+
+INLINE void add_to(float *sum, const float *x, long width) {
+    long c = 0;
+    for (; c + LANES <= width; c += LANES) store(sum + c, load(sum + c) + load(x + c));
+    for (; c < width; c++) sum[c] += x[c];
+}
+
+static void add_rows(long rows, long width, const float *x, long step, float *sum) {
+    for (long c = 0; c < width; c += LANES) {
+        vec all = load(sum + c);
+        for (long i = 0; i < rows; i++) all += load(x + i * step + c);
+        store(sum + c, all);
+    }
+}
+
+// How many rows a block has, so that blocks are alike.
+static long block_of(long rows) {
+    long blocks = (rows + BLOCK - 1) / BLOCK;
+    return (rows + blocks - 1) / blocks;
+}
+
+#endif

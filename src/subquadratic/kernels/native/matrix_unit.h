@@ -1,0 +1,275 @@
+// Products of float32 matrices by the matrix unit of a processor with AMX, which multiplies bfloat16 and sums in float32.
+//
+// A float32 number is the sum of three of bfloat16, exactly: x = h + m + l, each the rest rounded to 8 bits. Of the nine products of two such
+// numbers six are summed up; the others are below 2^-24 of theirs, what rounding once costs. The unit does sixteen times as many products of
+// bfloat16 as the vector unit does of float32, so that six for one are still more than twice as fast; and it sums up 32 of them before it
+// rounds to the accumulator, so that errors are smaller than those of float32 added up one by one.
+//
+// Three parts of an infinity are no numbers, so that a result may be none where it should be infinite: such results are made again from the
+// operands, each put together from its parts, by the vector unit. Denormal parts count as zero: numbers below 1e-33 lose digits.
+#ifndef SUBQUADRATIC_MATRIX_UNIT_H
+#define SUBQUADRATIC_MATRIX_UNIT_H
+
+#include "tensor.h"
+
+#define SIDE 16   // rows of a tile
+#define DEPTH 32  // what a tile holds in a row, of bfloat16
+#define TILE 512  // a tile's numbers
+#define PARTS 3
+#define WHOLE(count, of) (((count) + (of) - 1) / (of) * (of))
+
+// For each 16 rows (of a right operand: columns) and each 32 of the depth three tiles: high, middle and low parts. Within 32 the depth goes
+// 0, 16, 1, 17, ... in both operands, which saves a permutation.
+typedef struct {
+    uint16_t *at;
+    long step; // from one 16 rows to the next
+} operand;
+
+#define PANEL 64  // columns that a thread packs at a time
+#define BLOCK 128 // rows at most
+
+// How many floats of memory an operand takes.
+#define RIGHT_NUMBERS(columns, depth) (WHOLE(columns, SIDE) * WHOLE(depth, DEPTH) * PARTS / 2)
+#define UNIT_NUMBERS(count, depth) RIGHT_NUMBERS(count, depth)
+
+INLINE operand operand_in(float *memory, long depth) {
+    return (operand){(uint16_t *)memory, WHOLE(depth, DEPTH) / DEPTH * PARTS * TILE};
+}
+
+// The operand from row (or column) `at` and depth `deep` on, multiples of 16 and 32.
+INLINE operand part_of(operand x, long at, long deep) {
+    return (operand){x.at + at / SIDE * x.step + deep / DEPTH * PARTS * TILE, x.step};
+}
+
+// The parts of 16 numbers and of the 16 that come after them in the depth, to one row of three tiles.
+INLINE void split(__m512 x, __m512 y, uint16_t *to) {
+    const __m512i half = _mm512_set1_epi32(0x8000), high = _mm512_set1_epi32(0xffff0000);
+#pragma GCC unroll 3
+    for (int part = 0; part < PARTS; part++) {
+        __m512i a = _mm512_castps_si512(x), b = _mm512_castps_si512(y);
+        if (part < PARTS - 1) {
+            a = _mm512_and_si512(_mm512_add_epi32(a, half), high);
+            b = _mm512_and_si512(_mm512_add_epi32(b, half), high);
+            x = _mm512_sub_ps(x, _mm512_castsi512_ps(a)), y = _mm512_sub_ps(y, _mm512_castsi512_ps(b));
+        }
+        _mm512_store_si512(to + part * TILE, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a, 16), b));
+    }
+}
+
+INLINE __mmask16 first_lanes(long count) { return count >= LANES ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
+
+// Three tiles from (rows, columns): at most 16 x 32 of them, or 32 x 16 where the rows are the depth; zeros beyond. turned: the columns are
+// the tile's rows.
+INLINE void fill_tiles(long rows, long columns, const float *from, long step, int deep_rows, int turned, uint16_t *to) {
+    vec one[SIDE], other[SIDE];
+    long next = deep_rows ? SIDE * step : SIDE;
+    __mmask16 lanes = first_lanes(columns), more = deep_rows ? lanes : first_lanes(columns - SIDE);
+#pragma GCC unroll 16
+    for (int i = 0; i < SIDE; i++) {
+        one[i] = (vec)_mm512_maskz_loadu_ps(i < rows ? lanes : 0, from + i * step);
+        other[i] = (vec)_mm512_maskz_loadu_ps(i + (deep_rows ? SIDE : 0) < rows ? more : 0, from + i * step + next);
+    }
+    if (turned) turn(one), turn(other);
+#pragma GCC unroll 16
+    for (int i = 0; i < SIDE; i++) split((__m512)one[i], (__m512)other[i], to + i * DEPTH);
+}
+
+INLINE void fill_operand(long count, long depth, const float *from, long step, int deep_rows, int turned, operand to) {
+    for (long at = 0; at < count; at += SIDE)
+        for (long deep = 0; deep < depth; deep += DEPTH)
+            fill_tiles(deep_rows ? depth - deep : count - at, deep_rows ? count - at : depth - deep,
+                       from + (deep_rows ? deep * step + at : at * step + deep), step, deep_rows, turned,
+                       part_of(to, at, deep).at);
+}
+
+// A left operand (rows, depth), and its transpose (depth, rows).
+static __attribute__((noinline)) operand left_of(long rows, long depth, const float *from, long step, float *memory) {
+    fill_operand(rows, depth, from, step, 0, 0, operand_in(memory, depth));
+    return operand_in(memory, depth);
+}
+static __attribute__((noinline)) operand left_turned(long rows, long depth, const float *from, long step, float *memory) {
+    fill_operand(rows, depth, from, step, 1, 1, operand_in(memory, depth));
+    return operand_in(memory, depth);
+}
+
+// A right operand (depth, columns), and its transpose (columns, depth).
+static __attribute__((noinline)) operand right_of(long depth, long columns, const float *from, long step, float *memory) {
+    fill_operand(columns, depth, from, step, 1, 0, operand_in(memory, depth));
+    return operand_in(memory, depth);
+}
+static __attribute__((noinline)) operand right_turned(long depth, long columns, const float *from, long step, float *memory) {
+    fill_operand(columns, depth, from, step, 0, 1, operand_in(memory, depth));
+    return operand_in(memory, depth);
+}
+
+INLINE operand right_once(long depth, long columns, const float *from, long step, float *memory) {
+    return right_of(depth, columns, from, step, memory);
+}
+
+// A thread's tiles: between these two it may multiply.
+static void tiles_begin(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = SIDE;
+    _tile_loadconfig(&shape);
+}
+static void tiles_end(void) { _tile_release(); }
+
+#define LEFT(tile, part) _tile_loadd(tile, (tile == 4 ? a : a + a_step) + (part) * TILE, 64)
+#define RIGHT(tile, part) _tile_loadd(tile, (tile == 6 ? b : b + b_step) + (part) * TILE, 64)
+// All products of the tiles at hand; the next parts come into each tile as soon as it is free.
+#define TIMES_THEN_LEFT(part)              \
+    _tile_dpbf16ps(0, 4, 6);               \
+    if (wide) _tile_dpbf16ps(1, 4, 7);     \
+    LEFT(4, part);                         \
+    if (high) {                            \
+        _tile_dpbf16ps(2, 5, 6);           \
+        if (wide) _tile_dpbf16ps(3, 5, 7); \
+        LEFT(5, part);                     \
+    }
+#define TIMES_THEN_RIGHT(part)             \
+    _tile_dpbf16ps(0, 4, 6);               \
+    if (high) _tile_dpbf16ps(2, 5, 6);     \
+    RIGHT(6, part);                        \
+    if (wide) {                            \
+        _tile_dpbf16ps(1, 4, 7);           \
+        if (high) _tile_dpbf16ps(3, 5, 7); \
+        RIGHT(7, part);                    \
+    }
+#define TIMES                              \
+    _tile_dpbf16ps(0, 4, 6);               \
+    if (wide) _tile_dpbf16ps(1, 4, 7);     \
+    if (high) _tile_dpbf16ps(2, 5, 6);     \
+    if (high && wide) _tile_dpbf16ps(3, 5, 7)
+// Of c (rows, columns), which begins at some place of a result, what the tiles at hand give: four of 16 x 16 numbers.
+typedef struct {
+    float sums[4][SIDE * SIDE] __attribute__((aligned(64)));
+    long rows, columns, depth;
+    operand a, b;
+    float *c;
+    long c_step;
+    int add, far; // far: c is more than the first cache holds
+} four;
+
+// Numbers put together again from their parts, the first of which lies at `tile`, each `step` bfloat16 from the one before.
+static void whole_numbers(const uint16_t *tile, long step, float *to) {
+    for (int i = 0; i < SIDE; i++) {
+        float parts[PARTS];
+        for (int part = 0; part < PARTS; part++) {
+            uint32_t bits = (uint32_t)tile[part * TILE + i * step] << 16;
+            memcpy(parts + part, &bits, 4);
+        }
+        to[i] = parts[0] + parts[1] + parts[2];
+        if (!isfinite(parts[0])) to[i] = isnan(parts[1]) ? parts[0] : copysignf(3.40282347e38f, parts[0]); // rounded up to infinity
+    }
+}
+
+// A row of a tile's results by the vector unit.
+static __attribute__((noinline)) vec sum_numbers(const four *x, int tile, int row) {
+    const uint16_t *a = part_of(x->a, tile / 2 * SIDE, 0).at, *b = part_of(x->b, tile % 2 * SIDE, 0).at;
+    vec sum = {0};
+    for (long deep = 0; deep < x->depth; deep++) {
+        float left[SIDE], right[SIDE];
+        long tiles = deep / DEPTH * PARTS * TILE, pair = deep % SIDE, half = deep % DEPTH / SIDE;
+        whole_numbers(a + tiles + pair * 2 + half, DEPTH, left);
+        whole_numbers(b + tiles + pair * DEPTH + half, 2, right);
+        sum += left[row] * load(right);
+    }
+    return sum;
+}
+
+// Put some of the 64 rows of four tiles' results in their places; what is no number is made again. Where nothing is added
+// nothing is read: memory that is new would be mapped twice, first for reading, and all processors told.
+INLINE void put_rows(const four *x, long first, long stop) {
+    for (long i = first; i < stop; i++) {
+        long tile = i / SIDE, row = i % SIDE, down = tile / 2 * SIDE + row, right = tile % 2 * SIDE;
+        if (down >= x->rows || right >= x->columns) continue;
+        vec sum = load(x->sums[0] + i * SIDE);
+        if (_mm512_cmp_ps_mask((__m512)sum, (__m512)sum, _CMP_UNORD_Q)) sum = choose(sum == sum, sum, sum_numbers(x, tile, row));
+        float *to = x->c + down * x->c_step + right;
+        if (x->columns - right >= SIDE) store(to, x->add ? load(to) + sum : sum);
+        else {
+            __mmask16 lanes = first_lanes(x->columns - right);
+            if (x->add) sum += (vec)_mm512_maskz_loadu_ps(lanes, to);
+            _mm512_mask_storeu_ps(to, lanes, (__m512)sum);
+        }
+    }
+}
+
+INLINE void ask_for(const four *x, long first, long stop) {
+    for (long i = first; x->far && i < stop; i++)
+        __builtin_prefetch(x->c + (i / (2 * SIDE) * SIDE + i % SIDE) * x->c_step + i / SIDE % 2 * SIDE, 1);
+}
+
+#define FINE 65536
+
+typedef struct {
+    unsigned done, each; // of 64 rows, in parts of 1 / FINE
+} pace;
+
+INLINE void put_some(const four *x, pace *rows) {
+    long first = rows->done / FINE, stop = least(4 * SIDE, (rows->done += rows->each) / FINE);
+    put_rows(x, first, stop);
+    ask_for(x, stop, stop + (stop - first));
+}
+
+// Sum up one tile, two or four. Meanwhile, a few rows at a time so that neither unit waits for the other, the vector unit puts the results
+// before these in their places.
+INLINE void sum_tiles(int high, int wide, four *to, const four *before) {
+    const uint16_t *a = to->a.at, *b = to->b.at;
+    long a_step = to->a.step, b_step = to->b.step, steps = (to->depth + DEPTH - 1) / DEPTH;
+    __asm__ volatile("" ::: "memory"); // the instructions do not say that they read memory
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    pace rows = {.each = (4 * SIDE * FINE + 6 * steps - 1) / (6 * steps)};
+    ask_for(before, 0, rows.each / FINE + 1);
+    for (long step = 0; step < steps; step++, a += PARTS * TILE, b += PARTS * TILE) {
+        LEFT(4, 2);
+        RIGHT(6, 0);
+        if (high) LEFT(5, 2);
+        if (wide) RIGHT(7, 0);
+        TIMES_THEN_LEFT(1);
+        put_some(before, &rows);
+        TIMES_THEN_RIGHT(1);
+        put_some(before, &rows);
+        TIMES_THEN_LEFT(0);
+        put_some(before, &rows);
+        TIMES_THEN_RIGHT(2);
+        put_some(before, &rows);
+        TIMES_THEN_RIGHT(0);
+        put_some(before, &rows);
+        TIMES;
+        put_some(before, &rows);
+    }
+    _tile_stored(0, to->sums[0], 64);
+    if (wide) _tile_stored(1, to->sums[1], 64);
+    if (high) _tile_stored(2, to->sums[2], 64);
+    if (high && wide) _tile_stored(3, to->sums[3], 64);
+    __asm__ volatile("" ::: "memory");
+}
+
+// c (rows, columns) = [c +] a (rows, depth) b (depth, columns).
+static __attribute__((noinline)) void multiply(long rows, long columns, long depth, operand a, operand b, float *c, long c_step, int add) {
+    four turns[2], *now = turns, *before = turns + 1;
+    before->rows = before->far = 0;
+    int far = rows * c_step > 8192;
+    for (long right = 0; right < columns; right += 2 * SIDE)
+        for (long at = 0; at < rows; at += 2 * SIDE) {
+            now->rows = rows - at, now->columns = columns - right, now->depth = depth;
+            now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->c = c + at * c_step + right, now->c_step = c_step, now->add = add, now->far = far;
+            if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before);
+            else if (now->rows > SIDE) sum_tiles(1, 0, now, before);
+            else if (now->columns > SIDE) sum_tiles(0, 1, now, before);
+            else sum_tiles(0, 0, now, before);
+            four *other = before;
+            before = now, now = other;
+        }
+    put_rows(before, 0, 4 * SIDE);
+}
+
+#endif
