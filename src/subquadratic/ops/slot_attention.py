@@ -18,6 +18,7 @@ from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
 from .slot_blocks import slots_in_blocks
+from .slots_native import NativeSlots, suits
 from .state import State, state
 
 
@@ -112,6 +113,9 @@ def causal_slot_attention(
             output, state = _each_document(tuple(tensor.to(exact) for tensor in inputs), state, bounds, dropout, chunk)
         elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):
             output, state = _step(tuple(tensor.to(exact) for tensor in inputs), state)
+        elif bounds is None and suits(backend, queries, keys, state.keys) and values.dtype is torch.float32:
+            output, last_keys, last_values = NativeSlots.apply(*inputs, state.keys, state.values)
+            state = SlotState(last_keys, last_values)
         else:
             output, last_keys, last_values = slots_in_blocks(inputs, state.keys, state.values, bounds, chunk)
             state = SlotState(last_keys, last_values)
