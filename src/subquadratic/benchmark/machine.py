@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ..kernels.native.library import made_by
+from ..kernels.native.linear import has_matrix_unit, linear_map
 from .timing import SHORT
 
 PACKAGES = (
@@ -38,9 +39,12 @@ class Rates:
     """FLOP of oneDNN's linear layer, where PyTorch has it."""
     copy: float
     """Bytes read and written."""
+    unit: float | None = None
+    """FLOP of the C kernels' product on the processor's matrix unit, where it has one."""
 
     @property
     def flops(self) -> float:
+        """Of PyTorch's products, which floors are made of: a matrix unit computes float32 beyond them."""
         return max(self.matmul, self.linear or 0.0)
 
 
@@ -65,7 +69,7 @@ def facts() -> dict[str, Any]:
 def heading() -> str:
     """What a table of times on a CPU was measured with, in a line."""
     made_with = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, float32, {time.strftime('%Y-%m-%d')}"
-    return f"{made_with}; C kernels: {made_by()}"
+    return f"{made_with}; C kernels: {made_by()}{', matrix unit' if has_matrix_unit() else ''}"
 
 
 def measure_rates(
@@ -75,6 +79,7 @@ def measure_rates(
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     result = torch.empty_like(a)
     work = 2.0 * side**3
+    has_unit = device == "cpu" and dtype is torch.float32 and has_matrix_unit()
     linear = _onednn() if device == "cpu" else None
     source = torch.ones(numbers, device=device)
     target = torch.empty_like(source)
@@ -82,6 +87,7 @@ def measure_rates(
         matmul=work / _best(lambda: torch.mm(a, b, out=result), device, tries),
         linear=None if linear is None else work / _best(lambda: linear(a, b), device, tries),
         copy=2 * source.nbytes / _best(lambda: target.copy_(source), device, tries),
+        unit=work / _best(lambda: linear_map(a, b, None, False), device, tries) if has_unit else None,
     )
 
 

@@ -56,9 +56,13 @@ def markdown(run: Run) -> str:
 
 def _rates(run: Run) -> str:
     """The best that the machine showed in the whole run."""
-    best = {name: max((result.rates.get(name) or 0.0 for result in run.results), default=0.0) for name in ("matmul", "linear", "copy")}
+    names = ("matmul", "linear", "copy", "unit")
+    best = {name: max((result.rates.get(name) or 0.0 for result in run.results), default=0.0) for name in names}
     linear = f" (oneDNN's linear layer {best['linear'] / 1e9:,.0f})" if best["linear"] else ""
-    return f"At best {best['matmul'] / 1e9:,.0f} GFLOP/s of torch.mm{linear}, and {best['copy'] / 1e9:,.1f} GB/s copied (read and written)."
+    text = f"At best {best['matmul'] / 1e9:,.0f} GFLOP/s of torch.mm{linear}, and {best['copy'] / 1e9:,.1f} GB/s copied (read and written)."
+    if not best["unit"]:
+        return text
+    return f"{text} The C kernels multiply float32 on a matrix unit, here at {best['unit'] / 1e9:,.0f}: floors are made of PyTorch's rate."
 
 
 def rows(result: Result) -> Iterator[tuple[str, ...]]:
