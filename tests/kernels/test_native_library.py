@@ -102,3 +102,10 @@ def test_the_compiler_has_nothing_to_say(target: str, tmp_path: Path) -> None:
         command = [compiler, *library.FLAGS, *flags, "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"]
         done = subprocess.run([*command, "-c", str(source), "-o", str(tmp_path / "made.o")], capture_output=True, text=True, check=True)
         assert done.stderr == ""
+
+
+def test_a_matrix_unit_is_used_only_where_there_is_one_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_processor", lambda: "flags : sse2 avx2")
+    assert not library._may_use_matrix_unit() and "-DMATRIX_UNIT" not in library._for_this_processor()
+    monkeypatch.setattr(library, "_may_use_matrix_unit", lambda: True)
+    assert ("-DMATRIX_UNIT" in library._for_this_processor()) == (library.platform.machine() != "aarch64")
