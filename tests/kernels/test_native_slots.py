@@ -145,3 +145,19 @@ def test_when_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with use_backend("torch"):
         causal_slot_attention(queries, keys, values, *weights)
     assert taken == [64]
+
+
+def test_what_does_not_fit_goes_the_other_way() -> None:
+    torch.manual_seed(0)
+    *inputs, key_slots, value_slots = drawn(1, 2, 64, 10, 8, 8)
+    queries, keys, values, key_weights, value_weights = inputs
+    state = SlotState(key_slots, value_slots)
+    right, _ = causal_slot_attention(*inputs, state)
+    found, _ = causal_slot_attention(queries, keys, values, key_weights.double(), value_weights.double(), state)
+    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError):
+        causal_slot_attention(queries[..., :-1], keys, values, key_weights, value_weights)
+    with pytest.raises(RuntimeError):
+        causal_slot_attention(*inputs, SlotState(key_slots[:, :, :-1], value_slots))
+    with pytest.raises(RuntimeError):
+        causal_slot_attention(*inputs, SlotState(key_slots, value_slots[..., :-1]))

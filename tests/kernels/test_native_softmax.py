@@ -108,3 +108,11 @@ def test_turns_equal_complex_products(lanes: None, shape: tuple[int, ...], conju
     true = parts(x) * (parts(y).conj() if conjugate else parts(y))
     assert x.numel() > FEW
     assert error(found, torch.cat((true.real, true.imag), dim=-1)) < 1e-6
+
+
+@pytest.mark.parametrize("narrow", [0, 1])
+def test_widths_that_do_not_fit_are_refused_as_by_pytorch(narrow: int) -> None:
+    tensors = [torch.randn(1, 2, 64, 8) for _ in range(3)]
+    tensors[narrow] = tensors[narrow][..., :-1]
+    with pytest.raises(RuntimeError):
+        softmax_attention(*tensors)

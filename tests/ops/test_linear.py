@@ -140,3 +140,16 @@ def test_when_the_matrix_unit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         linear(x, weight)
     assert len(called) == 1
+
+
+def test_shapes_that_do_not_fit_are_refused_as_by_pytorch(library: None) -> None:
+    x, weight, bias = inputs((FEWEST_ROWS,))
+    for wrong in ((x[:, :-1], weight, bias), (x, weight[:, :-1], bias), (x, weight, bias[:-1])):
+        with pytest.raises(RuntimeError):
+            linear(*wrong)
+    with pytest.raises(RuntimeError):
+        slot_sums(torch.randn(FEWEST_OF_UNIT + 1, 66), torch.randn(2, FEWEST_OF_UNIT, 70))
+    with pytest.raises(RuntimeError):
+        slot_sums(torch.randn(3, FEWEST_OF_UNIT, 66), torch.randn(2, FEWEST_OF_UNIT, 70))
+    with pytest.raises(RuntimeError):
+        outer_sum(torch.randn(FEWEST_OF_UNIT + 1, 66), torch.randn(FEWEST_OF_UNIT, 70))

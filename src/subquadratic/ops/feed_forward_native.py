@@ -26,6 +26,7 @@ def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tenso
     tensors = (x, expand, expand_bias, contract, contract_bias)
     return (
         rows >= FEWEST_ROWS
+        and x.shape[-1] == expand.shape[1]  # else PyTorch says what does not fit
         and max(expand.numel(), contract.numel()) <= MOST_WEIGHTS
         and all(y is not None and y.dtype is torch.float32 and y.device == x.device for y in tensors)
         and all(type(y) in KINDS for y in tensors)

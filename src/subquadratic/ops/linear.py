@@ -27,7 +27,8 @@ FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whos
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F). Twice differentiable, like that."""
     rows = x.numel() // max(x.shape[-1], 1)
-    if rows >= FEWEST_OF_UNIT and min(weight.shape) >= NARROWEST_OF_UNIT and _suits_unit(x, weight, bias):
+    fits = x.shape[-1:] == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1])  # else PyTorch says what does not
+    if fits and rows >= FEWEST_OF_UNIT and min(weight.shape) >= NARROWEST_OF_UNIT and _suits_unit(x, weight, bias):
         return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias, _by_unit).view(*x.shape[:-1], weight.shape[0])
     if FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST or is_traced() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
@@ -39,14 +40,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
     """E^T x of slots' weights (N, R) or (B, N, R) and a sequence (B, N, D): (B, R, D). Twice differentiable."""
-    if min(weights.shape[-1], x.shape[-1]) < NARROWEST_OF_UNIT or x.shape[1] < FEWEST_OF_UNIT or not _suits_unit(x, weights):
+    fits = weights.shape[-2] == x.shape[1] and weights.shape[:-2] in ((), (1,), x.shape[:1])
+    many = x.shape[1] >= FEWEST_OF_UNIT and min(weights.shape[-1], x.shape[-1]) >= NARROWEST_OF_UNIT
+    if not (fits and many and _suits_unit(x, weights)):
         return weights.transpose(-1, -2) @ x
     return _SlotSums.apply(weights, x)
 
 
 def outer_sum(other: Tensor, x: Tensor) -> Tensor:
     """other^T x of (T, F) and (T, D): (F, D), for passes that autograd does not record."""
-    if len(x) < FEWEST_OF_UNIT or min(other.shape[1], x.shape[1]) < NARROWEST_OF_UNIT or not _suits_unit(x, other):
+    many = len(x) >= FEWEST_OF_UNIT and min(other.shape[1], x.shape[1]) >= NARROWEST_OF_UNIT
+    if not (len(other) == len(x) and many and _suits_unit(x, other)):
         return other.T @ x
     return kernel.sum_of_outer_products(_rows(other), _rows(x), False)[0]
 

@@ -113,7 +113,7 @@ def causal_slot_attention(
             output, state = _each_document(tuple(tensor.to(exact) for tensor in inputs), state, bounds, dropout, chunk)
         elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):
             output, state = _step(tuple(tensor.to(exact) for tensor in inputs), state)
-        elif bounds is None and suits(backend, queries, keys, state.keys) and values.dtype is torch.float32:
+        elif bounds is None and suits(backend, inputs, state.keys, state.values):
             output, last_keys, last_values = NativeSlots.apply(*inputs, state.keys, state.values)
             state = SlotState(last_keys, last_values)
         else:

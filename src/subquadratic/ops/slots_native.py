@@ -18,13 +18,18 @@ from .softmax_attention import dense_channels
 FEWEST = 16  # positions below which filling up a chunk costs what the kernel saves
 
 
-def suits(backend: str | None, queries: Tensor, keys: Tensor, key_slots: Tensor) -> bool:
-    """Whether the kernels are the faster way, and can be taken: there is a head for every other thread, and each has keys of its own."""
-    batch, heads, length, _ = queries.shape
+def suits(backend: str | None, inputs: tuple[Tensor, ...], key_slots: Tensor, value_slots: Tensor) -> bool:
+    """Whether the kernels are the faster way, and can be taken: there is a head for every other thread, each has keys of its own, and all
+    is of one kind and of shapes that fit (else PyTorch says which does not)."""
+    queries, keys, values, key_weights, _ = inputs
+    batch, heads, length, width = queries.shape
+    slots = (batch, heads, key_weights.shape[-1])
     return (
         length >= FEWEST
-        and keys.shape[1] == heads
-        and key_slots.dtype is torch.float32
+        and keys.shape == queries.shape
+        and key_slots.shape == (*slots, width)
+        and value_slots.shape == (*slots, values.shape[-1])
+        and all(x.dtype is torch.float32 and x.device == queries.device for x in (*inputs, key_slots, value_slots))
         and 2 * batch * heads >= torch.get_num_threads()
         and takes_native(backend, queries)
     )

@@ -65,7 +65,8 @@ def softmax_attention(
 
 def _for_kernel(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
     same = queries.dtype == keys.dtype == values.dtype and keys.shape[:2] == values.shape[:2] == queries.shape[:2]
-    return same and queries.dim() == 4 and queries.numel() > 0 and values.numel() > 0 and takes_native(None, values)
+    fits = keys.shape[-1] == queries.shape[-1] and keys.shape[:-1] == values.shape[:-1]  # else PyTorch says what does not
+    return same and fits and queries.dim() == 4 and queries.numel() > 0 and values.numel() > 0 and takes_native(None, values)
 
 
 def bottom_right_causal(length: int, keys: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .library import library
-from .tensors import LONG, POINTER, fields, operator
+from .tensors import LONG, POINTER, fields, operator, whole
 
 PANEL = 64  # the widest that a panel of feed_forward.c is
 POINTERS = ("x", "expand", "expand_bias", "contract", "contract_bias", "y", "inner", "d_y")
@@ -34,15 +34,11 @@ def _call(name: str, x: Tensor, expand: Tensor, contract: Tensor, **more: Any) -
     getattr(library(), name)(ctypes.byref(FeedForward(**given)))
 
 
-def _padded(width: int) -> int:
-    return -(-width // 16) * 16
-
-
 def _outputs_like(
     x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     out, wide = contract.shape
-    inner = x.new_empty(x.shape[0], len(expand) // wide, _padded(wide)) if keep else x.new_empty(0)
+    inner = x.new_empty(x.shape[0], len(expand) // wide, whole(wide)) if keep else x.new_empty(0)
     return x.new_empty(x.shape[0], out), inner
 
 
@@ -82,7 +78,7 @@ def feed_forward_backward(
     given = {name: gradient for name, gradient, wants in zip(GRADIENTS, found, wanted, strict=True) if wants}
     shares = shares_of(len(x), contract)
     out, wide = contract.shape
-    each = len(expand) * _padded(x.shape[1]) + out * _padded(wide) + len(expand) // wide * _padded(wide) + _padded(out)
+    each = len(expand) * whole(x.shape[1]) + out * whole(wide) + len(expand) // wide * whole(wide) + whole(out)
     sums = x.new_empty(shares * each) if wants_weights else None
     _call("feed_forward_backward", x, expand, contract, d_y=d_y, inner=inner, sums=sums, shares=shares, **given)
     return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .library import library, why_not
-from .tensors import LONG, POINTER, fields, operator
+from .tensors import LONG, POINTER, fields, operator, whole
 
 SIDE, DEPTH = 16, 32  # of a tile, as in matrix_unit.h
 
@@ -30,10 +30,6 @@ def has_matrix_unit() -> bool:
     return why_not() is None and bool(library().has_matrix_unit())
 
 
-def _whole(count: int, of: int) -> int:
-    return -(-count // of) * of
-
-
 def _mapped_like(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[1 if turned else 0])
 
@@ -43,7 +39,7 @@ def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> 
     """x W^T + b of (T, D), (F, D) and (F,): (T, F). ``turned``: W comes as (D, F). Rows may lie apart, their numbers not."""
     y = _mapped_like(x, weight, bias, turned)
     (rows, dim), out = x.shape, y.shape[1]
-    packed = x.new_empty(_whole(out, SIDE) * _whole(dim, DEPTH) * 3 // 2)
+    packed = x.new_empty(whole(out, SIDE) * whole(dim, DEPTH) * 3 // 2)
     given = fields(
         x=_apart(x), weight=_apart(weight), bias=bias, y=y, packed=packed, rows=rows, dim=dim, out=out, x_step=x.stride(0),
         weight_step=weight.stride(0), turned=turned,
@@ -62,7 +58,7 @@ def sum_of_outer_products(other: Tensor, x: Tensor, wants_rows: bool) -> tuple[T
     y, row_sum = _summed_like(other, x, wants_rows)
     (rows, dim), out = x.shape, y.shape[0]
     shares = max(1, min(torch.get_num_threads(), rows // 128))
-    sums = x.new_empty(shares * (out * _whole(dim, 16) + _whole(out, 16)))
+    sums = x.new_empty(shares * (out * whole(dim) + whole(out)))
     given = fields(
         x=_apart(x), other=_apart(other), y=y, row_sum=row_sum if wants_rows else None, sums=sums, rows=rows, dim=dim, out=out,
         x_step=x.stride(0), other_step=other.stride(0), shares=shares,

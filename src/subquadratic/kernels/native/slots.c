@@ -55,7 +55,7 @@ typedef struct {
     float *q, *near, *weights, *mixed, *out;                  // (K, C); (C, C) of keys by queries; (R, C); (C, C); (K or V, C)
     float *d_weights, *d_near, *d_mixed, *g, *d_rows;         // (R, C); (C, C); (C, C); (V, C); (C, K or V)
     float *between;                                           // (STRETCH, R, step): slots before the chunks of a stretch
-    operand queries, weights_right, e_turned, f_left, e_left; // (K, C); (R, C); (R, C); (C, R); (C, R)
+    operand queries, weights_right, e_turned, f_left;         // (K, C); (R, C); (R, C); (C, R)
     space m;                                                  // for operands
 } chunk;
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .library import library
-from .tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
+from .tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, whole
 
 STRETCH = 8  # chunks, as in slots.c
 
@@ -27,12 +27,8 @@ class Slots(ctypes.Structure):
     ]  # fmt: skip
 
 
-def _wide(count: int) -> int:
-    return -(-count // 16) * 16
-
-
 def _state_width(keys: Tensor, values: Tensor) -> int:
-    return _wide(keys.shape[3]) + _wide(values.shape[3])
+    return whole(keys.shape[3]) + whole(values.shape[3])
 
 
 def _call(name: str, queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, value_weights: Tensor, **more: Any) -> None:
@@ -90,7 +86,7 @@ def slot_attention_backward(
     found = _gradients_like(d_output, d_key_slots, d_value_slots, *arguments, kept)
     d_queries, d_keys, d_values, d_key_weights, d_value_weights, *_ = found
     d_key_slots, d_value_slots = d_key_slots.clone(), d_value_slots.clone()
-    sums = queries.new_empty(torch.get_num_threads() * 2 * STRETCH * CHUNK * _wide(key_weights.shape[-1]))
+    sums = queries.new_empty(torch.get_num_threads() * 2 * STRETCH * CHUNK * whole(key_weights.shape[-1]))
     _call(
         "slots_backward", *arguments, kept=kept, sums=sums, d_output=d_output, d_queries=d_queries, d_keys=d_keys, d_values=d_values,
         d_key_weights=d_key_weights, d_value_weights=d_value_weights, key_slots=d_key_slots, value_slots=d_value_slots,

@@ -58,6 +58,11 @@ def _field(name: str, value: Any) -> Any:
     return Rows(value.data_ptr(), *value.stride()[:3])
 
 
+def whole(count: int, of: int = 16) -> int:
+    """``count``, filled up to whole vectors or tiles: 16 is WIDE of tensor.h."""
+    return -(-count // of) * of
+
+
 def positions_first(x: Tensor) -> Tensor:
     """Storage for (B, H, N, X), laid out (B, N, H, X) as the maps around it want it."""
     return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
