@@ -32,3 +32,12 @@ def test_folded_weights_give_what_products_give(batch: int, options: dict[str, A
     for mine, wanted in zip(found, run(), strict=True):
         torch.testing.assert_close(mine, wanted)
     assert len(folded) == 2
+
+
+def test_logit_vectors_from_outside_must_have_the_layers_shape() -> None:
+    layer, x, logits = AdditiveAttention(16, heads=2, tie_logit_vectors=True), torch.randn(1, 64, 16), torch.randn(2, 16)
+    layer(x, query_logits=logits, key_logits=logits)
+    with pytest.raises(ValueError, match=r"pass query_logits, .* = \(2, 16\), got \(2, 15\)"):
+        layer(x, query_logits=logits[:, :15], key_logits=logits)
+    with pytest.raises(ValueError, match=r"pass key_logits, .* got None"):
+        layer(x, query_logits=logits)

@@ -115,6 +115,12 @@ def test_the_layer_computes_the_same_by_its_kernels(rotary: bool, share: bool, m
     assert all(error(mine, true) < 1e-5 for mine, true in zip(*found, strict=True))
 
 
+def test_turns_that_do_not_fit_are_refused() -> None:
+    layer = AdditiveAttention(16, heads=2, causal=False, rotary=True)
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(1, 64, 16), turns=torch.randn(63, 8))
+
+
 def test_operators_are_well_formed() -> None:
     x, mask = torch.randn(2, 40, 3, 8).transpose(1, 2), torch.rand(2, 40) > 0.3
     checks = ("test_schema", "test_faketensor")

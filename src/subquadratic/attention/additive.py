@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from ..layers.linear import Linear
 from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
-from ..ops.backend import is_traced, takes_native
+from ..ops import pool_native
+from ..ops.backend import is_traced
 from ..ops.errors import NotCausalError, require, require_probability
 from ..ops.linear import linear
 from ..ops.padding import checked, count_on, zero_padding
+from ..ops.pool_state import PoolState, empty_pool
 from ..ops.precision import exact_dtype, no_autocast
-from ..ops.prefix_softmax import PoolState, empty_pool, prefix_softmax_mean, softmax_mean
+from ..ops.prefix_softmax import prefix_softmax_mean, softmax_mean
+from ..ops.prefix_softmax_native import read_mean, suits
 from ..ops.rotary import complex_product, turn
 from ..ops.state import State, state
 
@@ -183,36 +186,66 @@ class AdditiveAttention(nn.Module):
         With one global vector for all positions p and u need not exist once the sequence is longer than it is wide: a product with the
         vector is linear, and goes into the weights that read it, or out of the mean over it. (A compiler fuses the products instead.)
         """
-        rotary, scale = turns is not None, self.width**-0.5
-        folded = not self.causal and not is_traced() and queries.shape[1] > queries.shape[2]
-        flat, shared = queries, values is queries
+        rotary, shared, flat = turns is not None, values is queries, queries
         queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
-        if not shared:
-            values = split_heads(values, self.heads)
-            values = values if turns is None else turn(values, turns)
-        pools: tuple[PoolState, ...] = ()
-        if folded and takes_native(None, flat):
+        values = queries if shared else split_heads(values, self.heads)
+        weight, bias = self.transform.weight.to(values.dtype), self.transform.bias.to(values.dtype)
+        if self.causal:
+            mixed, pools = self._running(queries, keys, values, mask, state, turns, query_logits, key_logits)
+            return linear(merge_heads(mixed), weight, bias), pools
+        folded = not is_traced() and flat.shape[1] > flat.shape[2]
+        values = values if shared or turns is None else turn(values, turns)
+        if folded and pool_native.suits(queries, turns, query_logits, key_logits):
             queries, global_query, global_key = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
         else:
-            logits = (flat @ query_logits.T).transpose(1, 2) * scale  # (B, H, N)
-            if turns is not None:
-                queries, keys = turn(queries, turns), turn(keys, turns)
-            global_query, query_pool = self._mean(logits, queries, mask, None if state is None else state.query_pool)
+            logits = self._scores(queries, query_logits)
+            queries, keys = (queries, keys) if turns is None else (turn(queries, turns), turn(keys, turns))
+            global_query = softmax_mean(logits, queries, mask)
             if folded:
-                logits = _by_row(merge_heads(keys), _folded(key_logits, global_query, rotary)).transpose(1, 2) * scale
+                logits = _by_row(merge_heads(keys), _folded(key_logits, global_query, rotary)).transpose(1, 2) * self.width**-0.5
             else:
                 keys = _product(keys, global_query, rotary)
-                logits = (merge_heads(keys) @ key_logits.T).transpose(1, 2) * scale
-            if turns is not None:
-                keys = turn(keys, turns)
-            global_key, key_pool = self._mean(logits, keys, mask, None if state is None else state.key_pool)
-            pools = tuple(pool for pool in (query_pool, key_pool) if pool is not None)
+                logits = self._scores(keys, key_logits)
+            global_key = softmax_mean(logits, keys if turns is None else turn(keys, turns), mask)
         values = queries if shared else values
-        weight, bias = self.transform.weight.to(values.dtype), self.transform.bias.to(values.dtype)
         if folded:
             global_key = _product(global_key, global_query, rotary)  # so far a mean of k instead of p
-            return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias), pools
-        return linear(merge_heads(_product(values, global_key, rotary)), weight, bias), pools
+            return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias), ()
+        return linear(merge_heads(_product(values, global_key, rotary)), weight, bias), ()
+
+    def _running(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None,
+        state: AdditiveState | None,
+        turns: Tensor | None,
+        query_logits: Tensor,
+        key_logits: Tensor,
+    ) -> tuple[Tensor, tuple[PoolState, ...]]:
+        """u of the paper with means that run over the positions up to each, (B, H, N, K), from q, k and v of the same shape."""
+        if state is None:
+            empty = empty_pool(queries.shape[0], self.heads, self.width, device=queries.device, dtype=queries.dtype)
+        first, second = (empty, empty) if state is None else (state.query_pool, state.key_pool)
+        logits, rotary = self._scores(queries, query_logits), turns is not None
+        if suits(None, logits, queries, keys, first, turns) and suits(None, logits, keys, values, second, turns):
+            keys, first = read_mean(logits, queries, keys, first, mask, turns)
+            mixed, second = read_mean(self._scores(keys, key_logits), keys, values, second, mask, turns)
+            return mixed, (first, second)
+        if turns is not None:
+            shared = values is queries
+            queries, keys = turn(queries, turns), turn(keys, turns)
+            values = queries if shared else turn(values, turns)
+        mean, first = prefix_softmax_mean(logits, queries, mask, first)
+        keys = _product(keys, mean, rotary)
+        logits = self._scores(keys, key_logits)
+        mean, second = prefix_softmax_mean(logits, keys if turns is None else turn(keys, turns), mask, second)
+        return _product(values, mean, rotary), (first, second)
+
+    def _scores(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Logits (B, H, N) of (B, H, N, K): all channels of a position say how much it counts for each head."""
+        return (merge_heads(x) @ weights.T).transpose(1, 2) * self.width**-0.5
 
     def _means_by_kernel(
         self,
@@ -226,22 +259,17 @@ class AdditiveAttention(nn.Module):
         write: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of (B, H, N, K), one pass over each: the queries, turned if they are to be written, and the means of turned q and of k."""
-        from ..ops.pool_native import NativePool
-
         rotary, scale = turns is not None, self.width**-0.5
         write = write and rotary
-        global_query, turned = NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
-        global_key, _ = NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
+        global_query, turned = pool_native.NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
+        global_key, _ = pool_native.NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
         return turned if write else queries, global_query, global_key
-
-    def _mean(self, logits: Tensor, values: Tensor, mask: Tensor | None, pool: PoolState | None) -> tuple[Tensor, PoolState | None]:
-        if self.causal:
-            return prefix_softmax_mean(logits, values, mask, pool)
-        return softmax_mean(logits, values, mask), None
 
     def _logits(self, name: str, own: Tensor | None, given: Tensor | None) -> Tensor:
         if own is None:
-            require(given is not None, f"tie_logit_vectors takes the vectors from outside: pass {name}, (heads, heads * head_dim)")
+            shape, got = (self.heads, self.heads * self.width), None if given is None else tuple(given.shape)
+            text = f"tie_logit_vectors takes the vectors from outside: pass {name}, (heads, heads * head_dim) = {shape}, got {got}"
+            require(got == shape, text)
             return given  # type: ignore[return-value]
         require(given is None, f"{name} is for tie_logit_vectors=True; this layer has its own")
         return own

@@ -11,8 +11,21 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import pool as kernel
+from .backend import takes_native
 from .once import once_differentiable
+from .rotary import is_rotation_of
 from .softmax_attention import dense_channels
+
+
+def suits(x: Tensor, turns: Tensor | None, *logits: Tensor) -> bool:
+    """Whether the kernels can pool (B, H, N, K) by logits of these weights (H, D): all is of shapes that fit (else PyTorch says what does
+    not)."""
+    heads, width = x.shape[1], x.shape[3]
+    return (
+        (turns is None or is_rotation_of(turns, x))
+        and all(weights.shape == (heads, heads * width) and weights.dtype is x.dtype for weights in logits)
+        and takes_native(None, x)
+    )
 
 
 class NativePool(torch.autograd.Function):

@@ -18,27 +18,12 @@ from .backend import needs_gradient, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .once import once_differentiable
+from .pool_state import EMPTY, PoolState, empty_pool
 from .precision import exact_dtype, no_autocast
-from .state import State, state
+from .prefix_softmax_native import read_mean, suits
 
 BLOCK = 2**18  # numbers of a tensor that are worked on at a time on a processor
 WHOLE = 64  # chunks at least this long where the whole sequence is one block: there are (N / C)^2 pairs of chunks
-EMPTY = -1e30  # the maximum of nothing: finite, so that differences are never NaN
-
-
-@state
-class PoolState(State):
-    """Summary of the tokens seen so far; float32 (float64 for float64 inputs)."""
-
-    maximum: Tensor  # (B, H, 1)
-    weight: Tensor  # (B, H, 1)     sum of exp(logit - maximum)
-    total: Tensor  # (B, H, K)     sum of exp(logit - maximum) * value
-
-
-def empty_pool(batch: int, heads: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> PoolState:
-    """The summary of no tokens."""
-    zeros = torch.zeros(batch, heads, width + 1, device=device, dtype=dtype)
-    return PoolState(torch.full_like(zeros[..., :1], EMPTY), zeros[..., :1].clone(), zeros[..., 1:].clone())
 
 
 def softmax_mean(logits: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -80,7 +65,7 @@ def prefix_softmax_mean(
         state: what came before; None at the start of a sequence.
         cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         chunk: positions handled by one C x C matmul. Changes speed, not the result.
-        backend: "auto", "torch" or "triton" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
+        backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
 
     Returns:
         (B, H, N, K) in the dtype of ``values`` (zeros where no real token has come yet), and the summary after the last token.
@@ -89,9 +74,9 @@ def prefix_softmax_mean(
         ValueError: if the shapes of ``logits``, ``values`` and ``mask`` disagree, ``cu_seqlens`` is wrong, or ``chunk`` < 1.
         NotImplementedError: for ``cu_seqlens`` while compiling.
 
-    Cost O(N (C + K)) a head. Kept for backward: the inputs, the output and two numbers a position. Gradients reach ``logits``, ``values``
-    and the sums of ``state``, once: there is no second derivative. No weight of a later token is ever used, so the future cannot leak, not
-    even by rounding.
+    Cost O(N (C + K)) a head; kept for backward: the inputs, the output and two numbers a position. The C kernels: O(N K) a head; kept: the
+    inputs, and the summary before every 64th position. Gradients reach ``logits``, ``values`` and the sums of ``state``, once: there is no
+    second derivative. No weight of a later token is ever used, so the future cannot leak, not even by rounding.
     """
     batch, heads, length, width = values.shape
     if logits.shape != (batch, heads, length):
@@ -112,6 +97,8 @@ def prefix_softmax_mean(
 
             output, *after = by_kernel(*_blank(logits, values, mask), state.maximum, state.weight, state.total, cu_seqlens=cu_seqlens)
             return output, PoolState(*after)
+        if bounds is None and suits(backend, logits, values, None, state):
+            return read_mean(logits, values, None, state, mask)
         if torch.compiler.is_compiling():
             output, state = _plain(*_blank(logits.to(exact), values.to(exact), mask), state, min(max(chunk, WHOLE), length))
             return output.to(values.dtype), state

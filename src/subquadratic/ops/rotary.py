@@ -30,6 +30,12 @@ def rotation(positions: Tensor, width: int) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
+def is_rotation_of(turns: Tensor, x: Tensor) -> bool:
+    """Whether ``turns`` are of the positions and the width of (B, H, N, K), and of its dtype: a kernel takes nothing else."""
+    batch, _, *sizes = x.shape
+    return turns.shape in ((*sizes,), (1, 1, *sizes), (batch, 1, *sizes)) and turns.dtype is x.dtype and turns.device == x.device
+
+
 def turn(x: Tensor, by: Tensor) -> Tensor:
     """Rotate all channels of (B, H, N, K) by a :func:`rotation`, in pairs (0, K/2), (1, K/2 + 1), ...; in float32 at least."""
     if x.dtype is by.dtype:

@@ -27,12 +27,6 @@ INLINE void turn_heads(const pool *p, const float *x, const float *by, float sig
     for (long head = 0; head < p->heads; head++, x += p->width, to += p->width) times_complex(p->width / 2, x, by, sign, to);
 }
 
-INLINE float dot(const float *x, const float *y, long numbers) { // a multiple of LANES
-    vec sum = {0};
-    for (long i = 0; i < numbers; i += LANES) sum += load(x + i) * load(y + i);
-    return sum_of(sum);
-}
-
 INLINE float most_of(float x, float y) { return y > x || y != y ? y : x; } // what is no number stays
 
 // to += factor x

@@ -52,6 +52,12 @@ INLINE void copy(float *to, const float *from, long numbers) {
     for (long i = 0; i < numbers; i++) to[i] = from[i];
 }
 
+INLINE float dot(const float *x, const float *y, long numbers) { // a multiple of LANES
+    vec sum = {0};
+    for (long i = 0; i < numbers; i += LANES) sum += load(x + i) * load(y + i);
+    return sum_of(sum);
+}
+
 // x (height, C) times a factor for each column.
 static void scale_columns(long height, long columns, float *x, const float *factors) {
     for (long i = 0; i < height; i++)

@@ -93,6 +93,14 @@ def _pool_backward(d_mean: Tensor, d_turned: Tensor | None, x: Tensor, *_: Any) 
     return _positions(x) * (2 * x.shape[1] + 1) * x.shape[3]
 
 
+def _running_mean(logits: Tensor, values: Tensor, *_: Any) -> int:
+    return values.numel()
+
+
+def _running_mean_backward(d_output: Tensor, *_: Any) -> int:
+    return 2 * d_output.numel()
+
+
 def _positions(x: Tensor) -> int:
     return x.shape[0] * x.shape[1] * x.shape[2]
 
@@ -114,6 +122,8 @@ MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "subquadratic::sum_of_outer_products": _sum_of_outer_products,
     "subquadratic::pool": _pool,
     "subquadratic::pool_backward": _pool_backward,
+    "subquadratic::running_mean": _running_mean,
+    "subquadratic::running_mean_backward": _running_mean_backward,
     "subquadratic::feed_forward": _feed_forward,
     "subquadratic::feed_forward_backward": _feed_forward_backward,
 }
