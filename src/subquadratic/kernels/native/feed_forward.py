@@ -78,7 +78,7 @@ def feed_forward_backward(
     given = {name: gradient for name, gradient, wants in zip(GRADIENTS, found, wanted, strict=True) if wants}
     shares = shares_of(len(x), contract)
     out, wide = contract.shape
-    each = len(expand) * whole(x.shape[1]) + out * whole(wide) + len(expand) // wide * whole(wide) + whole(out)
+    each = (len(expand) // wide * (x.shape[1] + 1) + out) * whole(wide) + whole(out)
     sums = x.new_empty(shares * each) if wants_weights else None
     _call("feed_forward_backward", x, expand, contract, d_y=d_y, inner=inner, sums=sums, shares=shares, **given)
     return found

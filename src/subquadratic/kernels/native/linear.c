@@ -14,8 +14,9 @@ int has_matrix_unit(void) {
 
 #ifdef SUBQUADRATIC_MATRIX_UNIT_H
 
-#define DEEP 512 // of the depth at a time
-#define HIGH 128 // of the rows
+#define DEEP 512       // of the depth at a time
+#define DEEP_OF_SUM 128 // likewise, where it is the rows: both operands stay in the second cache
+#define HIGH 128       // of the rows
 
 typedef struct {
     const float *x, *weight, *bias;              // (T, D); (F, D), or (D, F) if turned; (F,), null: none
@@ -40,9 +41,8 @@ void linear_map(const map *m) {
             for (long deep = 0; deep < m->dim; deep += DEEP) {
                 long some = least(DEEP, m->dim - deep);
                 operand x = left_of(rows, some, m->x + at * m->x_step + deep, m->x_step, s.start);
-                multiply(rows, m->out, some, x, part_of(weight, 0, deep), m->y + at * m->out, m->out, deep > 0);
+                multiply_onto(rows, m->out, some, x, part_of(weight, 0, deep), m->bias, m->y + at * m->out, m->out, deep > 0);
             }
-            for (long i = 0; m->bias && i < rows; i++) add_to(m->y + (at + i) * m->out, m->bias, m->out);
         }
         tiles_end();
         free(s.start);
@@ -52,19 +52,18 @@ void linear_map(const map *m) {
 // y = other^T x, and the sum of other's rows beside it.
 void sum_of_outer_products(const map *m) {
     long wide = WIDE(m->dim), each = m->out * wide + WIDE(m->out), share = WHOLE((m->rows + m->shares - 1) / m->shares, DEPTH);
-    long deep = least(DEEP, WHOLE(DEEP * HIGH * 2 / m->dim, DEPTH)); // so that x's part stays in the cache
 #pragma omp parallel num_threads(m->threads)
     {
-        space s = space_of(RIGHT_NUMBERS(m->dim, deep) + UNIT_NUMBERS(HIGH, deep));
-        float *right = take(&s, RIGHT_NUMBERS(m->dim, deep)), *left = take(&s, UNIT_NUMBERS(HIGH, deep));
+        space s = space_of(RIGHT_NUMBERS(m->dim, DEEP_OF_SUM) + UNIT_NUMBERS(HIGH, DEEP_OF_SUM));
+        float *right = take(&s, RIGHT_NUMBERS(m->dim, DEEP_OF_SUM)), *left = take(&s, UNIT_NUMBERS(HIGH, DEEP_OF_SUM));
         tiles_begin();
 #pragma omp for schedule(static)
         for (long index = 0; index < m->shares; index++) {
             float *sums = m->sums + index * each, *row_sum = sums + m->out * wide;
             long end = least(m->rows, (index + 1) * share);
             memset(index * share >= end ? sums : row_sum, 0, (index * share >= end ? each : WIDE(m->out)) * 4);
-            for (long at = index * share; at < end; at += deep) {
-                long some = least(deep, end - at);
+            for (long at = index * share; at < end; at += DEEP_OF_SUM) {
+                long some = least(DEEP_OF_SUM, end - at);
                 operand x = right_of(some, m->dim, m->x + at * m->x_step, m->x_step, right);
                 for (long first = 0; first < m->out; first += HIGH) {
                     long high = least(HIGH, m->out - first);

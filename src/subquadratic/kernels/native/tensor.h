@@ -91,4 +91,20 @@ static void add_shares(long shares, long rows, long width, const float *from, lo
         }
 }
 
+// The same, turned: (width, rows).
+static void add_shares_turned(long shares, long rows, long width, const float *from, long step, long each, float *to) {
+#pragma omp for schedule(static)
+    for (long c = 0; c < width; c += LANES)
+        for (long i = 0; i < rows; i += LANES) {
+            float square[LANES * LANES];
+            long high = least(LANES, rows - i);
+            for (long row = 0; row < high; row++) {
+                vec sum = {0};
+                for (long share = 0; share < shares; share++) sum += load(from + share * each + (i + row) * step + c);
+                store(square + row * LANES, sum);
+            }
+            transpose_square(high, least(LANES, width - c), high, square, LANES, to + c * rows + i, rows);
+        }
+}
+
 #endif

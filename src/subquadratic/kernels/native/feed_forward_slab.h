@@ -1,0 +1,149 @@
+// A block of a feed-forward layer's rows and a slab of its inner width: from the product before the activation to operands of the products
+// after it, there and back. With a matrix unit the vector unit does it meanwhile, a few rows at a time as tiles are summed up, and the
+// numbers go straight into operands; else slabs are written and read again.
+#ifndef SUBQUADRATIC_FEED_FORWARD_SLAB_H
+#define SUBQUADRATIC_FEED_FORWARD_SLAB_H
+
+#include "gelu.h"
+#include "matrices.h"
+
+#define SLAB (UNIT_NUMBERS(1, 1) ? 8 * PANEL : 4 * PANEL) // of the inner width
+#define STEP (SLAB + 16) // of a slab's rows: a power of two would put all of them into the same lines of the cache
+
+typedef struct {
+    long rows, width, maps, wide; // at hand; wide: from one map's numbers to the other's
+    const float *bias;            // (maps, wide), from the slab's first channel on
+    float *kept;                  // what comes before the activation (rows, maps, wide), likewise; null: not wanted
+    float *sums;                  // gradients of the biases (maps, wide), likewise; null: no gradients of weights are wanted
+    int wants_rows;               // slopes as left operands
+    float *gates, *active, *slopes;                               // (BLOCK, STEP) twice, (maps, BLOCK, STEP)
+    float *active_memory, *slopes_memory[2], *slopes_rows_memory[2]; // for operands
+    operand active_rows;                                          // (rows, width)
+    operand active_right, slopes_right[2], slopes_rows[2];        // as (rows, width) to be multiplied from the left; slopes as left operands
+    vec row[3][4];                                                // numbers of four tiles' row: active ones, and slopes
+} slab;
+
+// Of 16 channels of a row: what is active of these numbers before the activation (of a gated layer: gates, and what they gate).
+INLINE vec activate(const slab *s, long i, long c, vec x, vec value) {
+    float *kept = s->kept ? s->kept + i * s->maps * s->wide + c : NULL;
+    x += load(s->bias + c);
+    vec active = gelu_of(x);
+    if (kept) store(kept, x);
+    if (s->maps == 1) return active;
+    value += load(s->bias + s->wide + c);
+    if (kept) store(kept + s->wide, value);
+    return active * value;
+}
+
+// What is active, and slopes (one for each map) from the gradient of that.
+INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]) {
+    const float *kept = s->kept + i * s->maps * s->wide + c;
+    vec x = load(kept), density, share = normal_of(x, &density), active = x * share;
+    slopes[0] = given * (share + x * density);
+    if (s->maps == 2) {
+        vec value = load(kept + s->wide);
+        slopes[1] = given * active;
+        slopes[0] *= value, active *= value;
+    }
+    for (long map = 0; s->sums && map < s->maps; map++) {
+        float *sum = s->sums + map * s->wide + c;
+        store(sum, load(sum) + slopes[map]);
+    }
+    return active;
+}
+
+#ifdef SUBQUADRATIC_MATRIX_UNIT_H
+
+// Of a row's numbers in four tiles, up to the tile `tile`: what can be put into a left operand (rows, depth), and into a right one (depth,
+// columns), where two numbers stand together that are next to each other in depth, or 16 apart.
+INLINE void put_left(const four *x, long row, int tile, const vec numbers[4], operand to) {
+    if (tile % 2 == 0) return;
+    split((__m512)numbers[tile - 1], (__m512)numbers[tile], part_of(to, x->at + tile / 2 * SIDE, x->right).at + row * DEPTH);
+}
+INLINE void put_right(const four *x, long row, int tile, const vec numbers[4], operand to) {
+    if (tile < 2) return;
+    split((__m512)numbers[tile - 2], (__m512)numbers[tile], part_of(to, x->right + tile % 2 * SIDE, x->at).at + row * DEPTH);
+}
+
+// Ask for what is kept of the tiles after these, below them or at the top of the next columns: the processor does not foresee that.
+INLINE void ask_for_kept(const slab *s, const four *x, long row, int tile) {
+    long at = x->at + 2 * SIDE < s->rows ? x->at + 2 * SIDE : 0, right = (at ? x->right : x->right + 2 * SIDE) + tile % 2 * SIDE;
+    const float *kept = s->kept + least(at + tile / 2 * SIDE + row, s->rows - 1) * s->maps * s->wide + right;
+    for (long map = 0; right < s->width && map < s->maps; map++) __builtin_prefetch(kept + map * s->wide, 0, 2);
+}
+
+static void put_active(void *with, const four *x, long row, int tile) {
+    slab *s = with;
+    long i = x->at + tile / 2 * SIDE + row, c = x->right + tile % 2 * SIDE;
+    s->row[0][tile] = (vec){0};
+    if (i < s->rows && c < s->width) {
+        vec sum = sum_at(x, tile, row);
+        s->row[0][tile] = s->maps == 1 ? activate(s, i, c, sum, sum) : activate(s, i, c, load(s->gates + i * STEP + c), sum);
+    }
+    put_left(x, row, tile, s->row[0], s->active_rows);
+}
+
+static void put_slopes(void *with, const four *x, long row, int tile) {
+    slab *s = with;
+    long i = x->at + tile / 2 * SIDE + row, c = x->right + tile % 2 * SIDE;
+    vec slopes[2] = {{0}, {0}}, active = {0};
+    ask_for_kept(s, x, row, tile);
+    if (i < s->rows && c < s->width) active = activate_back(s, i, c, sum_at(x, tile, row), slopes);
+    s->row[0][tile] = active;
+    for (long map = 0; map < s->maps; map++) {
+        vec *own = s->row[1 + map];
+        own[tile] = slopes[map];
+        if (s->wants_rows) put_left(x, row, tile, own, s->slopes_rows[map]);
+        if (s->sums) put_right(x, row, tile, own, s->slopes_right[map]);
+    }
+    if (s->sums) put_right(x, row, tile, s->row[0], s->active_right);
+}
+
+// What is active of x (rows, depth) times the maps (depth, width).
+static void forward_slab(slab *s, long depth, operand x, const operand *expand) {
+    s->active_rows = operand_in(s->active_memory, s->width);
+    if (s->maps == 2) multiply(s->rows, s->width, depth, x, expand[0], s->gates, STEP, 0);
+    multiply_then(s->rows, s->width, depth, x, expand[s->maps - 1], put_active, s);
+}
+
+// Slopes, and what is active, from the gradient of the layer's output (rows, depth) and the map to it, (depth, width).
+static void backward_slab(slab *s, long depth, operand d_y, operand contract) {
+    for (long map = 0; map < s->maps; map++) {
+        s->slopes_rows[map] = operand_in(s->slopes_rows_memory[map], s->width);
+        s->slopes_right[map] = operand_in(s->slopes_memory[map], s->rows);
+    }
+    s->active_right = operand_in(s->active_memory, s->rows);
+    multiply_then(s->rows, s->width, depth, d_y, contract, put_slopes, s);
+}
+
+#else
+
+static void forward_slab(slab *s, long depth, operand x, const operand *expand) {
+    if (s->maps == 2) multiply(s->rows, s->width, depth, x, expand[0], s->gates, STEP, 0);
+    multiply(s->rows, s->width, depth, x, expand[s->maps - 1], s->active, STEP, 0);
+    const float *gates = s->maps == 2 ? s->gates : s->active;
+    for (long i = 0; i < s->rows; i++)
+        for (long c = i * STEP; c < i * STEP + s->width; c += LANES)
+            store(s->active + c, activate(s, i, c - i * STEP, load(gates + c), load(s->active + c)));
+    s->active_rows = left_of(s->rows, s->width, s->active, STEP, s->active_memory);
+}
+
+static void backward_slab(slab *s, long depth, operand d_y, operand contract) {
+    multiply(s->rows, s->width, depth, d_y, contract, s->slopes, STEP, 0);
+    for (long i = 0; i < s->rows; i++)
+        for (long c = i * STEP; c < i * STEP + s->width; c += LANES) {
+            vec slopes[2];
+            store(s->active + c, activate_back(s, i, c - i * STEP, load(s->slopes + c), slopes));
+            for (long map = 0; map < s->maps; map++) store(s->slopes + map * BLOCK * STEP + c, slopes[map]);
+        }
+    for (long map = 0; map < s->maps; map++) {
+        const float *slopes = s->slopes + map * BLOCK * STEP;
+        if (s->wants_rows) s->slopes_rows[map] = left_of(s->rows, s->width, slopes, STEP, s->slopes_rows_memory[map]);
+        if (s->sums) s->slopes_right[map] = right_of(s->rows, s->width, slopes, STEP, s->slopes_memory[map]);
+    }
+    if (s->sums) s->active_right = right_of(s->rows, s->width, s->active, STEP, s->active_memory);
+}
+
+#endif
+
+#endif
