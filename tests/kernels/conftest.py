@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from subquadratic.kernels.native import favor, favor_step, feed_forward, feedback, library, pool, prefix_softmax, rotary, slots, softmax
+from subquadratic.kernels.native import (
+    add_norm,
+    favor,
+    favor_step,
+    feed_forward,
+    feedback,
+    library,
+    pool,
+    prefix_softmax,
+    rotary,
+    slots,
+    softmax,
+)
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -59,5 +71,5 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if target == library._for_this_processor():
         pytest.skip("the same as native")
     narrow, _ = library.compiled(target)
-    for module in (favor, favor_step, feed_forward, feedback, pool, prefix_softmax, rotary, slots, softmax):
+    for module in (add_norm, favor, favor_step, feed_forward, feedback, pool, prefix_softmax, rotary, slots, softmax):
         monkeypatch.setattr(module, "library", lambda: narrow)

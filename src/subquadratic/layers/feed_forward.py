@@ -5,12 +5,11 @@ Axes: B batch, N length, D width.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from ..ops.errors import require, require_positive, require_probability
 from ..ops.feed_forward_native import NativeFeedForward, suits
 from ..ops.gelu import gelu
-from .hooks import has_hooks
+from .hooks import is_untouched
 from .linear import Linear
 
 
@@ -47,7 +46,8 @@ class FeedForward(nn.Module):
 
     def _run(self, x: Tensor) -> Tensor:
         maps = self.expand, self.contract
-        if not (self.training and self.dropout.p) and _untouched(*maps, self.dropout):
+        untouched = all(is_untouched(part, Linear, nn.Dropout) for part in (*maps, self.dropout))
+        if untouched and not (self.training and self.dropout.p):
             parameters = [parameter for linear in maps for parameter in (linear.weight, linear.bias)]
             if suits(x, *parameters):
                 return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], -1)
@@ -58,13 +58,3 @@ class FeedForward(nn.Module):
         else:
             x = gelu(x)
         return self.contract(self.dropout(x))
-
-
-def _untouched(*modules: nn.Module) -> bool:
-    """Whether calling these would do what their classes say and nothing besides: no adapter in their place, and nobody who listens."""
-    return not _has_any_global_hook() and all(
-        type(module) in (Linear, nn.Dropout)
-        and "forward" not in module.__dict__
-        and not has_hooks(module)
-        for module in modules
-    )

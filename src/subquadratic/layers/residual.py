@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.add_norm_native import add_norm, suits
 from ..ops.errors import require
 from ..ops.state import State, state
+from .hooks import is_untouched
 from .norms import Gain, make_norm
 from .reversible import run_reversible
 from .token_shift import ShiftState, TokenShift
@@ -52,15 +54,15 @@ class Branch(nn.Module):
         self, layer: nn.Module, *, dim: int, norm: str = "layer", reads: Sequence[str] = (), token_shift: bool = False, causal: bool = True
     ):
         super().__init__()
-        self.norm = make_norm(norm, dim)
+        self.norm: Any = make_norm(norm, dim)
         self.shift = TokenShift(dim, causal=causal) if token_shift else None
         self.layer: Any = layer
         self.gain = Gain() if norm == "rezero" else None
         self.reads = tuple(reads)
 
-    def forward(self, x: Tensor, arguments: Arguments) -> Tensor:
-        """What the branch adds to the residual stream: (B, N, D) -> (B, N, D)."""
-        if self.norm is not None:
+    def forward(self, x: Tensor, arguments: Arguments, *, normed: bool = False) -> Tensor:
+        """What the branch adds to the residual stream: (B, N, D) -> (B, N, D). ``normed``: the norm has been applied."""
+        if self.norm is not None and not normed:
             x = self.norm(x)
         if self.shift is not None:
             x = self.shift(x, arguments.get("mask"))
@@ -120,12 +122,19 @@ class ResidualStack(nn.Module):
         """(B, N, D) -> (B, N, D); ``arguments`` go to the branches that read them."""
         if self.reversible:
             return run_reversible(self.branches(), x, arguments)
+        delta = None
         for branch in self.branches():
             if self.checkpointing and torch.is_grad_enabled():
                 x = x + checkpoint(branch, x, arguments, use_reentrant=False)
+                continue
+            norm = branch.norm
+            if is_untouched(norm, nn.LayerNorm) and suits(x, delta, norm.weight, norm.bias):
+                x, y = add_norm(x, delta, norm.weight, norm.bias, norm.eps)
+                delta = branch(y, arguments, normed=True)
             else:
-                x = x + branch(x, arguments)
-        return x
+                x = x if delta is None else x + delta
+                delta = branch(x, arguments)
+        return x if delta is None else x + delta
 
     def init_state(self, batch_size: int, *, device: torch.device, dtype: torch.dtype, **arguments: Any) -> StackState:
         """The state of every branch before the first token."""
