@@ -218,6 +218,8 @@ def test_what_does_not_fit_goes_the_other_way() -> None:
         prefix_softmax_mean(logits, values, state=PoolState(maximum, weight, total[..., :-1]))
     with pytest.raises(RuntimeError):
         prefix_softmax_mean(logits, values, state=PoolState(maximum[:, :1], weight[:, :1], total[:, :1].expand(2, 3, 8)))
+    with pytest.raises(RuntimeError):
+        prefix_softmax_mean(logits, values, state=PoolState(maximum.double(), weight, total))
     layer = AdditiveAttention(16, heads=2, causal=True, rotary=True)
     with pytest.raises(RuntimeError):
         layer(torch.randn(1, 64, 16), turns=torch.randn(63, 8))

@@ -226,8 +226,9 @@ class AdditiveAttention(nn.Module):
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
         """u of the paper with means that run over the positions up to each, (B, H, N, K), from q, k and v of the same shape."""
         if state is None:
-            empty = empty_pool(queries.shape[0], self.heads, self.width, device=queries.device, dtype=queries.dtype)
-        first, second = (empty, empty) if state is None else (state.query_pool, state.key_pool)
+            first = second = empty_pool(queries.shape[0], self.heads, self.width, device=queries.device, dtype=queries.dtype)
+        else:
+            first, second = state.query_pool, state.key_pool
         logits, rotary = self._scores(queries, query_logits), turns is not None
         if suits(None, logits, queries, keys, first, turns) and suits(None, logits, keys, values, second, turns):
             keys, first = read_mean(logits, queries, keys, first, mask, turns)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import add_norm as kernel
-from .backend import PLAIN, takes_native
+from .backend import PLAIN, are_float32, takes_native
 from .once import once_differentiable
 
 FEWEST = 1 << 19  # numbers below which a call costs what it saves
@@ -19,12 +19,14 @@ FEWEST = 1 << 19  # numbers below which a call costs what it saves
 
 def suits(x: Tensor, delta: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> bool:
     """Whether the kernels are the faster way for (B, N, D) twice and (D,) twice, and can be taken."""
-    tensors = (x, x if delta is None else delta, weight, bias)
+    if x.numel() < FEWEST or weight is None or bias is None:
+        return False
+    tensors = (x, weight, bias, *(() if delta is None else (delta,)))
     return (
-        x.numel() >= FEWEST
-        and all(type(y) in PLAIN and y.dtype is torch.float32 and y.device == x.device for y in tensors)  # type: ignore[union-attr]
+        all(type(y) in PLAIN for y in tensors)
+        and are_float32(x.device, tensors)
         and (delta is None or delta.shape == x.shape)
-        and weight.shape == bias.shape == x.shape[-1:]  # type: ignore[union-attr]
+        and weight.shape == bias.shape == x.shape[-1:]
         and takes_native(None, x)
     )
 

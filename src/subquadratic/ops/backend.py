@@ -1,7 +1,7 @@
 """Who computes a mechanism: PyTorch's own operators, the Triton kernels of `subquadratic.kernels`, or its C kernels."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -84,6 +84,11 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
     )
     require(why_not() is None, f"backend='native' cannot run: {why_not()}")
     return True
+
+
+def are_float32(device: torch.device, tensors: Iterable[Tensor]) -> bool:
+    """Whether all are float32 on this device: what a C kernel reads beside the values that :func:`takes_native` looks at."""
+    return all(tensor.dtype is torch.float32 and tensor.device == device for tensor in tensors)
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ..kernels.native import feed_forward as kernel
-from .backend import PLAIN, takes_native
+from .backend import PLAIN, are_float32, takes_native
 from .once import once_differentiable
 
 FEWEST_ROWS = 256  # below, packing the weights costs what the kernel saves
@@ -28,8 +28,8 @@ def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tenso
         rows >= FEWEST_ROWS
         and x.shape[-1] == expand.shape[1]  # else PyTorch says what does not fit
         and max(expand.numel(), contract.numel()) <= MOST_WEIGHTS
-        and all(y is not None and y.dtype is torch.float32 and y.device == x.device for y in tensors)
         and all(type(y) in KINDS for y in tensors)
+        and are_float32(x.device, tensors)  # type: ignore[arg-type]
         and not torch.is_autocast_enabled("cpu")
         and takes_native(None, x)
         and kernel.shares_of(rows, contract) == torch.get_num_threads()

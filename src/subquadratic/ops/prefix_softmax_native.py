@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import prefix_softmax as kernel
-from .backend import takes_native
+from .backend import are_float32, takes_native
 from .once import once_differentiable
 from .pool_state import PoolState
 from .rotary import is_rotation_of
@@ -24,7 +24,6 @@ def suits(
     """Whether the kernels are the faster way, and can be taken: there are several positions, and a head for every other thread, and all is
     of one kind and of shapes that fit (else PyTorch says which does not)."""
     batch, heads, length, width = values.shape
-    given = (logits, values, state.weight, state.total, *(() if queries is None else (queries,)))
     return (
         length > 1
         and logits.shape == (batch, heads, length)
@@ -32,7 +31,7 @@ def suits(
         and (turns is None or is_rotation_of(turns, values))
         and state.weight.shape == state.maximum.shape == (batch, heads, 1)
         and state.total.shape == (batch, heads, width)
-        and all(x.dtype is torch.float32 and x.device == values.device for x in given)
+        and are_float32(values.device, (logits, values, *state.tensors(), *(() if queries is None else (queries,))))
         and takes_native(backend, values)
         and 2 * batch * heads >= torch.get_num_threads()
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.native import slots as kernel
-from .backend import takes_native
+from .backend import are_float32, takes_native
 from .once import once_differentiable
 from .softmax_attention import dense_channels
 
@@ -29,7 +29,7 @@ def suits(backend: str | None, inputs: tuple[Tensor, ...], key_slots: Tensor, va
         and keys.shape == queries.shape
         and key_slots.shape == (*slots, width)
         and value_slots.shape == (*slots, values.shape[-1])
-        and all(x.dtype is torch.float32 and x.device == queries.device for x in (*inputs, key_slots, value_slots))
+        and are_float32(queries.device, (*inputs, key_slots, value_slots))
         and 2 * batch * heads >= torch.get_num_threads()
         and takes_native(backend, queries)
     )

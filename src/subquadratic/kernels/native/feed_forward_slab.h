@@ -23,7 +23,7 @@ typedef struct {
     vec row[3][4];                                                // numbers of four tiles' row: active ones, and slopes
 } slab;
 
-// Of 16 channels of a row: what is active of these numbers before the activation (of a gated layer: gates, and what they gate).
+// Of a vector of channels of a row: what is active of these numbers before the activation (of a gated layer: gates, and what they gate).
 INLINE vec activate(const slab *s, long i, long c, vec x, vec value) {
     float *kept = s->kept ? s->kept + i * s->maps * s->wide + c : NULL;
     x += load(s->bias + c);

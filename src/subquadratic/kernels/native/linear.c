@@ -14,9 +14,9 @@ int has_matrix_unit(void) {
 
 #ifdef SUBQUADRATIC_MATRIX_UNIT_H
 
-#define DEEP 512       // of the depth at a time
+#define DEEP 512        // of the depth at a time
 #define DEEP_OF_SUM 128 // likewise, where it is the rows: both operands stay in the second cache
-#define HIGH 128       // of the rows
+#define HIGH 128        // of the rows
 
 typedef struct {
     const float *x, *weight, *bias;              // (T, D); (F, D), or (D, F) if turned; (F,), null: none

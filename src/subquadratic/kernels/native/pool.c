@@ -27,8 +27,6 @@ INLINE void turn_heads(const pool *p, const float *x, const float *by, float sig
     for (long head = 0; head < p->heads; head++, x += p->width, to += p->width) times_complex(p->width / 2, x, by, sign, to);
 }
 
-INLINE float most_of(float x, float y) { return y > x || y != y ? y : x; } // what is no number stays
-
 // to += factor x
 INLINE void add_scaled(float *to, const float *x, float factor, long numbers) {
     for (long i = 0; i < numbers; i++) to[i] += x[i] * factor;

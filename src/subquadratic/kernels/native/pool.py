@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .library import library
-from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of
+from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
 
 ROWS = ("queries", "output", "d_output", "d_queries")
 POINTERS = ("turns", "live", "weights", "logits", "normaliser", "mean", "d_mean", "d_weights", "sums")
@@ -36,7 +36,7 @@ def _call(
     given = fields(
         queries=x, turns=turns, weights=weights, live=live, late=late, scale=scale, shares=shares,
         batch=batch, heads=heads, length=length, width=width,
-        turns_step=0 if turns is None or turns.numel() == length * width else length * width,
+        turns_step=turns_step(turns, length, width),
         weights_step=0 if weights.dim() == 2 else heads * heads * width,
         sums=sums, **more,
     )  # fmt: skip

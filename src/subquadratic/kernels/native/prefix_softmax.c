@@ -71,8 +71,7 @@ static void means_of(const running *r, chunk *c, float *weight_after, float *tot
         int real = j < c->count && (!c->live || c->live[j]);
         logits[j] = real ? r->logits[(c->batch * r->heads + c->head) * r->length + c->at + j] : -INFINITY;
         c->shrink[j] = last;
-        if (logits[j] > last || logits[j] != logits[j]) last = logits[j]; // what is no number stays
-        c->top[j] = last;
+        last = c->top[j] = most_of(last, logits[j]);
         if (real) read_row(r, c, &r->values, j, c->x + j * c->step);
         else memset(c->x + j * c->step, 0, r->width * 4);
     }

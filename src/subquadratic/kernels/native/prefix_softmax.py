@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .library import library
-from .tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first
+from .tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
 
 ROWS = ("values", "queries", "output", "d_output", "d_values", "d_queries")
 POINTERS = ("logits", "d_logits", "turns", "live", "maximum", "weight", "total", "kept")
@@ -33,7 +33,7 @@ def _call(
     batch, heads, length, width = values.shape
     given = fields(
         logits=logits, values=values, queries=queries, turns=turns, live=live,
-        turns_step=0 if turns is None or turns.numel() == length * width else length * width,
+        turns_step=turns_step(turns, length, width),
         batch=batch, heads=heads, length=length, width=width, **more,
     )  # fmt: skip
     getattr(library(), name)(ctypes.byref(Running(**given)))

@@ -52,6 +52,8 @@ INLINE void copy(float *to, const float *from, long numbers) {
     for (long i = 0; i < numbers; i++) to[i] = from[i];
 }
 
+INLINE float most_of(float x, float y) { return y > x || y != y ? y : x; } // what is no number stays
+
 INLINE float dot(const float *x, const float *y, long numbers) { // a multiple of LANES
     vec sum = {0};
     for (long i = 0; i < numbers; i += LANES) sum += load(x + i) * load(y + i);

@@ -68,6 +68,11 @@ def positions_first(x: Tensor) -> Tensor:
     return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
 
 
+def turns_step(turns: Tensor | None, length: int, width: int) -> int:
+    """From one row of the batch to the next in rotary turns: none where all rows share them, (N, K) or (1, 1, N, K)."""
+    return 0 if turns is None or turns.numel() == length * width else length * width
+
+
 def shares_of(heads: int, length: int, *, again: float = 0.0) -> int:
     """Into how many shares each of ``heads`` sequences is cut, so that all threads have work to the end.
 
