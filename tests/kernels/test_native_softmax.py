@@ -75,6 +75,26 @@ def test_what_is_no_number_stays_none() -> None:
     assert output[0, 0, 5:].isnan().all() and torch.isfinite(output[0, 0, :5]).all()
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("step", [-3.0, -0.3, 0.3, 3.0])
+def test_scores_that_climb_or_fall_from_key_to_key(lanes: None, step: float, causal: bool) -> None:
+    q, k, v = torch.ones(1, 1, 200, 4), step * torch.arange(400.0).view(1, 1, 400, 1).expand(-1, -1, -1, 4), torch.randn(1, 1, 400, 4)
+    k = k + torch.randn_like(k)
+    allowed = bottom_right_causal(200, 400, q.device) if causal else torch.ones(200, 400, dtype=torch.bool)
+    with use_backend("native"):
+        found = softmax_attention(q, k, v, causal=causal)
+    # A score near 1,000 has an error of 1e-4 in float32, and so has its weight.
+    assert error(found, softmax_attention_reference(q.double(), k.double(), v.double(), allowed)) < 1e-4
+
+
+def test_keys_infinitely_far_have_no_weight(lanes: None) -> None:
+    q, k, v = torch.rand(1, 1, 90, 4) + 1, torch.randn(1, 1, 200, 4), torch.randn(1, 1, 200, 4)
+    k[:, :, :130] = -torch.inf
+    with use_backend("native"):
+        found = softmax_attention(q, k, v, causal=False)
+    assert error(found, softmax_attention_reference(q, k[:, :, 130:], v[:, :, 130:], torch.ones(90, 70, dtype=torch.bool)).double()) < 1e-5
+
+
 def test_keys_that_stand_for_several_heads() -> None:
     q, k, v = torch.randn(1, 4, 40, 16), torch.randn(1, 1, 40, 16, requires_grad=True), torch.randn(1, 1, 40, 16, requires_grad=True)
     found = []

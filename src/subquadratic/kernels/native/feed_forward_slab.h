@@ -20,7 +20,6 @@ typedef struct {
     float *active_memory, *slopes_memory[2], *slopes_rows_memory[2]; // for operands
     operand active_rows;                                          // (rows, width)
     operand active_right, slopes_right[2], slopes_rows[2];        // as (rows, width) to be multiplied from the left; slopes as left operands
-    vec row[3][4];                                                // numbers of four tiles' row: active ones, and slopes
 } slab;
 
 // Of a vector of channels of a row: what is active of these numbers before the activation (of a gated layer: gates, and what they gate).
@@ -54,17 +53,6 @@ INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]
 
 #ifdef SUBQUADRATIC_MATRIX_UNIT_H
 
-// Of a row's numbers in four tiles, up to the tile `tile`: what can be put into a left operand (rows, depth), and into a right one (depth,
-// columns), where two numbers stand together that are next to each other in depth, or 16 apart.
-INLINE void put_left(const four *x, long row, int tile, const vec numbers[4], operand to) {
-    if (tile % 2 == 0) return;
-    split((__m512)numbers[tile - 1], (__m512)numbers[tile], part_of(to, x->at + tile / 2 * SIDE, x->right).at + row * DEPTH);
-}
-INLINE void put_right(const four *x, long row, int tile, const vec numbers[4], operand to) {
-    if (tile < 2) return;
-    split((__m512)numbers[tile - 2], (__m512)numbers[tile], part_of(to, x->right + tile % 2 * SIDE, x->at).at + row * DEPTH);
-}
-
 // Ask for what is kept of the tiles after these, below them or at the top of the next columns: the processor does not foresee that.
 INLINE void ask_for_kept(const slab *s, const four *x, long row, int tile) {
     long at = x->at + 2 * SIDE < s->rows ? x->at + 2 * SIDE : 0, right = (at ? x->right : x->right + 2 * SIDE) + tile % 2 * SIDE;
@@ -72,38 +60,45 @@ INLINE void ask_for_kept(const slab *s, const four *x, long row, int tile) {
     for (long map = 0; right < s->width && map < s->maps; map++) __builtin_prefetch(kept + map * s->wide, 0, 2);
 }
 
-static void put_active(void *with, const four *x, long row, int tile) {
-    slab *s = with;
-    long i = x->at + tile / 2 * SIDE + row, c = x->right + tile % 2 * SIDE;
-    s->row[0][tile] = (vec){0};
-    if (i < s->rows && c < s->width) {
-        vec sum = sum_at(x, tile, row);
-        s->row[0][tile] = s->maps == 1 ? activate(s, i, c, sum, sum) : activate(s, i, c, load(s->gates + i * STEP + c), sum);
+INLINE void put_active(const four *x, long row, int tile) {
+    slab *s = x->with;
+    vec active[2];
+#pragma GCC unroll 2
+    for (int side = 0; side < 2; side++) {
+        long i = x->at + tile / 2 * SIDE + row, c = x->right + side * SIDE;
+        active[side] = (vec){0};
+        if (!is_in(x, row, tile + side)) continue;
+        vec sum = sum_at(x, tile + side, row);
+        active[side] = s->maps == 1 ? activate(s, i, c, sum, sum) : activate(s, i, c, load(s->gates + i * STEP + c), sum);
     }
-    put_left(x, row, tile, s->row[0], s->active_rows);
+    put_left(x, row, tile, active, s->active_rows);
 }
 
-static void put_slopes(void *with, const four *x, long row, int tile) {
-    slab *s = with;
-    long i = x->at + tile / 2 * SIDE + row, c = x->right + tile % 2 * SIDE;
-    vec slopes[2] = {{0}, {0}}, active = {0};
-    ask_for_kept(s, x, row, tile);
-    if (i < s->rows && c < s->width) active = activate_back(s, i, c, sum_at(x, tile, row), slopes);
-    s->row[0][tile] = active;
-    for (long map = 0; map < s->maps; map++) {
-        vec *own = s->row[1 + map];
-        own[tile] = slopes[map];
-        if (s->wants_rows) put_left(x, row, tile, own, s->slopes_rows[map]);
-        if (s->sums) put_right(x, row, tile, own, s->slopes_right[map]);
+static __attribute__((noinline)) void put_slopes(const four *x, long row, int first) {
+    slab *s = x->with;
+    vec slopes[2][4], active[4];
+#pragma GCC unroll 4
+    for (int tile = 0; tile < 4; tile++) {
+        long i = x->at + tile / 2 * SIDE + row, c = x->right + tile % 2 * SIDE;
+        vec both[2] = {{0}, {0}};
+        active[tile] = (vec){0};
+        ask_for_kept(s, x, row, tile);
+        if (is_in(x, row, tile)) active[tile] = activate_back(s, i, c, sum_at(x, tile, row), both);
+        slopes[0][tile] = both[0], slopes[1][tile] = both[1];
     }
-    if (s->sums) put_right(x, row, tile, s->row[0], s->active_right);
+    for (long map = 0; map < s->maps; map++) {
+        if (s->wants_rows && s->sums) put_both(x, row, slopes[map], s->slopes_rows[map], s->slopes_right[map]);
+        else if (s->sums) put_right(x, row, slopes[map], s->slopes_right[map]);
+        for (int i = 0; !s->sums && i < 4; i += 2) put_left(x, row, i, slopes[map] + i, s->slopes_rows[map]);
+    }
+    if (s->sums) put_right(x, row, active, s->active_right);
 }
 
 // What is active of x (rows, depth) times the maps (depth, width).
 static void forward_slab(slab *s, long depth, operand x, const operand *expand) {
     s->active_rows = operand_in(s->active_memory, s->width);
     if (s->maps == 2) multiply(s->rows, s->width, depth, x, expand[0], s->gates, STEP, 0);
-    multiply_then(s->rows, s->width, depth, x, expand[s->maps - 1], put_active, s);
+    multiply_then(s->rows, s->width, depth, x, expand[s->maps - 1], (put){put_active, 2}, s);
 }
 
 // Slopes, and what is active, from the gradient of the layer's output (rows, depth) and the map to it, (depth, width).
@@ -113,7 +108,7 @@ static void backward_slab(slab *s, long depth, operand d_y, operand contract) {
         s->slopes_right[map] = operand_in(s->slopes_memory[map], s->rows);
     }
     s->active_right = operand_in(s->active_memory, s->rows);
-    multiply_then(s->rows, s->width, depth, d_y, contract, put_slopes, s);
+    multiply_then(s->rows, s->width, depth, d_y, contract, (put){put_slopes, 4}, s);
 }
 
 #else

@@ -41,9 +41,14 @@ INLINE operand part_of(operand x, long at, long deep) {
     return (operand){x.at + at / SIDE * x.step + deep / DEPTH * PARTS * TILE, x.step};
 }
 
-// The parts of 16 numbers and of the 16 that come after them in the depth, to one row of three tiles.
-INLINE void split(__m512 x, __m512 y, uint16_t *to) {
+// The parts of 16 numbers and of the 16 that come after them in the depth, in pairs.
+typedef struct {
+    __m512i at[PARTS];
+} row_parts;
+
+INLINE row_parts parts_of(__m512 x, __m512 y) {
     const __m512i half = _mm512_set1_epi32(0x8000), high = _mm512_set1_epi32(0xffff0000);
+    row_parts parts;
 #pragma GCC unroll 3
     for (int part = 0; part < PARTS; part++) {
         __m512i a = _mm512_castps_si512(x), b = _mm512_castps_si512(y);
@@ -52,8 +57,15 @@ INLINE void split(__m512 x, __m512 y, uint16_t *to) {
             b = _mm512_and_si512(_mm512_add_epi32(b, half), high);
             x = _mm512_sub_ps(x, _mm512_castsi512_ps(a)), y = _mm512_sub_ps(y, _mm512_castsi512_ps(b));
         }
-        _mm512_store_si512(to + part * TILE, _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a, 16), b));
+        parts.at[part] = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a, 16), b);
     }
+    return parts;
+}
+
+// To one row of three tiles.
+INLINE void put_parts(row_parts parts, uint16_t *to) {
+#pragma GCC unroll 3
+    for (int part = 0; part < PARTS; part++) _mm512_store_si512(to + part * TILE, parts.at[part]);
 }
 
 INLINE __mmask16 first_lanes(long count) { return count >= LANES ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
@@ -71,7 +83,7 @@ INLINE void fill_tiles(long rows, long columns, const float *from, long step, in
     }
     if (turned) turn(one), turn(other);
 #pragma GCC unroll 16
-    for (int i = 0; i < SIDE; i++) split((__m512)one[i], (__m512)other[i], to + i * DEPTH);
+    for (int i = 0; i < SIDE; i++) put_parts(parts_of((__m512)one[i], (__m512)other[i]), to + i * DEPTH);
 }
 
 INLINE void fill_operand(long count, long depth, const float *from, long step, int deep_rows, int turned, operand to) {
@@ -154,10 +166,17 @@ typedef struct {
     long c_step;
     const float *row; // added to each row of c, from its first column on; null: nothing is
     int add, far;     // far: c is more than the first cache holds
+    void *with;
 } four;
 
-// What may be done with results instead of writing them: row `row` of the tile `tile`; for each row the tiles in turn.
-typedef void put(void *with, const four *x, long row, int tile);
+// What may be done with results instead of writing them: with a row of the tile `tile` and those right of it and below, `each` of them.
+typedef struct {
+    void (*call)(const four *x, long row, int tile);
+    int each;
+} put;
+
+// Whether the row is one of the results, and the tile's columns.
+INLINE int is_in(const four *x, long row, int tile) { return tile / 2 * SIDE + row < x->rows && tile % 2 * SIDE < x->columns; }
 
 // Numbers put together again from their parts, the first of which lies at `tile`, each `step` bfloat16 from the one before.
 static void whole_numbers(const uint16_t *tile, long step, float *to) {
@@ -193,23 +212,58 @@ INLINE vec sum_at(const four *x, int tile, int row) {
     return sum;
 }
 
-// Put some of the 64 rows of four tiles' results in their places. Where nothing is added nothing is read: memory that is new would be mapped
-// twice, first for reading, and all processors told.
-INLINE void put_rows(const four *x, long first, long stop) {
+// Put a row of a tile's results in its place. Where nothing is added nothing is read: memory that is new would be mapped twice, first for
+// reading, and all processors told.
+INLINE void put_row(const four *x, long row, int tile) {
     vec nothing = {0};
     __asm__ volatile("" : "+v"(nothing)); // with a sum in between, loads and stores hold up the tiles less: a product is a fifth faster
-    for (long i = first; i < stop; i++) {
-        long tile = i / SIDE, row = i % SIDE, down = tile / 2 * SIDE + row, right = tile % 2 * SIDE;
-        if (down >= x->rows || right >= x->columns) continue;
-        vec sum = sum_at(x, tile, row);
-        float *to = x->c + down * x->c_step + right;
-        if (x->columns - right >= SIDE) store(to, sum + (x->add ? load(to) : x->row ? load(x->row + right) : nothing));
-        else {
-            __mmask16 lanes = first_lanes(x->columns - right);
-            if (x->add || x->row) sum += (vec)_mm512_maskz_loadu_ps(lanes, x->add ? to : x->row + right);
-            _mm512_mask_storeu_ps(to, lanes, (__m512)sum);
-        }
+    if (!is_in(x, row, tile)) return;
+    long right = tile % 2 * SIDE;
+    vec sum = sum_at(x, tile, row);
+    float *to = x->c + (tile / 2 * SIDE + row) * x->c_step + right;
+    if (x->columns - right >= SIDE) store(to, sum + (x->add ? load(to) : x->row ? load(x->row + right) : nothing));
+    else {
+        __mmask16 lanes = first_lanes(x->columns - right);
+        if (x->add || x->row) sum += (vec)_mm512_maskz_loadu_ps(lanes, x->add ? to : x->row + right);
+        _mm512_mask_storeu_ps(to, lanes, (__m512)sum);
     }
+}
+
+// Some of the 64 rows of four tiles' results.
+INLINE void put_rows(const four *x, long first, long stop) {
+    for (long i = first; i < stop; i++) put_row(x, i % SIDE, i / SIDE);
+}
+
+// Where a row of the tile `tile` comes in a left operand (rows, depth), and in a right one (depth, columns).
+INLINE uint16_t *left_at(const four *x, long row, int tile, operand to) {
+    return part_of(to, x->at + tile / 2 * SIDE, x->right).at + row * DEPTH;
+}
+INLINE uint16_t *right_at(const four *x, long row, int tile, operand to) {
+    return part_of(to, x->right + tile % 2 * SIDE, x->at).at + row * DEPTH;
+}
+
+// A row's numbers of two tiles side by side into a left operand; a row's numbers of all four into a right one, where numbers stand together
+// that are 16 apart in depth, or into both: pairs of the one are pairs of the other, turned.
+INLINE void put_left(const four *x, long row, int tile, const vec numbers[2], operand to) {
+    put_parts(parts_of((__m512)numbers[0], (__m512)numbers[1]), left_at(x, row, tile, to));
+}
+INLINE void put_right(const four *x, long row, const vec numbers[4], operand to) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) put_parts(parts_of((__m512)numbers[i], (__m512)numbers[i + 2]), right_at(x, row, i, to));
+}
+INLINE void put_both(const four *x, long row, const vec numbers[4], operand left, operand right) {
+    row_parts up = parts_of((__m512)numbers[0], (__m512)numbers[1]), down = parts_of((__m512)numbers[2], (__m512)numbers[3]), one, other;
+#pragma GCC unroll 3
+    for (int part = 0; part < PARTS; part++) {
+        one.at[part] = _mm512_mask_blend_epi16(0xaaaaaaaa, up.at[part], _mm512_slli_epi32(down.at[part], 16));
+        other.at[part] = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(up.at[part], 16), down.at[part]);
+    }
+    put_parts(up, left_at(x, row, 0, left)), put_parts(down, left_at(x, row, 2, left));
+    put_parts(one, right_at(x, row, 0, right)), put_parts(other, right_at(x, row, 1, right));
+}
+
+INLINE void put_each(const four *x, long first, long stop, put then) {
+    for (long i = first / then.each; x->rows && i < stop / then.each; i++) then.call(x, i * then.each / 4, i * then.each % 4);
 }
 
 INLINE void ask_for(const four *x, long first, long stop) {
@@ -224,19 +278,19 @@ typedef struct {
 } pace;
 
 // then: NULL, or what is done with results.
-INLINE void put_some(const four *x, pace *rows, put *then, void *with) {
+INLINE void put_some(const four *x, pace *rows, put then) {
     long first = rows->done / FINE, stop = least(4 * SIDE, (rows->done += rows->each) / FINE);
-    if (!then) {
+    if (!then.call) {
         put_rows(x, first, stop);
         ask_for(x, stop, stop + (stop - first));
         return;
     }
-    for (long i = first; x->rows && i < stop; i++) then(with, x, i / 4, i % 4);
+    put_each(x, first, stop, then);
 }
 
 // Sum up one tile, two or four. Meanwhile, a few rows at a time so that neither unit waits for the other, the vector unit puts the results
 // before these in their places.
-INLINE void sum_tiles(int high, int wide, four *to, const four *before, put *then, void *with) {
+INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then) {
     const uint16_t *a = to->a.at, *b = to->b.at;
     long a_step = to->a.step, b_step = to->b.step, steps = (to->depth + DEPTH - 1) / DEPTH;
     __asm__ volatile("" ::: "memory"); // the instructions do not say that they read memory
@@ -245,24 +299,24 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put *the
     _tile_zero(2);
     _tile_zero(3);
     pace rows = {.each = (4 * SIDE * FINE + 6 * steps - 1) / (6 * steps)};
-    if (!then) ask_for(before, 0, rows.each / FINE + 1);
+    if (!then.call) ask_for(before, 0, rows.each / FINE + 1);
     for (long step = 0; step < steps; step++, a += PARTS * TILE, b += PARTS * TILE) {
         LEFT(4, 2);
         RIGHT(6, 0);
         if (high) LEFT(5, 2);
         if (wide) RIGHT(7, 0);
         TIMES_THEN_LEFT(1);
-        put_some(before, &rows, then, with);
+        put_some(before, &rows, then);
         TIMES_THEN_RIGHT(1);
-        put_some(before, &rows, then, with);
+        put_some(before, &rows, then);
         TIMES_THEN_LEFT(0);
-        put_some(before, &rows, then, with);
+        put_some(before, &rows, then);
         TIMES_THEN_RIGHT(2);
-        put_some(before, &rows, then, with);
+        put_some(before, &rows, then);
         TIMES_THEN_RIGHT(0);
-        put_some(before, &rows, then, with);
+        put_some(before, &rows, then);
         TIMES;
-        put_some(before, &rows, then, with);
+        put_some(before, &rows, then);
     }
     _tile_stored(0, to->sums[0], 64);
     if (wide) _tile_stored(1, to->sums[1], 64);
@@ -271,39 +325,57 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put *the
     __asm__ volatile("" ::: "memory");
 }
 
-INLINE void multiply_tiles(
-    long rows, long columns, long depth, operand a, operand b, const float *row, float *c, long c_step, int add, put *then, void *with) {
-    four turns[2], *now = turns, *before = turns + 1;
-    before->rows = before->far = 0;
+// Products one after another: the last results of one are put in their places as the next is summed up.
+typedef struct {
+    four turns[2];
+    int now; // which of them is summed up next
+} queue;
+
+static void queue_begin(queue *q) { q->now = 0, q->turns[1].rows = q->turns[1].far = 0; }
+
+INLINE void queue_end(queue *q, put then) {
+    const four *before = q->turns + !q->now;
+    if (then.call) put_each(before, 0, 4 * SIDE, then);
+    else put_rows(before, 0, 4 * SIDE);
+    queue_begin(q);
+}
+
+INLINE void queue_product(
+    queue *q, long rows, long columns, long depth, operand a, operand b, const float *row, float *c, long c_step, int add, put then,
+    void *with) {
     int far = rows * c_step > 8192;
     for (long right = 0; right < columns; right += 2 * SIDE)
         for (long at = 0; at < rows; at += 2 * SIDE) {
+            four *now = q->turns + q->now, *before = q->turns + !q->now;
             now->at = at, now->right = right, now->rows = rows - at, now->columns = columns - right, now->depth = depth;
-            now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->row = row ? row + right : NULL;
+            now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->row = row ? row + right : NULL, now->with = with;
             now->c = c + at * c_step + right, now->c_step = c_step, now->add = add, now->far = far;
-            if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before, then, with);
-            else if (now->rows > SIDE) sum_tiles(1, 0, now, before, then, with);
-            else if (now->columns > SIDE) sum_tiles(0, 1, now, before, then, with);
-            else sum_tiles(0, 0, now, before, then, with);
-            four *other = before;
-            before = now, now = other;
+            if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before, then);
+            else if (now->rows > SIDE) sum_tiles(1, 0, now, before, then);
+            else if (now->columns > SIDE) sum_tiles(0, 1, now, before, then);
+            else sum_tiles(0, 0, now, before, then);
+            q->now = !q->now;
         }
-    if (!then) put_rows(before, 0, 4 * SIDE);
-    for (long i = 0; then && i < 4 * SIDE; i++) then(with, before, i / 4, i % 4);
 }
 
 // c (rows, columns) = [c +] a (rows, depth) b (depth, columns), or with `row` (columns,) added to each row.
 static __attribute__((noinline)) void multiply_onto(
     long rows, long columns, long depth, operand a, operand b, const float *row, float *c, long c_step, int add) {
-    multiply_tiles(rows, columns, depth, a, b, row, c, c_step, add, NULL, NULL);
+    queue q;
+    queue_begin(&q);
+    queue_product(&q, rows, columns, depth, a, b, row, c, c_step, add, (put){NULL}, NULL);
+    queue_end(&q, (put){NULL});
 }
 INLINE void multiply(long rows, long columns, long depth, operand a, operand b, float *c, long c_step, int add) {
     multiply_onto(rows, columns, depth, a, b, NULL, c, c_step, add);
 }
 
 // The same product, which goes to `then` instead of c.
-INLINE void multiply_then(long rows, long columns, long depth, operand a, operand b, put *then, void *with) {
-    multiply_tiles(rows, columns, depth, a, b, NULL, NULL, 0, 0, then, with);
+INLINE void multiply_then(long rows, long columns, long depth, operand a, operand b, put then, void *with) {
+    queue q;
+    queue_begin(&q);
+    queue_product(&q, rows, columns, depth, a, b, NULL, NULL, 0, 0, then, with);
+    queue_end(&q, then);
 }
 
 #endif

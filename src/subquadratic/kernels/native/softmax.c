@@ -2,32 +2,7 @@
 //
 // As in FlashAttention (arXiv 2205.14135), with the queries of a chunk along the vector: maxima and sums are then vector operations, and
 // keys and values are read where they lie. C chunk of queries, J block of keys.
-#include "matrices.h"
-
-#define KEYS (UNIT_NUMBERS(1, 1) ? 64 : 128) // in a block: what is packed stays in a core's first cache
-#define TOGETHER 4 // chunks that a block of keys is packed for
-
-typedef struct {
-    rows queries, keys, values, output, d_output, d_queries, d_keys, d_values;
-    float *normaliser; // (B, H, N) log2 of the sum of exponentials
-    float *sums;       // what each share of the queries adds to the gradients of keys and values
-    int64_t batch, heads, length, count, width, value_width;
-    int64_t causal, shares, threads; // causal: query i sees keys up to count - length + i
-} attention;
-
-typedef struct {
-    long batch, head, at, queries, columns, end; // end: of the keys that the chunk's last query sees
-    float *q, *most, *sum, *mixed;               // (K, C); (C,); (C,); (V, C)
-    operand queries_right;                       // (K, C)
-} chunk;
-
-// What a thread has of blocks of keys, one at a time.
-typedef struct {
-    long first, count;
-    float *scores, *memory[4]; // (J, C); for operands
-    operand keys, values;      // (J, K); (V, J) forward, (J, V) backward
-    operand keys_turned;       // (K, J)
-} block;
+#include "softmax_block.h"
 
 // How many chunks share the packing of keys: of no use where nothing is packed.
 static long together(long chunks, long threads) { return least(UNIT_NUMBERS(1, 1) ? TOGETHER : 1, 1 + (chunks - 1) / (4 * threads)); }
@@ -36,16 +11,11 @@ static long space_for_chunk(const attention *a) {
     return (a->width + a->value_width + 2) * CHUNK + UNIT_NUMBERS(CHUNK, a->width);
 }
 
-static long space_for_block(const attention *a) {
-    return KEYS * CHUNK + 2 * UNIT_NUMBERS(KEYS, a->width) + UNIT_NUMBERS(KEYS, a->value_width) + UNIT_NUMBERS(a->value_width, KEYS) +
-           UNIT_NUMBERS(a->width, KEYS) + UNIT_NUMBERS(KEYS, CHUNK);
-}
-
 static chunk chunk_of(const attention *a, long index, long at, space *s) {
     chunk c = {.batch = index / a->heads, .head = index % a->heads, .at = at};
     c.queries = least(CHUNK, a->length - at), c.columns = PADDED(c.queries);
     c.end = a->causal ? a->count - a->length + at + c.queries : a->count;
-    c.q = take(s, a->width * CHUNK), c.most = take(s, CHUNK), c.sum = take(s, CHUNK), c.mixed = take(s, a->value_width * CHUNK);
+    c.q = take(s, a->width * CHUNK), c.base = take(s, CHUNK), c.sum = take(s, CHUNK), c.mixed = take(s, a->value_width * CHUNK);
     float scale[CHUNK];
     for (long i = 0; i < CHUNK; i++) scale[i] = LOG2E / sqrtf(a->width);
     transpose(c.queries, a->width, c.columns, row_of(&a->queries, c.batch, c.head, at), a->queries.row, c.q, CHUNK);
@@ -54,53 +24,23 @@ static chunk chunk_of(const attention *a, long index, long at, space *s) {
     return c;
 }
 
-static block block_in(const attention *a, space *s) {
-    block b = {.scores = take(s, KEYS * CHUNK)};
-    b.memory[0] = take(s, UNIT_NUMBERS(KEYS, a->width)), b.memory[2] = take(s, UNIT_NUMBERS(a->width, KEYS));
-    b.memory[1] = take(s, UNIT_NUMBERS(KEYS, a->value_width) + UNIT_NUMBERS(a->value_width, KEYS)); // one of both
-    b.memory[3] = take(s, UNIT_NUMBERS(KEYS, CHUNK));
-    return b;
-}
-
-// Exponents to base 2 of the queries for a block of keys, (J, C); minus infinity where a key may not be seen.
-static void exponents(const attention *a, const chunk *c, const block *b) {
-    multiply(b->count, c->columns, a->width, b->keys, c->queries_right, b->scores, CHUNK, 0);
-    long seen = a->count - a->length + c->at; // the last key that the chunk's first query sees
-    ivec lane;
-    for (int i = 0; i < LANES; i++) lane[i] = i;
-    for (long j = 0; a->causal && j < b->count; j++)
-        for (long i = 0; b->first + j - seen > i; i += LANES) {
-            float *at = b->scores + j * CHUNK + i;
-            store(at, choose(lane < (int)(b->first + j - seen - i), all(-INFINITY), load(at)));
-        }
-}
-
-static void forward_block(const attention *a, const block *b, chunk *c) {
-    float shrink[CHUNK];
-    exponents(a, c, b);
-    for (long i = 0; i < c->columns; i += LANES) {
-        float *at = b->scores + i;
-        vec most = load(c->most + i), sum = {0};
-        for (long j = 0; j < b->count; j++) most = larger(load(at + j * CHUNK), most);
-        for (long j = 0; j < b->count; j++) {
-            vec weight = exp2_of(load(at + j * CHUNK) - most);
-            store(at + j * CHUNK, weight);
-            sum += weight;
-        }
-        store(shrink + i, exp2_of(load(c->most + i) - most));
-        store(c->sum + i, load(c->sum + i) * load(shrink + i) + sum);
-        store(c->most + i, most);
+// What is taken from a chunk's scores at first: those of the first key, which every query sees.
+static void begin_sums(const attention *a, const chunk *c) {
+    const float *key = row_of(&a->keys, c->batch, c->head, 0);
+    for (long i = 0; i < CHUNK; i += LANES) {
+        vec score = {0};
+        for (long x = 0; i < c->columns && x < a->width; x++) score += key[x] * load(c->q + x * CHUNK + i);
+        store(c->base + i, larger(all(-3e38f), score));
     }
-    if (b->first) scale_columns(a->value_width, c->columns, c->mixed, shrink);
-    multiply(a->value_width, c->columns, b->count, b->values, right_once(b->count, c->columns, b->scores, CHUNK, b->memory[3]), c->mixed,
-             CHUNK, b->first > 0);
+    memset(c->sum, 0, CHUNK * 4);
+    memset(c->mixed, 0, a->value_width * CHUNK * 4);
 }
 
 static void write_output(const attention *a, const chunk *c) {
     float over[CHUNK] = {0}, *normaliser = a->normaliser + (c->batch * a->heads + c->head) * a->length + c->at;
     for (long i = 0; i < c->queries; i++) {
         over[i] = 1 / c->sum[i];
-        normaliser[i] = c->most[i] + log2f(c->sum[i]);
+        normaliser[i] = c->base[i] + log2f(c->sum[i]);
     }
     scale_columns(a->value_width, c->columns, c->mixed, over);
     transpose(a->value_width, c->queries, a->value_width, c->mixed, CHUNK, row_of(&a->output, c->batch, c->head, c->at), a->output.row);
@@ -109,23 +49,21 @@ static void write_output(const attention *a, const chunk *c) {
 static void forward_chunks(const attention *a, long head, long at, long stop, space *s) {
     chunk chunks[TOGETHER];
     block b = block_in(a, s);
+    queue q;
+    queue_begin(&q);
     long count = 0, end = 0;
     for (; at < stop; at += CHUNK, count++) {
-        chunk c = chunk_of(a, head, at, s);
-        for (long i = 0; i < CHUNK; i++) c.most[i] = -INFINITY, c.sum[i] = 0;
-        chunks[count] = c, end = c.end;
+        chunks[count] = chunk_of(a, head, at, s), end = chunks[count].end;
+        begin_sums(a, chunks + count);
     }
     const chunk *c = chunks;
     for (b.first = 0; b.first < end; b.first += KEYS) {
         b.count = least(KEYS, end - b.first);
         b.keys = left_of(b.count, a->width, row_of(&a->keys, c->batch, c->head, b.first), a->keys.row, b.memory[0]);
         b.values = left_turned(a->value_width, b.count, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
-        for (long i = 0; i < count; i++) {
-            block seen = b;
-            seen.count = least(b.count, chunks[i].end - b.first);
-            if (seen.count > 0) forward_block(a, &seen, chunks + i);
-        }
+        forward_block(a, &b, &q, chunks, count);
     }
+    forward_end(&q);
     for (long i = 0; i < count; i++) write_output(a, chunks + i);
 }
 
@@ -146,16 +84,6 @@ void softmax_attention_forward(const attention *a) {
     }
 }
 
-typedef struct {
-    float *g, *d_q, *inner;                          // (V, C); (K, C); (C,)
-    operand queries_rows, slopes_rows, slopes_right; // (C, K), (C, V), (V, C)
-} slopes;
-
-typedef struct {
-    float *d_keys, *d_values, *d_scores, *weights, *mixed; // (S, step) of a share; (J, C); operands (J, C); (V, C)
-    long key_step, value_step;
-} sums;
-
 static long space_for_slopes(const attention *a) {
     long key_step = PADDED(a->width), value_step = PADDED(a->value_width);
     return (a->value_width + a->width + 1) * CHUNK + RIGHT_NUMBERS(key_step, CHUNK) + RIGHT_NUMBERS(value_step, CHUNK) +
@@ -163,7 +91,7 @@ static long space_for_slopes(const attention *a) {
 }
 
 static long space_for_sums(const attention *a) {
-    return KEYS * CHUNK + UNIT_NUMBERS(KEYS, CHUNK) + a->value_width * CHUNK;
+    return KEYS * CHUNK + a->value_width * CHUNK;
 }
 
 // A tensor's rows of a chunk (C, X) as a right operand.
@@ -183,26 +111,9 @@ static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
         store(g.inner + i, inner);
     }
     g.slopes_right = right_once(a->value_width, c->columns, g.g, CHUNK, take(s, UNIT_NUMBERS(CHUNK, a->value_width)));
-    for (long i = 0; i < CHUNK; i++) c->sum[i] = i < c->queries ? normaliser[i] : 0;
+    for (long i = 0; i < CHUNK; i++) c->base[i] = i < c->queries ? normaliser[i] : 0;
+    memset(g.d_q, 0, a->width * CHUNK * 4);
     return g;
-}
-
-static void backward_block(const attention *a, const block *b, const chunk *c, const slopes *g, const sums *d) {
-    float scale = 1 / sqrtf(a->width);
-    exponents(a, c, b);
-    multiply(b->count, c->columns, a->value_width, b->values, g->slopes_right, d->d_scores, CHUNK, 0);
-    for (long j = 0; j < b->count; j++)
-        for (long i = 0; i < c->columns; i += LANES) {
-            vec weight = exp2_of(load(b->scores + j * CHUNK + i) - load(c->sum + i));
-            store(b->scores + j * CHUNK + i, weight);
-            store(d->d_scores + j * CHUNK + i, weight * (load(d->d_scores + j * CHUNK + i) - load(g->inner + i)) * scale);
-        }
-    multiply(b->count, a->value_width, c->queries, left_of(b->count, c->queries, b->scores, CHUNK, d->weights), g->slopes_rows,
-             d->d_values + b->first * d->value_step, d->value_step, 1);
-    multiply(b->count, a->width, c->queries, left_of(b->count, c->queries, d->d_scores, CHUNK, d->weights), g->queries_rows,
-             d->d_keys + b->first * d->key_step, d->key_step, 1);
-    multiply(a->width, c->columns, b->count, b->keys_turned, right_once(b->count, c->columns, d->d_scores, CHUNK, b->memory[3]), g->d_q,
-             CHUNK, b->first > 0);
 }
 
 // Some of a share's chunks: `count` of them, a step apart.
@@ -210,7 +121,9 @@ static void backward_chunks(const attention *a, long head, long at, long step, l
     chunk chunks[TOGETHER];
     slopes given[TOGETHER];
     block b = block_in(a, s);
-    d->d_scores = take(s, KEYS * CHUNK), d->weights = take(s, UNIT_NUMBERS(KEYS, CHUNK)), d->mixed = take(s, a->value_width * CHUNK);
+    queue q;
+    queue_begin(&q);
+    d->d_scores = take(s, KEYS * CHUNK), d->mixed = take(s, a->value_width * CHUNK);
     long end = 0;
     for (long i = 0; i < count; i++) {
         chunks[i] = chunk_of(a, head, at + i * step, s), end = chunks[i].end;
@@ -223,12 +136,10 @@ static void backward_chunks(const attention *a, long head, long at, long step, l
         b.keys = left_of(b.count, a->width, keys, a->keys.row, b.memory[0]);
         b.values = left_of(b.count, a->value_width, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
         b.keys_turned = left_turned(a->width, b.count, keys, a->keys.row, b.memory[2]);
-        for (long i = 0; i < count; i++) {
-            block seen = b;
-            seen.count = least(b.count, chunks[i].end - b.first);
-            if (seen.count > 0) backward_block(a, &seen, chunks + i, given + i, d);
-        }
+        for (long i = 0; i < count; i++)
+            if (chunks[i].end > b.first) backward_block(a, &b, &q, chunks + i, given + i, d);
     }
+    backward_end(&q);
     for (long i = 0; i < count; i++)
         transpose(a->width, chunks[i].queries, a->width, given[i].d_q, CHUNK, row_of(&a->d_queries, c->batch, c->head, chunks[i].at),
                   a->d_queries.row);
