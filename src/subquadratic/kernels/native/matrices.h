@@ -27,12 +27,6 @@ static operand right_turned_together(long depth, long columns, const float *from
     return whole;
 }
 
-INLINE void add_to(float *sum, const float *x, long width) {
-    long c = 0;
-    for (; c + LANES <= width; c += LANES) store(sum + c, load(sum + c) + load(x + c));
-    for (; c < width; c++) sum[c] += x[c];
-}
-
 static void add_rows(long rows, long width, const float *x, long step, float *sum) {
     for (long c = 0; c < width; c += LANES) {
         vec all = load(sum + c);

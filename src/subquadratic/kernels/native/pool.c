@@ -1,13 +1,16 @@
 // Softmax pooling of a sequence, as Fastformer's global vectors are made (arXiv 2108.09084, eqs. 3 to 6): logits of every position, and the
 // mean of all positions under their softmax, in one pass; positions are turned by rotary angles on the way, and need not be written down.
 //
-// B batch, H heads, N length, K head width, D = H K; a position's heads stand side by side.
+// B batch, H heads, N length, K head width, D = H K; a position's heads stand side by side, each filled up to whole vectors in a thread's own
+// memory.
 #include "tensor.h"
+
+#define FEW 16 // positions at a time: what is made of them stays in a core's first cache
 
 typedef struct {
     rows queries;           // x (B, H, N, K)
     rows output, d_output;  // what the mean is of, and what reaches it besides, (B, H, N, K); null: not written
-    rows d_queries;         // of x
+    rows d_queries, d_more; // of x; what reaches x besides, null: nothing
     const float *turns;     // cosines and sines, (B or 1, N, K); null: nothing is turned
     const uint8_t *live;    // (B, N), 1 = a real token; null: all are
     const float *weights;   // (B or 1, H, D)
@@ -16,112 +19,103 @@ typedef struct {
     float *mean;            // (B, H, K)
     const float *d_mean;
     float *d_weights;       // (B, H, D)
-    float *sums;            // (B, shares, H (WIDE(D) + 2)): what each share of the positions sums up
+    float *sums;            // (B, shares, H (H WIDE(K) + 16)): what each share of the positions sums up
     int64_t batch, heads, length, width, turns_step, weights_step, shares, threads;
     int64_t late;           // 0: logits are of x, the mean is of x turned once. 1: logits of x turned once, the mean of x turned twice
     float scale;            // of logits
 } pool;
 
-// Each head's channels times the complex numbers of its position, or times their conjugates.
-INLINE void turn_heads(const pool *p, const float *x, const float *by, float sign, float *to) {
-    for (long head = 0; head < p->heads; head++, x += p->width, to += p->width) times_complex(p->width / 2, x, by, sign, to);
-}
-
-// to += factor x
-INLINE void add_scaled(float *to, const float *x, float factor, long numbers) {
-    for (long i = 0; i < numbers; i++) to[i] += x[i] * factor;
-}
-
-INLINE void gather(const pool *p, const rows *from, long batch, long at, float *to) {
-    for (long head = 0; head < p->heads; head++) copy(to + head * p->width, row_of(from, batch, head, at), p->width);
-}
-
-INLINE void scatter(const pool *p, const float *from, const rows *to, long batch, long at) {
-    for (long head = 0; head < p->heads; head++) copy(row_of(to, batch, head, at), from + head * p->width, p->width);
-}
-
 typedef struct {
-    long batch, share, start, stop, wide; // wide: D, filled up
+    long batch, share, start, stop, head, wide; // head: K, filled up; wide: H of these
     const float *turns;
-    float *weights;      // (H, wide), times scale and log2(e)
-    float *asked, *seen; // of a position: what its logits are of, and what goes into the mean (wide,)
+    float *weights;                             // (H, wide)
+    float *asked, *seen;                        // of positions at hand: what logits are of, and what goes into the mean, (FEW, wide)
+    float *by_head;                             // (H, FEW)
 } part;
 
-static part part_of(const pool *p, long task, space *s) {
-    long dim = p->heads * p->width, each = (p->length + p->shares - 1) / p->shares;
-    part w = {.batch = task / p->shares, .share = task % p->shares, .wide = WIDE(dim)};
+static long space_for_part(const pool *p) {
+    long wide = p->heads * WIDE(p->width);
+    return (p->heads + 2 * FEW) * wide + p->heads * FEW;
+}
+
+static part part_of(const pool *p, long task, float scale, space *s) {
+    long each = (p->length + p->shares - 1) / p->shares, head = WIDE(p->width), wide = p->heads * head;
+    part w = {.batch = task / p->shares, .share = task % p->shares, .head = head, .wide = wide};
     w.start = w.share * each, w.stop = least(w.start + each, p->length);
     w.turns = p->turns ? p->turns + w.batch * p->turns_step : NULL;
-    w.weights = take(s, p->heads * w.wide), w.asked = take(s, w.wide), w.seen = take(s, w.wide);
-    memset(w.weights, 0, p->heads * w.wide * 4), memset(w.asked, 0, w.wide * 4), memset(w.seen, 0, w.wide * 4);
-    const float *weights = p->weights + w.batch * p->weights_step;
-    for (long head = 0; head < p->heads; head++)
-        for (long i = 0; i < dim; i++) w.weights[head * w.wide + i] = weights[head * dim + i] * p->scale;
+    w.weights = take(s, p->heads * wide), w.asked = take(s, FEW * wide), w.seen = take(s, FEW * wide), w.by_head = take(s, p->heads * FEW);
+    memset(w.weights, 0, space_for_part(p) * 4);
+    for (long i = 0; i < p->heads * p->heads; i++)
+        for (long c = 0; c < p->width; c++)
+            w.weights[i * head + c] = p->weights[w.batch * p->weights_step + i * p->width + c] * scale;
     return w;
 }
 
-static void look(const pool *p, part *w, long at) {
-    gather(p, &p->queries, w->batch, at, w->asked);
-    if (!w->turns) {
-        copy(w->seen, w->asked, p->heads * p->width);
-        return;
-    }
-    const float *by = w->turns + at * p->width;
-    turn_heads(p, w->asked, by, 1, w->seen);
-    if (p->late) {
-        copy(w->asked, w->seen, p->heads * p->width);
-        turn_heads(p, w->asked, by, 1, w->seen);
-    }
+INLINE int is_live(const pool *p, const part *w, long at) { return !p->live || p->live[w->batch * p->length + at]; }
+
+// `count` positions from `at` on; zeros where there is no real token, since what stands there may be anything.
+static void look(const pool *p, part *w, long at, long count) {
+    for (long j = 0; j < count; j++)
+        for (long head = 0; head < p->heads; head++) {
+            const float *x = row_of(&p->queries, w->batch, head, at + j), *by = w->turns + (at + j) * p->width;
+            float *asked = w->asked + j * w->wide + head * w->head, *seen = w->seen + j * w->wide + head * w->head;
+            if (w->turns && p->late) times_complex(p->width / 2, x, by, 1, asked);
+            else copy(asked, x, p->width);
+            if (w->turns) times_complex(p->width / 2, asked, by, 1, seen);
+            else copy(seen, asked, p->width);
+            if (p->output.at) copy(row_of(&p->output, w->batch, head, at + j), seen, p->width);
+        }
+    for (long j = 0; j < count; j++)
+        if (!is_live(p, w, at + j)) memset(w->asked + j * w->wide, 0, w->wide * 4), memset(w->seen + j * w->wide, 0, w->wide * 4);
 }
 
-// Largest logit, sum of exponentials relative to it, and the sum of positions by them, of each head: (H, 2 + K) in `sums`.
-static void forward_part(const pool *p, part *w, float *sums, float *block) {
-    long heads = p->heads, width = p->width;
-    for (long head = 0; head < heads; head++) sums[head * (width + 2)] = -INFINITY;
-    for (long at = w->start; at < w->stop; at += CHUNK) {
-        long count = least(w->stop - at, CHUNK);
-        float *logits = p->logits + (w->batch * p->length + at) * heads;
-        for (long j = 0; j < count; j++) {
-            long live = !p->live || p->live[w->batch * p->length + at + j];
-            look(p, w, at + j);
-            copy(block + j * w->wide, w->seen, heads * width);
-            if (p->output.at) scatter(p, w->seen, &p->output, w->batch, at + j);
-            for (long head = 0; head < heads; head++)
-                logits[j * heads + head] = live ? LOG2E * dot(w->asked, w->weights + head * w->wide, w->wide) : -INFINITY;
-        }
+// Largest logit, sum of exponentials relative to it, and 16 numbers on the sum of positions by them, of each head: (H, 16 + WIDE(K)).
+static void forward_part(const pool *p, part *w, float *sums) {
+    long heads = p->heads, step = 16 + w->head;
+    for (long head = 0; head < heads; head++) sums[head * step] = -INFINITY;
+    for (long at = w->start; at < w->stop; at += FEW) {
+        long count = least(w->stop - at, FEW);
+        look(p, w, at, count);
         for (long head = 0; head < heads; head++) {
-            float *sum = sums + head * (width + 2), most = sum[0];
-            for (long j = 0; j < count; j++) most = most_of(most, logits[j * heads + head]);
+            float *logits = w->by_head + head * FEW, *sum = sums + head * step, most = sum[0];
+            weighted_rows(count, w->wide, w->asked, w->wide, w->weights + head * w->wide, logits, 1, 0);
+            for (long j = 0; j < FEW; j++) {
+                if (j >= count || !is_live(p, w, at + j)) logits[j] = -INFINITY;
+                if (j < count) p->logits[(w->batch * p->length + at + j) * heads + head] = logits[j];
+                most = most_of(most, logits[j]);
+            }
             if (most == -INFINITY) continue;
             float shrink = exp2f(sum[0] - most);
-            sum[0] = most;
-            for (long i = 1; i < width + 2; i++) sum[i] *= shrink;
-            for (long j = 0; j < count; j++) {
-                if (logits[j * heads + head] == -INFINITY) continue; // what stands at padding may be anything
-                float weight = exp2f(logits[j * heads + head] - most);
-                sum[1] += weight;
-                add_scaled(sum + 2, block + j * w->wide + head * width, weight, width);
+            sum[0] = most, sum[1] *= shrink;
+            for (long c = 0; c < w->head; c += LANES) store(sum + 16 + c, load(sum + 16 + c) * shrink);
+            for (long j = 0; j < FEW; j += LANES) {
+                vec weights = exp2_of(load(logits + j) - most);
+                store(logits + j, weights);
+                sum[1] += sum_of(weights);
             }
+            product(1, w->head, count, logits, FEW, w->seen + head * w->head, w->wide, sum + 16, step, 1);
         }
     }
 }
 
+static long each_share(const pool *p) { return p->heads * (p->heads * WIDE(p->width) + 16); }
+
 void pool_forward(const pool *p) {
-    long heads = p->heads, width = p->width, each = heads * (WIDE(heads * width) + 2);
+    long heads = p->heads, width = p->width, each = each_share(p), step = 16 + WIDE(width);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of((heads + 2 + CHUNK) * WIDE(heads * width) + 64);
-            part w = part_of(p, task, &s);
+            space s = space_of(space_for_part(p));
+            part w = part_of(p, task, LOG2E * p->scale, &s);
             float *own = p->sums + task * each;
-            memset(own, 0, each * 4);
-            forward_part(p, &w, own, take(&s, CHUNK * w.wide));
+            memset(own, 0, heads * step * 4);
+            forward_part(p, &w, own);
             free(s.start);
         }
 #pragma omp for schedule(static)
         for (long index = 0; index < p->batch * heads; index++) {
-            const float *first = p->sums + index / heads * p->shares * each + index % heads * (width + 2);
+            const float *first = p->sums + index / heads * p->shares * each + index % heads * step;
             float most = -INFINITY, sum = 0, *mean = p->mean + index * width;
             for (long share = 0; share < p->shares; share++) most = most_of(most, first[share * each]);
             memset(mean, 0, width * 4);
@@ -130,7 +124,7 @@ void pool_forward(const pool *p) {
             for (long share = 0; share < p->shares; share++) {
                 float shrink = exp2f(first[share * each] - most);
                 sum += first[share * each + 1] * shrink;
-                add_scaled(mean, first + share * each + 2, shrink, width);
+                for (long i = 0; i < width; i++) mean[i] += first[share * each + 16 + i] * shrink;
             }
             for (long i = 0; i < width; i++) mean[i] /= sum;
             p->normaliser[index] = most + log2f(sum);
@@ -138,55 +132,70 @@ void pool_forward(const pool *p) {
     }
 }
 
-static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
-    long heads = p->heads, width = p->width, dim = heads * width;
-    float *d_asked = take(s, w->wide), *d_seen = take(s, w->wide), *turned = take(s, w->wide), *inner = take(s, heads);
-    const float *d_mean = p->d_mean + w->batch * dim, *mean = p->mean + w->batch * dim, *normaliser = p->normaliser + w->batch * heads;
-    for (long head = 0; head < heads; head++) {
-        inner[head] = 0;
-        for (long i = head * width; i < (head + 1) * width; i++) inner[head] += d_mean[i] * mean[i];
-    }
-    for (long at = w->start; at < w->stop; at++) {
-        long live = !p->live || p->live[w->batch * p->length + at];
-        memset(d_asked, 0, w->wide * 4), memset(d_seen, 0, w->wide * 4);
-        if (p->d_output.at) gather(p, &p->d_output, w->batch, at, d_seen);
-        if (live) {
-            look(p, w, at);
-            for (long head = 0; head < heads; head++) {
-                float weight = exp2f(p->logits[(w->batch * p->length + at) * heads + head] - normaliser[head]), slope = -inner[head];
-                for (long i = head * width; i < (head + 1) * width; i++) slope += w->seen[i] * d_mean[i];
-                slope *= weight;
-                add_scaled(d_seen + head * width, d_mean + head * width, weight, width);
-                add_scaled(d_asked, w->weights + head * w->wide, slope, w->wide);
-                add_scaled(d_weights + head * w->wide, w->asked, slope * p->scale, w->wide);
-            }
+// Of positions at hand: what the mean and the logits hand back to each, there is d_seen (FEW, wide) to add to, and d_asked to be made.
+static void backward_heads(const pool *p, part *w, long at, long count, const float *d_mean, float *d_seen, float *d_asked, float *d_weights) {
+    const float *mean = p->mean + w->batch * p->heads * p->width, *normaliser = p->normaliser + w->batch * p->heads;
+    for (long head = 0; head < p->heads; head++) {
+        const float *given = d_mean + head * w->head;
+        float weights[FEW], inner = 0, *slopes = w->by_head + head * FEW;
+        for (long i = 0; i < p->width; i++) inner += given[i] * mean[head * p->width + i];
+        for (long j = 0; j < FEW; j++) weights[j] = j < count ? p->logits[(w->batch * p->length + at + j) * p->heads + head] : -INFINITY;
+        weighted_rows(FEW, w->head, w->seen + head * w->head, w->wide, given, slopes, 1, 0);
+        for (long j = 0; j < FEW; j += LANES) {
+            vec weight = exp2_of(load(weights + j) - normaliser[head]);
+            store(weights + j, weight);
+            store(slopes + j, weight * (load(slopes + j) - inner) * p->scale);
         }
-        if (w->turns) {
-            const float *by = w->turns + at * width;
-            turn_heads(p, d_seen, by, -1, turned);
-            for (long i = 0; i < dim; i++) turned[i] += d_asked[i];
-            if (p->late) turn_heads(p, turned, by, -1, d_seen);
-            else copy(d_seen, turned, dim);
-        } else
-            for (long i = 0; i < dim; i++) d_seen[i] += d_asked[i];
-        scatter(p, d_seen, &p->d_queries, w->batch, at);
+        for (long j = 0; j < count; j++)
+            for (float *to = d_seen + j * w->wide + head * w->head, *end = to + w->head; to < end; to += LANES)
+                store(to, load(to) + weights[j] * load(given + (to - end) + w->head));
+    }
+    product_turned(count, w->wide, p->heads, w->by_head, FEW, w->weights, w->wide, d_asked, w->wide, 0);
+    product(p->heads, w->wide, count, w->by_head, FEW, w->asked, w->wide, d_weights, w->wide, 1);
+}
+
+static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
+    long width = p->width, half = width / 2;
+    float *d_asked = take(s, FEW * w->wide), *d_seen = take(s, FEW * w->wide), *d_mean = take(s, w->wide);
+    memset(d_seen, 0, FEW * w->wide * 4), memset(d_mean, 0, w->wide * 4);
+    for (long head = 0; head < p->heads; head++) copy(d_mean + head * w->head, p->d_mean + (w->batch * p->heads + head) * width, width);
+    for (long at = w->start; at < w->stop; at += FEW) {
+        long count = least(w->stop - at, FEW);
+        look(p, w, at, count);
+        for (long i = 0; i < count * p->heads; i++) {
+            float *to = d_seen + i * w->head;
+            if (p->d_output.at) copy(to, row_of(&p->d_output, w->batch, i % p->heads, at + i / p->heads), width);
+            else memset(to, 0, width * 4);
+        }
+        backward_heads(p, w, at, count, d_mean, d_seen, d_asked, d_weights);
+        for (long i = 0; i < count * p->heads; i++) {
+            long head = i % p->heads, position = at + i / p->heads;
+            const float *by = w->turns + position * width, *more = p->d_more.at ? row_of(&p->d_more, w->batch, head, position) : NULL;
+            float *given = d_seen + i * w->head, *to = row_of(&p->d_queries, w->batch, head, position);
+            if (w->turns) times_complex(half, given, by, -1, given);
+            add_to(given, d_asked + i * w->head, width);
+            if (w->turns && p->late) times_complex(half, given, by, -1, given);
+            if (more) add_to(given, more, width);
+            copy(to, given, width);
+        }
     }
 }
 
 void pool_backward(const pool *p) {
-    long heads = p->heads, dim = heads * p->width, wide = WIDE(dim), each = heads * (wide + 2);
+    long heads = p->heads, wide = heads * WIDE(p->width), each = each_share(p);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of((heads + 5) * wide + heads + 128);
-            part w = part_of(p, task, &s);
+            space s = space_of(space_for_part(p) + (2 * FEW + 1) * wide);
+            part w = part_of(p, task, 1, &s);
             float *own = p->sums + task * each;
-            memset(own, 0, each * 4);
+            memset(own, 0, heads * wide * 4);
             backward_part(p, &w, own, &s);
             free(s.start);
         }
         for (long batch = 0; batch < p->batch; batch++)
-            add_shares(p->shares, heads, dim, p->sums + batch * p->shares * each, wide, each, p->d_weights + batch * heads * dim);
+            add_shares(p->shares, heads * heads, p->width, p->sums + batch * p->shares * each, WIDE(p->width), each,
+                       p->d_weights + batch * heads * heads * p->width);
     }
 }

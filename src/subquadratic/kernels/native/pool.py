@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from .library import library
-from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
+from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step, whole
 
-ROWS = ("queries", "output", "d_output", "d_queries")
+ROWS = ("queries", "output", "d_output", "d_queries", "d_more")
 POINTERS = ("turns", "live", "weights", "logits", "normaliser", "mean", "d_mean", "d_weights", "sums")
 SIZES = ("batch", "heads", "length", "width", "turns_step", "weights_step", "shares", "threads", "late")
 
@@ -32,7 +32,7 @@ def _call(
 ) -> None:
     batch, heads, length, width = x.shape
     shares = shares_of(batch, length)
-    sums = x.new_empty(batch * shares * heads * (heads * width + 18))  # with what fills up vectors
+    sums = x.new_empty(batch * shares * heads * (heads * whole(width) + 16))
     given = fields(
         queries=x, turns=turns, weights=weights, live=live, late=late, scale=scale, shares=shares,
         batch=batch, heads=heads, length=length, width=width,

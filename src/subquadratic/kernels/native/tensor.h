@@ -52,6 +52,12 @@ INLINE void copy(float *to, const float *from, long numbers) {
     for (long i = 0; i < numbers; i++) to[i] = from[i];
 }
 
+INLINE void add_to(float *sum, const float *x, long width) {
+    long c = 0;
+    for (; c + LANES <= width; c += LANES) store(sum + c, load(sum + c) + load(x + c));
+    for (; c < width; c++) sum[c] += x[c];
+}
+
 INLINE float most_of(float x, float y) { return y > x || y != y ? y : x; } // what is no number stays
 
 INLINE float dot(const float *x, const float *y, long numbers) { // a multiple of LANES

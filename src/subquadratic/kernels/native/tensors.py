@@ -51,7 +51,7 @@ def fields(**arguments: Any) -> dict[str, Any]:
 def _field(name: str, value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
-    if name not in ROWS:
+    if name not in (*ROWS, "d_more"):
         assert value.is_contiguous(), name
         return value.data_ptr()
     assert value.stride(-1) == 1 or value.shape[-1] == 1, name
