@@ -21,12 +21,12 @@ pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(librar
 
 def defined(
     x: Tensor, turns: Tensor | None, weights: Tensor, mask: Tensor | None, late: bool, scale: float, write: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     once = x if turns is None else complex_product(x, turns)
     seen = once if turns is None or not late else complex_product(once, turns)
     asked = (once if late else x).transpose(1, 2).flatten(2)
     logits = (asked @ weights.mT).transpose(1, 2) * scale
-    return softmax_mean(logits, seen, mask), seen if write else seen[..., :0]
+    return softmax_mean(logits, seen, mask), seen if write else seen[..., :0], x
 
 
 def error(found: Tensor, true: Tensor) -> float:
@@ -35,7 +35,8 @@ def error(found: Tensor, true: Tensor) -> float:
 
 
 def compare(
-    length: int, heads: int, width: int, *, turned: str, masked: bool, late: bool, by_row: bool, write: bool, spread: float, seed: int
+    length: int, heads: int, width: int, *, turned: str, masked: bool, late: bool, by_row: bool, write: bool, more: bool, spread: float,
+    seed: int,
 ) -> None:
     torch.manual_seed(seed)
     x = torch.randn(2, length, heads, width).transpose(1, 2)
@@ -48,8 +49,9 @@ def compare(
     for results, dtype, function in ((found, torch.float32, NativePool.apply), (true, torch.float64, defined)):
         leaves = [y.detach().to(dtype).requires_grad_() for y in (x, weights)]
         by = None if turns is None else turns.to(dtype)
-        mean, once = function(leaves[0], by, leaves[1], mask, late, 0.3, write)
+        mean, once, again = function(leaves[0], by, leaves[1], mask, late, 0.3, write)
         loss = (mean * towards[0].to(dtype)).sum() + ((once * towards[1].to(dtype)).sum() if write else 0)
+        loss = loss + (again * towards[1].to(dtype).flip(2)).sum() if more else loss
         gradients = torch.autograd.grad(loss, leaves)  # in one: with one position the softmax has none
         results += [mean, *([once] if write else []), torch.cat([gradient.flatten() for gradient in gradients])]
     for mine, wanted in zip(found, true, strict=True):
@@ -60,7 +62,7 @@ def compare(
 @given(
     length=st.one_of(st.integers(1, 150), st.sampled_from([63, 64, 65, 128])), heads=st.sampled_from([1, 2, 3]),
     width=st.sampled_from([1, 4, 5, 16, 24, 64]), turned=st.sampled_from(["not", "alike", "by row"]), masked=st.booleans(),
-    late=st.booleans(), by_row=st.booleans(), write=st.booleans(), spread=st.sampled_from([0.1, 1.0, 5.0]), seed=st.integers(0, 10**6),
+    late=st.booleans(), by_row=st.booleans(), write=st.booleans(), more=st.booleans(), spread=st.sampled_from([0.1, 1.0, 5.0]), seed=st.integers(0, 10**6),
 )  # fmt: skip
 def test_values_and_gradients_equal_the_definition(lanes: None, length: int, heads: int, width: int, **options: Any) -> None:
     compare(length, heads, width, **options)
@@ -69,7 +71,7 @@ def test_values_and_gradients_equal_the_definition(lanes: None, length: int, hea
 @pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)
 @pytest.mark.parametrize("late", [True, False])
 def test_any_number_of_threads(threads: int, late: bool) -> None:
-    compare(1400, 2, 8, turned="alike", masked=True, late=late, by_row=True, write=not late, spread=1.0, seed=threads)
+    compare(1400, 2, 8, turned="alike", masked=True, late=late, by_row=True, write=not late, more=late, spread=1.0, seed=threads)
 
 
 def test_rows_without_a_token_and_padding_that_holds_anything() -> None:
@@ -79,7 +81,7 @@ def test_rows_without_a_token_and_padding_that_holds_anything() -> None:
     found = []
     for held in (x, odd):
         leaves = [held.clone().requires_grad_(), weights.clone().requires_grad_()]
-        mean, _ = NativePool.apply(leaves[0], torch.randn(90, 8).sign(), leaves[1], mask, False, 1.0, False)
+        mean, *_ = NativePool.apply(leaves[0], torch.randn(90, 8).sign(), leaves[1], mask, False, 1.0, False)
         assert not mean[1].any()
         found.append(torch.autograd.grad(mean.square().sum(), leaves))
     for gradients in found:
@@ -90,13 +92,13 @@ def test_rows_without_a_token_and_padding_that_holds_anything() -> None:
 def test_what_is_no_number_stays_none(late: bool) -> None:
     x = torch.randn(1, 2, 300, 8)
     x[0, 0, 7, 3] = torch.nan
-    mean, _ = NativePool.apply(x, None, torch.randn(2, 16), None, late, 1.0, False)
+    mean, *_ = NativePool.apply(x, None, torch.randn(2, 16), None, late, 1.0, False)
     assert mean.isnan().all()  # a logit of each head reads all channels
 
 
 def test_logits_of_any_size() -> None:
     x = torch.randn(1, 1, 300, 4) * 1e4
-    mean, _ = NativePool.apply(x, None, torch.ones(1, 4), None, False, 1.0, False)
+    mean, *_ = NativePool.apply(x, None, torch.ones(1, 4), None, False, 1.0, False)
     assert torch.equal(mean[0, 0, 0], x[0, 0, x[0, 0].sum(dim=-1).argmax()])
 
 
@@ -132,5 +134,6 @@ def test_operators_are_well_formed() -> None:
         arguments = (x, turns, weights, mask, late, 0.5)
         torch.library.opcheck(kernel.pool, (*arguments, write), test_utils=checks)
         mean, turned, *kept = kernel.pool(*arguments, write)
-        backward = (torch.randn_like(mean), torch.randn_like(turned) if write else None, *arguments, mean, *kept)
+        given = (torch.randn_like(mean), torch.randn_like(turned) if write else None, torch.randn_like(x) if late else None)
+        backward = (*given, *arguments, mean, *kept)
         torch.library.opcheck(kernel.pool_backward, backward, test_utils=checks)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from subquadratic.layers.linear import Linear
+from subquadratic.layers.linear import Linear, maps_of
 from subquadratic.ops import linear as ops
 from subquadratic.ops.backend import use_backend
-from subquadratic.ops.linear import FEWEST_OF_UNIT, FEWEST_ROWS, linear, outer_sum, slot_sums
+from subquadratic.ops.linear import FEWEST_OF_UNIT, FEWEST_ROWS, linear, linear_together, outer_sum, slot_sums
 
 DIM, OUT = 72, 80
 
@@ -38,6 +38,38 @@ def test_values_and_gradients(library: None, rows: tuple[int, ...], bias: bool) 
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [(2, FEWEST_ROWS), (3, 5)])
+def test_what_is_added(library: None, rows: tuple[int, ...]) -> None:
+    wanted = (*inputs(rows), torch.randn(*rows, OUT, requires_grad=True))
+    towards = torch.randn(*rows, OUT)
+    mine, true = linear(*wanted[:3], plus=wanted[3]), F.linear(*wanted[:3]) + wanted[3]
+    torch.testing.assert_close(mine, true, rtol=1e-5, atol=1e-5)
+    for a, b in zip(*(torch.autograd.grad(y, wanted, towards) for y in (mine, true)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_added_may_be_broadcast_or_of_another_dtype(library: None) -> None:
+    x, weight, bias = inputs((FEWEST_ROWS,))
+    for plus in (torch.randn(OUT), torch.randn(FEWEST_ROWS, OUT).double()):
+        torch.testing.assert_close(linear(x, weight, bias, plus=plus), F.linear(x, weight, bias) + plus, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [(2, FEWEST_ROWS), (3, 5)])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_maps_of_the_same(library: None, rows: tuple[int, ...], frozen: bool) -> None:
+    x, weight, bias = inputs(rows)
+    other = torch.randn(OUT + 24, DIM, requires_grad=not frozen)
+    wanted = (x, weight, bias) if frozen else (x, weight, bias, other)
+    mine, true = linear_together(x, [(weight, bias), (other, None)]), [F.linear(x, weight, bias), F.linear(x, other)]
+    towards = [torch.randn_like(y) for y in true]
+    for a, b in zip(mine, true, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    for a, b in zip(*(torch.autograd.grad(y, wanted, towards) for y in (mine, true)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    (only,) = torch.autograd.grad(linear_together(x, [(weight, bias), (other, None)])[1].sum(), (x,))  # nothing reaches the first
+    torch.testing.assert_close(only, other.sum(dim=0).expand_as(x), rtol=1e-4, atol=1e-4)
+
+
 def test_strided_inputs_and_gradients(library: None) -> None:
     x, weight, bias = inputs((FEWEST_ROWS, 2))
     y = linear(x.transpose(0, 1)[:1], weight, bias)
@@ -61,6 +93,8 @@ def test_second_derivatives(library: None) -> None:
         return torch.autograd.grad(slope.square().sum(), (weight,))[0]
 
     torch.testing.assert_close(curvature(linear), curvature(F.linear), rtol=1e-4, atol=1e-1)
+    both = curvature(lambda x, weight: sum(linear_together(x, [(weight, None), (weight, None)])))
+    torch.testing.assert_close(both, curvature(lambda x, weight: 2 * F.linear(x, weight)), rtol=1e-4, atol=10.0)
 
 
 def test_autocast_and_torch_func_go_their_own_way(library: None) -> None:
@@ -133,7 +167,7 @@ def test_when_the_matrix_unit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "_by_unit", lambda x, *rest: called.append(x.shape) or product(x, *rest))
     x, weight, bias = inputs((2, FEWEST_OF_UNIT // 2))
     linear(x, weight, bias)
-    assert called == [(FEWEST_OF_UNIT, DIM)]
+    assert called == [x.shape]
     linear(x[:1], weight, bias), linear(x, weight[:10]), linear(x.double(), weight.double())
     with use_backend("torch"):
         linear(x, weight)
@@ -153,3 +187,14 @@ def test_shapes_that_do_not_fit_are_refused_as_by_pytorch(library: None) -> None
         slot_sums(torch.randn(3, FEWEST_OF_UNIT, 66), torch.randn(2, FEWEST_OF_UNIT, 70))
     with pytest.raises(RuntimeError):
         outer_sum(torch.randn(FEWEST_OF_UNIT + 1, 66), torch.randn(FEWEST_OF_UNIT, 70))
+
+
+def test_maps_with_a_hook_or_in_other_hands_are_called() -> None:
+    x, heard = torch.randn(FEWEST_ROWS, DIM), []
+    first, second = Linear(DIM, OUT), Linear(DIM, OUT)
+    first.register_forward_hook(lambda *_: heard.append(1))
+    for a, b in zip(maps_of(x, first, second), (first(x), second(x)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert len(heard) == 2
+    adapted = torch.nn.Sequential(Linear(DIM, OUT), torch.nn.Tanh())
+    assert maps_of(x, second, adapted)[1].abs().max() <= 1

@@ -7,7 +7,7 @@ Axes: B batch, N length, D width, H heads, K head width.
 import torch
 from torch import Tensor, nn
 
-from ..layers.linear import Linear
+from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops import pool_native
 from ..ops.backend import is_traced
@@ -151,8 +151,9 @@ class AdditiveAttention(nn.Module):
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
         x = checked(x, mask, self.dim)
         given = x.dtype
-        queries, keys = self.query(x), self.key(x)
-        values = queries if self.value is None else self.value(x)
+        maps = (self.query, self.key) if self.value is None else (self.query, self.key, self.value)
+        queries, keys, *others = maps_of(x, *maps)
+        values = others[0] if others else queries
         dtype = exact_dtype(queries)
         with no_autocast(x):  # three factors of the size of an activation: too large for float16
             if self.rotary and turns is None:
@@ -163,7 +164,6 @@ class AdditiveAttention(nn.Module):
                 self._logits("query_logits", self.query_logits, query_logits).to(dtype),
                 self._logits("key_logits", self.key_logits, key_logits).to(dtype),
             )  # fmt: skip
-            mixed = mixed + queries.to(dtype)
             bias = None if self.output.bias is None else self.output.bias.to(dtype)
             y = linear(mixed, self.output.weight.to(dtype), bias)
         limit = torch.finfo(given).max
@@ -181,7 +181,7 @@ class AdditiveAttention(nn.Module):
         query_logits: Tensor,
         key_logits: Tensor,
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
-        """W_u u of the paper, (B, N, H K), from q, k and v of the same shape.
+        """W_u u + q of the paper, (B, N, H K), from q, k and v of the same shape.
 
         With one global vector for all positions p and u need not exist once the sequence is longer than it is wide: a product with the
         vector is linear, and goes into the weights that read it, or out of the mean over it. (A compiler fuses the products instead.)
@@ -192,11 +192,12 @@ class AdditiveAttention(nn.Module):
         weight, bias = self.transform.weight.to(values.dtype), self.transform.bias.to(values.dtype)
         if self.causal:
             mixed, pools = self._running(queries, keys, values, mask, state, turns, query_logits, key_logits)
-            return linear(merge_heads(mixed), weight, bias), pools
+            return linear(merge_heads(mixed), weight, bias, plus=flat), pools
         folded = not is_traced() and flat.shape[1] > flat.shape[2]
         values = values if shared or turns is None else turn(values, turns)
         if folded and pool_native.suits(queries, turns, query_logits, key_logits):
-            queries, global_query, global_key = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
+            given = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
+            queries, global_query, global_key, flat = given
         else:
             logits = self._scores(queries, query_logits)
             queries, keys = (queries, keys) if turns is None else (turn(queries, turns), turn(keys, turns))
@@ -210,8 +211,8 @@ class AdditiveAttention(nn.Module):
         values = queries if shared else values
         if folded:
             global_key = _product(global_key, global_query, rotary)  # so far a mean of k instead of p
-            return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias), ()
-        return linear(merge_heads(_product(values, global_key, rotary)), weight, bias), ()
+            return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias, flat), ()
+        return linear(merge_heads(_product(values, global_key, rotary)), weight, bias, plus=flat), ()
 
     def _running(
         self,
@@ -258,13 +259,14 @@ class AdditiveAttention(nn.Module):
         key_logits: Tensor,
         *,
         write: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of (B, H, N, K), one pass over each: the queries, turned if they are to be written, and the means of turned q and of k."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of (B, H, N, K), one pass over each: the queries, turned if they are to be written, the means of turned q and of k, and the
+        queries for what else reads them, (B, N, H K): their gradients are added in that pass."""
         rotary, scale = turns is not None, self.width**-0.5
         write = write and rotary
-        global_query, turned = pool_native.NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
-        global_key, _ = pool_native.NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
-        return turned if write else queries, global_query, global_key
+        global_query, turned, queries = pool_native.NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
+        global_key, *_ = pool_native.NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
+        return turned if write else queries, global_query, global_key, merge_heads(queries)
 
     def _logits(self, name: str, own: Tensor | None, given: Tensor | None) -> Tensor:
         if own is None:
@@ -287,11 +289,12 @@ def _folded(weight: Tensor, whole: Tensor, rotary: bool) -> Tensor:
     return merge_heads(_product(rows, whole, rotary, conjugate=False))
 
 
-def _by_row(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(B, N, I), with a weight (B, O, I) for each row -> (B, N, O)."""
+def _by_row(x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None) -> Tensor:
+    """(B, N, I), with a weight (B, O, I) for each row -> (B, N, O), to which ``plus`` is added."""
     if len(x) == 1:
-        return linear(x, weight[0], bias)
-    return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
+        return linear(x, weight[0], bias, plus=plus)
+    y = torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias, x, weight.mT)
+    return y if plus is None else y + plus
 
 
 def _product(x: Tensor, whole: Tensor, rotary: bool, *, conjugate: bool = True) -> Tensor:

@@ -6,7 +6,7 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
-from ..layers.linear import Linear
+from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, count_real, zero_padding
@@ -277,7 +277,8 @@ class FavorAttention(nn.Module):
         return turns if self.rotary else None
 
     def _unturned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = self._query(x), split_heads(self.key(x), self.heads), split_heads(self.value(x), self.heads)
+        queries, keys, values = (split_heads(y, self.heads) for y in maps_of(x, self.query, self.key, self.value))
+        queries = queries if self.query_norm is None else self.query_norm(queries)
         return queries, keys if self.key_norm is None else self.key_norm(keys), values
 
     def _query(self, x: Tensor) -> Tensor:
@@ -288,7 +289,7 @@ class FavorAttention(nn.Module):
         require(not self.causal, "a context needs causal=False: there is no order between the two sequences")
         require(not self.local_heads, f"a context has no window: cross-attention needs local_heads=0, got {self.local_heads}")
         context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
-        keys, values = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
+        keys, values = (split_heads(y, self.heads) for y in maps_of(context, self.key, self.value))
         return keys if self.key_norm is None else self.key_norm(keys), values
 
     def _finish(self, y: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ Axes: B batch, N length (latents), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
-from ..layers.linear import Linear
+from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
 from ..ops.errors import require_probability
 from ..ops.right_aligned import Splice
@@ -72,7 +72,7 @@ class LatentAttention(nn.Module):
 
     def read(self, context: Tensor, positions: Tensor) -> LatentCache:
         """Keys and values of (B, S, D) tokens at ``positions``, (S,) or (B, S)."""
-        keys, values = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
+        keys, values = (split_heads(y, self.heads) for y in maps_of(context, self.key, self.value))
         return LatentCache(self._turn(keys, positions), values)
 
     def attend(self, x: Tensor, cache: LatentCache, *, positions: Tensor, allowed: Tensor | None = None) -> Tensor:

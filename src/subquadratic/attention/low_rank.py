@@ -9,7 +9,7 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
-from ..layers.linear import Linear
+from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
@@ -184,7 +184,7 @@ class LowRankAttention(nn.Module):
     def _attend_causal(
         self, queries: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], slots: SlotState | None
     ) -> tuple[Tensor, SlotState]:
-        keys, values = split_heads(self.key(x), self.kv_heads), split_heads(self.value(x), self.kv_heads)
+        keys, values = (split_heads(y, self.kv_heads) for y in maps_of(x, self.key, self.value))
         return causal_slot_attention(queries, keys, values, *weights, slots, dropout=self.dropout if self.training else 0.0)
 
     def _sum(self, source: Tensor, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

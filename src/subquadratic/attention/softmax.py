@@ -6,7 +6,7 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
-from ..layers.linear import Linear
+from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, pack, pack_left, unpack, zero_padding
@@ -233,14 +233,14 @@ class SoftmaxAttention(nn.Module):
             "a context needs causal=False and window=None: there is no order between the two sequences",
         )
         context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
-        keys, values = split_heads(self.key(context), self.heads), split_heads(self.value(context), self.heads)
+        keys, values = (split_heads(y, self.heads) for y in maps_of(context, self.key, self.value))
         if self.key_norm is not None:
             keys = self.key_norm(keys)
         real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if context_mask is None else context_mask
         return ContextState(keys, values, real)
 
     def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = (split_heads(map_(x), self.heads) for map_ in (self.query, self.key, self.value))
+        queries, keys, values = (split_heads(y, self.heads) for y in maps_of(x, self.query, self.key, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.rotary:

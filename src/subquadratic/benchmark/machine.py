@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..kernels.native.library import made_by
-from ..kernels.native.linear import has_matrix_unit, linear_map
+from ..kernels.native.linear import has_matrix_unit, linear_maps
 from .timing import SHORT
 
 PACKAGES = (
@@ -87,7 +87,7 @@ def measure_rates(
         matmul=work / _best(lambda: torch.mm(a, b, out=result), device, tries),
         linear=None if linear is None else work / _best(lambda: linear(a, b), device, tries),
         copy=2 * source.nbytes / _best(lambda: target.copy_(source), device, tries),
-        unit=work / _best(lambda: linear_map(a, b, None, False), device, tries) if has_unit else None,
+        unit=work / _best(lambda: linear_maps([a], [b], [None], None), device, tries) if has_unit else None,
     )
 
 

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from ..ops.linear import linear
+from ..ops.linear import linear, linear_together
+from .hooks import is_untouched
 
 
 class Linear(nn.Linear):
@@ -11,3 +12,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., F)."""
         return linear(x, self.weight, self.bias)
+
+
+def maps_of(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """What each layer makes of the same (..., D); linear maps with nothing in their place read it once."""
+    if all(is_untouched(layer, Linear) for layer in layers):
+        return linear_together(x, [(layer.weight, layer.bias) for layer in layers])  # type: ignore[misc]
+    return [layer(x) for layer in layers]

@@ -8,7 +8,7 @@ Axes: B batch, T rows (batch and length together), D width in, F width out, N le
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels.native import linear as kernel
-from .backend import PLAIN, is_traced, needs_gradient, takes_native
+from .backend import PLAIN, are_float32, is_traced, needs_gradient, takes_native
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
 FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whose operands are split first; widths in and out
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F). Twice differentiable, like that."""
+Maps = Sequence[tuple[Tensor, Tensor | None]]  # weights (F, D), and biases (F,)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, plus: Tensor | None = None) -> Tensor:
+    """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F), to which ``plus`` (..., F) is added. Twice differentiable,
+    like that."""
+    if _suits_unit(x, [(weight, bias)]) and (plus is None or _can_be_added(plus, x, weight)):
+        return _by_unit(x, [(weight, bias)], plus)[0]
+    y = _linear(x, weight, bias)
+    return y if plus is None else y + plus
+
+
+def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
+    """``linear`` of the same (..., D) by several maps."""
+    return _by_unit(x, maps, None) if _suits_unit(x, maps) else [linear(x, *map_) for map_ in maps]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.numel() // max(x.shape[-1], 1)
-    fits = x.shape[-1:] == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1])  # else PyTorch says what does not
-    if fits and rows >= FEWEST_OF_UNIT and min(weight.shape) >= NARROWEST_OF_UNIT and _suits_unit(x, weight, bias):
-        return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias, _by_unit).view(*x.shape[:-1], weight.shape[0])
     if FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST or is_traced() or not _suits(x, weight, bias):
         return F.linear(x, weight, bias)
     if rows <= FEW_ROWS:
         parts = None if rows == 0 or needs_gradient(x, weight, *(() if bias is None else (bias,))) else parts_of(weight)
         return F.linear(x, weight, bias) if parts is None else _in_bands(x, weight, bias, rows, parts)
-    return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias, _by_onednn).view(*x.shape[:-1], weight.shape[0])
+    return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
 
 
 def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
     """E^T x of slots' weights (N, R) or (B, N, R) and a sequence (B, N, D): (B, R, D). Twice differentiable."""
     fits = weights.shape[-2] == x.shape[1] and weights.shape[:-2] in ((), (1,), x.shape[:1])
     many = x.shape[1] >= FEWEST_OF_UNIT and min(weights.shape[-1], x.shape[-1]) >= NARROWEST_OF_UNIT
-    if not (fits and many and _suits_unit(x, weights)):
+    if not (fits and many and _is_for_unit(x, weights)):
         return weights.transpose(-1, -2) @ x
     return _SlotSums.apply(weights, x)
 
@@ -50,9 +63,9 @@ def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
 def outer_sum(other: Tensor, x: Tensor) -> Tensor:
     """other^T x of (T, F) and (T, D): (F, D), for passes that autograd does not record."""
     many = len(x) >= FEWEST_OF_UNIT and min(other.shape[1], x.shape[1]) >= NARROWEST_OF_UNIT
-    if not (len(other) == len(x) and many and _suits_unit(x, other)):
+    if not (len(other) == len(x) and many and _is_for_unit(x, other)):
         return other.T @ x
-    return kernel.sum_of_outer_products(_rows(other), _rows(x), False)[0]
+    return _outer_sum(other, x)
 
 
 def parts_of(weight: Tensor) -> int | None:
@@ -80,7 +93,26 @@ def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return _are_plain(x, weight, bias) and onednn_is_faster()
 
 
-def _suits_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+def _suits_unit(x: Tensor, maps: Maps) -> bool:
+    """Whether there are rows and columns enough for the matrix unit, and shapes fit (else PyTorch says which does not)."""
+    return (
+        x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
+        and len(maps) <= kernel.MAPS
+        and all(
+            x.shape[-1:] == weight.shape[1:]
+            and min(weight.shape) >= NARROWEST_OF_UNIT
+            and (bias is None or bias.shape == weight.shape[:1])
+            and _is_for_unit(x, weight, bias)
+            for weight, bias in maps
+        )
+    )
+
+
+def _can_be_added(plus: Tensor, x: Tensor, weight: Tensor) -> bool:
+    return type(plus) in PLAIN and are_float32(x.device, (plus,)) and plus.shape == (*x.shape[:-1], len(weight))
+
+
+def _is_for_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     return not is_traced() and _are_plain(x, weight, bias) and takes_native(None, x) and kernel.has_matrix_unit()
 
 
@@ -112,9 +144,11 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
-def _by_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    turned = weight.stride(1) != 1 and weight.stride(0) == 1
-    return kernel.linear_map(_rows(x), weight.T if turned else _rows(weight), None if bias is None else bias.contiguous(), turned)
+def _by_unit(x: Tensor, maps: Maps, plus: Tensor | None) -> list[Tensor]:
+    given = [None if bias is None else bias.contiguous() for _, bias in maps]
+    flat = None if plus is None else plus.reshape(-1, plus.shape[-1])
+    ys = _Maps.apply(x.reshape(-1, x.shape[-1]), flat, *(weight for weight, _ in maps), *given)
+    return [y.view(*x.shape[:-1], y.shape[1]) for y in ys]
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -122,27 +156,66 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
+def _map(x: Tensor, weight: Tensor) -> Tensor:
+    return kernel.linear_maps([_rows(x)], _read_either_way([weight]), [None], None)[0]
+
+
+def _outer_sum(other: Tensor, x: Tensor) -> Tensor:
+    return kernel.sums_of_outer_products([_rows(other)], [_rows(x)], [False])[0]
+
+
 class _Linear(torch.autograd.Function):
-    """x W^T + b by a ``product`` of that form. With grad enabled its backward is itself differentiated, by PyTorch's operators."""
+    """x W^T + b by oneDNN. With grad enabled its backward is itself differentiated, by PyTorch's operators."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, product: Callable[..., Tensor]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.product = product
-        return product(x, weight, bias)
+        return _by_onednn(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        again = torch.is_grad_enabled()
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         d_x = None
         if wants_x:
-            d_x = gradient @ weight if again else ctx.product(gradient, weight.T)
-        if wants_weight and ctx.product is _by_unit and not again:
-            d_weight, d_bias = kernel.sum_of_outer_products(_rows(gradient), _rows(x), wants_bias)
-            return d_x, d_weight, d_bias if wants_bias else None, None
-        return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None, None
+            d_x = gradient @ weight if torch.is_grad_enabled() else _by_onednn(gradient, weight.T)
+        return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None
+
+
+class _Maps(torch.autograd.Function):
+    """(x (T, D), plus (T, F), weights, biases) -> x W^T + b of each map, plus added to the first, by the matrix unit. With grad enabled its
+    backward is itself differentiated, by PyTorch's operators."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plus: Tensor | None, *maps: Tensor | None) -> tuple[Tensor, ...]:
+        weights: Any = maps[: len(maps) // 2]
+        ctx.save_for_backward(x, *weights)
+        plus = None if plus is None else _rows(plus)
+        return tuple(kernel.linear_maps([_rows(x)], _read_either_way(weights), list(maps[len(weights) :]), plus))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        wants_x, wants_plus, *wants = ctx.needs_input_grad
+        wants_biases = wants[len(weights) :]
+        d_x, d_weights, d_biases = None, [None] * len(weights), [None] * len(weights)
+        if torch.is_grad_enabled():
+            d_x = sum(gradient @ weight for gradient, weight in zip(gradients, weights, strict=True)) if wants_x else None
+            d_weights, d_biases = [gradient.T @ x for gradient in gradients], [gradient.sum(dim=0) for gradient in gradients]
+        else:
+            rows = [_rows(gradient) for gradient in gradients]
+            if wants_x:
+                d_x = kernel.linear_maps(rows, [weight.T for weight in _read_either_way(weights)], [None], None)[0]
+            if any(wants):
+                found = kernel.sums_of_outer_products(rows, [_rows(x)], wants_biases)
+                d_weights, d_biases = found[: len(weights)], found[len(weights) :]
+        d_maps = (found if want else None for found, want in zip((*d_weights, *d_biases), wants, strict=True))
+        return d_x, gradients[0] if wants_plus else None, *d_maps
+
+
+def _read_either_way(weights: Sequence[Tensor]) -> list[Tensor]:
+    """With the numbers of each row or of each column one after the other."""
+    return [weight if 1 in weight.stride() else weight.contiguous() for weight in weights]
 
 
 class _SlotSums(torch.autograd.Function):
@@ -153,12 +226,12 @@ class _SlotSums(torch.autograd.Function):
     def forward(ctx: Any, weights: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(weights, x)
         rows = weights.expand(len(x), -1, -1)
-        return _joined([kernel.sum_of_outer_products(_rows(one), _rows(other), False)[0] for one, other in zip(rows, x, strict=True)])
+        return _joined([_outer_sum(one, other) for one, other in zip(rows, x, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         weights, x = ctx.saved_tensors
-        product = F.linear if torch.is_grad_enabled() else _by_unit
+        product = F.linear if torch.is_grad_enabled() else _map
         d_weights = d_x = None
         if ctx.needs_input_grad[0]:
             d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])

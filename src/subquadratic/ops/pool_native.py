@@ -29,25 +29,27 @@ def suits(x: Tensor, turns: Tensor | None, *logits: Tensor) -> bool:
 
 
 class NativePool(torch.autograd.Function):
-    """(x, turns, weights, mask, late, scale, write) -> (mean (B, H, 1, K), what it is of or nothing), as the operator ``pool``."""
+    """(x, turns, weights, mask, late, scale, write) -> (mean (B, H, 1, K), what it is of or nothing), as the operator ``pool``; and x, for
+    what else reads it: that gradient is added on the way."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, turns: Tensor | None, weights: Tensor, mask: Tensor | None, late: bool, scale: float, write: bool
-    ) -> tuple[Tensor, Tensor]:
-        x, weights = dense_channels(x), weights.contiguous()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        given, x, weights = x, dense_channels(x), weights.contiguous()
         turns, mask = (None if y is None else y.contiguous() for y in (turns, mask))
         mean, turned, logits, normaliser = kernel.pool(x, turns, weights, mask, late, scale, write)
         ctx.save_for_backward(x, turns, weights, mask, mean, logits, normaliser)
         ctx.late, ctx.scale = late, scale
         ctx.set_materialize_grads(False)
-        return mean, turned
+        return mean, turned, given.view_as(given)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_mean: Tensor | None, d_turned: Tensor | None) -> tuple[Any, ...]:
+    def backward(ctx: Any, d_mean: Tensor | None, d_turned: Tensor | None, d_more: Tensor | None) -> tuple[Any, ...]:
         x, turns, weights, mask, mean, *kept = ctx.saved_tensors
         d_mean = torch.zeros_like(mean) if d_mean is None else d_mean.contiguous()
         d_turned = None if d_turned is None or not d_turned.numel() else dense_channels(d_turned)
-        d_x, d_weights = kernel.pool_backward(d_mean, d_turned, x, turns, weights, mask, ctx.late, ctx.scale, mean, *kept)
+        d_more = None if d_more is None else dense_channels(d_more)
+        d_x, d_weights = kernel.pool_backward(d_mean, d_turned, d_more, x, turns, weights, mask, ctx.late, ctx.scale, mean, *kept)
         return d_x, None, d_weights.sum(dim=0) if weights.dim() == 2 else d_weights, None, None, None, None

@@ -34,6 +34,11 @@ INLINE vec activate(const slab *s, long i, long c, vec x, vec value) {
     return active * value;
 }
 
+INLINE void add_to_biases(const slab *s, long map, long c, vec slopes) {
+    float *sum = s->sums + map * s->wide + c;
+    store(sum, load(sum) + slopes);
+}
+
 // What is active, and slopes (one for each map) from the gradient of that.
 INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]) {
     const float *kept = s->kept + i * s->maps * s->wide + c;
@@ -43,10 +48,6 @@ INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]
         vec value = load(kept + s->wide);
         slopes[1] = given * active;
         slopes[0] *= value, active *= value;
-    }
-    for (long map = 0; s->sums && map < s->maps; map++) {
-        float *sum = s->sums + map * s->wide + c;
-        store(sum, load(sum) + slopes[map]);
     }
     return active;
 }
@@ -86,6 +87,8 @@ static __attribute__((noinline)) void put_slopes(const four *x, long row, int fi
         if (is_in(x, row, tile)) active[tile] = activate_back(s, i, c, sum_at(x, tile, row), both);
         slopes[0][tile] = both[0], slopes[1][tile] = both[1];
     }
+    for (long i = 0; s->sums && i < 2 && i * SIDE < x->columns; i++)
+        for (long map = 0; map < s->maps; map++) add_to_biases(s, map, x->right + i * SIDE, slopes[map][i] + slopes[map][i + 2]);
     for (long map = 0; map < s->maps; map++) {
         if (s->wants_rows && s->sums) put_both(x, row, slopes[map], s->slopes_rows[map], s->slopes_right[map]);
         else if (s->sums) put_right(x, row, slopes[map], s->slopes_right[map]);
@@ -129,7 +132,10 @@ static void backward_slab(slab *s, long depth, operand d_y, operand contract) {
         for (long c = i * STEP; c < i * STEP + s->width; c += LANES) {
             vec slopes[2];
             store(s->active + c, activate_back(s, i, c - i * STEP, load(s->slopes + c), slopes));
-            for (long map = 0; map < s->maps; map++) store(s->slopes + map * BLOCK * STEP + c, slopes[map]);
+            for (long map = 0; map < s->maps; map++) {
+                store(s->slopes + map * BLOCK * STEP + c, slopes[map]);
+                if (s->sums) add_to_biases(s, map, c - i * STEP, slopes[map]);
+            }
         }
     for (long map = 0; map < s->maps; map++) {
         const float *slopes = s->slopes + map * BLOCK * STEP;

@@ -18,66 +18,108 @@ int has_matrix_unit(void) {
 #define DEEP_OF_SUM 128 // likewise, where it is the rows: both operands stay in the second cache
 #define HIGH 128        // of the rows
 
-typedef struct {
-    const float *x, *weight, *bias;              // (T, D); (F, D), or (D, F) if turned; (F,), null: none
-    const float *other;                          // (T, F)
-    float *y, *row_sum;                          // (T, F); of a sum (F, D), and other's rows added up (F,), null: not wanted
-    float *packed, *sums;                        // RIGHT_NUMBERS(F, D) numbers; (shares, F WIDE(D) + WIDE(F))
-    int64_t rows, dim, out, x_step, weight_step, other_step, turned, shares, threads;
-} map;
+#define MAPS 4 // that share an input or a sum, at most
 
-void linear_map(const map *m) {
+// From inputs to outputs, or the sums of outer products of outputs' gradients and inputs: of the input i and the output j the weight or sum
+// is the one at i * outputs + j.
+typedef struct {
+    const float *x[MAPS], *weight[MAPS * MAPS], *bias[MAPS], *plus; // (T, D); (F, D), or (D, F) if turned; (F,), null: none; (T, F), likewise
+    const float *other[MAPS];                                       // (T, F)
+    float *y[MAPS * MAPS], *row_sum[MAPS];                          // outputs (T, F); or sums (F, D), and other's rows added up (F,)
+    float *packed, *sums;                                           // RIGHT_NUMBERS(F, D) each; (shares, F WIDE(D) each + WIDE(F) each)
+    int64_t dim[MAPS], x_step[MAPS], out[MAPS], other_step[MAPS], weight_step[MAPS * MAPS], turned[MAPS * MAPS], plus_step;
+    int64_t inputs, outputs, rows, shares, threads;
+} maps;
+
+// Outputs: for each the sum of all inputs' maps. plus: added to the first.
+void linear_maps(const maps *m) {
     long high = least(HIGH, WHOLE((m->rows + m->threads - 1) / m->threads, SIDE));
 #pragma omp parallel num_threads(m->threads)
     {
-        operand weight;
-        if (m->turned) weight = right_together(m->dim, m->out, m->weight, m->weight_step, m->packed);
-        else weight = right_turned_together(m->dim, m->out, m->weight, m->weight_step, m->packed);
+        operand weights[MAPS * MAPS];
+        float *packed = m->packed;
+        for (long i = 0; i < m->inputs; i++)
+            for (long j = 0; j < m->outputs; j++) {
+                long pair = i * m->outputs + j, dim = m->dim[i], out = m->out[j], step = m->weight_step[pair];
+                if (m->turned[pair]) weights[pair] = right_together(dim, out, m->weight[pair], step, packed);
+                else weights[pair] = right_turned_together(dim, out, m->weight[pair], step, packed);
+                packed += RIGHT_NUMBERS(out, dim);
+            }
         space s = space_of(UNIT_NUMBERS(HIGH, DEEP));
         tiles_begin();
 #pragma omp for schedule(dynamic)
         for (long at = 0; at < m->rows; at += high) {
             long rows = least(high, m->rows - at);
-            for (long deep = 0; deep < m->dim; deep += DEEP) {
-                long some = least(DEEP, m->dim - deep);
-                operand x = left_of(rows, some, m->x + at * m->x_step + deep, m->x_step, s.start);
-                multiply_onto(rows, m->out, some, x, part_of(weight, 0, deep), m->bias, m->y + at * m->out, m->out, deep > 0);
-            }
+            for (long i = 0; i < m->inputs; i++)
+                for (long deep = 0; deep < m->dim[i]; deep += DEEP) {
+                    long some = least(DEEP, m->dim[i] - deep), first = i + deep == 0;
+                    operand x = left_of(rows, some, m->x[i] + at * m->x_step[i] + deep, m->x_step[i], s.start);
+                    for (long j = 0; j < m->outputs; j++) {
+                        place to = {.at = m->y[j] + at * m->out[j], .step = m->out[j], .add = !first, .row = m->bias[j]};
+                        if (first && j == 0 && m->plus) to.plus = m->plus + at * m->plus_step, to.plus_step = m->plus_step;
+                        multiply_to(rows, m->out[j], some, x, part_of(weights[i * m->outputs + j], 0, deep), to);
+                    }
+                }
         }
         tiles_end();
         free(s.start);
     }
 }
 
-// y = other^T x, and the sum of other's rows beside it.
-void sum_of_outer_products(const map *m) {
-    long wide = WIDE(m->dim), each = m->out * wide + WIDE(m->out), share = WHOLE((m->rows + m->shares - 1) / m->shares, DEPTH);
+// Where the sums of each pair lie, and behind them those of other's rows; how many numbers all of them are.
+static long lay_out(const maps *m, float *from, float *sums[], float *row_sums[]) {
+    float *next = from;
+    for (long i = 0; i < m->inputs; i++)
+        for (long j = 0; j < m->outputs; j++) sums[i * m->outputs + j] = next, next += m->out[j] * WIDE(m->dim[i]);
+    for (long j = 0; j < m->outputs; j++) row_sums[j] = next, next += WIDE(m->out[j]);
+    return next - from;
+}
+
+static void sum_share(const maps *m, long at, long end, float *from, space s) {
+    float *sums[MAPS * MAPS], *row_sums[MAPS], *right[MAPS], *left = take(&s, UNIT_NUMBERS(HIGH, DEEP_OF_SUM));
+    long each = lay_out(m, from, sums, row_sums);
+    float *start = at < end ? row_sums[0] : from;
+    memset(start, 0, (from + each - start) * 4);
+    for (long i = 0; i < m->inputs; i++) right[i] = take(&s, RIGHT_NUMBERS(m->dim[i], DEEP_OF_SUM));
+    for (int add = 0; at < end; at += DEEP_OF_SUM, add = 1) {
+        long some = least(DEEP_OF_SUM, end - at);
+        operand x[MAPS];
+        for (long i = 0; i < m->inputs; i++) x[i] = right_of(some, m->dim[i], m->x[i] + at * m->x_step[i], m->x_step[i], right[i]);
+        for (long j = 0; j < m->outputs; j++)
+            for (long first = 0; first < m->out[j]; first += HIGH) {
+                long high = least(HIGH, m->out[j] - first), step = m->other_step[j];
+                const float *rows = m->other[j] + at * step + first;
+                operand other = left_turned(high, some, rows, step, left);
+                for (long i = 0; i < m->inputs; i++) {
+                    long wide = WIDE(m->dim[i]);
+                    multiply(high, m->dim[i], some, other, x[i], sums[i * m->outputs + j] + first * wide, wide, add);
+                }
+                for (long i = 0; m->row_sum[j] && i < some; i++) add_to(row_sums[j] + first, rows + i * step, high);
+            }
+    }
+}
+
+// y = other^T x of each pair, and the sums of other's rows.
+void sums_of_outer_products(const maps *m) {
+    float *sums[MAPS * MAPS], *row_sums[MAPS];
+    long each = lay_out(m, m->sums, sums, row_sums), share = WHOLE((m->rows + m->shares - 1) / m->shares, DEPTH);
+    long depth = UNIT_NUMBERS(HIGH, DEEP_OF_SUM);
+    for (long i = 0; i < m->inputs; i++) depth += RIGHT_NUMBERS(m->dim[i], DEEP_OF_SUM);
 #pragma omp parallel num_threads(m->threads)
     {
-        space s = space_of(RIGHT_NUMBERS(m->dim, DEEP_OF_SUM) + UNIT_NUMBERS(HIGH, DEEP_OF_SUM));
-        float *right = take(&s, RIGHT_NUMBERS(m->dim, DEEP_OF_SUM)), *left = take(&s, UNIT_NUMBERS(HIGH, DEEP_OF_SUM));
+        space s = space_of(depth);
         tiles_begin();
 #pragma omp for schedule(static)
-        for (long index = 0; index < m->shares; index++) {
-            float *sums = m->sums + index * each, *row_sum = sums + m->out * wide;
-            long end = least(m->rows, (index + 1) * share);
-            memset(index * share >= end ? sums : row_sum, 0, (index * share >= end ? each : WIDE(m->out)) * 4);
-            for (long at = index * share; at < end; at += DEEP_OF_SUM) {
-                long some = least(DEEP_OF_SUM, end - at);
-                operand x = right_of(some, m->dim, m->x + at * m->x_step, m->x_step, right);
-                for (long first = 0; first < m->out; first += HIGH) {
-                    long high = least(HIGH, m->out - first);
-                    operand other = left_turned(high, some, m->other + at * m->other_step + first, m->other_step, left);
-                    multiply(high, m->dim, some, other, x, sums + first * wide, wide, at > index * share);
-                    for (long i = 0; m->row_sum && i < some; i++)
-                        add_to(row_sum + first, m->other + (at + i) * m->other_step + first, high);
-                }
-            }
-        }
+        for (long index = 0; index < m->shares; index++)
+            sum_share(m, index * share, least(m->rows, (index + 1) * share), m->sums + index * each, s);
         tiles_end();
         free(s.start);
-        add_shares(m->shares, m->out, m->dim, m->sums, wide, each, m->y);
-        if (m->row_sum) add_shares(m->shares, 1, m->out, m->sums + m->out * wide, 0, each, m->row_sum);
+        for (long pair = 0; pair < m->inputs * m->outputs; pair++) {
+            long dim = m->dim[pair / m->outputs];
+            add_shares(m->shares, m->out[pair % m->outputs], dim, sums[pair], WIDE(dim), each, m->y[pair]);
+        }
+        for (long j = 0; j < m->outputs; j++)
+            if (m->row_sum[j]) add_shares(m->shares, 1, m->out[j], row_sums[j], 0, each, m->row_sum[j]);
     }
 }
 

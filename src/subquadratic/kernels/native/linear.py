@@ -5,6 +5,8 @@ Axes: T rows (batch and length together), D width in, F width out.
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +14,21 @@ from torch import Tensor
 from .library import library, why_not
 from .tensors import LONG, POINTER, fields, operator, whole
 
-SIDE, DEPTH = 16, 32  # of a tile, as in matrix_unit.h
+SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
 
 
-class Map(ctypes.Structure):
-    """``map`` of linear.c."""
+MAPS = 4  # that share an input or a sum, at most: as in linear.c
+_POINTERS, _LONGS, _PAIRS, _STEPS = POINTER * MAPS, LONG * MAPS, POINTER * MAPS**2, LONG * MAPS**2
+
+
+class Maps(ctypes.Structure):
+    """``maps`` of linear.c."""
 
     _fields_ = [
-        *((name, POINTER) for name in ("x", "weight", "bias", "other", "y", "row_sum", "packed", "sums")),
-        *((name, LONG) for name in ("rows", "dim", "out", "x_step", "weight_step", "other_step", "turned", "shares", "threads")),
+        ("x", _POINTERS), ("weight", _PAIRS), ("bias", _POINTERS), ("plus", POINTER), ("other", _POINTERS), ("y", _PAIRS),
+        ("row_sum", _POINTERS), ("packed", POINTER), ("sums", POINTER),
+        ("dim", _LONGS), ("x_step", _LONGS), ("out", _LONGS), ("other_step", _LONGS), ("weight_step", _STEPS), ("turned", _STEPS),
+        *((name, LONG) for name in ("plus_step", "inputs", "outputs", "rows", "shares", "threads")),
     ]  # fmt: skip
 
 
@@ -30,43 +38,69 @@ def has_matrix_unit() -> bool:
     return why_not() is None and bool(library().has_matrix_unit())
 
 
-def _mapped_like(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[1 if turned else 0])
+def _mapped_like(xs: Sequence[Tensor], weights: Sequence[Tensor], *_: Any) -> list[Tensor]:
+    return [xs[0].new_empty(xs[0].shape[0], weight.shape[0]) for weight in weights[: len(weights) // len(xs)]]
 
 
 @operator(fake=_mapped_like)
-def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
-    """x W^T + b of (T, D), (F, D) and (F,): (T, F). ``turned``: W comes as (D, F). Rows may lie apart, their numbers not."""
-    y = _mapped_like(x, weight, bias, turned)
-    (rows, dim), out = x.shape, y.shape[1]
-    packed = x.new_empty(whole(out, SIDE) * whole(dim, DEPTH) * 3 // 2)
+def linear_maps(
+    xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None], plus: Tensor | None
+) -> list[Tensor]:
+    """Maps that read the same, or are added up, in one go: of an output j the sum of x_i W_ij^T over the inputs i, and b_j.
+
+    Args:
+        xs: inputs (T, D_i). Rows may lie apart, their numbers not.
+        weights: (F_j, D_i), those of the first input first; rows or columns may lie apart, the numbers of one of them not.
+        biases: (F_j,), one for each output.
+        plus: (T, F_0), added to the first output.
+    """
+    ys = _mapped_like(xs, weights)
+    rows, dims, outs = len(xs[0]), [x.shape[1] for x in xs], [y.shape[1] for y in ys]
+    turned = [weight.stride(1) != 1 and weight.shape[1] != 1 for weight in weights]
+    numbers = sum(whole(weight.shape[0], SIDE) * whole(weight.shape[1], DEPTH) for weight in weights) * PARTS // 2
+    packed = xs[0].new_empty(numbers)
     given = fields(
-        x=_apart(x), weight=_apart(weight), bias=bias, y=y, packed=packed, rows=rows, dim=dim, out=out, x_step=x.stride(0),
-        weight_step=weight.stride(0), turned=turned,
+        x=_POINTERS(*map(_apart, xs)), weight=_PAIRS(*(_apart(w.T if t else w) for w, t in zip(weights, turned, strict=True))),
+        bias=_POINTERS(*(None if bias is None else _dense(bias) for bias in biases)), y=_PAIRS(*map(_dense, ys)), packed=packed,
+        dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)), turned=_STEPS(*turned),
+        weight_step=_STEPS(*(weight.stride(1 if t else 0) for weight, t in zip(weights, turned, strict=True))),
+        inputs=len(xs), outputs=len(ys), rows=rows,
     )  # fmt: skip
-    library().linear_map(ctypes.byref(Map(**given)))
-    return y
+    if plus is not None:
+        given |= {"plus": _apart(plus), "plus_step": plus.stride(0)}
+    library().linear_maps(ctypes.byref(Maps(**given)))
+    return ys
 
 
-def _summed_like(other: Tensor, x: Tensor, wants_rows: bool) -> tuple[Tensor, Tensor]:
-    return x.new_empty(other.shape[1], x.shape[1]), x.new_empty(other.shape[1] if wants_rows else 0)
+def _summed_like(others: Sequence[Tensor], xs: Sequence[Tensor], wants_rows: Sequence[bool]) -> list[Tensor]:
+    sums = [x.new_empty(other.shape[1], x.shape[1]) for x in xs for other in others]
+    return sums + [other.new_empty(other.shape[1] if wants else 0) for other, wants in zip(others, wants_rows, strict=True)]
 
 
 @operator(fake=_summed_like)
-def sum_of_outer_products(other: Tensor, x: Tensor, wants_rows: bool) -> tuple[Tensor, Tensor]:
-    """other^T x of (T, F) and (T, D): (F, D); and the sum of other's rows (F,), or nothing. Rows may lie apart, their numbers not."""
-    y, row_sum = _summed_like(other, x, wants_rows)
-    (rows, dim), out = x.shape, y.shape[0]
+def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants_rows: Sequence[bool]) -> list[Tensor]:
+    """Of each x_i (T, D_i) and other_j (T, F_j) the sum other_j^T x_i over the rows, (F_j, D_i), those of the first x first; then for each
+    other the sum of its rows (F_j,), or nothing. Rows may lie apart, their numbers not."""
+    found = _summed_like(others, xs, wants_rows)
+    rows, dims, outs = len(xs[0]), [x.shape[1] for x in xs], [other.shape[1] for other in others]
+    pairs = len(xs) * len(others)
     shares = max(1, min(torch.get_num_threads(), rows // 128))
-    sums = x.new_empty(shares * (out * whole(dim) + whole(out)))
+    sums = xs[0].new_empty(shares * sum(out * (sum(map(whole, dims))) + whole(out) for out in outs))
     given = fields(
-        x=_apart(x), other=_apart(other), y=y, row_sum=row_sum if wants_rows else None, sums=sums, rows=rows, dim=dim, out=out,
-        x_step=x.stride(0), other_step=other.stride(0), shares=shares,
+        x=_POINTERS(*map(_apart, xs)), other=_POINTERS(*map(_apart, others)), y=_PAIRS(*map(_dense, found[:pairs])),
+        row_sum=_POINTERS(*(_dense(row) if wants else None for row, wants in zip(found[pairs:], wants_rows, strict=True))), sums=sums,
+        dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)),
+        other_step=_LONGS(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
     )  # fmt: skip
-    library().sum_of_outer_products(ctypes.byref(Map(**given)))
-    return y, row_sum
+    library().sums_of_outer_products(ctypes.byref(Maps(**given)))
+    return found
 
 
 def _apart(x: Tensor) -> int:
     assert x.stride(1) == 1 or x.shape[1] == 1, x.stride()
+    return x.data_ptr()
+
+
+def _dense(x: Tensor) -> int:
+    assert x.is_contiguous(), x.stride()
     return x.data_ptr()

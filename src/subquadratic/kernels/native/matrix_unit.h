@@ -130,7 +130,7 @@ static void tiles_begin(void) {
 }
 static void tiles_end(void) { _tile_release(); }
 
-#define LEFT(tile, part) _tile_loadd(tile, (tile == 4 ? a : a + a_step) + (part) * TILE, 64)
+#define LEFT(tile, part) _tile_stream_loadd(tile, (tile == 4 ? a : a + a_step) + (part) * TILE, 64)
 #define RIGHT(tile, part) _tile_loadd(tile, (tile == 6 ? b : b + b_step) + (part) * TILE, 64)
 // All products of the tiles at hand; the next parts come into each tile as soon as it is free.
 #define TIMES_THEN_LEFT(part)              \
@@ -156,16 +156,28 @@ static void tiles_end(void) { _tile_release(); }
     if (wide) _tile_dpbf16ps(1, 4, 7);     \
     if (high) _tile_dpbf16ps(2, 5, 6);     \
     if (high && wide) _tile_dpbf16ps(3, 5, 7)
-// Of c (rows, columns), which begins at some place of a result, what the tiles at hand give: four of 16 x 16 numbers.
+// Where results come, and what is added to them: what is there; the same to each row; (rows, columns) of something else. Null: nothing is.
+typedef struct {
+    float *at;
+    long step;
+    int add;
+    const float *row, *plus;
+    long plus_step;
+} place;
+
+INLINE place place_from(place p, long at, long right) {
+    p.at += at * p.step + right, p.row = p.row ? p.row + right : NULL, p.plus = p.plus ? p.plus + at * p.plus_step + right : NULL;
+    return p;
+}
+
+// Of results (rows, columns) what the tiles at hand give: four of 16 x 16 numbers.
 typedef struct {
     float sums[4][SIDE * SIDE] __attribute__((aligned(64)));
     long at, right;            // where they begin
     long rows, columns, depth; // from there on
     operand a, b;
-    float *c;
-    long c_step;
-    const float *row; // added to each row of c, from its first column on; null: nothing is
-    int add, far;     // far: c is more than the first cache holds
+    place to;
+    int far; // the place is more than the first cache holds
     void *with;
 } four;
 
@@ -220,11 +232,13 @@ INLINE void put_row(const four *x, long row, int tile) {
     if (!is_in(x, row, tile)) return;
     long right = tile % 2 * SIDE;
     vec sum = sum_at(x, tile, row);
-    float *to = x->c + (tile / 2 * SIDE + row) * x->c_step + right;
-    if (x->columns - right >= SIDE) store(to, sum + (x->add ? load(to) : x->row ? load(x->row + right) : nothing));
+    long down = tile / 2 * SIDE + row;
+    float *to = x->to.at + down * x->to.step + right;
+    __mmask16 lanes = first_lanes(x->columns - right);
+    if (x->to.plus) sum += (vec)_mm512_maskz_loadu_ps(lanes, x->to.plus + down * x->to.plus_step + right);
+    if (x->columns - right >= SIDE) store(to, sum + (x->to.add ? load(to) : x->to.row ? load(x->to.row + right) : nothing));
     else {
-        __mmask16 lanes = first_lanes(x->columns - right);
-        if (x->add || x->row) sum += (vec)_mm512_maskz_loadu_ps(lanes, x->add ? to : x->row + right);
+        if (x->to.add || x->to.row) sum += (vec)_mm512_maskz_loadu_ps(lanes, x->to.add ? to : x->to.row + right);
         _mm512_mask_storeu_ps(to, lanes, (__m512)sum);
     }
 }
@@ -268,7 +282,7 @@ INLINE void put_each(const four *x, long first, long stop, put then) {
 
 INLINE void ask_for(const four *x, long first, long stop) {
     for (long i = first; x->far && i < stop; i++)
-        __builtin_prefetch(x->c + (i / (2 * SIDE) * SIDE + i % SIDE) * x->c_step + i / SIDE % 2 * SIDE, 1);
+        __builtin_prefetch(x->to.at + (i / (2 * SIDE) * SIDE + i % SIDE) * x->to.step + i / SIDE % 2 * SIDE, 1);
 }
 
 #define FINE 65536
@@ -340,16 +354,13 @@ INLINE void queue_end(queue *q, put then) {
     queue_begin(q);
 }
 
-INLINE void queue_product(
-    queue *q, long rows, long columns, long depth, operand a, operand b, const float *row, float *c, long c_step, int add, put then,
-    void *with) {
-    int far = rows * c_step > 8192;
+INLINE void queue_product(queue *q, long rows, long columns, long depth, operand a, operand b, place to, put then, void *with) {
+    int far = rows * to.step > 8192;
     for (long right = 0; right < columns; right += 2 * SIDE)
         for (long at = 0; at < rows; at += 2 * SIDE) {
             four *now = q->turns + q->now, *before = q->turns + !q->now;
             now->at = at, now->right = right, now->rows = rows - at, now->columns = columns - right, now->depth = depth;
-            now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->row = row ? row + right : NULL, now->with = with;
-            now->c = c + at * c_step + right, now->c_step = c_step, now->add = add, now->far = far;
+            now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->to = place_from(to, at, right), now->far = far, now->with = with;
             if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before, then);
             else if (now->rows > SIDE) sum_tiles(1, 0, now, before, then);
             else if (now->columns > SIDE) sum_tiles(0, 1, now, before, then);
@@ -358,23 +369,24 @@ INLINE void queue_product(
         }
 }
 
-// c (rows, columns) = [c +] a (rows, depth) b (depth, columns), or with `row` (columns,) added to each row.
-static __attribute__((noinline)) void multiply_onto(
-    long rows, long columns, long depth, operand a, operand b, const float *row, float *c, long c_step, int add) {
+// What comes to a place: a (rows, depth) b (depth, columns), and what is added there.
+static __attribute__((noinline)) void multiply_to(long rows, long columns, long depth, operand a, operand b, place to) {
     queue q;
     queue_begin(&q);
-    queue_product(&q, rows, columns, depth, a, b, row, c, c_step, add, (put){NULL}, NULL);
-    queue_end(&q, (put){NULL});
+    queue_product(&q, rows, columns, depth, a, b, to, (put){.call = NULL}, NULL);
+    queue_end(&q, (put){.call = NULL});
 }
+
+// c (rows, columns) = [c +] a (rows, depth) b (depth, columns).
 INLINE void multiply(long rows, long columns, long depth, operand a, operand b, float *c, long c_step, int add) {
-    multiply_onto(rows, columns, depth, a, b, NULL, c, c_step, add);
+    multiply_to(rows, columns, depth, a, b, (place){.at = c, .step = c_step, .add = add});
 }
 
 // The same product, which goes to `then` instead of c.
 INLINE void multiply_then(long rows, long columns, long depth, operand a, operand b, put then, void *with) {
     queue q;
     queue_begin(&q);
-    queue_product(&q, rows, columns, depth, a, b, NULL, NULL, 0, 0, then, with);
+    queue_product(&q, rows, columns, depth, a, b, (place){.at = NULL}, then, with);
     queue_end(&q, then);
 }
 

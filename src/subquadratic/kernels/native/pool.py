@@ -76,7 +76,7 @@ def pool(
 
 
 def _gradients_like(
-    d_mean: Tensor, d_turned: Tensor | None, x: Tensor, turns: Tensor | None, weights: Tensor, *_: Any
+    d_mean: Tensor, d_turned: Tensor | None, d_more: Tensor | None, x: Tensor, turns: Tensor | None, weights: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return positions_first(x), x.new_empty(x.shape[0], *weights.shape[-2:])
 
@@ -85,6 +85,7 @@ def _gradients_like(
 def pool_backward(
     d_mean: Tensor,
     d_turned: Tensor | None,
+    d_more: Tensor | None,
     x: Tensor,
     turns: Tensor | None,
     weights: Tensor,
@@ -95,9 +96,9 @@ def pool_backward(
     logits: Tensor,
     normaliser: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of the weights (B, H, D)."""
-    d_x, d_weights = _gradients_like(d_mean, d_turned, x, turns, weights)
-    more = {} if d_turned is None else dict(d_output=d_turned)
+    """Gradients of x, to which ``d_more`` is added, and of the weights (B, H, D)."""
+    d_x, d_weights = _gradients_like(d_mean, d_turned, d_more, x, turns, weights)
+    more = {name: x for name, x in (("d_output", d_turned), ("d_more", d_more)) if x is not None}
     _call(
         "pool_backward", x, turns, weights, live, late, scale,
         mean=mean, logits=logits, normaliser=normaliser, d_mean=d_mean, d_queries=d_x, d_weights=d_weights, **more,

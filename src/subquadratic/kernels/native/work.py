@@ -77,19 +77,19 @@ def _slot_attention_backward(
     return _positions(queries) * (slots * (6 * (width + values_width) + 6 * CHUNK) + CHUNK * (3 * width + 2 * values_width))
 
 
-def _linear_map(x: Tensor, weight: Tensor, *_: Any) -> int:
-    return len(x) * weight.numel()
+def _linear_maps(xs: list[Tensor], weights: list[Tensor], *_: Any) -> int:
+    return len(xs[0]) * sum(weight.numel() for weight in weights)
 
 
-def _sum_of_outer_products(other: Tensor, x: Tensor, *_: Any) -> int:
-    return other.numel() * x.shape[1]
+def _sums_of_outer_products(others: list[Tensor], xs: list[Tensor], *_: Any) -> int:
+    return sum(other.numel() * x.shape[1] for other in others for x in xs)
 
 
 def _pool(x: Tensor, *_: Any) -> int:
     return _positions(x) * (x.shape[1] + 1) * x.shape[3]
 
 
-def _pool_backward(d_mean: Tensor, d_turned: Tensor | None, x: Tensor, *_: Any) -> int:
+def _pool_backward(d_mean: Tensor, d_turned: Tensor | None, d_more: Tensor | None, x: Tensor, *_: Any) -> int:
     return _positions(x) * (2 * x.shape[1] + 1) * x.shape[3]
 
 
@@ -118,8 +118,8 @@ MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "subquadratic::softmax_attention_backward": _softmax_attention_backward,
     "subquadratic::slot_attention": _slot_attention,
     "subquadratic::slot_attention_backward": _slot_attention_backward,
-    "subquadratic::linear_map": _linear_map,
-    "subquadratic::sum_of_outer_products": _sum_of_outer_products,
+    "subquadratic::linear_maps": _linear_maps,
+    "subquadratic::sums_of_outer_products": _sums_of_outer_products,
     "subquadratic::pool": _pool,
     "subquadratic::pool_backward": _pool_backward,
     "subquadratic::running_mean": _running_mean,
