@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from subquadratic.kernels.native import add_norm as kernel
 from subquadratic.kernels.native import library
-from subquadratic.layers import residual
+from subquadratic.layers import norms
 from subquadratic.layers.residual import Branch, ResidualStack
 from subquadratic.ops import add_norm_native as ops
 from subquadratic.ops.add_norm_native import NativeAddNorm
@@ -85,13 +85,13 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One entry for every norm that the kernels apply: whether something is added before."""
     monkeypatch.setattr(ops, "FEWEST", 1)
     found: list[bool] = []
-    usual = residual.add_norm
+    usual = norms.add_norm
 
     def noted(x: Tensor, delta: Tensor | None, *others: Tensor) -> tuple[Tensor, Tensor]:
         found.append(delta is not None)
         return usual(x, delta, *others)
 
-    monkeypatch.setattr(residual, "add_norm", noted)
+    monkeypatch.setattr(norms, "add_norm", noted)
     return found
 
 

@@ -50,9 +50,7 @@ def test_a_sum_is_as_exact_as_float32(rows: int, dim: int, out: int, wants: bool
     rows=st.integers(1, 400), dims=st.lists(WIDTHS, min_size=1, max_size=4), outs=st.lists(WIDTHS, min_size=1, max_size=4),
     bias=st.booleans(), turned=st.booleans(), plus=st.booleans(), seed=st.integers(0, 10**6),
 )  # fmt: skip
-def test_several_maps_at_once(
-    rows: int, dims: list[int], outs: list[int], bias: bool, turned: bool, plus: bool, seed: int
-) -> None:
+def test_several_maps_at_once(rows: int, dims: list[int], outs: list[int], bias: bool, turned: bool, plus: bool, seed: int) -> None:
     torch.manual_seed(seed)
     xs, others = ([torch.randn(rows, width + 1)[:, 1:] for width in widths] for widths in (dims, outs))
     weights = [torch.randn(dim, out).T if turned else torch.randn(out, dim) for dim in dims for out in outs]

@@ -35,7 +35,17 @@ def error(found: Tensor, true: Tensor) -> float:
 
 
 def compare(
-    length: int, heads: int, width: int, *, turned: str, masked: bool, late: bool, by_row: bool, write: bool, more: bool, spread: float,
+    length: int,
+    heads: int,
+    width: int,
+    *,
+    turned: str,
+    masked: bool,
+    late: bool,
+    by_row: bool,
+    write: bool,
+    more: bool,
+    spread: float,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
@@ -62,7 +72,8 @@ def compare(
 @given(
     length=st.one_of(st.integers(1, 150), st.sampled_from([63, 64, 65, 128])), heads=st.sampled_from([1, 2, 3]),
     width=st.sampled_from([1, 4, 5, 16, 24, 64]), turned=st.sampled_from(["not", "alike", "by row"]), masked=st.booleans(),
-    late=st.booleans(), by_row=st.booleans(), write=st.booleans(), more=st.booleans(), spread=st.sampled_from([0.1, 1.0, 5.0]), seed=st.integers(0, 10**6),
+    late=st.booleans(), by_row=st.booleans(), write=st.booleans(), more=st.booleans(), spread=st.sampled_from([0.1, 1.0, 5.0]),
+    seed=st.integers(0, 10**6),
 )  # fmt: skip
 def test_values_and_gradients_equal_the_definition(lanes: None, length: int, heads: int, width: int, **options: Any) -> None:
     compare(length, heads, width, **options)

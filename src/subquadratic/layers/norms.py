@@ -3,11 +3,15 @@
 Axes: B batch, N length, D width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ..ops.add_norm_native import add_norm, suits
 from ..ops.errors import require_choice
 from ..ops.precision import exact_dtype
+from .hooks import is_untouched
 
 NORMS = ("layer", "scale", "rezero")
 
@@ -37,6 +41,13 @@ class Gain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         return x * self.gain.to(x.dtype)
+
+
+def sum_and_norm(norm: Any, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """x + delta (or x) and its norm in one pass, (B, N, D) both; None where there is no such pass, or others listen to the norm."""
+    if is_untouched(norm, nn.LayerNorm) and suits(x, delta, norm.weight, norm.bias):
+        return add_norm(x, delta, norm.weight, norm.bias, norm.eps)
+    return None
 
 
 def make_norm(kind: str, dim: int) -> nn.Module | None:

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..ops.add_norm_native import add_norm, suits
 from ..ops.errors import require
 from ..ops.state import State, state
-from .hooks import is_untouched
-from .norms import Gain, make_norm
+from .norms import Gain, make_norm, sum_and_norm
 from .reversible import run_reversible
 from .token_shift import ShiftState, TokenShift
 
@@ -127,9 +125,9 @@ class ResidualStack(nn.Module):
             if self.checkpointing and torch.is_grad_enabled():
                 x = x + checkpoint(branch, x, arguments, use_reentrant=False)
                 continue
-            norm = branch.norm
-            if is_untouched(norm, nn.LayerNorm) and suits(x, delta, norm.weight, norm.bias):
-                x, y = add_norm(x, delta, norm.weight, norm.bias, norm.eps)
+            both = sum_and_norm(branch.norm, x, delta)
+            if both is not None:
+                x, y = both
                 delta = branch(y, arguments, normed=True)
             else:
                 x = x if delta is None else x + delta

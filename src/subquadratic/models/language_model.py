@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import generation
+from ..layers.norms import sum_and_norm
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from ..ops.errors import check_mask, require
 from ..ops.linear import linear
@@ -315,5 +316,6 @@ def _both(mask: Tensor | None, scored: Tensor | None) -> Tensor | None:
 
 
 def _normed(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
-    x = norm(x)
+    both = sum_and_norm(norm, x, None)
+    x = norm(x) if both is None else both[1]
     return x if valid is None else x.masked_fill(~valid[..., None], 0.0)

@@ -198,7 +198,9 @@ class _Maps(torch.autograd.Function):
         x, *weights = ctx.saved_tensors
         wants_x, wants_plus, *wants = ctx.needs_input_grad
         wants_biases = wants[len(weights) :]
-        d_x, d_weights, d_biases = None, [None] * len(weights), [None] * len(weights)
+        d_x: Any = None
+        d_weights: list[Any] = [None] * len(weights)
+        d_biases = d_weights
         if torch.is_grad_enabled():
             d_x = sum(gradient @ weight for gradient, weight in zip(gradients, weights, strict=True)) if wants_x else None
             d_weights, d_biases = [gradient.T @ x for gradient in gradients], [gradient.sum(dim=0) for gradient in gradients]

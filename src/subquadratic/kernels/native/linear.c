@@ -47,9 +47,12 @@ void linear_maps(const maps *m) {
             }
         space s = space_of(UNIT_NUMBERS(HIGH, DEEP));
         tiles_begin();
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)
         for (long at = 0; at < m->rows; at += high) {
-            long rows = least(high, m->rows - at);
+            long rows = least(high, m->rows - at), next = at + high;
+            soon later = no_soon;
+            for (long i = 0; i < m->inputs; i++)
+                add_soon(&later, least(high, m->rows - next), m->dim[i], m->x[i] + next * m->x_step[i], m->x_step[i]);
             for (long i = 0; i < m->inputs; i++)
                 for (long deep = 0; deep < m->dim[i]; deep += DEEP) {
                     long some = least(DEEP, m->dim[i] - deep), first = i + deep == 0;
@@ -57,7 +60,7 @@ void linear_maps(const maps *m) {
                     for (long j = 0; j < m->outputs; j++) {
                         place to = {.at = m->y[j] + at * m->out[j], .step = m->out[j], .add = !first, .row = m->bias[j]};
                         if (first && j == 0 && m->plus) to.plus = m->plus + at * m->plus_step, to.plus_step = m->plus_step;
-                        multiply_to(rows, m->out[j], some, x, part_of(weights[i * m->outputs + j], 0, deep), to);
+                        multiply_to(rows, m->out[j], some, x, part_of(weights[i * m->outputs + j], 0, deep), to, &later);
                     }
                 }
         }
@@ -75,26 +78,31 @@ static long lay_out(const maps *m, float *from, float *sums[], float *row_sums[]
     return next - from;
 }
 
-static void sum_share(const maps *m, long at, long end, float *from, space s) {
+static void sum_share(const maps *m, long at, long end, float *own, space s) {
     float *sums[MAPS * MAPS], *row_sums[MAPS], *right[MAPS], *left = take(&s, UNIT_NUMBERS(HIGH, DEEP_OF_SUM));
-    long each = lay_out(m, from, sums, row_sums);
-    float *start = at < end ? row_sums[0] : from;
-    memset(start, 0, (from + each - start) * 4);
+    long each = lay_out(m, own, sums, row_sums);
+    float *start = at < end ? row_sums[0] : own;
+    memset(start, 0, (own + each - start) * 4);
     for (long i = 0; i < m->inputs; i++) right[i] = take(&s, RIGHT_NUMBERS(m->dim[i], DEEP_OF_SUM));
     for (int add = 0; at < end; at += DEEP_OF_SUM, add = 1) {
         long some = least(DEEP_OF_SUM, end - at);
         operand x[MAPS];
+        soon later = no_soon;
+        long next = at + DEEP_OF_SUM, rows = least(DEEP_OF_SUM, end - next);
+        for (long j = 0; j < m->outputs; j++) add_soon(&later, rows, m->out[j], m->other[j] + next * m->other_step[j], m->other_step[j]);
+        if (m->inputs == 1) add_soon(&later, rows, m->dim[0], m->x[0] + next * m->x_step[0], m->x_step[0]);
         for (long i = 0; i < m->inputs; i++) x[i] = right_of(some, m->dim[i], m->x[i] + at * m->x_step[i], m->x_step[i], right[i]);
         for (long j = 0; j < m->outputs; j++)
             for (long first = 0; first < m->out[j]; first += HIGH) {
                 long high = least(HIGH, m->out[j] - first), step = m->other_step[j];
-                const float *rows = m->other[j] + at * step + first;
-                operand other = left_turned(high, some, rows, step, left);
+                const float *from = m->other[j] + at * step + first;
+                operand other = left_turned(high, some, from, step, left);
                 for (long i = 0; i < m->inputs; i++) {
                     long wide = WIDE(m->dim[i]);
-                    multiply(high, m->dim[i], some, other, x[i], sums[i * m->outputs + j] + first * wide, wide, add);
+                    place to = {.at = sums[i * m->outputs + j] + first * wide, .step = wide, .add = add};
+                    multiply_to(high, m->dim[i], some, other, x[i], to, &later);
                 }
-                for (long i = 0; m->row_sum[j] && i < some; i++) add_to(row_sums[j] + first, rows + i * step, high);
+                for (long i = 0; m->row_sum[j] && i < some; i++) add_to(row_sums[j] + first, from + i * step, high);
             }
     }
 }

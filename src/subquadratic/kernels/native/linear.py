@@ -43,9 +43,7 @@ def _mapped_like(xs: Sequence[Tensor], weights: Sequence[Tensor], *_: Any) -> li
 
 
 @operator(fake=_mapped_like)
-def linear_maps(
-    xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None], plus: Tensor | None
-) -> list[Tensor]:
+def linear_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None], plus: Tensor | None) -> list[Tensor]:
     """Maps that read the same, or are added up, in one go: of an output j the sum of x_i W_ij^T over the inputs i, and b_j.
 
     Args:

@@ -302,9 +302,33 @@ INLINE void put_some(const four *x, pace *rows, put then) {
     put_each(x, first, stop, then);
 }
 
+// Rows that are read after this product: lines of them are asked for meanwhile, a few at a time.
+#define SOON 5
+typedef struct {
+    const char *row[SOON];
+    long rows[SOON], width[SOON], step[SOON]; // in bytes
+    long number, of, at;                      // how many of these there are; which is at hand, and its line
+} soon;
+static const soon no_soon;
+
+static void add_soon(soon *s, long rows, long width, const float *from, long step) {
+    if (rows <= 0) return;
+    s->row[s->number] = (const char *)from, s->rows[s->number] = rows, s->width[s->number] = width * 4, s->step[s->number] = step * 4;
+    s->number++;
+}
+
+INLINE void ask_soon(soon *s) {
+    for (int i = 0; i < 3 && s->of < s->number; i++) {
+        __builtin_prefetch(s->row[s->of] + s->at, 0, 2);
+        if ((s->at += 64) < s->width[s->of]) continue;
+        s->at = 0, s->row[s->of] += s->step[s->of];
+        if (--s->rows[s->of] == 0) s->of++;
+    }
+}
+
 // Sum up one tile, two or four. Meanwhile, a few rows at a time so that neither unit waits for the other, the vector unit puts the results
 // before these in their places.
-INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then) {
+INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then, soon *later) {
     const uint16_t *a = to->a.at, *b = to->b.at;
     long a_step = to->a.step, b_step = to->b.step, steps = (to->depth + DEPTH - 1) / DEPTH;
     __asm__ volatile("" ::: "memory"); // the instructions do not say that they read memory
@@ -321,16 +345,22 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then
         if (wide) RIGHT(7, 0);
         TIMES_THEN_LEFT(1);
         put_some(before, &rows, then);
+        if (later) ask_soon(later);
         TIMES_THEN_RIGHT(1);
         put_some(before, &rows, then);
+        if (later) ask_soon(later);
         TIMES_THEN_LEFT(0);
         put_some(before, &rows, then);
+        if (later) ask_soon(later);
         TIMES_THEN_RIGHT(2);
         put_some(before, &rows, then);
+        if (later) ask_soon(later);
         TIMES_THEN_RIGHT(0);
         put_some(before, &rows, then);
+        if (later) ask_soon(later);
         TIMES;
         put_some(before, &rows, then);
+        if (later) ask_soon(later);
     }
     _tile_stored(0, to->sums[0], 64);
     if (wide) _tile_stored(1, to->sums[1], 64);
@@ -354,39 +384,40 @@ INLINE void queue_end(queue *q, put then) {
     queue_begin(q);
 }
 
-INLINE void queue_product(queue *q, long rows, long columns, long depth, operand a, operand b, place to, put then, void *with) {
+INLINE void queue_product(
+    queue *q, long rows, long columns, long depth, operand a, operand b, place to, put then, void *with, soon *later) {
     int far = rows * to.step > 8192;
     for (long right = 0; right < columns; right += 2 * SIDE)
         for (long at = 0; at < rows; at += 2 * SIDE) {
             four *now = q->turns + q->now, *before = q->turns + !q->now;
             now->at = at, now->right = right, now->rows = rows - at, now->columns = columns - right, now->depth = depth;
             now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->to = place_from(to, at, right), now->far = far, now->with = with;
-            if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before, then);
-            else if (now->rows > SIDE) sum_tiles(1, 0, now, before, then);
-            else if (now->columns > SIDE) sum_tiles(0, 1, now, before, then);
-            else sum_tiles(0, 0, now, before, then);
+            if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before, then, later);
+            else if (now->rows > SIDE) sum_tiles(1, 0, now, before, then, later);
+            else if (now->columns > SIDE) sum_tiles(0, 1, now, before, then, later);
+            else sum_tiles(0, 0, now, before, then, later);
             q->now = !q->now;
         }
 }
 
-// What comes to a place: a (rows, depth) b (depth, columns), and what is added there.
-static __attribute__((noinline)) void multiply_to(long rows, long columns, long depth, operand a, operand b, place to) {
+// What comes to a place: a (rows, depth) b (depth, columns), and what is added there. later: what is read after this, or null.
+static __attribute__((noinline)) void multiply_to(long rows, long columns, long depth, operand a, operand b, place to, soon *later) {
     queue q;
     queue_begin(&q);
-    queue_product(&q, rows, columns, depth, a, b, to, (put){.call = NULL}, NULL);
+    queue_product(&q, rows, columns, depth, a, b, to, (put){.call = NULL}, NULL, later);
     queue_end(&q, (put){.call = NULL});
 }
 
 // c (rows, columns) = [c +] a (rows, depth) b (depth, columns).
 INLINE void multiply(long rows, long columns, long depth, operand a, operand b, float *c, long c_step, int add) {
-    multiply_to(rows, columns, depth, a, b, (place){.at = c, .step = c_step, .add = add});
+    multiply_to(rows, columns, depth, a, b, (place){.at = c, .step = c_step, .add = add}, NULL);
 }
 
 // The same product, which goes to `then` instead of c.
 INLINE void multiply_then(long rows, long columns, long depth, operand a, operand b, put then, void *with) {
     queue q;
     queue_begin(&q);
-    queue_product(&q, rows, columns, depth, a, b, (place){.at = NULL}, then, with);
+    queue_product(&q, rows, columns, depth, a, b, (place){.at = NULL}, then, with, NULL);
     queue_end(&q, then);
 }
 

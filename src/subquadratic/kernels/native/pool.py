@@ -27,9 +27,7 @@ class Pool(ctypes.Structure):
     ]
 
 
-def _call(
-    name: str, x: Tensor, turns: Tensor | None, weights: Tensor, live: Tensor | None, late: bool, scale: float, **more: Any
-) -> None:
+def _call(name: str, x: Tensor, turns: Tensor | None, weights: Tensor, live: Tensor | None, late: bool, scale: float, **more: Any) -> None:
     batch, heads, length, width = x.shape
     shares = shares_of(batch, length)
     sums = x.new_empty(batch * shares * heads * (heads * whole(width) + 16))
@@ -104,4 +102,3 @@ def pool_backward(
         mean=mean, logits=logits, normaliser=normaliser, d_mean=d_mean, d_queries=d_x, d_weights=d_weights, **more,
     )  # fmt: skip
     return d_x, d_weights
-

@@ -134,11 +134,11 @@ static __attribute__((noinline)) void put_backward(const four *x, long row, int 
 
 static __attribute__((noinline)) void multiply_forward(
     queue *q, long rows, long columns, long depth, operand a, operand b, float *c, void *with) {
-    queue_product(q, rows, columns, depth, a, b, (place){.at = c, .step = CHUNK, .add = 1}, (put){put_forward, 4}, with);
+    queue_product(q, rows, columns, depth, a, b, (place){.at = c, .step = CHUNK, .add = 1}, (put){put_forward, 4}, with, NULL);
 }
 static __attribute__((noinline)) void multiply_backward(
     queue *q, long rows, long columns, long depth, operand a, operand b, float *c, long c_step, void *with) {
-    queue_product(q, rows, columns, depth, a, b, (place){.at = c, .step = c_step, .add = 1}, (put){put_backward, 4}, with);
+    queue_product(q, rows, columns, depth, a, b, (place){.at = c, .step = c_step, .add = 1}, (put){put_backward, 4}, with, NULL);
 }
 
 INLINE long keys_seen(const block *b, const chunk *c) { return least(b->count, c->end - b->first); }
