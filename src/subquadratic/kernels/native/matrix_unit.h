@@ -130,6 +130,7 @@ static void tiles_begin(void) {
 }
 static void tiles_end(void) { _tile_release(); }
 
+// The left operand goes past the first cache, where the right one's columns, which the next rows need again, stay.
 #define LEFT(tile, part) _tile_stream_loadd(tile, (tile == 4 ? a : a + a_step) + (part) * TILE, 64)
 #define RIGHT(tile, part) _tile_loadd(tile, (tile == 6 ? b : b + b_step) + (part) * TILE, 64)
 // All products of the tiles at hand; the next parts come into each tile as soon as it is free.

@@ -8,8 +8,8 @@
 
 #include "matrices.h"
 
-#define KEYS (UNIT_NUMBERS(1, 1) ? 128 : 128) // in a block
-#define TOGETHER 8 // chunks that a block of keys is packed for
+#define KEYS 128   // in a block
+#define TOGETHER 8 // chunks that a block of keys is packed for, where it is
 
 typedef struct {
     rows queries, keys, values, output, d_output, d_queries, d_keys, d_values;
@@ -44,8 +44,8 @@ typedef struct {
 } sums;
 
 static long space_for_block(const attention *a) {
-    return KEYS * CHUNK + 2 * UNIT_NUMBERS(KEYS, a->width) + UNIT_NUMBERS(KEYS, a->value_width) + UNIT_NUMBERS(a->value_width, KEYS) +
-           UNIT_NUMBERS(a->width, KEYS) + 3 * UNIT_NUMBERS(KEYS, CHUNK);
+    return KEYS * CHUNK + UNIT_NUMBERS(KEYS, a->width) + UNIT_NUMBERS(a->width, KEYS) + UNIT_NUMBERS(KEYS, a->value_width) +
+           UNIT_NUMBERS(a->value_width, KEYS) + 3 * UNIT_NUMBERS(KEYS, CHUNK);
 }
 
 static block block_in(const attention *a, space *s) {
@@ -199,9 +199,9 @@ static void backward_block(const attention *a, const block *b, queue *q, const c
     gradients.left = operand_in(b->memory[4], c->queries), gradients.right = operand_in(b->memory[5], keys);
     multiply_backward(q, keys, c->columns, a->width, b->keys, c->queries_right, NULL, 0, &scores);
     multiply_backward(q, keys, c->columns, a->value_width, b->values, g->slopes_right, NULL, 0, &gradients);
-    multiply_backward(q, keys, a->value_width, c->queries, scores.left, g->slopes_rows, d->d_values + b->first * d->value_step,
-                      d->value_step, NULL);
-    multiply_backward(q, keys, a->width, c->queries, gradients.left, g->queries_rows, d->d_keys + b->first * d->key_step, d->key_step, NULL);
+    float *d_values = d->d_values + b->first * d->value_step, *d_keys = d->d_keys + b->first * d->key_step;
+    multiply_backward(q, keys, a->value_width, c->queries, scores.left, g->slopes_rows, d_values, d->value_step, NULL);
+    multiply_backward(q, keys, a->width, c->queries, gradients.left, g->queries_rows, d_keys, d->key_step, NULL);
     multiply_backward(q, a->width, c->columns, keys, b->keys_turned, gradients.right, g->d_q, CHUNK, NULL);
 }
 static void backward_end(queue *q) { queue_end(q, (put){put_backward, 4}); }
