@@ -85,6 +85,13 @@ def test_frozen_parts_get_no_gradient(library: None) -> None:
     assert weight.grad is not None and x.grad is None and bias.grad is None
 
 
+def test_biases_alone_need_no_product(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias = inputs((FEWEST_ROWS,))
+    monkeypatch.setattr(ops.kernel, "sums_of_outer_products", None)
+    linear(x.detach(), weight.detach(), bias).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full_like(bias, FEWEST_ROWS))
+
+
 def test_second_derivatives(library: None) -> None:
     x, weight, _ = inputs((FEWEST_ROWS,))
 

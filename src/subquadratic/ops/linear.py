@@ -208,9 +208,11 @@ class _Maps(torch.autograd.Function):
             rows = [_rows(gradient) for gradient in gradients]
             if wants_x:
                 d_x = kernel.linear_maps(rows, [weight.T for weight in _read_either_way(weights)], [None], None)[0]
-            if any(wants):
+            if any(wants[: len(weights)]):
                 found = kernel.sums_of_outer_products(rows, [_rows(x)], wants_biases)
                 d_weights, d_biases = found[: len(weights)], found[len(weights) :]
+            elif any(wants_biases):
+                d_biases = [gradient.sum(dim=0) for gradient in gradients]
         d_maps = (found if want else None for found, want in zip((*d_weights, *d_biases), wants, strict=True))
         return d_x, gradients[0] if wants_plus else None, *d_maps
 
