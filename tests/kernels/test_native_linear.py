@@ -58,10 +58,11 @@ def test_several_maps_at_once(rows: int, dims: list[int], outs: list[int], bias:
     found = kernel.linear_maps(xs, weights, biases, others[0] if plus else None)
     sums = kernel.sums_of_outer_products(others, xs, [bias] * len(outs))
     for j, (out, mine) in enumerate(zip(outs, found, strict=True)):
-        added = torch.zeros(rows, out).double() if biases[j] is None else biases[j].double().expand(rows, out)
-        added = added + others[0] if plus and j == 0 else added
+        terms = [biases[j]] if bias else []
+        terms += [others[0]] if plus and j == 0 else []
+        added = sum((term.double() for term in terms), torch.zeros(rows, out).double())
         pairs = [(x.double(), weights[i * len(outs) + j].double()) for i, x in enumerate(xs)]
-        size = sum(x.abs() @ weight.abs().T for x, weight in pairs) + added.abs()
+        size = sum(x.abs() @ weight.abs().T for x, weight in pairs) + sum((term.abs() for term in terms), torch.zeros(rows, out))
         assert off(mine, sum(x @ weight.T for x, weight in pairs) + added, size) < 6e-7
         for i, x in enumerate(xs):
             other, into = others[j].double().T, x.double()
