@@ -286,25 +286,8 @@ INLINE void ask_for(const four *x, long first, long stop) {
         __builtin_prefetch(x->to.at + (i / (2 * SIDE) * SIDE + i % SIDE) * x->to.step + i / SIDE % 2 * SIDE, 1);
 }
 
-#define FINE 65536
-
-typedef struct {
-    unsigned done, each; // of 64 rows, in parts of 1 / FINE
-} pace;
-
-// then: NULL, or what is done with results.
-INLINE void put_some(const four *x, pace *rows, put then) {
-    long first = rows->done / FINE, stop = least(4 * SIDE, (rows->done += rows->each) / FINE);
-    if (!then.call) {
-        put_rows(x, first, stop);
-        ask_for(x, stop, stop + (stop - first));
-        return;
-    }
-    put_each(x, first, stop, then);
-}
-
 // Rows that are read after this product: lines of them are asked for meanwhile, a few at a time.
-#define SOON 5
+#define SOON 5 // inputs or outputs that share maps (MAPS of linear.c), and one more
 typedef struct {
     const char *row[SOON];
     long rows[SOON], width[SOON], step[SOON]; // in bytes
@@ -327,6 +310,23 @@ INLINE void ask_soon(soon *s) {
     }
 }
 
+#define FINE 65536
+
+typedef struct {
+    unsigned done, each; // of 64 rows, in parts of 1 / FINE
+} pace;
+
+// then: what is done with results, or a null call. later: what is read after this product, or null.
+INLINE void put_some(const four *x, pace *rows, put then, soon *later) {
+    long first = rows->done / FINE, stop = least(4 * SIDE, (rows->done += rows->each) / FINE);
+    if (then.call) put_each(x, first, stop, then);
+    else {
+        put_rows(x, first, stop);
+        ask_for(x, stop, stop + (stop - first));
+    }
+    if (later) ask_soon(later);
+}
+
 // Sum up one tile, two or four. Meanwhile, a few rows at a time so that neither unit waits for the other, the vector unit puts the results
 // before these in their places.
 INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then, soon *later) {
@@ -345,23 +345,17 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then
         if (high) LEFT(5, 2);
         if (wide) RIGHT(7, 0);
         TIMES_THEN_LEFT(1);
-        put_some(before, &rows, then);
-        if (later) ask_soon(later);
+        put_some(before, &rows, then, later);
         TIMES_THEN_RIGHT(1);
-        put_some(before, &rows, then);
-        if (later) ask_soon(later);
+        put_some(before, &rows, then, later);
         TIMES_THEN_LEFT(0);
-        put_some(before, &rows, then);
-        if (later) ask_soon(later);
+        put_some(before, &rows, then, later);
         TIMES_THEN_RIGHT(2);
-        put_some(before, &rows, then);
-        if (later) ask_soon(later);
+        put_some(before, &rows, then, later);
         TIMES_THEN_RIGHT(0);
-        put_some(before, &rows, then);
-        if (later) ask_soon(later);
+        put_some(before, &rows, then, later);
         TIMES;
-        put_some(before, &rows, then);
-        if (later) ask_soon(later);
+        put_some(before, &rows, then, later);
     }
     _tile_stored(0, to->sums[0], 64);
     if (wide) _tile_stored(1, to->sums[1], 64);
