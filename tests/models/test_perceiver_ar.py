@@ -178,7 +178,7 @@ def test_prefix_dropout_draws_anew_keeps_positions_and_rests_in_eval() -> None:
     places = seen_places(model, x, None)[0]
     plain = model.eval()
     cache = plain.cross[0].read(x[:, places], places)
-    y = plain.cross[0].attend(x[:, 8:], cache, positions=torch.arange(8, 12), allowed=None)
+    y = plain.cross[0](x[:, 8:], None, positions=torch.arange(8, 12), places=None, allowed=None, cache=cache)
     torch.testing.assert_close(dropped, plain.stack(y, positions=torch.arange(8, 12)))
     assert torch.equal(plain(x), plain(x))
     without = backbone(depth=1)

@@ -112,10 +112,9 @@ class FeedbackTransformer(nn.Module):
         for piece in x.split(self.seq_len, dim=1):
             window = line.read(begin, place, token) if place > begin else []
             inside = piece.shape[1] > 1
-            step = Step(window, self._bias(piece.shape[1], place - begin, inside), (), inside=inside)
-            hidden, _ = self.stack(piece, step)
-            outputs.append(hidden[-1])
-            token = line.write(self.stack.memory(hidden, weights), place, token)
+            step = Step(window, self._bias(piece.shape[1], place - begin, inside), inside=inside)
+            outputs.append(self.stack(piece, step))
+            token = line.write(self.stack.memory(step.hidden, weights), place, token)
             place += piece.shape[1]
             begin = max(place - self.mem_len, 0)
         logits = self.to_logits(torch.cat(outputs, dim=1))

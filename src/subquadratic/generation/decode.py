@@ -62,7 +62,7 @@ class Decoding:
         if self._unread is not None:
             tokens = torch.cat((self._unread, tokens), dim=1)
             mask = None if mask is None else torch.cat((torch.ones_like(self._unread, dtype=torch.bool), mask), dim=1)
-        state = self.model.init_state(tokens.shape[0]) if self.state is None else self.state
+        state = _first_state(self.model, tokens) if self.state is None else self.state
         logits: Tensor | None = None
         for start in range(0, tokens.shape[1], self.piece):
             real = None if mask is None else mask[:, start : start + self.piece]
@@ -154,6 +154,12 @@ class Decoding:
     def unchoose(self) -> None:
         """Take the last ``choose`` back: the model does not read that token. For ends of text that are not part of it."""
         self._unread = None
+
+
+def _first_state(model: Any, tokens: Tensor) -> State:
+    """On the device of the weights; on that of the tokens where weights are loaded only while they are needed."""
+    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return model.init_state(len(tokens), device=tokens.device) if weight is not None and weight.is_meta else model.init_state(len(tokens))
 
 
 def stream(

@@ -86,6 +86,13 @@ class TokenEmbedding(nn.Module):
             x = x + self.positions(positions).to(x.dtype)
         return zero_padding(self.dropout(x), mask)
 
+    def output_weight(self, hidden: Tensor) -> Tensor:
+        """(V, D), for an output map of (..., D) that is tied to the table: its weight, or what the module that stands in its place makes of
+        every token: with what an adapter adds, and with weights that are loaded only when it is called."""
+        if type(self.table) is nn.Embedding and self.table.weight.device == hidden.device:
+            return self.table.weight
+        return self.table(torch.arange(self.vocab_size, device=hidden.device))
+
     def check_range(self, tokens: Tensor) -> None:
         """Raises ValueError for a token that is not in the vocabulary."""
         check_tokens(tokens, self.vocab_size)

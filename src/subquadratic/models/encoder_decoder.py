@@ -111,7 +111,8 @@ class EncoderDecoder(Pretrained):
             batch_size is None or batch_size == source.shape[0], f"batch_size must be that of source, {source.shape[0]}, got {batch_size}"
         )
         context = self.encode(source, mask=source_mask)
-        return self.decoder.init_state(source.shape[0], context=context, context_mask=source_mask, device=device, dtype=dtype)
+        place = context.device if device is None else device
+        return self.decoder.init_state(source.shape[0], context=context, context_mask=source_mask, device=place, dtype=dtype)
 
     def extend(
         self, target: Tensor, state: LanguageModelState, *, mask: Tensor | None = None, last_only: bool = False

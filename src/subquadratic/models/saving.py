@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..layers.streaming import Streaming
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 
 
-class Pretrained(nn.Module):
+class Pretrained(Streaming):
     """A model that knows the options it was built with (``options()``) and how to be built from them (``from_options``)."""
 
     def options(self) -> dict[str, Any]:

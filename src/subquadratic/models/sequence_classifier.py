@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.streaming import Carry, advance, default_device, part_with
 from ..ops.errors import require_choice, require_positive
 from ..ops.padding import count_on, count_real
 from ..ops.state import State, state
@@ -70,16 +71,19 @@ class SequenceClassifier(Pretrained):
         """The most positions a sequence may have; None: any number."""
         return self.embedding.max_length
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, carry: Carry | None = None) -> Tensor:
         """Class logits.
 
         Args:
             tokens: (B, N) int64 in [0, V).
             mask: (B, N) bool, True = real token.
+            carry: the state of a stream, of which ``tokens`` are the next ones: see ``extend``.
 
         Returns:
             (B, num_classes); zeros for a row with no real token.
         """
+        if carry is not None:
+            return self._step(tokens, mask, carry)
         x = self.norm(self.backbone(self.embedding(tokens, mask=mask), mask=mask))
         seen = count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)
         nothing = torch.zeros(x.shape[0], x.shape[2], device=x.device)
@@ -95,18 +99,23 @@ class SequenceClassifier(Pretrained):
         Raises:
             NotCausalError: if the backbone is bidirectional.
         """
-        before = self.backbone.init_state(batch_size, device=device, dtype=dtype)
-        place = device or self.head.weight.device
+        before = part_with(self.backbone, "init_state").init_state(batch_size, device=device, dtype=dtype)
+        place, _ = default_device(self, device, dtype)
         pooled = torch.zeros(batch_size, self.config.dim, device=place)
         return ClassifierState(before, pooled, torch.zeros(batch_size, dtype=torch.int64, device=place))
 
     def extend(self, tokens: Tensor, state: ClassifierState, *, mask: Tensor | None = None) -> tuple[Tensor, ClassifierState]:
         """Class logits (B, num_classes) of everything so far, and the state after; equal to ``forward`` over all pieces at once."""
-        x, backbone = self.backbone.extend(self.embedding(tokens, mask=mask, seen=state.seen), state.backbone, mask=mask)
+        return self._carried(tokens, state=state, mask=mask)
+
+    def _step(self, tokens: Tensor, mask: Tensor | None, carry: Carry) -> Tensor:
+        state = carry.before
+        x, backbone = advance(self.backbone, self.embedding(tokens, mask=mask, seen=state.seen), state=state.backbone, mask=mask)
         x = self.norm(x)
         pooled = self._pool(x, valid_outputs(mask, x.shape[1], self.config), state.pooled)
         seen = count_on(state.seen, mask, tokens.shape[1])
-        return self._classify(pooled, seen, x.dtype), ClassifierState(backbone, pooled, seen)
+        carry.after = ClassifierState(backbone, pooled, seen)
+        return self._classify(pooled, seen, x.dtype)
 
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""

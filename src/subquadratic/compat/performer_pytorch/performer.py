@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ...layers.feed_forward import FeedForward
 from ...layers.norms import ScaleNorm
-from ...layers.residual import Branch, ResidualStack, StackState, default_device
+from ...layers.residual import Branch, ResidualStack, StackState
+from ...layers.streaming import default_device
 from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive
 from ...ops.padding import zero_padding
 from .attention import Attention, CrossAttention, SelfAttention

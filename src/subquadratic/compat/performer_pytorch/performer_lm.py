@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.residual import StackState, default_device
+from ...layers.residual import StackState
+from ...layers.streaming import default_device
 from ...ops.errors import check_mask, require_positive, require_probability
 from ...ops.padding import count_on, token_positions
 from ...ops.state import State, state
