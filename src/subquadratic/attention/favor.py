@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
-from ..layers.streaming import Carry, Streaming, advance, default_device
+from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, count_real, zero_padding
 from ..ops.rotary import turn_both
@@ -110,7 +110,7 @@ class FavorAttention(Streaming):
             generator: a CPU generator; the same seed gives the same projection on every rank.
         """
         if self.favor is not None:
-            self.favor.redraw_(generator)
+            part_with(self.favor, "redraw_").redraw_(generator)
 
     def forward(
         self,
@@ -177,12 +177,12 @@ class FavorAttention(Streaming):
         if context is not None:
             keys, values = self._context_maps(context, context_mask)
             seen = count_real(context_mask, context.shape[0], context.shape[1], context.device)
-            return FavorState(self._global().summarise(keys, values, context_mask), None, seen)
+            return FavorState(part_with(self._global(), "summarise").summarise(keys, values, context_mask), None, seen)
         if not self.causal:
             raise NotCausalError("this FavorAttention")
         device, dtype = default_device(self, device, dtype)
         exact = torch.promote_types(dtype, torch.float32)
-        summary = None if self.favor is None else self.favor.empty(batch_size, self.global_heads, device=device, dtype=exact)
+        summary = None if self.favor is None else self._empty(batch_size, device, exact)
         window = (
             empty_window(batch_size, self.local_heads, self.local_window, self.width, device=device, dtype=dtype)
             if self.local_heads
@@ -217,11 +217,7 @@ class FavorAttention(Streaming):
         do that).
         """
         exact = softmax_attention(queries, keys, values, causal=self.causal)
-        favor = self._global()
-        if self.causal:
-            estimate, _ = favor.extend(queries, keys, values, None)
-        else:
-            estimate = favor(queries, keys, values, causal=False)
+        estimate = self._global()(queries, keys, values, causal=self.causal)
         return float((estimate - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-30))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -275,7 +271,10 @@ class FavorAttention(Streaming):
     def _read_context(self, queries: Tensor, state: FavorState) -> Tensor:
         if state.summary is None:
             raise ValueError("state holds no summary of a context: make it with init_state(batch_size, context=...)")
-        return self._global().read(queries, state.summary)
+        return advance(self._global(), queries, None, None, state=state.summary, causal=False)[0]
+
+    def _empty(self, batch: int, device: torch.device, dtype: torch.dtype) -> Summary:
+        return part_with(self._global(), "empty").empty(batch, self.global_heads, device=device, dtype=dtype)
 
     def _global(self) -> FavorHeads:
         if self.favor is None:
@@ -307,7 +306,7 @@ class FavorAttention(Streaming):
         return zero_padding(self.dropout(self.output(merge_heads(y))), mask)
 
     def _dropping(self) -> float:
-        return self.dropout.p if self.dropout.training else 0.0
+        return part_with(self.dropout, "p").p if self.dropout.training else 0.0
 
 
 def check_local(*, heads: int, local_heads: int, local_window: int) -> None:

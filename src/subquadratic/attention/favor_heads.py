@@ -56,8 +56,8 @@ class FavorHeads(Streaming):
     def forward(
         self,
         queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
         mask: Tensor | None = None,
         turns: Tensor | None = None,
         *,
@@ -70,8 +70,12 @@ class FavorHeads(Streaming):
             mask: (B, S) bool, True = real key.
             turns: rotate queries and keys first.
             causal: key i is seen by queries from i on.
-            carry: of the :class:`Summary` of the keys before; for causal attention.
+            carry: of the :class:`Summary` of the keys before; for attention that is not causal, of all keys, and then there are no others.
         """
+        if not causal and carry is not None:
+            carry.after = carry.before
+            return self.read(queries, carry.before)
+        assert keys is not None and values is not None
         if not causal:
             return self.read(queries, self.summarise(keys, values, mask))
         y, after = self._advance(queries, keys, values, None if carry is None else carry.before, mask, turns)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
-from ..layers.streaming import Carry, Streaming, default_device
+from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..layers.untouched import is_untouched
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
 from ..ops.linear import slot_sums
@@ -234,7 +234,7 @@ class LowRankAttention(Streaming):
 
     def _filled(self, weights: tuple[Tensor, Tensor]) -> Tensor | None:
         """Which slots hold anything, (B or 1, 1, 1, R); runs of a pooled projection may be empty when N < R."""
-        if self.projection is None or self.projection.kind == "learned":
+        if self.projection is None or part_with(self.projection, "kind").kind == "learned":
             return None
         rows = weights[0] if weights[0].dim() == 3 else weights[0][None]
         return (rows != 0).any(dim=-2)[:, None, None]
@@ -271,12 +271,13 @@ def slot_weights(
     Raises:
         ValueError: if a row has more real tokens than ``max_length``, counted with the ``seen`` ones before.
     """
-    limit, length = projection.max_length, source.shape[1]
+    inner, length = part_with(projection, "first"), source.shape[1]
+    limit, learned = inner.max_length, inner.kind == "learned"
     whole = mask is None and seen is None and limit is not None and length <= limit
-    if whole and projection.kind == "learned" and is_untouched(projection, SlotProjection):
+    if whole and learned and is_untouched(projection, SlotProjection):
         return projection.first(length)
     positions = token_positions(mask, length, seen, device=source.device)
     if limit is not None and (seen is not None or length > limit) and not torch.compiler.is_compiling():
         check_positions(positions, limit)
-    lengths = None if causal or projection.kind == "learned" else count_real(mask, source.shape[0], length, source.device)
+    lengths = None if causal or learned else count_real(mask, source.shape[0], length, source.device)
     return projection(positions, lengths)

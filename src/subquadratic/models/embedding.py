@@ -72,7 +72,7 @@ class TokenEmbedding(nn.Module):
         if mask is not None:
             tokens = tokens.masked_fill(~mask, 0)
         if not torch.compiler.is_compiling():
-            self.check_range(tokens)
+            check_tokens(tokens, self.vocab_size)
         positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
         length = tokens.shape[1]
         if self.max_length is not None and not torch.compiler.is_compiling() and (length > self.max_length or positions.dim() > 1):
@@ -92,10 +92,6 @@ class TokenEmbedding(nn.Module):
         if type(self.table) is nn.Embedding and self.table.weight.device == hidden.device:
             return self.table.weight
         return self.table(torch.arange(self.vocab_size, device=hidden.device))
-
-    def check_range(self, tokens: Tensor) -> None:
-        """Raises ValueError for a token that is not in the vocabulary."""
-        check_tokens(tokens, self.vocab_size)
 
 
 @in_one_call

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..layers.streaming import part_with
 from ..ops.errors import require
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -159,12 +160,13 @@ class EncoderDecoder(Pretrained):
 
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""
+        embedding = part_with(self.embedding, "vocab_size")
         return {
             "encoder_config": self.encoder_config.to_dict(),
             "decoder_config": self.decoder_config.to_dict(),
-            "vocab_size": self.embedding.vocab_size,
+            "vocab_size": embedding.vocab_size,
             "target_vocab_size": self.decoder.vocab_size,
-            "max_length": self.embedding.max_length,
+            "max_length": embedding.max_length,
             "target_max_length": self.decoder.max_length,
             "tie_embeddings": self.decoder.tie_embeddings,
         }

@@ -65,7 +65,9 @@ class Loop:
         self.total = segments.slot + segments.x.shape[1]
         self.lead = 0 if state is None else config.memory_length
         self.cut = 0
-        x, memory = segments.x, part_with(model.stack.memory, "of_layer")
+        x, stack = segments.x, model.inner_stack
+        memory = part_with(stack.memory, "of_layer")
+        self.memory = stack.memory
         device = x.device.type
         self.line = MemoryLine(
             x.shape[0],
@@ -81,8 +83,8 @@ class Loop:
             self.token = self.line.write(state.memory, 0, self.token)
         self.memories = min(config.memory_length, self.lead + self.total)
         self.table = model.bias_table(self.memories, min(config.spare, self.total), like=x)
-        self.weights = memory.weights() if is_untouched(model.stack.memory, FeedbackMemory) else None  # else asked when it is called
-        self.first = model.stack.ask_first(x)
+        self.weights = memory.weights() if is_untouched(stack.memory, FeedbackMemory) else None  # else asked when it is called
+        self.first = stack.ask_first(x)
         self.open = None if state is None else state.open
 
     def segment(self, start: int) -> Tensor:
@@ -107,7 +109,7 @@ class Loop:
             )  # fmt: skip
             y = self.model.stack(x, step)
             if self.state is not None or start + high < self.total:  # nobody reads the last memory of a call without a state
-                token = self.line.write(self.model.stack.memory(step.hidden, self.weights), place + low, token, keep=keep)
+                token = self.line.write(self.memory(step.hidden, self.weights), place + low, token, keep=keep)
             return y, token, step.entries
 
         first = () if self.first is None else (self.first[0][:, columns], self.first[1][:, :, columns])

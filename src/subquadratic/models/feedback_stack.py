@@ -49,7 +49,8 @@ class FeedbackLayer(nn.Module):
         if runs or step.inside:
             normed, queries = step.first if index == 0 and step.first is not None else (self._normed(x), None)
             if step.inside:
-                step.entries.append(_join(memory.of_layer(normed, index), index, step.before))
+                entries = part_with(memory, "of_layer").of_layer(normed, index)
+                step.entries.append(_join(entries, index, step.before))
                 keys, values = step.entries[-1].permute(2, 0, 3, 1, 4)
                 runs.append((keys, values))
             x = self._add(x, self.attention(normed, runs, step.bias, queries=queries), step.present)

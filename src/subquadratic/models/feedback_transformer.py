@@ -177,7 +177,7 @@ class FeedbackTransformer(Streaming):
         """
         place, kind = default_device(self, device, dtype)
         contexts = self._read_context(batch_size, context, context_mask, device=place, dtype=kind)
-        config, shape = self.config, part_with(self.stack.memory, "of_layer").shape
+        config, shape = self.config, part_with(self.inner_stack.memory, "of_layer").shape
         memory = torch.zeros(batch_size, config.memory_length + config.spare, *shape, device=place, dtype=kind)
         inside = torch.zeros(batch_size, config.spare, config.depth, *shape[1:], device=place, dtype=kind) if config.spare else None
         return FeedbackState(torch.zeros(batch_size, dtype=torch.int64, device=place), memory, inside, contexts)
@@ -207,6 +207,11 @@ class FeedbackTransformer(Streaming):
             after = None if count is None else loop.after(count)
         return bring_back(y, segments, mask), after
 
+    @property
+    def inner_stack(self) -> FeedbackStack:
+        """The stack itself, also where an adapter is around it."""
+        return part_with(self.stack, "ask_first")
+
     def bias_table(self, memories: int, inside: int, *, like: Tensor) -> Tensor:
         """Attention bias by place in a segment, on the device of ``like``.
 
@@ -233,4 +238,4 @@ class FeedbackTransformer(Streaming):
         if context is None:
             return ()
         require(context.shape[0] == batch, f"context must have the batch of x, {batch}, got {context.shape[0]}")
-        return self.stack.read_context(context, context_mask, device=device, dtype=dtype)
+        return self.inner_stack.read_context(context, context_mask, device=device, dtype=dtype)

@@ -19,7 +19,7 @@ from ..ops.linear import linear
 from ..ops.padding import count_on, count_real, pack_left
 from ..ops.state import State, state
 from .config import BackboneConfig
-from .embedding import TokenEmbedding, final_norm
+from .embedding import TokenEmbedding, check_tokens, final_norm
 from .initial_weights import draw_weights_
 from .saving import Pretrained
 
@@ -59,7 +59,7 @@ class LanguageModel(Pretrained):
     @property
     def max_length(self) -> int | None:
         """The most positions a sequence may have; None: any number."""
-        return self.embedding.max_length
+        return part_with(self.embedding, "max_length").max_length
 
     def forward(
         self,
@@ -262,7 +262,7 @@ class LanguageModel(Pretrained):
         )
         if not torch.compiler.is_compiling():
             last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
-            self.embedding.check_range(last)  # the last one of each row is predicted and never embedded
+            check_tokens(last, self.vocab_size)  # the last one of each row is predicted and never embedded
         wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
         inputs, targets, mask = next_tokens(tokens, wanted, mask)
         hidden = self.hidden(inputs, mask=mask, **arguments)
@@ -271,7 +271,7 @@ class LanguageModel(Pretrained):
     def _output(self, hidden: Tensor) -> Tensor | nn.Module:
         """The output map: its weight (V, D), where nobody would notice that it is not called; else the module."""
         if self.head is None:
-            return self.embedding.output_weight(hidden)
+            return part_with(self.embedding, "output_weight").output_weight(hidden)
         if is_untouched(self.head, nn.Linear) and self.head.bias is None:
             return self.head.weight
         return self.head

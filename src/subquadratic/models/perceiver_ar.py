@@ -309,7 +309,7 @@ class PerceiverAR(Streaming):
         return torch.cat((pack(x[:, :prefix], order), x[:, prefix:]), dim=1), torch.cat((places, positions[:, prefix:]), dim=1)
 
     def _no_latents(self, like: Tensor) -> StackState:
-        return self.stack.init_state(like.shape[0], device=like.device, dtype=like.dtype)
+        return part_with(self.stack, "init_state").init_state(like.shape[0], device=like.device, dtype=like.dtype)
 
 
 class Window(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..layers.streaming import Streaming
+from ..layers.streaming import Streaming, part_with
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
@@ -33,8 +33,8 @@ class Pretrained(Streaming):
     def redraw_(self, generator: torch.Generator | None = None) -> None:
         """Redraw random projections in place, in every part that has any, in order."""
         for part in self.children():
-            if callable(redraw := getattr(part, "redraw_", None)):
-                redraw(generator)
+            if (drawn := part_with(part, "redraw_")) is not None:
+                drawn.redraw_(generator)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors into the folder ``path``, which is made if missing.

@@ -69,7 +69,7 @@ class SequenceClassifier(Pretrained):
     @property
     def max_length(self) -> int | None:
         """The most positions a sequence may have; None: any number."""
-        return self.embedding.max_length
+        return part_with(self.embedding, "max_length").max_length
 
     def forward(self, tokens: Tensor, *, mask: Tensor | None = None, carry: Carry | None = None) -> Tensor:
         """Class logits.
