@@ -75,6 +75,7 @@ def task_problem(options: TrainOptions) -> Problem:
         build=_builder(options, task.vocab_size),
         sums=_summing(None),
         loss=lambda model, batch: model.loss(**batch, **hidden),
+        count=lambda model, batch: model.count_predictions(**batch, **hidden),
         headline=lambda score: f"{score.accuracy:.2%} right of {score.predicted:,} tokens that can be known, loss {score.loss:.4f}",
         sample=lambda model, seed: samples.of_task(model, task.validation, task.vocabulary),
         tokens=task.length,

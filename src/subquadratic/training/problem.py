@@ -74,6 +74,7 @@ class Problem:
         collate: items to a batch, the keyword arguments of the model's `loss`.
         build: a new model, with weights drawn from torch's generator.
         loss: (model, batch) to the mean loss in nats.
+        count: (model, batch) to how many predictions that is the mean of, a scalar: the batch's weight among those of a step.
         sums: (model in eval mode, batch, a seeded generator) to what the batch adds to the score.
         headline: a score in words.
         sample: (model, seed) to something to look at, or nothing.
@@ -94,6 +95,7 @@ class Problem:
     build: Callable[[], Any]
     sums: Callable[[Any, Batch, torch.Generator], Sums]
     loss: Callable[[Any, Batch], Tensor] = field(default=lambda model, batch: model.loss(**batch))
+    count: Callable[[Any, Batch], Tensor] = field(default=lambda model, batch: model.count_predictions(**batch))
     headline: Callable[[Score], str]
     sample: Callable[[Any, int], str]
     tokens: int
