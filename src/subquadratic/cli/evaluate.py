@@ -58,7 +58,7 @@ class EvaluateOptions:
     max_tokens: int | None = None
     """Measure only so many tokens, from the beginning."""
     seed: int = 0
-    """Of the places that are masked, for masked models."""
+    """Of which places are masked together, for masked models."""
     format: Literal["text", "json"] = "text"
     """What to print."""
     out: str | None = None

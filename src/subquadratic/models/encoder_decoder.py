@@ -92,6 +92,12 @@ class EncoderDecoder(Pretrained):
         """Mean cross-entropy in nats per target token after the first, given the source and the target tokens before."""
         return self.decoder.loss(target, target_mask, context=self.encode(source, mask=source_mask), context_mask=source_mask)
 
+    def count_predictions(
+        self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, target_mask: Tensor | None = None
+    ) -> Tensor:
+        """How many target tokens ``loss`` is the mean of: see :meth:`LanguageModel.count_predictions`."""
+        return self.decoder.count_predictions(target, target_mask)
+
     def init_state(
         self,
         batch_size: int | None = None,

@@ -136,6 +136,36 @@ class LanguageModel(Pretrained):
         return chunked_cross_entropy(hidden.flatten(0, 1), self._output(hidden), targets.flatten(), vocab_size=self.vocab_size)
 
     @torch.no_grad()
+    def count_predictions(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        scored: Tensor | None = None,
+        mask_probability: float = 0.15,
+        latents: int | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """How many tokens ``loss`` is the mean of, without running the model: the weight of a batch among others, where gradients of
+        several are accumulated, or of several processes averaged.
+
+        Args:
+            tokens, mask, scored, mask_probability, latents, arguments: as in ``loss``.
+
+        Returns:
+            A scalar, int64, on the device of ``tokens``; 0 where nothing is scored.
+        """
+        if not self.config.causal:
+            real = count_real(_both(mask, scored), tokens.shape[0], tokens.shape[1], tokens.device)
+            return _share(real, mask_probability).sum()
+        wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
+        inputs, targets, mask = next_tokens(tokens, wanted, mask)
+        length = inputs.shape[1]
+        if self.config.aligned_right:
+            length = min(length, latents or self.config.latents)  # type: ignore[attr-defined]
+        return (align_targets(targets, mask, length, self.config) != IGNORE).sum()
+
+    @torch.no_grad()
     def token_losses(
         self,
         tokens: Tensor,
@@ -337,9 +367,13 @@ def choose_masked(tokens: Tensor, mask: Tensor | None, probability: float, gener
     scores = torch.rand(tokens.shape, device=tokens.device, generator=generator)
     if mask is not None:
         scores = scores.masked_fill(~mask, 2.0)  # after every real token
-    real = count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)[:, None]
-    wanted = torch.minimum((real * probability).round().long().clamp_min(1), real)
-    return scores.argsort(dim=1).argsort(dim=1) < wanted
+    wanted = _share(count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device), probability)
+    return scores.argsort(dim=1).argsort(dim=1) < wanted[:, None]
+
+
+def _share(count: Tensor, probability: float) -> Tensor:
+    """How many of ``count`` tokens are hidden, (B,) each: none where there are none."""
+    return torch.minimum((count * probability).round().long().clamp_min(1), count)
 
 
 def _both(mask: Tensor | None, scored: Tensor | None) -> Tensor | None:

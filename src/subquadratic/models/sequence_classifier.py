@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.streaming import Carry, advance, default_device, part_with
+from ..ops.cross_entropy import IGNORE
 from ..ops.errors import require_choice, require_positive
 from ..ops.padding import count_on, count_real
 from ..ops.state import State, state
@@ -90,8 +91,12 @@ class SequenceClassifier(Pretrained):
         return self._classify(self._pool(x, valid_outputs(mask, x.shape[1], self.config), nothing), seen, x.dtype)
 
     def loss(self, tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of ``labels`` (B,) int64."""
-        return F.cross_entropy(self(tokens, mask=mask).float(), labels)
+        """Mean cross-entropy in nats of ``labels`` (B,) int64; rows of label -100 do not count, and where all are, it is 0."""
+        return F.cross_entropy(self(tokens, mask=mask).float(), labels, reduction="sum") / (labels != IGNORE).sum().clamp_min(1)
+
+    def count_predictions(self, tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """How many rows ``loss`` is the mean of: see :meth:`LanguageModel.count_predictions`."""
+        return (labels != IGNORE).sum()
 
     def init_state(self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ClassifierState:
         """The state before the first token.

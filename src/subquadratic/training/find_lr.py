@@ -42,8 +42,7 @@ class Record(TrainerCallback):
         self._mean = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        loss = float(torch.stack(self.trainer.losses).sum())
-        self.trainer.losses.clear()
+        loss = float(self.trainer.step_loss())
         step = state.global_step
         self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
         smooth = self._mean / (1 - SMOOTHING**step)

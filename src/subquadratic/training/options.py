@@ -72,7 +72,7 @@ class TrainOptions:
     batch_size: int | None = None
     """Windows or rows in a batch, on each device."""
     accumulation: int = 1
-    """Batches in an optimizer step."""
+    """Batches in an optimizer step; each of their predictions counts the same."""
     learning_rate: float | None = None
     """Peak learning rate; it rises over the warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"

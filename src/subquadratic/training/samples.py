@@ -9,6 +9,7 @@ import torch
 
 from ..data import Windows
 from ..data.tokenizer import Tokenizer
+from ..layers.modes import evaluating
 
 PROMPT_TOKENS = 24
 NEW_TOKENS = 300
@@ -40,10 +41,8 @@ def filled_in(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) 
     device = next(model.parameters()).device
     tokens = windows[len(windows) // 2]
     masked = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.15
-    training = model.training
-    model.eval()
-    guesses = model(tokens[None].to(device), masked=masked[None].to(device))[0].argmax(-1).cpu()
-    model.train(training)
+    with evaluating(model):
+        guesses = model(tokens[None].to(device), masked=masked[None].to(device))[0].argmax(-1).cpu()
     gap = int(tokenizer.encode("_")[0])
     shown = [tokens, tokens.masked_fill(masked, gap), torch.where(masked, guesses, tokens)]
     names = ("text", "masked", "filled in")
@@ -56,15 +55,13 @@ def of_task(model: Any, items: Any, names: Sequence[str]) -> str:
     device = next(model.parameters()).device
     item = items[0]
     tokens, scored = item["tokens"], item["scored"]
-    training = model.training
-    model.eval()
-    if model.config.causal:
-        logits = model(tokens[None, :-1].to(device))[0]
-        guesses = tokens.clone()
-        guesses[-len(logits) :] = logits.argmax(-1).cpu()  # a Perceiver AR predicts its last positions only
-    else:
-        guesses = model(tokens[None].to(device), masked=scored[None].to(device))[0].argmax(-1).cpu()
-    model.train(training)
+    with evaluating(model):
+        if model.config.causal:
+            logits = model(tokens[None, :-1].to(device))[0]
+            guesses = tokens.clone()
+            guesses[-len(logits) :] = logits.argmax(-1).cpu()  # a Perceiver AR predicts its last positions only
+        else:
+            guesses = model(tokens[None].to(device), masked=scored[None].to(device))[0].argmax(-1).cpu()
     spelled = [names[int(t)] for t in tokens]
     guessed = [names[int(g)] for g in guesses]
     pairs = [f"{right}→{guess}" for right, guess, counts in zip(spelled, guessed, scored.tolist(), strict=True) if counts]
