@@ -172,16 +172,17 @@ def find_source(
     return source
 
 
-def fitting(data: str | Path | None, **ways: Any) -> dict[str, Any]:
+def fitting(data: str | Path | None, *, rows: bool, **ways: Any) -> dict[str, Any]:
     """Those of the ways to read (arguments of `find_source`) that mean something for `data`: what was said of other data
-    need not be of use here.
+    need not be of use here. `rows` says that only rows are wanted.
 
     Raises:
         ValueError: there is no such data.
     """
     source = _find(data, {})
     kinds = {None if source.stdlib else table_kind(path) for _, path in source.files}
-    useless = {"quotes": not kinds & {"csv", "tsv"}, "skip_bad_rows": kinds == {None}, "text": kinds == {None}}
+    texts = kinds == {None} and not rows
+    useless = {"quotes": not kinds & {"csv", "tsv"}, "skip_bad_rows": texts, "text": texts}
     return {name: value for name, value in ways.items() if not useless.get(name)}
 
 
