@@ -21,6 +21,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "good.txt").write_bytes(TEXT)
+    assert train(folder / "good.txt", folder / "run") == 0
+    return folder / "run"
+
+
 def train(data: Path, out: Path, *more: str, model: str = "performer") -> int:
     return main(["train", "--model", model, "--data", str(data), "--out", str(out), *SMALL, *more])
 
@@ -63,14 +71,12 @@ def test_what_is_passed_over_is_said_by_every_verb(tmp_path: Path, capsys: pytes
     ],
 )
 def test_the_same_is_refused_by_every_verb(
-    tmp_path: Path, name: str, content: bytes, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, trained: Path, name: str, content: bytes, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "good.txt").write_bytes(TEXT)
-    assert train(tmp_path / "good.txt", tmp_path / "run") == 0
     (tmp_path / name).write_bytes(content)
     data = ["--data", str(tmp_path / name), *flags]
     out = ["--out", str(tmp_path / "out")]
-    for argv in (["train", *SMALL, *data, *out], ["evaluate", str(tmp_path / "run"), *data], ["tokenizer", "train", *data, *out]):
+    for argv in (["train", *SMALL, *data, *out], ["evaluate", str(trained), *data], ["tokenizer", "train", *data, *out]):
         capsys.readouterr()
         assert main(argv) == 2
         assert message in capsys.readouterr().err
