@@ -46,6 +46,12 @@ class EvaluateOptions:
     """Column with the class of each row, for classifiers. Default: as in training."""
     target: str | None = None
     """Column with the text to be written, for encoder-decoders. Default: as in training."""
+    quotes: Literal["auto", "double", "none"] | None = None
+    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). Default: as in training."""
+    skip_bad_rows: bool | None = None
+    """Pass over rows that cannot be used, and count them. Default: as in training."""
+    binary: bool | None = None
+    """Read every file as its bytes as they are, NUL bytes too. Default: as in training."""
     tokenizer: str | None = None
     """A tokenizer.json or a folder that has one. Default: the model's own."""
     reset: Literal["auto", "documents", "never", "windows"] = "auto"
@@ -127,7 +133,7 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
     """What is measured on, and the score."""
     from ..evaluation.labelled import evaluate_classes, evaluate_pairs
     from ..evaluation.score import evaluate_items, evaluate_text
-    from ..evaluation.trained import rows_material, task_material, text_material
+    from ..evaluation.trained import WAYS, rows_material, task_material, text_material, ways_to_read
 
     kind = type(trained.model).__name__
     own = trained.options
@@ -139,22 +145,23 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
             if kind == "SequenceClassifier":
                 return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
             return material, evaluate_items(trained.model, material.batches(), progress=rows)
-        field = options.text or own.get("text") or "text"
-        if kind in ("SequenceClassifier", "EncoderDecoder"):
+        rows_wanted = kind in ("SequenceClassifier", "EncoderDecoder")
+        ways = ways_to_read(trained, options.data, rows=rows_wanted, **{name: getattr(options, name) for name in WAYS})
+        if rows_wanted:
             name = "label" if kind == "SequenceClassifier" else "target"
             column = getattr(options, name) or own.get(name)
             if column is None:
                 raise ValueError(f"{name}: the run does not say which column holds the {name}; give --{name} COLUMN")
             columns = {"label": None, "target": None, name: column}
             material = rows_material(
-                trained, options.data, text=field, tokenizer=options.tokenizer, batch_size=options.batch_size, progress=show, **columns
+                trained, options.data, ways=ways, tokenizer=options.tokenizer, batch_size=options.batch_size, progress=show, **columns
             )
             assert material.batches is not None
             rows = _rows_shown(show, material)
             if kind == "SequenceClassifier":
                 return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
             return material, evaluate_pairs(trained.model, material.batches(), progress=rows)
-        material = text_material(trained, options.data, field=field, tokenizer=options.tokenizer, progress=show)
+        material = text_material(trained, options.data, ways=ways, tokenizer=options.tokenizer, progress=show)
         material = _cut(material, options.max_tokens)
         assert material.text is not None and material.tokenizer is not None
         score = evaluate_text(
@@ -202,12 +209,14 @@ def _refuse_unfit(options: EvaluateOptions, trained: Trained) -> None:
         if getattr(options, name) not in (None, "auto") and (rows or (task and name != "by_position")):
             raise ValueError(f"{name} is for texts, and this is a {'task' if task else 'model of rows'}; leave it out")
     if task:
-        for name in ("text", "label", "target", "tokenizer"):
+        for name in ("text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
             if getattr(options, name) is not None:
                 raise ValueError(f"{name} is for data, and {trained.folder} was trained on a task; leave it out")
     for name, wanted in (("label", "SequenceClassifier"), ("target", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
             raise ValueError(f"{name} is for a {wanted}, and the model in {trained.folder} is a {kind}; leave it out")
+    if options.binary and rows:
+        raise ValueError("binary is for texts, and this is a model of rows; leave it out")
 
 
 def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:

@@ -159,9 +159,9 @@ def read_prompt(options: GenerateOptions) -> bytes:
         ValueError: its file cannot be read, or is empty.
     """
     if options.prompt == "-":
-        return read_file("-", name="prompt")
+        return read_file("-", name="prompt", run=options.run)
     if options.prompt_file is not None:
-        return read_file(options.prompt_file, name="prompt_file")
+        return read_file(options.prompt_file, name="prompt_file", run=options.run)
     return to_bytes(options.prompt or "")
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .options import UsageError, nearest, parse
 
@@ -49,10 +50,15 @@ class TrainOptions:
     out: str
     """Folder for the tokenizer: tokenizer.json and tokenizer_config.json, which transformers reads too."""
     data: str | None = None
-    """File, folder, pattern, or - for standard input: text, .jsonl, .csv, .tsv or .parquet, also compressed. Default: the
+    """File, folder, pattern, or - for standard input: text, .jsonl, .json, .csv, .tsv or .parquet, also compressed. Default: the
     source of Python's standard library."""
     text: str = "text"
-    """Field that holds the text, in JSON lines, CSV and parquet."""
+    """Field that holds the text, in JSON, CSV, TSV and parquet. Where another is named, only rows are read."""
+    quotes: Literal["auto", "double", "none"] = "auto"
+    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). auto: double in CSV, and in TSV where the
+    columns bear it out."""
+    skip_bad_rows: bool = False
+    """Pass over rows that cannot be used, and count them."""
     vocab_size: int = 8192
     """Tokens at most, 256 bytes and 4 special ones included."""
     overwrite: bool = False
@@ -90,9 +96,10 @@ def _train(argv: Sequence[str]) -> int:
     from ..data.tokenizer_training import train_tokenizer
 
     started = time.monotonic()
-    source = find_source(options.data, text=options.text)
+    source = find_source(options.data, text=options.text, quotes=options.quotes, skip_bad_rows=options.skip_bad_rows)
     progress = _Progress()
-    tokenizer, bytes_per_token = train_tokenizer(source, vocab_size=options.vocab_size, progress=progress)
+    passed = source.passed()
+    tokenizer, bytes_per_token = train_tokenizer(source, vocab_size=options.vocab_size, progress=progress, passed=passed)
     progress.clear()
     made = not out.exists()
     try:
@@ -103,10 +110,15 @@ def _train(argv: Sequence[str]) -> int:
         raise ValueError(f"out: cannot write {out}: {error.strerror or error}") from error
     fewer = f" (the text has no more; {options.vocab_size:,} were asked)" if tokenizer.vocab_size < options.vocab_size else ""
     print(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")
+    if passed.counts:
+        print(passed.describe())
     print(f"vocabulary  {tokenizer.vocab_size:,} tokens{fewer}")
     print(f"measure     {bytes_per_token:.2f} bytes per token on the first megabyte")
-    given = {"--tokenizer": str(out), "--data": options.data, "--text": None if options.text == "text" else options.text}
+    given = {"--tokenizer": str(out), "--data": options.data}
+    ways = {"text": options.text, "quotes": options.quotes}
+    given |= {f"--{name}": value for name, value in ways.items() if value != getattr(TrainOptions, name)}
     words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
+    words += ["--skip_bad_rows"] if options.skip_bad_rows else []
     print(f"go on       {shlex.join(['subq', 'train', *words])}")
     return 0
 

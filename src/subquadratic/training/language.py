@@ -35,7 +35,15 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         ValueError: the corpus cannot be used, or either side of it is shorter than one window.
     """
     tokenizer = load_tokenizer(options.tokenizer)
-    corpus = load_corpus(options.data, tokenizer=tokenizer, text=options.text, progress=progress)
+    corpus = load_corpus(
+        options.data,
+        tokenizer=tokenizer,
+        text=options.text,
+        quotes=options.quotes,
+        skip_bad_rows=options.skip_bad_rows,
+        binary=options.binary,
+        progress=progress,
+    )
     train, validation = make_windows(corpus, options)
     shown = Windows(corpus.validation, length=train.length)
     per_byte = len(corpus.train) / max(corpus.train_bytes, 1)

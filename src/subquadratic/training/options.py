@@ -27,14 +27,22 @@ class TrainOptions:
     model: str = "performer"
     """Backbone: performer, linformer, fastformer, feedback_transformer, perceiver_ar or transformer."""
     data: str | None = None
-    """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .csv .tsv .parquet are understood. Default: the source
+    """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet are understood. Default: the source
     of Python's own standard library."""
     text: str = "text"
-    """Column or field that holds the text, where the data has columns."""
+    """Column or field that holds the text, where the data has columns. Where another is named, only rows are read: a file
+    without columns is refused, or passed over in a folder."""
     label: str | None = None
     """Column with the class of each row: trains a classifier."""
     target: str | None = None
     """Column with the text to be written for each row: trains an encoder-decoder."""
+    quotes: Literal["auto", "double", "none"] = "auto"
+    """A quotation mark in CSV and TSV: one that opens a cell, over separators and lines (double), or a character (none). auto: double
+    in CSV, and in TSV where the columns bear it out."""
+    skip_bad_rows: bool = False
+    """Pass over rows that cannot be used, and count them. Otherwise the first ends the run."""
+    binary: bool = False
+    """Read every file as its bytes as they are, NUL bytes too; for the tokenizer of bytes."""
     task: str | None = None
     """Synthetic task instead of data: copy, mirror, recall, listops, variables or dyck."""
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -173,8 +181,8 @@ class TrainOptions:
             close = difflib.get_close_matches(self.task, TASKS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}{hint}", self.task)
-            for name in ("data", "label", "target", "tokenizer"):
-                if getattr(self, name) is not None:
+            for name in ("data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
+                if getattr(self, name) != getattr(TrainOptions, name):
                     raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")
         elif self.task_options:
             raise ValueError("task_options is for --task: name one")
@@ -183,6 +191,8 @@ class TrainOptions:
         for name in ("label", "target"):
             if getattr(self, name) is not None and self.data is None:
                 raise ValueError(f"{name} names a column of the data: give a .csv, .tsv, .jsonl or .parquet with --data")
+            if getattr(self, name) is not None and self.binary:
+                raise ValueError(f"binary reads bytes, and {name} names a column: leave one of the two")
 
     def _check(self) -> None:
         for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):

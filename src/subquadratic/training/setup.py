@@ -44,6 +44,7 @@ def data_facts(data: Corpus | Examples, **more: Any) -> dict[str, Any]:
         "tokenizer": data.tokenizer.name,
         "tokenizer_digest": data.tokenizer.digest,
         "split": data.split,
+        "passed_over": data.passed_over.to_dict(),
         **more,
     }
 

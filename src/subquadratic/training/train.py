@@ -54,6 +54,8 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         check_data(folder.read_facts(), problem.facts, options.data)
     check_memory(problem, options)
     _check_fit(problem, options)
+    if options.dry_run or options.find_lr:
+        display.say(f"data        {problem.text}")
     if options.dry_run:
         dry_run(problem, options, display)
         return None
