@@ -86,9 +86,7 @@ def test_names_are_the_published_ones(published: Any, twin: Any, arguments: tupl
     for name, module in theirs.named_modules(remove_duplicate=False):
         one = ours.get_submodule(name)
         assert type(one).__name__ == type(module).__name__, name
-        mended = (
-            "Perceiver" in twin.__name__ and name.startswith("layers.") and name.endswith("0.dropout")
-        )  # 0 there, always
+        mended = "Perceiver" in twin.__name__ and name.startswith("layers.") and name.endswith("0.dropout")  # 0 there, always
         if not list(module.children()) and not mended:
             assert repr(one) == repr(module), name
     paths = [{name for name, _ in model.named_modules(remove_duplicate=False)} for model in (theirs, ours)]
@@ -117,3 +115,85 @@ def test_a_twin_saves_published_names_and_loads_them(
         assert torch.equal(wanted, found), name
     copied = copy.deepcopy(ours)
     assert [name for name, _ in copied.named_parameters()] == [name for name, _ in ours.named_parameters()]
+
+
+class Scaled(nn.Module):
+    """An adapter: what it wraps, times a factor."""
+
+    def __init__(self, fn: nn.Module):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, *inputs: Any, **arguments: Any) -> torch.Tensor:
+        return 1.5 * self.fn(*inputs, **arguments)
+
+
+def replace(model: nn.Module, path: str) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, Scaled(model.get_submodule(path)))
+
+
+ADAPTED = [
+    (performer_pytorch.PerformerLM, compat.performer_pytorch.PerformerLM, {**PERFORMER, "max_seq_len": 400, "rotary_position_emb": False}),
+    (linformer.LinformerLM, compat.linformer.LinformerLM, {**SIZE, "seq_len": 400, "k": 5}),
+    (feedback_transformer_pytorch.FeedbackTransformer, compat.feedback_transformer_pytorch.FeedbackTransformer,
+     {**SIZE, "mem_len": 6, "dim_head": 4, "seq_len": 130}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("published", "twin", "options"), ADAPTED, ids=spell)
+def test_an_adapter_or_a_hook_on_any_module_acts_as_in_the_published_one(published: Any, twin: Any, options: dict[str, Any]) -> None:
+    """On 260 rows, where the C kernels would read the weights of several modules at once."""
+    reference, model = published(**options).eval(), twin(**options).eval()
+    model.load_state_dict(reference.state_dict())
+    tokens = torch.randint(0, 11, (2, 130))
+    plain = reference(tokens)
+    kinds = {"Linear", "LayerNorm", "GELU", "GEGLU", "FeedForward", "Chunk", "PreLayerNorm", "PreNorm", "Residual", "SelfAttention"}
+    kinds |= {"LinformerSelfAttention", "Attention"}
+    for path in [name for name, module in reference.named_modules() if type(module).__name__ in kinds]:
+        hooked = []
+        for each in (reference, model):
+            handle = each.get_submodule(path).register_forward_hook(lambda module, inputs, output: output * 1.5)
+            hooked.append(each(tokens))
+            handle.remove()
+        assert (hooked[0] - hooked[1]).norm() < 1e-4 * hooked[0].norm(), path
+        assert (hooked[0] - plain).norm() > 0, path
+        adapted = []
+        for each in (copy.deepcopy(reference), copy.deepcopy(model)):
+            replace(each, path)
+            adapted.append(each(tokens))
+        assert (adapted[0] - adapted[1]).norm() < 1e-4 * adapted[0].norm(), path
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"shift_tokens": True, "reversible": True}, {"local_attn_heads": 1, "local_window_size": 4}], ids=spell
+)
+def test_adapters_and_hooks_act_in_a_stream(options: dict[str, Any]) -> None:
+    model = compat.performer_pytorch.PerformerLM(**PERFORMER, causal=True, **options).eval()
+    tokens = torch.randint(0, 11, (2, 12))
+    layers = model.performer.net.layers
+    layers[0][0].register_forward_hook(lambda module, inputs, output: output * 2)
+    layers[1][1].fn.register_forward_hook(lambda module, inputs, output: output + 1)
+    layers[1][0].fn = Scaled(layers[1][0].fn)
+    layers[0][1].fn = Scaled(layers[0][1].fn)
+    expected = model(tokens)
+    state, outputs = model.init_state(2), []
+    for piece in tokens.split([1, 5, 1, 1, 4], dim=1):
+        logits, state = model.extend(piece, state)
+        outputs.append(logits)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_that_keeps_the_stream_to_itself_is_refused() -> None:
+    class Deaf(Scaled):
+        def forward(self, x: torch.Tensor, **arguments: Any) -> torch.Tensor:
+            return self.fn(x)
+
+    model = compat.performer_pytorch.PerformerLM(**PERFORMER, causal=True).eval()
+    attention = model.performer.net.layers[1][0]
+    attention.fn = Deaf(attention.fn)
+    with pytest.raises(ValueError, match="a module in layer 1 of the Performer keeps the keyword `stream` to itself"):
+        model.extend(torch.zeros(1, 1, dtype=torch.int64), model.init_state(1))
+    attention.fn = nn.Identity()
+    with pytest.raises(ValueError, match="layer 1 of the Performer has no attention layer that can stream"):
+        model.init_state(1)
