@@ -132,6 +132,20 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_without_the_extra_every_verb_names_the_extra_alone() -> None:
+    code = (
+        "import sys; from subquadratic.cli.main import EXTRAS, VERBS, main\n"
+        "sys.modules.update(dict.fromkeys(EXTRAS))\n"  # as if none of them were installed
+        "sys.exit(any(main([verb, '--help']) != 2 for verb in VERBS))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(VERBS)
+    for verb, line in zip(VERBS, lines, strict=True):
+        assert line == f"subq {verb}: needs packages that are not installed: pip install 'subquadratic[train]'"
+
+
 def test_train_then_generate(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)

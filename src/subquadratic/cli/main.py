@@ -29,7 +29,15 @@ VERBS = {
 # Which extra of this package brings what a verb may miss.
 PACKAGES = {
     "train": (
-        "accelerate", "docstring_parser", "jinja2", "jsonargparse", "matplotlib", "psutil", "rich", "tokenizers", "transformers", "yaml",
+        "accelerate",
+        "docstring_parser",
+        "jsonargparse",
+        "matplotlib",
+        "psutil",
+        "rich",
+        "tokenizers",
+        "transformers",
+        "yaml",
     ),
     "data": ("pyarrow", "zstandard"),
     "track": ("tensorboard", "trackio"),
@@ -82,7 +90,7 @@ def _run(verb: str, argv: list[str]) -> int:
         missing = (error.name or "").split(".")[0]
         if missing not in EXTRAS:
             raise
-        return _fail(name, f"needs the package {missing}: pip install 'subquadratic[{EXTRAS[missing]}]'")
+        return _fail(name, f"needs packages that are not installed: pip install 'subquadratic[{EXTRAS[missing]}]'")
     except Exception as error:
         if os.environ.get("SUBQ_TRACEBACK"):
             raise

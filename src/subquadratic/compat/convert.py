@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.errors import require, require_choice
-from .checkpoint_options import MODELS, Found, Options, Published, recognise
+from .checkpoint_options import MODELS, Found, Options, Published, recognise, saved_by_twin
 
 NAMES = ("model_state_dict", "state_dict", "model", "module", "net", "weights", "params")  # where programs put a model among other things
 PREFIX = "compat."
@@ -58,11 +58,11 @@ def convert_checkpoint(
     weights = read_state_dict(path)
     model, prefix = _identify(weights, package, path)
     weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    ours = next((name for name in weights if ".blocks.0.attention." in name), None)
-    if ours is not None:
+    if saved_by_twin(weights):
         raise ValueError(
-            f"{path} was saved by our own twin of the {model.name} ({ours}), not by the published package: build the twin in "
-            f"subquadratic.compat.{package} as it was and call load_state_dict; a model saved with save_pretrained needs no conversion"
+            f"{path} was saved by our own twin of the {model.name} and not by the published package, and does not hold all that tells the "
+            f"options. Build the twin in subquadratic.compat.{package} as it was and call load_state_dict; a model saved with "
+            f"save_pretrained needs no conversion"
         )
     given = {name: _value(value) for name, value in hints.items() if value is not None}
     _check_names(model, given)

@@ -225,13 +225,11 @@ class RotaryEmbedding(nn.Module):
         return torch.arange(length, device=rates.device, dtype=rates.dtype)[:, None] * rates
 
 
-class FeedForward(nn.Sequential):
-    """Norm, D -> mult D, GELU, dropout, mult D -> D; no biases."""
-
-    def __init__(self, dim: int, mult: float = 4, dropout: float = 0.0):
-        inner = int(dim * mult)
-        expand, contract = nn.Linear(dim, inner, bias=False), nn.Linear(inner, dim, bias=False)
-        super().__init__(nn.LayerNorm(dim), expand, nn.GELU(), nn.Dropout(dropout), contract)
+def FeedForward(dim: int, mult: float = 4, dropout: float = 0.0) -> nn.Sequential:
+    """Norm, D -> mult D, GELU, dropout, mult D -> D; no biases. A function of this name, as published."""
+    inner = int(dim * mult)
+    expand, contract = nn.Linear(dim, inner, bias=False), nn.Linear(inner, dim, bias=False)
+    return nn.Sequential(nn.LayerNorm(dim), expand, nn.GELU(), nn.Dropout(dropout), contract)
 
 
 def _pairs(layers: nn.ModuleList) -> list[tuple[nn.Module, nn.Module]]:

@@ -35,17 +35,36 @@ def rotate_by_sinusoid(x: Tensor, table: Tensor) -> Tensor:
 
 
 class FixedPositionalEmbedding(nn.Module):
-    """Sinusoids, computed when asked: no table in the checkpoint, and the published table of any ``max_seq_len`` is accepted there."""
+    """Sinusoids, computed when asked: no table in the checkpoint, and the published table of any ``max_seq_len`` is accepted there.
 
-    def __init__(self, dim: int, max_seq_len: int):
+    Args:
+        dim: width.
+        max_seq_len: the longest sequence.
+        exact: in float32, whatever the precision of the model; for rotation.
+    """
+
+    def __init__(self, dim: int, max_seq_len: int, *, exact: bool = False):
         super().__init__()
         require_positive(dim=dim, max_seq_len=max_seq_len)
-        self.dim, self.max_seq_len = dim, max_seq_len
+        self.dim, self.max_seq_len, self.exact = dim, max_seq_len, exact
         self.register_load_state_dict_pre_hook(_forget_table)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, N, ...) -> (1 or B, N, dim) like x; positions (N,) or (B, N), None = 0, 1, ..."""
-        return sinusoid(_positions(x, positions), self.dim).to(x)
+        table = sinusoid(_positions(x, positions), self.dim)
+        return table if self.exact else table.to(x)
+
+
+class Always(nn.Module):
+    """Gives the same value for any input: no rotation, where positions are a table."""
+
+    def __init__(self, val: Any):
+        super().__init__()
+        self.val = val
+
+    def forward(self, *unused: Any) -> Any:
+        """``val``."""
+        return self.val
 
 
 class AbsolutePositionalEmbedding(nn.Module):
