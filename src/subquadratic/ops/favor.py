@@ -23,6 +23,7 @@ from .linear_attention import (
     empty_features,
     read_features,
     summarise_features,
+    unscaled,
     zero_keys,
 )
 from .precision import exact_dtype, no_autocast
@@ -93,6 +94,7 @@ def causal_favor(
         bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.total.shape[0])
         if state is None:
             state = empty_features(state_rows(bounds, batch), heads, features, values.shape[-1], device=values.device, dtype=dtype)
+        state = state if one or projection is not None else unscaled(state)
         if by_kernel:
             output, total, weight, maximum = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
             counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
