@@ -180,7 +180,7 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """(N,) integers -> (N, dim / 2)."""
-        return rotary_angles(positions, self.dim)
+        return rotary_angles(positions, self.dim, dtype=torch.float32)
 
 
 class _PreNorm(nn.Module):
@@ -219,7 +219,7 @@ def _check_frequencies(module: FastAttention, state_dict: dict[str, Any], prefix
     found = state_dict.pop(f"{prefix}pos_emb.freqs", None)
     if found is None:
         return
-    expected = rotary_angles(torch.ones(1, dtype=torch.int64, device=found.device), module.pos_emb.dim)[0]
+    expected = rotary_angles(torch.ones(1, dtype=torch.int64, device=found.device), module.pos_emb.dim, dtype=torch.float32)[0]
     if found.shape != expected.shape:
         errors.append(f"{prefix}pos_emb.freqs must have {len(expected)} values for this dim_head, got {tuple(found.shape)}")
     elif not torch.allclose(found.float(), expected, rtol=1e-2, atol=1e-6):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.errors import require, require_choice, require_positive
+from ..ops.rotary import rotary_angles
 
 POSITIONS = ("rotary", "learned", "fixed", "axial", None)
 
@@ -37,10 +38,8 @@ class FixedPositions(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """(...) int64 -> (..., D) float32: sines in the first half, cosines in the second."""
-        half = (self.dim + 1) // 2
-        rates = torch.exp(torch.arange(half, device=positions.device, dtype=torch.float32) * (-2.0 * math.log(10000.0) / self.dim))
-        angles = positions[..., None].float() * rates
-        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.dim]
+        angles = rotary_angles(positions, self.dim)
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.dim].to(torch.float32)
 
 
 class AxialPositions(nn.Module):

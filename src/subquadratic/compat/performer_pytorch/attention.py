@@ -17,6 +17,7 @@ from ...ops.efficient_attention import EfficientState
 from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
 from ...ops.linear_attention import FeatureState
 from ...ops.padding import token_positions, zero_padding
+from ...ops.precision import has_float64
 from ...ops.rotary import apply_rotary, rotary_angles
 from ...ops.state import State, state
 from ...ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -211,8 +212,8 @@ class Attention(nn.Module):
 
     def _angles(self, positions: Tensor) -> Tensor:
         """In float64 where there is one: positions count from the start, but only their small differences matter."""
-        angles = rotary_angles(torch.ones_like(positions[..., :1]), self.dim_head)
-        return positions[..., None].to(torch.float32 if positions.device.type == "mps" else torch.float64) * angles
+        rates = rotary_angles(torch.ones_like(positions[..., :1]), self.dim_head, dtype=torch.float32)  # as published
+        return positions[..., None].to(torch.float64 if has_float64(positions.device) else torch.float32) * rates
 
     def _weight_dropout(self) -> float:
         return self.dropout.p if self.training else 0.0

@@ -17,7 +17,7 @@ from ...ops.rotary import rotary_angles
 
 def sinusoid(positions: Tensor, dim: int) -> Tensor:
     """(N,) or (B, N) positions -> (1 or B, N, dim) float32."""
-    angles = rotary_angles(positions, dim)
+    angles = rotary_angles(positions, dim, dtype=torch.float32)  # as in the published table, which ends at max_seq_len
     table = torch.cat((angles.sin(), angles.cos()), dim=-1)[..., :dim]
     return table if table.dim() == 3 else table[None]
 
