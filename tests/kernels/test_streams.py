@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.laws.streaming import Piece, built, check_law
 from torch.nn import functional as F
 
 import subquadratic as sq
-from tests.laws.streaming import Piece, built, check_law
 
 SMALL: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 1}
 CONFIGS = {

@@ -11,6 +11,7 @@ from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, pack, pack_left, unpack, zero_padding
 from ..ops.rotary import turn
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import append, bottom_right_causal, softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -61,6 +62,7 @@ class SoftmaxAttention(nn.Module):
 
     sliding = True  # a window moves with the position; WindowAttention may cut the sequence into blocks instead
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

@@ -18,6 +18,7 @@ from ..ops.errors import check_mask, check_sequence, require, require_positive
 from ..ops.padding import zero_padding
 from ..ops.prefix_softmax import softmax_mean
 from ..ops.rotary import apply_rotary, rotary_angles
+from ..ops.scalars import plain_scalars
 
 __all__ = ["FastAttention", "FastTransformer", "RotaryEmbedding"]
 
@@ -42,6 +43,7 @@ class FastTransformer(nn.Module):
             ``max_seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -107,6 +109,7 @@ class FastAttention(nn.Module):
         ValueError: for sizes out of range; ``pos_emb`` without ``max_seq_len``; in ``forward``, for input longer than ``max_seq_len``.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, heads: int = 8, dim_head: int = 64, max_seq_len: int | None = None, pos_emb: nn.Module | None = None):
         super().__init__()
         require_positive(dim=dim, heads=heads, dim_head=dim_head, max_seq_len=max_seq_len)
@@ -174,6 +177,7 @@ class FastAttention(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Angles of ``dim / 2`` pairs of channels, computed when asked, in float32 whatever the precision of the model. Holds no tensors."""
 
+    @plain_scalars
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim

@@ -23,6 +23,7 @@ from ..models.config import BackboneConfig
 from ..models.feedback_stack import FeedbackLayer, FeedbackStack, Step
 from ..ops.errors import require, require_positive
 from ..ops.feedback import HIDDEN, MemoryLine
+from ..ops.scalars import plain_scalars
 
 __all__ = ["FeedbackTransformer", "Memory"]
 
@@ -58,6 +59,7 @@ class FeedbackTransformer(nn.Module):
         ValueError: for sizes or probabilities out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..layers.reversible import run_reversible
 from ..ops.errors import check_mask, check_sequence, require, require_positive, require_probability
 from ..ops.padding import pack, pack_left, token_positions, zero_padding
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
 
 __all__ = ["Linformer", "LinformerLM", "LinformerSelfAttention"]
@@ -35,6 +36,7 @@ class LinformerLM(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for input longer than ``seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         num_tokens: int,
@@ -98,6 +100,7 @@ class Linformer(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for input longer than ``seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -140,6 +143,7 @@ class LinformerSelfAttention(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for keys longer than ``seq_len``. Keywords that do not exist are a TypeError.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

@@ -11,6 +11,7 @@ from ..layers.positions import make_positions
 from ..ops.errors import check_mask, require, require_positive
 from ..ops.padding import check_positions, token_positions, zero_padding
 from ..ops.recording import in_one_call
+from ..ops.scalars import plain_scalars
 from .config import BackboneConfig
 
 
@@ -27,6 +28,7 @@ class TokenEmbedding(nn.Module):
         ValueError: for values out of range, or a ``max_length`` over the backbone's own.
     """
 
+    @plain_scalars
     def __init__(self, config: BackboneConfig, *, vocab_size: int, max_length: int | None, maskable: bool = False):
         super().__init__()
         require_positive(vocab_size=vocab_size, max_length=max_length)

@@ -15,6 +15,7 @@ from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_los
 from ..ops.errors import check_mask, require
 from ..ops.linear import linear
 from ..ops.padding import count_on, count_real, pack_left
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -45,6 +46,7 @@ class LanguageModel(Pretrained):
     A Perceiver AR gives outputs for its last positions only, aligned right.
     """
 
+    @plain_scalars
     def __init__(self, config: BackboneConfig, *, vocab_size: int = 256, max_length: int | None = None, tie_embeddings: bool = False):
         super().__init__()
         self.config, self.vocab_size, self.tie_embeddings = config, vocab_size, tie_embeddings

@@ -18,6 +18,7 @@ from ..layers.residual import Branch, ResidualStack, StackState, default_device
 from ..ops.errors import check_mask, check_sequence, require_positive, require_probability
 from ..ops.padding import pack, zero_padding
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
+from ..ops.scalars import is_whole
 from ..ops.state import State, state
 from .backbone import make_branch, make_feed_forward
 from .config import BackboneConfig
@@ -48,7 +49,7 @@ class PerceiverARConfig(BackboneConfig):
         require_positive(latents=self.latents, cross_depth=self.cross_depth)
         require_probability(prefix_dropout=self.prefix_dropout)
         stride = self.refill
-        if stride != "exact" and (isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride < self.latents):
+        if stride != "exact" and (isinstance(stride, str) or not is_whole(stride) or not 1 <= stride < self.latents):
             raise ValueError(f"refill must be 'exact' or an integer of at least 1 and less than latents={self.latents}, got {stride!r}")
 
     def latents_at(self, tokens: int) -> int:

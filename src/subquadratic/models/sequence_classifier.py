@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ..ops.errors import require_choice, require_positive
 from ..ops.padding import count_on, count_real
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -45,6 +46,7 @@ class SequenceClassifier(Pretrained):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         config: BackboneConfig,

@@ -46,8 +46,8 @@ def empty_features(
 
 
 def unscaled(state: FeatureState) -> FeatureState:
-    """A state of features that are no exponents: its sums are relative to nothing, whatever stands in the place of a maximum. It is EMPTY in
-    a new state and stays so token by token, and as a maximum it would scale away all that came before a piece."""
+    """A state of features that are no exponents: its sums are relative to nothing, whatever stands in the place of a maximum. It is EMPTY
+    in a new state and stays so token by token, and as a maximum it would scale away all that came before a piece."""
     return dataclasses.replace(state, maximum=torch.zeros_like(state.maximum))
 
 

@@ -61,7 +61,7 @@ def rotation(positions: Tensor, width: int) -> Tensor:
     once for all tensors and layers that share it."""
     angles = rotary_angles(positions, width)
     angles = angles[:, None] if angles.dim() == 3 else angles  # the same for every head
-    # float64 up to here: neighbours far along a stream have large angles that hardly differ, and a cosine of a rounded angle is another one.
+    # float64 up to here: neighbours far along a stream have large angles that hardly differ, and float32 rounds them.
     return torch.cat((angles.cos(), angles.sin()), dim=-1).to(torch.float32)
 
 

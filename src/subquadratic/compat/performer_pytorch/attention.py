@@ -19,6 +19,7 @@ from ...ops.linear_attention import FeatureState
 from ...ops.padding import token_positions, zero_padding
 from ...ops.precision import has_float64
 from ...ops.rotary import apply_rotary, rotary_angles
+from ...ops.scalars import plain_scalars
 from ...ops.state import State, state
 from ...ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 from .fast_attention import FastAttention
@@ -59,6 +60,7 @@ class Attention(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

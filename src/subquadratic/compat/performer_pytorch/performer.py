@@ -15,6 +15,7 @@ from ...layers.norms import ScaleNorm
 from ...layers.residual import Branch, ResidualStack, StackState, default_device
 from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive
 from ...ops.padding import zero_padding
+from ...ops.scalars import plain_scalars
 from .attention import Attention, CrossAttention, SelfAttention
 from .checkpoints import rename_performer_keys
 from .redraw import ProjectionUpdater, redraw_all_
@@ -43,6 +44,7 @@ class Performer(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

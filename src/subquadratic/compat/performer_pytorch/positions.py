@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...ops.errors import require, require_positive
 from ...ops.rotary import rotary_angles
+from ...ops.scalars import plain_scalars
 
 
 def sinusoid(positions: Tensor, dim: int) -> Tensor:
@@ -37,6 +38,7 @@ def rotate_by_sinusoid(x: Tensor, table: Tensor) -> Tensor:
 class FixedPositionalEmbedding(nn.Module):
     """Sinusoids, computed when asked: no table in the checkpoint, and the published table of any ``max_seq_len`` is accepted there."""
 
+    @plain_scalars
     def __init__(self, dim: int, max_seq_len: int):
         super().__init__()
         require_positive(dim=dim, max_seq_len=max_seq_len)
@@ -51,6 +53,7 @@ class FixedPositionalEmbedding(nn.Module):
 class AbsolutePositionalEmbedding(nn.Module):
     """A learned vector per position."""
 
+    @plain_scalars
     def __init__(self, dim: int, max_seq_len: int):
         super().__init__()
         require_positive(dim=dim, max_seq_len=max_seq_len)
@@ -70,6 +73,7 @@ class AxialPositionalEmbedding(nn.Module):
         axial_shape: the grid; its product is the largest length.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, axial_shape: tuple[int, ...]):
         super().__init__()
         require(len(axial_shape) > 0, f"axial_position_shape must name at least one axis, got {axial_shape!r}")
