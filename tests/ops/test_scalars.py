@@ -103,7 +103,8 @@ def test_generation(make: Callable[[Any], Any]) -> None:
     model = sq.LanguageModel(sq.FastformerConfig(dim=16, depth=1, heads=2), vocab_size=11, max_length=32).eval()
     out = model.generate(
         torch.tensor([[1, 2]]), max_new_tokens=make(3), samples=make(2), top_k=make(5), temperature=np.float32(0.7),
-        top_p=torch.tensor(0.9), repetition_penalty=np.float32(1.2), repetition_window=make(4), piece=make(2), eos_token=make(10), pad_token=make(0),
+        top_p=torch.tensor(0.9), repetition_penalty=np.float32(1.2), repetition_window=make(4), piece=make(2), eos_token=make(10),
+        pad_token=make(0),
     )  # fmt: skip
     assert out.shape[0] == 2
     assert type(Sampling(temperature=np.float32(0.5)).temperature) is float

@@ -97,7 +97,7 @@ class TokenEmbedding(nn.Module):
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
     """Raises ValueError for a token that is not below ``vocab_size``, or negative. Not while a CUDA graph is captured: looking at a number
     would break that off."""
-    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not tokens.numel() or (tokens.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     low, high = (int(value) for value in tokens.aminmax())
     require(low >= 0 and high < vocab_size, f"tokens must be at least 0 and less than vocab_size={vocab_size}, got {low} to {high}")

@@ -106,6 +106,7 @@ class LanguageModel(Pretrained):
 
         Returns:
             A scalar. Causal: every token from those before it (a Perceiver AR: its last ``latents`` tokens). Bidirectional: hidden tokens.
+            0, with zero gradients, where no token is predicted, as in an empty batch; PyTorch's mean of nothing is NaN.
 
         Raises:
             ValueError: if a causal model gets a single token, which leaves nothing to predict.
@@ -246,7 +247,7 @@ class LanguageModel(Pretrained):
         return self.embedding.table.weight if self.head is None else self.head.weight
 
     def _check_room(self, prompt: Tensor, max_new_tokens: int, options: dict[str, Any]) -> None:
-        if self.max_length is None or prompt.dim() != 2:
+        if self.max_length is None or prompt.dim() != 2 or not len(prompt):
             return
         mask, before = options.get("mask"), options.get("state")
         length = prompt.shape[1] if mask is None else int(mask.sum(dim=1).max())

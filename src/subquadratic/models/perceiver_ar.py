@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..attention.latent import LatentAttention, LatentCache
 from ..layers.norms import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState, default_device
-from ..ops.errors import check_mask, check_sequence, require_positive, require_probability
+from ..ops.errors import check_mask, check_sequence, require_batch_size, require_positive, require_probability
 from ..ops.padding import pack, zero_padding
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
 from ..ops.scalars import is_whole
@@ -160,7 +160,7 @@ class PerceiverAR(nn.Module):
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> PerceiverARState:
         """The state before the first token; ``device`` and ``dtype`` are the parameters' unless given."""
-        require_positive(batch_size=batch_size)
+        require_batch_size(batch_size)
         device, dtype = default_device(self, device, dtype)
         nothing = torch.zeros(batch_size, 0, self.config.dim, device=device, dtype=dtype)
         return PerceiverARState(

@@ -88,8 +88,9 @@ class SequenceClassifier(Pretrained):
         return self._classify(self._pool(x, valid_outputs(mask, x.shape[1], self.config), nothing), seen, x.dtype)
 
     def loss(self, tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of ``labels`` (B,) int64."""
-        return F.cross_entropy(self(tokens, mask=mask).float(), labels)
+        """Mean cross-entropy in nats of ``labels`` (B,) int64; 0 for an empty batch, where PyTorch's mean is NaN."""
+        logits = self(tokens, mask=mask).float()
+        return F.cross_entropy(logits, labels) if len(labels) else logits.sum()
 
     def init_state(self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ClassifierState:
         """The state before the first token.
