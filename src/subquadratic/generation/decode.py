@@ -183,7 +183,8 @@ def stream(
     """New tokens, one step at a time.
 
     Args:
-        model: causal; in eval mode while it reads, and between two tokens each part in the mode that it was found in.
+        model: causal; in eval mode from the first token asked for to the last, or until the iterator is dropped, and each part in its own
+            mode again afterwards; with several streams, after the last of them.
         prompt: (B, N) int64, N at least 1, of any length that the model takes.
         max_new_tokens: stop after so many.
         mask: (B, N) bool, True = real token; pad short prompts on the left.
@@ -239,23 +240,21 @@ def _steps(
     max_new_tokens: int,
     return_log_probs: bool,
 ) -> Iterator[Any]:
-    evaluation = evaluating(decoding.model)
-    with evaluation:
+    with evaluating(decoding.model):
         decoding.read(prompt, mask)
-    check_ends(ends.tokens, decoding.vocab_size)
-    if samples > 1:
-        decoding.repeat(samples)
-    for _ in range(max_new_tokens):
-        with evaluation:
+        check_ends(ends.tokens, decoding.vocab_size)
+        if samples > 1:
+            decoding.repeat(samples)
+        for _ in range(max_new_tokens):
             chosen, scores = decoding.choose() if return_log_probs else (decoding.choose_only(), None)
-        if ends.possible:
-            before = ends.finished.to(chosen.device)
-            chosen = chosen.masked_fill(before, pad_token)
-            scores = None if scores is None else scores.masked_fill(before, 0.0)
-            ends.add(chosen)
-        yield chosen if scores is None else (chosen, scores)
-        if ends.possible and bool(ends.finished.all()):
-            return
+            if ends.possible:
+                before = ends.finished.to(chosen.device)
+                chosen = chosen.masked_fill(before, pad_token)
+                scores = None if scores is None else scores.masked_fill(before, 0.0)
+                ends.add(chosen)
+            yield chosen if scores is None else (chosen, scores)
+            if ends.possible and bool(ends.finished.all()):
+                return
 
 
 def generate(model: nn.Module, prompt: Tensor, *, return_log_probs: bool = False, **options: Any) -> Any:

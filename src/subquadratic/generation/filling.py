@@ -80,17 +80,16 @@ def _steps(
     drawing: dict[str, Any],
     generator: torch.Generator | None,
 ) -> Iterator[Filled]:
-    evaluation = evaluating(model)
-    while bool(left.any()):
-        with torch.no_grad():
-            with evaluation:
+    with evaluating(model):
+        while bool(left.any()):
+            with torch.no_grad():
                 logits = model(tokens, mask=mask, masked=left).float()
-            logits[..., banned] = -torch.inf
-            probabilities = logits.softmax(dim=-1)
-            places = left if at_once else _most_certain(probabilities.amax(dim=-1), left)
-            chosen = sample(logits[places], generator=generator, **drawing)
-            tokens, left = tokens.masked_scatter(places, chosen), left & ~places
-        yield Filled(places.nonzero(), chosen, probabilities[places])
+                logits[..., banned] = -torch.inf
+                probabilities = logits.softmax(dim=-1)
+                places = left if at_once else _most_certain(probabilities.amax(dim=-1), left)
+                chosen = sample(logits[places], generator=generator, **drawing)
+                tokens, left = tokens.masked_scatter(places, chosen), left & ~places
+            yield Filled(places.nonzero(), chosen, probabilities[places])
 
 
 def fill(model: Any, tokens: Tensor, masked: Tensor, **options: Any) -> Tensor:
