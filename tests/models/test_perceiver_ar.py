@@ -32,9 +32,9 @@ def inputs(*shape: int, std: float = 1.0) -> Tensor:
 
 
 def turned(vector: Tensor, position: int) -> Tensor:
-    """RoFormer's rotation of one (K,) vector; angles, sines and cosines are float32 by contract."""
-    rates = 1.0 / 10000.0 ** (torch.arange(0, len(vector), 2, dtype=torch.float32) / len(vector))
-    cosine, sine = (position * rates).cos().double(), (position * rates).sin().double()
+    """RoFormer's rotation of one (K,) vector; angles are float64, sines and cosines float32 by contract."""
+    rates = 1.0 / 10000.0 ** (torch.arange(0, len(vector), 2, dtype=torch.float64) / len(vector))
+    cosine, sine = (position * rates).cos().float().double(), (position * rates).sin().float().double()
     first, second = vector.chunk(2)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine))
 

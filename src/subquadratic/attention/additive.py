@@ -21,6 +21,7 @@ from ..ops.precision import exact_dtype, no_autocast
 from ..ops.prefix_softmax import prefix_softmax_mean, softmax_mean
 from ..ops.prefix_softmax_native import read_mean, suits
 from ..ops.rotary import complex_product, turn
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 
 
@@ -59,6 +60,7 @@ class AdditiveAttention(Streaming):
     Cost O(N K) a head, and O(N C) causal with chunks of C. Streaming state: 2 H (K + 2) numbers, whatever the length.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

@@ -12,6 +12,7 @@ from ..layers.streaming import Carry, Streaming, advance, default_device, part_w
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, count_real, zero_padding
 from ..ops.rotary import turn_both
+from ..ops.scalars import as_number, is_whole, plain_scalars
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -56,6 +57,7 @@ class FavorAttention(Streaming):
     Cost O(N M K) a head. Streaming state: H (M K + M + K + 2) numbers, whatever the length.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -316,5 +318,5 @@ def check_local(*, heads: int, local_heads: int, local_window: int) -> None:
         ValueError: naming the first that is out of range.
     """
     require_positive(local_window=local_window)
-    if isinstance(local_heads, bool) or not isinstance(local_heads, int) or not 0 <= local_heads <= heads:
+    if not is_whole(as_number(local_heads)) or not 0 <= local_heads <= heads:
         raise ValueError(f"local_heads must be an integer from 0 to heads={heads}, got {local_heads!r}")

@@ -24,6 +24,7 @@ from ..ops.linear_attention import (
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
 from ..ops.rotary import turn_both
+from ..ops.scalars import is_number, plain_scalars
 
 KERNELS = ("softmax", "relu", "efficient")
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
@@ -36,6 +37,7 @@ class FavorHeads(Streaming):
 
     projection: Tensor
 
+    @plain_scalars
     def __init__(
         self,
         width: int,
@@ -177,6 +179,6 @@ def check_kernel(*, kernel: Kernel, features: int | None, feature_epsilon: float
         kernel != "efficient" or features is None,
         f"features must be None with kernel='efficient', which has no projection, got {features!r}",
     )
-    require(feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
+    require(is_number(feature_epsilon) and feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
     require(not feature_epsilon or kernel == "softmax", f"feature_epsilon is for kernel='softmax', got kernel={kernel!r}")
     require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))

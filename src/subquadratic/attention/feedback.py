@@ -19,6 +19,7 @@ from ..ops.errors import require_positive, require_probability
 from ..ops.feedback import attend_runs
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.relative_bias import check_buckets, relative_buckets
+from ..ops.scalars import plain_scalars
 
 
 class FeedbackAttention(nn.Module):
@@ -34,6 +35,7 @@ class FeedbackAttention(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, dropout: float = 0.0):
         super().__init__()
         width = head_width(dim, heads, head_dim)
@@ -75,6 +77,7 @@ class FeedbackMemory(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -126,6 +129,7 @@ class RelativeBias(nn.Module):
         ValueError: for fewer than two buckets, or a ``max_distance`` within the exact half.
     """
 
+    @plain_scalars
     def __init__(self, heads: int, *, buckets: int = 32, max_distance: int = 128):
         super().__init__()
         check_buckets(buckets, max_distance)

@@ -14,6 +14,7 @@ from ..layers.multi_head import head_width, merge_heads, require_even, rotate, s
 from ..layers.streaming import Carry, Streaming
 from ..ops.errors import require_probability
 from ..ops.right_aligned import Splice
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 
@@ -47,6 +48,7 @@ class LatentAttention(Streaming):
     Cost O(N S K) a head; memory O((N + S) K): scores are never kept.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, rotary: bool = True, dropout: float = 0.0):
         super().__init__()
         width = head_width(dim, heads, head_dim)

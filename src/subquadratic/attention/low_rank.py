@@ -18,6 +18,7 @@ from ..ops.errors import NotCausalError, require, require_choice, require_positi
 from ..ops.linear import slot_sums
 from ..ops.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
+from ..ops.scalars import plain_scalars
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
@@ -57,6 +58,7 @@ class LowRankAttention(Streaming):
     Cost O(N R K) a head. Streaming state: 2 H R K numbers, whatever the length.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

@@ -14,6 +14,7 @@ from ..layers.streaming import Carry, Streaming, default_device
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, pack, pack_left, unpack, zero_padding
 from ..ops.rotary import turn
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import append, bottom_right_causal, softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -64,6 +65,7 @@ class SoftmaxAttention(Streaming):
 
     sliding = True  # a window moves with the position; WindowAttention may cut the sequence into blocks instead
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

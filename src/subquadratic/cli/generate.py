@@ -173,7 +173,7 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
     """
     import torch
 
-    from ..generation.text import prompt_tokens
+    from ..generation.text import known_end, prompt_tokens
 
     model, tokenizer = loaded.model, loaded.tokenizer
     pairs = loaded.kind == "pairs"
@@ -191,7 +191,7 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
         *inputs,
         max_new_tokens=options.max_new_tokens or fitting(loaded, inputs[-1].shape[1]),
         samples=options.samples,
-        eos_token=tokenizer.eos_token,
+        eos_token=known_end(tokenizer, (model.decoder if pairs else model).vocab_size),
         pad_token=tokenizer.pad_token,
         stop=options.stops,
         tokenizer=tokenizer,

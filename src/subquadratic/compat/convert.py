@@ -83,15 +83,19 @@ def convert_checkpoint(
     return out
 
 
-def load(folder: str | os.PathLike[str]) -> nn.Module:
+def load(folder: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> nn.Module:
     """The compat model in a folder that :func:`convert_checkpoint` wrote, in eval mode on the CPU.
+
+    Args:
+        dtype: of the floating-point weights: a ``torch.dtype``, or its name ("bfloat16"). None or "auto": each as it was saved.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: if it holds something else, or a file is damaged.
+        ValueError: if it holds something else, or a file is damaged; for another ``dtype``.
     """
-    from ..models.saving import CONFIG, WEIGHTS, read_config, read_weights
+    from ..models.saving import CONFIG, WEIGHTS, floating_dtype, read_config, read_weights, take_dtypes_
 
+    wanted = floating_dtype(dtype)
     folder = Path(folder)
     content = read_config(folder)
     name = str(content["class"])
@@ -103,6 +107,7 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     tensors = read_weights(folder)
     try:
         model = _build(package, class_name, content["options"])
+        take_dtypes_(model, tensors, wanted)
         model.load_state_dict(tensors, strict=True)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error

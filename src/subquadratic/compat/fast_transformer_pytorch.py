@@ -18,6 +18,7 @@ from ..ops.errors import check_mask, check_sequence, require, require_positive
 from ..ops.padding import zero_padding
 from ..ops.prefix_softmax import softmax_mean
 from ..ops.rotary import apply_rotary, rotary_angles
+from ..ops.scalars import plain_scalars
 from .shared_modules import load_all, save_once
 
 __all__ = ["FastAttention", "FastTransformer", "RotaryEmbedding"]
@@ -43,6 +44,7 @@ class FastTransformer(nn.Module):
             ``max_seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -108,6 +110,7 @@ class FastAttention(nn.Module):
         ValueError: for sizes out of range; ``pos_emb`` without ``max_seq_len``; in ``forward``, for input longer than ``max_seq_len``.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, heads: int = 8, dim_head: int = 64, max_seq_len: int | None = None, pos_emb: nn.Module | None = None):
         super().__init__()
         require_positive(dim=dim, heads=heads, dim_head=dim_head, max_seq_len=max_seq_len)
@@ -165,13 +168,14 @@ class FastAttention(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Angles of ``dim / 2`` pairs of channels, computed when asked, in float32 whatever the precision of the model. Holds no tensors."""
 
+    @plain_scalars
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
 
     def forward(self, positions: Tensor) -> Tensor:
         """(N,) integers -> (N, dim / 2)."""
-        return rotary_angles(positions, self.dim)
+        return rotary_angles(positions, self.dim, dtype=torch.float32)
 
 
 class PreNorm(nn.Module):
@@ -211,7 +215,7 @@ def _check_frequencies(module: FastAttention, state_dict: dict[str, Any], prefix
     found = state_dict.pop(f"{prefix}pos_emb.freqs", None)
     if found is None:
         return
-    expected = rotary_angles(torch.ones(1, dtype=torch.int64, device=found.device), module.pos_emb.dim)[0]
+    expected = rotary_angles(torch.ones(1, dtype=torch.int64, device=found.device), module.pos_emb.dim, dtype=torch.float32)[0]
     if found.shape != expected.shape:
         errors.append(f"{prefix}pos_emb.freqs must have {len(expected)} values for this dim_head, got {tuple(found.shape)}")
     elif not torch.allclose(found.float(), expected, rtol=1e-2, atol=1e-6):

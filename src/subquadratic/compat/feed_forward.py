@@ -13,6 +13,7 @@ from ..layers.untouched import is_untouched
 from ..ops.errors import require, require_positive, require_probability
 from ..ops.feed_forward_native import NativeFeedForward, suits
 from ..ops.gelu import gelu
+from ..ops.scalars import plain_scalars
 
 
 class FeedForward(nn.Module):
@@ -29,6 +30,7 @@ class FeedForward(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self, dim: int, mult: float = 4, dropout: float = 0.0, activation: Callable[[], nn.Module] | None = None, glu: bool = False
     ):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..ops.errors import check_mask, check_sequence, require, require_positive, require_probability
 from ..ops.padding import pack, pack_left, token_positions, zero_padding
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
 from .feed_forward import FeedForward
 from .sequences import PreNorm, ReversibleSequence, SequentialSequence
@@ -34,6 +35,7 @@ class LinformerLM(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for input longer than ``seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         num_tokens: int,
@@ -97,6 +99,7 @@ class Linformer(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for input longer than ``seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -139,6 +142,7 @@ class LinformerSelfAttention(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for keys longer than ``seq_len``. Keywords that do not exist are a TypeError.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -196,7 +200,7 @@ class LinformerSelfAttention(nn.Module):
         queries = self.to_q(x).unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)  # (B, H, N, K)
         keys = self._slots(source, self.proj_k, self.to_k)
         values = keys if self.share_kv else self._slots(source, self.proj_v, self.to_v)
-        output = softmax_attention(queries, keys, values, dropout=self.dropout.p if self.training else 0.0)
+        output = softmax_attention(queries, keys, values, dropout=self.dropout.p if self.dropout.training else 0.0)
         return zero_padding(self.to_out(output.transpose(1, 2).flatten(2)), mask)
 
     def _slots(self, source: Tensor, projection: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:

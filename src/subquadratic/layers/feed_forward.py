@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..ops.errors import require, require_positive, require_probability
 from ..ops.feed_forward_native import NativeFeedForward, suits
 from ..ops.gelu import gelu
+from ..ops.scalars import plain_scalars
 from .linear import Linear
 from .untouched import is_untouched
 
@@ -27,6 +28,7 @@ class FeedForward(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, mult: float = 4.0, glu: bool = False, chunks: int = 1, dropout: float = 0.0):
         super().__init__()
         require_positive(dim=dim, ff_chunks=chunks)

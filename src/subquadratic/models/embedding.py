@@ -11,6 +11,7 @@ from ..layers.positions import make_positions
 from ..ops.errors import check_mask, require, require_positive
 from ..ops.padding import check_positions, token_positions, zero_padding
 from ..ops.recording import in_one_call
+from ..ops.scalars import plain_scalars
 from .config import BackboneConfig
 
 
@@ -27,6 +28,7 @@ class TokenEmbedding(nn.Module):
         ValueError: for values out of range, or a ``max_length`` over the backbone's own.
     """
 
+    @plain_scalars
     def __init__(self, config: BackboneConfig, *, vocab_size: int, max_length: int | None, maskable: bool = False):
         super().__init__()
         require_positive(vocab_size=vocab_size, max_length=max_length)
@@ -98,7 +100,7 @@ class TokenEmbedding(nn.Module):
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
     """Raises ValueError for a token that is not below ``vocab_size``, or negative. Not while a CUDA graph is captured: looking at a number
     would break that off."""
-    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not tokens.numel() or (tokens.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     low, high = (int(value) for value in tokens.aminmax())
     require(low >= 0 and high < vocab_size, f"tokens must be at least 0 and less than vocab_size={vocab_size}, got {low} to {high}")

@@ -9,8 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..layers.modes import evaluating
 from ..layers.streaming import part_with
 from ..ops.errors import require
+from ..ops.scalars import plain_scalars
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_
@@ -34,6 +36,7 @@ class EncoderDecoder(Pretrained):
         ValueError: for values out of range, or configurations that do not fit together.
     """
 
+    @plain_scalars
     def __init__(
         self,
         encoder_config: BackboneConfig,
@@ -157,12 +160,8 @@ class EncoderDecoder(Pretrained):
     @torch.no_grad()
     def _read_source(self, source: Tensor, mask: Tensor | None) -> LanguageModelState:
         """The decoder's state once the source is read, without dropout."""
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             return self.init_state(source=source, source_mask=mask)
-        finally:
-            self.train(was_training)
 
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""

@@ -42,6 +42,7 @@ def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
         and not torch.is_autocast_enabled(x.device.type)
         and x.dtype in (torch.float32, torch.float64)
         and type(x) is Tensor
+        and x.shape[0] > 0
         and _as_built(model.stack, x)
     )
 

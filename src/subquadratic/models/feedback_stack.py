@@ -146,7 +146,7 @@ class FeedbackStack(nn.Module):
     def ask_first(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """For :attr:`Step.first`, of any number of tokens."""
         first = self.layers[0]
-        return first.ask(x) if type(first) is FeedbackLayer else None
+        return first.ask(x) if is_untouched(self, FeedbackStack) and type(first) is FeedbackLayer else None
 
     def read_context(
         self, context: Tensor, context_mask: Tensor | None, *, device: torch.device, dtype: torch.dtype

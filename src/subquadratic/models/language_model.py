@@ -17,6 +17,7 @@ from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_los
 from ..ops.errors import check_mask, require
 from ..ops.linear import linear
 from ..ops.padding import count_on, count_real, pack_left
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, check_tokens, final_norm
@@ -47,6 +48,7 @@ class LanguageModel(Pretrained):
     A Perceiver AR gives outputs for its last positions only, aligned right.
     """
 
+    @plain_scalars
     def __init__(self, config: BackboneConfig, *, vocab_size: int = 256, max_length: int | None = None, tie_embeddings: bool = False):
         super().__init__()
         self.config, self.vocab_size, self.tie_embeddings = config, vocab_size, tie_embeddings
@@ -125,6 +127,7 @@ class LanguageModel(Pretrained):
 
         Returns:
             A scalar. Causal: every token from those before it (a Perceiver AR: its last ``latents`` tokens). Bidirectional: hidden tokens.
+            0, with zero gradients, where no token is predicted, as in an empty batch; PyTorch's mean of nothing is NaN.
 
         Raises:
             ValueError: if a causal model gets a single token, which leaves nothing to predict.
@@ -307,7 +310,7 @@ class LanguageModel(Pretrained):
         return self.head
 
     def _check_room(self, prompt: Tensor, max_new_tokens: int, options: dict[str, Any]) -> None:
-        if self.max_length is None or prompt.dim() != 2:
+        if self.max_length is None or prompt.dim() != 2 or not len(prompt):
             return
         mask, before = options.get("mask"), options.get("state")
         length = prompt.shape[1] if mask is None else int(mask.sum(dim=1).max())

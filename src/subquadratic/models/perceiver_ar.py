@@ -16,9 +16,10 @@ from ..attention.latent import LatentAttention, LatentCache
 from ..layers.norms import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from ..ops.errors import check_mask, check_sequence, require, require_positive, require_probability
+from ..ops.errors import check_mask, check_sequence, require, require_batch_size, require_positive, require_probability
 from ..ops.padding import pack, zero_padding
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
+from ..ops.scalars import is_whole
 from ..ops.state import State, state
 from .backbone import make_branch, make_feed_forward
 from .config import BackboneConfig
@@ -49,7 +50,7 @@ class PerceiverARConfig(BackboneConfig):
         require_positive(latents=self.latents, cross_depth=self.cross_depth)
         require_probability(prefix_dropout=self.prefix_dropout)
         stride = self.refill
-        if stride != "exact" and (isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride < self.latents):
+        if stride != "exact" and (isinstance(stride, str) or not is_whole(stride) or not 1 <= stride < self.latents):
             raise ValueError(f"refill must be 'exact' or an integer of at least 1 and less than latents={self.latents}, got {stride!r}")
 
     def latents_at(self, tokens: int) -> int:
@@ -177,7 +178,7 @@ class PerceiverAR(Streaming):
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> PerceiverARState:
         """The state before the first token; ``device`` and ``dtype`` are the parameters' unless given."""
-        require_positive(batch_size=batch_size)
+        require_batch_size(batch_size)
         device, dtype = default_device(self, device, dtype)
         nothing = torch.zeros(batch_size, 0, self.config.dim, device=device, dtype=dtype)
         return PerceiverARState(

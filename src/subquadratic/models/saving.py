@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers.streaming import Streaming, part_with
 
@@ -53,20 +53,24 @@ class Pretrained(Streaming):
         replace_file(folder / CONFIG, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
+    def from_pretrained(cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> Self:
         """The model saved in the folder ``path``, on the CPU, in eval mode.
 
         A folder that `subq convert` wrote gives the published model's twin, which is called alike: ``model(tokens, mask=mask)``.
 
+        Args:
+            dtype: of the floating-point weights: a ``torch.dtype``, or its name ("bfloat16"). None or "auto": each as it was saved.
+
         Raises:
             FileNotFoundError: if ``path`` holds no saved model.
-            ValueError: if it holds another kind of model, of another format, or damaged files.
+            ValueError: if it holds another kind of model, of another format, or damaged files; for another ``dtype``.
         """
+        wanted = floating_dtype(dtype)
         folder = Path(path)
         content = read_config(folder)
         if str(content["class"]).startswith("compat."):
             # By name: the compat models build on these, not these on them.
-            return importlib.import_module("subquadratic.compat").load(folder)
+            return importlib.import_module("subquadratic.compat").load(folder, dtype=wanted)
         if content.pop("class") != cls.__name__:
             raise ValueError(f"{folder / CONFIG} describes a {read_config(folder)['class']}, not a {cls.__name__}")
         try:
@@ -74,11 +78,42 @@ class Pretrained(Streaming):
         except (TypeError, KeyError) as error:
             raise ValueError(f"{folder / CONFIG} does not describe a {cls.__name__}: {error}") from error
         tensors = read_weights(folder)
+        take_dtypes_(model, tensors, wanted)
         try:
             model.load_state_dict(tensors, strict=True)
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
         return model.eval()
+
+
+def floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A floating-point dtype by its name or itself; None for None and "auto".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype must be a floating-point torch.dtype or its name, such as 'float32' or 'bfloat16', or 'auto' for that of the saved "
+            f"weights, got {dtype!r}"
+        )
+    return found
+
+
+def take_dtypes_(model: nn.Module, tensors: dict[str, Tensor], wanted: torch.dtype | None) -> None:
+    """Give a model's floating-point tensors the dtypes of those that it will load, or the one ``wanted``: loading copies into what is
+    there, and would round or widen without a word."""
+    if wanted is not None:
+        model.to(wanted)
+        return
+    held = dict(model.state_dict(keep_vars=True))
+    for name, tensor in tensors.items():
+        here = held.get(name)
+        if here is not None and here.is_floating_point() and tensor.is_floating_point() and here.dtype is not tensor.dtype:
+            here.data = here.data.to(tensor.dtype)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

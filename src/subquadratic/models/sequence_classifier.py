@@ -13,6 +13,7 @@ from ..layers.streaming import Carry, advance, default_device, part_with
 from ..ops.cross_entropy import IGNORE
 from ..ops.errors import require_choice, require_positive
 from ..ops.padding import count_on, count_real
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -47,6 +48,7 @@ class SequenceClassifier(Pretrained):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         config: BackboneConfig,

@@ -23,6 +23,7 @@ from .linear_attention import (
     empty_features,
     read_features,
     summarise_features,
+    unscaled,
     zero_keys,
 )
 from .precision import exact_dtype, no_autocast
@@ -80,10 +81,10 @@ def causal_favor(
     require_positive(chunk=chunk, block=block)
     by_kernel = takes_triton(backend, values)
     before = (queries, keys, values) if state is None else (queries, keys, values, state.total, state.weight)
-    one = length == 1 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
+    one = length == 1 and batch > 0 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
     if turns is not None and not one:
         queries, keys = turn_both(queries, keys, turns)
-    if is_traced() and not by_kernel:
+    if (is_traced() and not by_kernel) or not batch:  # blocks of an empty batch have no size
         document_bounds(cu_seqlens, batch, length)  # which says that they cannot be compiled
         return _formula(queries, keys, values, projection, state, mask, chunk)
     dtype, given = exact_dtype(queries, values), values.dtype
@@ -93,6 +94,7 @@ def causal_favor(
         bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.total.shape[0])
         if state is None:
             state = empty_features(state_rows(bounds, batch), heads, features, values.shape[-1], device=values.device, dtype=dtype)
+        state = state if one or projection is not None else unscaled(state)
         if by_kernel:
             output, total, weight, maximum = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
             counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
@@ -132,7 +134,7 @@ def summarise_favor(
     """
     dtype = exact_dtype(keys, values)
     with no_autocast(values):
-        if is_traced():
+        if is_traced() or not len(keys):
             return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
         keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
         if takes_native(None, values):
@@ -158,7 +160,7 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
     exact, given = exact_dtype(queries, summary.total), queries.dtype
     with no_autocast(queries):
         queries = queries.to(exact)
-        if is_traced():
+        if is_traced() or not len(queries):
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
         if takes_native(None, queries):
             from .favor_native import NativeRead

@@ -11,6 +11,8 @@ chunks.
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features, G chunks, C chunk length.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,6 +43,12 @@ def empty_features(
     zeros = torch.zeros(batch, heads, features, width + 1, device=device, dtype=dtype)
     maximum = torch.full((batch, heads, 1), EMPTY, device=device, dtype=dtype)
     return FeatureState(zeros[..., :-1].clone(), zeros[..., -1].clone(), maximum, zeros[..., 0, :-1].clone(), zeros[..., 0, -1:].clone())
+
+
+def unscaled(state: FeatureState) -> FeatureState:
+    """A state of features that are no exponents: its sums are relative to nothing, whatever stands in the place of a maximum. It is EMPTY
+    in a new state and stays so token by token, and as a maximum it would scale away all that came before a piece."""
+    return dataclasses.replace(state, maximum=torch.zeros_like(state.maximum))
 
 
 def normalise(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -159,6 +167,7 @@ def causal_linear_attention(
     with no_autocast(values):
         if state is None:
             state = empty_features(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
+        state = state if exponents else unscaled(state)
         output, state = _causal(
             queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype), state, mask, exponents, candidates,
             feature_epsilon, denominator_epsilon, min(chunk, length),

@@ -278,7 +278,7 @@ class _Blocks:
     def __init__(self, values: Tensor, dtype: torch.dtype, bounds: list[int] | None, chunk: int):
         batch, heads, length, width = values.shape
         slow = values.device.type == "cpu"
-        groups = min(max((BLOCK if slow else 64 * BLOCK) // (batch * heads * width * chunk), 1), 64 if slow else 512)
+        groups = min(max((BLOCK if slow else 64 * BLOCK) // max(batch * heads * width * chunk, 1), 1), 64 if slow else 512)
         chunks = document_chunks(bounds, length, groups * chunk)
         self.parts = [(slice(part.start, part.stop), part.rows, part.first) for part in chunks]
         self.chunk, self.dtype = chunk, dtype

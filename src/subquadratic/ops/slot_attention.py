@@ -109,7 +109,7 @@ def causal_slot_attention(
             inputs = tuple(tensor.to(values.dtype) for tensor in inputs)  # type: ignore[assignment]
             output, *after = by_kernel(*inputs, state.keys, state.values, cu_seqlens=cu_seqlens)
             return output, SlotState(*after)
-        if dropout > 0.0 or torch.compiler.is_compiling():
+        if dropout > 0.0 or torch.compiler.is_compiling() or not batch:  # blocks of an empty batch have no size
             output, state = _each_document(tuple(tensor.to(exact) for tensor in inputs), state, bounds, dropout, chunk)
         elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):
             output, state = _step(tuple(tensor.to(exact) for tensor in inputs), state)

@@ -9,6 +9,7 @@ import torch
 
 from ..data import Windows
 from ..data.tokenizer import Tokenizer
+from ..generation.text import known_end
 from ..layers.modes import evaluating
 
 PROMPT_TOKENS = 24
@@ -29,8 +30,9 @@ def written(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) ->
     tokens = windows[len(windows) // 2][:length]
     new = NEW_TOKENS if model.max_length is None else min(NEW_TOKENS, model.max_length - length)
     generator = torch.Generator(device=device).manual_seed(seed)
+    end = known_end(tokenizer, model.vocab_size)
     out = model.generate(
-        tokens[None].to(device), max_new_tokens=new, temperature=0.7, top_p=0.95, eos_token=tokenizer.eos_token, generator=generator
+        tokens[None].to(device), max_new_tokens=new, temperature=0.7, top_p=0.95, eos_token=end, generator=generator
     )[0, length:]
     return f"{tokenizer.decode(tokens)}⟫{tokenizer.decode(out.cpu())}"
 
@@ -80,7 +82,7 @@ def of_pairs(model: Any, items: Any, tokenizer: Tokenizer, count: int = 3) -> st
             item["target"][None, :1].to(device),
             max_new_tokens=max(1, min(limit, len(item["target"]) + 20)),
             temperature=0.0,
-            eos_token=tokenizer.eos_token,
+            eos_token=known_end(tokenizer, model.decoder.vocab_size),
         )
         parts = {"source": item["source"], "target": item["target"], "model": out[0].cpu()}
         lines.append("\n".join(f"[{name}] {tokenizer.decode(part)}" for name, part in parts.items()))

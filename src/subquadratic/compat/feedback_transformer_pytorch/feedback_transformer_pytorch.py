@@ -19,6 +19,7 @@ from ...attention.feedback import merge_layers
 from ...ops.errors import require, require_positive
 from ...ops.feedback import HIDDEN, MemoryLine
 from ...ops.precision import exact_dtype
+from ...ops.scalars import plain_scalars
 from .checkpoints import load_names, save_shared_once
 from .layers import Attention, FeedForward, PreNorm, RelativePositionBias, Residual, SkipIf, memory_is_empty
 
@@ -46,6 +47,7 @@ class FeedbackTransformer(nn.Module):
         ValueError: for sizes or probabilities out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,

@@ -18,6 +18,7 @@ from ...ops.feedback import attend_runs
 from ...ops.gelu import gelu
 from ...ops.precision import exact_dtype
 from ...ops.relative_bias import relative_buckets
+from ...ops.scalars import plain_scalars
 
 Window = Sequence[tuple[Tensor, Tensor]]  # keys and values (B, H, S, K)
 
@@ -25,6 +26,7 @@ Window = Sequence[tuple[Tensor, Tensor]]  # keys and values (B, H, S, K)
 class RelativePositionBias(nn.Module):
     """One learned number per head and bucket of distance, added to attention scores."""
 
+    @plain_scalars
     def __init__(self, causal: bool = True, num_buckets: int = 32, max_distance: int = 128, heads: int = 8):
         super().__init__()
         self.causal, self.num_buckets, self.max_distance = causal, num_buckets, max_distance
@@ -100,6 +102,7 @@ class FeedForward(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(self, *, dim: int, mult: int = 4, dropout: float = 0.0):
         super().__init__()
         require_positive(dim=dim, mult=mult)
@@ -113,7 +116,7 @@ class FeedForward(nn.Module):
         if plain and all(is_untouched(part, kind) for part, kind in zip(self.net, kinds, strict=True)):
             expand, _, dropout, contract = self.net
             ours = (expand.weight, expand.bias, contract.weight, contract.bias)
-            if not (self.training and dropout.p) and suits(x, *ours):  # type: ignore[arg-type]
+            if not (dropout.training and dropout.p) and suits(x, *ours):  # type: ignore[arg-type]
                 weight, bias = (torch.cat(y.chunk(2)[::-1]) for y in (expand.weight, expand.bias))  # type: ignore[operator]
                 rows = NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), weight, bias, contract.weight, contract.bias)  # gates first
                 return rows.view(*x.shape[:-1], -1)
@@ -133,6 +136,7 @@ class Attention(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(self, *, dim: int, heads: int = 8, dim_head: int = 64, dropout: float = 0.0):
         super().__init__()
         require_positive(dim=dim, heads=heads, dim_head=dim_head)

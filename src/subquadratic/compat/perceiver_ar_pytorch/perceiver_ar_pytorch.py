@@ -16,6 +16,7 @@ from ...ops.errors import check_mask, require, require_positive, require_probabi
 from ...ops.padding import pack
 from ...ops.right_aligned import allowed_pairs
 from ...ops.rotary import apply_rotary
+from ...ops.scalars import plain_scalars
 from ...ops.softmax_attention import softmax_attention
 
 __all__ = ["CausalAttention", "CausalPrefixAttention", "FeedForward", "PerceiverAR", "RotaryEmbedding"]
@@ -42,6 +43,7 @@ class PerceiverAR(nn.Module):
         ValueError: for sizes out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -128,6 +130,7 @@ class CausalPrefixAttention(nn.Module):
         max_heads_process: changes nothing, see there.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -190,6 +193,7 @@ class CausalPrefixAttention(nn.Module):
 class CausalAttention(nn.Module):
     """Causal self-attention with its norm, without the residual. Arguments as in :class:`PerceiverAR`."""
 
+    @plain_scalars
     def __init__(self, *, dim: int, dim_head: int = 64, heads: int = 8, dropout: float = 0.0):
         super().__init__()
         require_positive(dim=dim, dim_head=dim_head, heads=heads)
@@ -215,6 +219,7 @@ class RotaryEmbedding(nn.Module):
 
     inv_freq: Tensor
 
+    @plain_scalars
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("inv_freq", 1.0 / 10000 ** (torch.arange(0, dim, 2).float() / dim))

@@ -12,6 +12,7 @@ from ...ops.efficient_attention import EfficientState
 from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
 from ...ops.linear_attention import FeatureState
 from ...ops.padding import zero_padding
+from ...ops.scalars import plain_scalars
 from ...ops.state import State, state
 from ...ops.window_attention import WindowState
 from .fast_attention import FastAttention
@@ -54,6 +55,7 @@ class Attention(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

@@ -25,6 +25,7 @@ from ...ops.linear_attention import (
 )
 from ...ops.precision import exact_dtype, no_autocast
 from ...ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
+from ...ops.scalars import plain_scalars
 
 FEATURE_EPSILON = 1e-4  # added to every softmax feature, queries' and keys', after the exponential
 KERNEL_EPSILON = 1e-3  # added to every generalised feature
@@ -49,6 +50,7 @@ class FastAttention(nn.Module):
 
     projection_matrix: Tensor
 
+    @plain_scalars
     def __init__(
         self,
         dim_heads: int,

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...ops.padding import token_positions
+from ...ops.precision import has_float64
 from ...ops.rotary import apply_rotary, rotary_angles
+from ...ops.scalars import plain_scalars
 from ...ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 
 
 class SinusoidalEmbeddings(nn.Module):
     """The angles of K / 2 channel pairs. Holds no tensors: the frequencies follow from K."""
 
+    @plain_scalars
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
@@ -27,8 +30,8 @@ class SinusoidalEmbeddings(nn.Module):
     def forward(self, positions: Tensor) -> Tensor:
         """(N,) or (B, N) -> (..., N, K / 2), in float64 where there is one: positions count from the start, but only their small
         differences matter."""
-        angles = rotary_angles(torch.ones_like(positions[..., :1]), self.dim)
-        return positions[..., None].to(torch.float32 if positions.device.type == "mps" else torch.float64) * angles
+        rates = rotary_angles(torch.ones_like(positions[..., :1]), self.dim, dtype=torch.float32)  # as published
+        return positions[..., None].to(torch.float64 if has_float64(positions.device) else torch.float32) * rates
 
 
 class LocalAttention(nn.Module):
@@ -41,6 +44,7 @@ class LocalAttention(nn.Module):
         dim: K.
     """
 
+    @plain_scalars
     def __init__(self, window_size: int, causal: bool = False, *, dropout: float = 0.0, dim: int):
         super().__init__()
         self.window_size, self.causal = window_size, causal
@@ -70,7 +74,7 @@ class LocalAttention(nn.Module):
         return extend_window_attention(apply_rotary(q, angles), apply_rotary(k, angles), v, state, mask=mask, dropout=self._drop())
 
     def _drop(self) -> float:
-        return self.dropout.p if self.training else 0.0
+        return self.dropout.p if self.dropout.training else 0.0
 
 
 def _forget_frequencies(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

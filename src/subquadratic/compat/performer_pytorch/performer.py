@@ -13,6 +13,7 @@ from ...layers.residual import StackState
 from ...layers.streaming import default_device
 from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive
 from ...ops.padding import zero_padding
+from ...ops.scalars import plain_scalars
 from ..feed_forward import FeedForward
 from ..sequences import PreLayerNorm, ReversibleSequence, SequentialSequence
 from .attention import CrossAttention, SelfAttention
@@ -44,6 +45,7 @@ class Performer(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

@@ -14,6 +14,7 @@ from ...layers.residual import StackState
 from ...layers.streaming import default_device
 from ...ops.errors import check_mask, require_positive, require_probability
 from ...ops.padding import count_on, token_positions
+from ...ops.scalars import plain_scalars
 from ...ops.state import State, state
 from .performer import Performer
 from .positions import AbsolutePositionalEmbedding, Always, AxialPositionalEmbedding, FixedPositionalEmbedding
@@ -42,6 +43,7 @@ class PerformerLM(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ...ops.errors import require, require_positive
 from ...ops.rotary import rotary_angles
+from ...ops.scalars import plain_scalars
 
 
 def sinusoid(positions: Tensor, dim: int) -> Tensor:
     """(N,) or (B, N) positions -> (1 or B, N, dim) float32."""
-    angles = rotary_angles(positions, dim)
+    angles = rotary_angles(positions, dim, dtype=torch.float32)  # as in the published table, which ends at max_seq_len
     table = torch.cat((angles.sin(), angles.cos()), dim=-1)[..., :dim]
     return table if table.dim() == 3 else table[None]
 
@@ -37,12 +38,14 @@ def rotate_by_sinusoid(x: Tensor, table: Tensor) -> Tensor:
 class FixedPositionalEmbedding(nn.Module):
     """Sinusoids, computed when asked: no table in the checkpoint, and the published table of any ``max_seq_len`` is accepted there.
 
+
     Args:
         dim: width.
         max_seq_len: the longest sequence.
         exact: in float32, whatever the precision of the model; for rotation.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, max_seq_len: int, *, exact: bool = False):
         super().__init__()
         require_positive(dim=dim, max_seq_len=max_seq_len)
@@ -70,6 +73,7 @@ class Always(nn.Module):
 class AbsolutePositionalEmbedding(nn.Module):
     """A learned vector per position."""
 
+    @plain_scalars
     def __init__(self, dim: int, max_seq_len: int):
         super().__init__()
         require_positive(dim=dim, max_seq_len=max_seq_len)
@@ -89,6 +93,7 @@ class AxialPositionalEmbedding(nn.Module):
         axial_shape: the grid; its product is the largest length.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, axial_shape: tuple[int, ...]):
         super().__init__()
         require(len(axial_shape) > 0, f"axial_position_shape must name at least one axis, got {axial_shape!r}")
