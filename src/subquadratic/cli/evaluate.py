@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..training.outputs import check_file, check_outside
 from .options import parse
 from .text_io import print_text
 
 if TYPE_CHECKING:
     from ..evaluation.trained import Material, Trained
 
+MARK = "subq evaluate"  # in a drawing, by which it is known
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
 EXAMPLES = """\
 examples:
@@ -87,23 +88,34 @@ class EvaluateOptions:
         if self.context is not None and self.reset not in ("auto", "windows"):
             raise ValueError(f"context is for --reset windows, got --reset {self.reset}")
         for name, path in (("out", self.out), ("by_position", self.by_position)):
-            _check_file(name, path)
+            if path is not None:
+                _check_file(name, path)
+                check_outside(name, Path(path), self.data)
+        if self.out is not None and self.by_position is not None and Path(self.out).absolute() == Path(self.by_position).absolute():
+            raise ValueError(f"out and by_position are both {self.out}; name two files")
 
 
-def _check_file(name: str, path: str | None) -> None:
-    if path is None:
-        return
+def _check_file(name: str, path: str) -> None:
+    """Raises ValueError for a file that cannot be written, or would be lost though it is not of `subq evaluate`."""
     place = Path(path).expanduser()
-    if place.is_dir():
-        raise ValueError(f"{name}: {place} is a folder; name a file")
-    if place.exists() and not place.is_file():
-        raise ValueError(f"{name}: {place} is no ordinary file, and would be replaced; name another")
-    if not place.parent.is_dir():
-        raise ValueError(f"{name}: there is no folder {place.parent}")
-    if not os.access(place.parent, os.W_OK):
-        raise ValueError(f"{name}: cannot write into {place.parent}")
+    check_file(name, place)
     if name == "by_position" and place.suffix != ".svg":
         raise ValueError(f"{name} must name an .svg file, got {path!r}")
+    if not place.is_file() or place.stat().st_size == 0:
+        return
+    content = place.read_bytes()
+    ours = MARK.encode() in content[:4000] if name == "by_position" else _is_score(content)
+    if not ours:
+        kind = "drawing" if name == "by_position" else "score"
+        raise ValueError(f"{name}: {place} is no {kind} that subq evaluate wrote, and would be lost; name another file, or move it")
+
+
+def _is_score(content: bytes) -> bool:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"run", "model", "data", "score"} <= set(found)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -122,10 +134,12 @@ def run(argv: Sequence[str]) -> int:
         "score": dataclasses.asdict(score),
     }
     written = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    printed = False
     try:
         print_text(written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n")
+        printed = True
     finally:  # a score that nobody could read is kept in the files asked for
-        _write(options, written, trained, score)
+        _write(options, written, trained, score, printed=printed)
     return 0
 
 
@@ -246,19 +260,32 @@ def _wrapped(name: str, text: str) -> list[str]:
     )
 
 
-def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any) -> None:
+def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any, *, printed: bool) -> None:
+    """The files asked for; what becomes of one does not touch the other.
+
+    Raises:
+        ValueError: a file cannot be written; says where the score is.
+    """
     from ..evaluation.report import plot_positions
     from ..models.saving import replace_file
 
-    try:
-        if options.out is not None:
-            replace_file(Path(options.out).expanduser(), lambda file: file.write_text(written, encoding="utf-8"))
-        if options.by_position is not None:
-            plot_positions(Path(options.by_position).expanduser(), score, title=f"{trained.folder.name}: {trained.describe()}")
-    except OSError as error:
-        places = " or ".join(path for path in (options.out, options.by_position) if path is not None)
-        kept = "the score was printed, files there stay as they were"
-        raise ValueError(f"out: cannot write {places}: {error.strerror or error}; {kept}") from error
+    failed, done = [], ["the score was printed"] if printed else []
+    cause: OSError | None = None
+    for name, path in (("out", options.out), ("by_position", options.by_position)):
+        if path is None:
+            continue
+        place = Path(path).expanduser()
+        try:
+            if name == "out":
+                replace_file(place, lambda file: file.write_text(written, encoding="utf-8"))
+            else:
+                plot_positions(place, score, title=f"{trained.folder.name}: {trained.describe()}", mark=MARK)
+            done.append(f"{path} was written")
+        except OSError as error:
+            cause = error
+            failed.append(f"{name}: cannot write {path}: {error.strerror or error}")
+    if failed:
+        raise ValueError(f"{'; '.join(failed)}; {', '.join([*done, 'files there stay as they were'])}") from cause
 
 
 def _rows_shown(show: Callable[[int, int | None], None] | None, material: Material) -> Callable[[int], None] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -64,6 +65,14 @@ def print_text(text: str) -> None:
         OSError: standard output cannot be written, or there is none.
     """
     Output().line(text.removesuffix("\n"))
+
+
+def notify(text: str) -> None:
+    """Something by the way to standard error; nothing where there is none, or nobody reads it any more."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 class Output:

@@ -49,12 +49,17 @@ def convert_checkpoint(
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read or is of another package, an option is missing, unknown or contradicts the shapes, or the
             weights do not fit.
-        FileExistsError: if ``out`` is not an empty folder and ``overwrite`` is False.
+        FileExistsError: if ``out`` is not an empty folder and ``overwrite`` is False, or what it would replace is no model of this package.
     """
+    require(bool(os.fspath(out)), "out is empty: name a folder")
     path, out = Path(path), Path(out)
     require_choice("package", package, dict.fromkeys(model.package for model in MODELS))
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out={str(out)!r} exists and is not an empty folder: choose another, or pass overwrite=True")
+    if out.is_dir():
+        from ..models.saving import check_replaceable
+
+        check_replaceable(out)
     weights = read_state_dict(path)
     model, prefix = _identify(weights, package, path)
     weights = {name.removeprefix(prefix): value for name, value in weights.items()}
@@ -276,9 +281,7 @@ def _spelled(options: Options) -> str:
 
 def _save(model: nn.Module, published: Published, options: Options, assumed: Options, out: Path) -> None:
     """Written beside ``out`` and renamed: a half-written model is never seen."""
-    from safetensors.torch import save_file
-
-    from ..models.saving import CONFIG, FORMAT, WEIGHTS
+    from ..models.saving import CONFIG, FORMAT, WEIGHTS, write_tensors
 
     name = f"{PREFIX}{published.package}.{published.name}"
     content = {"format": FORMAT, "class": name, "model_type": name, "options": options, "assumed": sorted(assumed)}
@@ -286,7 +289,7 @@ def _save(model: nn.Module, published: Published, options: Options, assumed: Opt
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(tensors, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
         umask = os.umask(0)
         os.umask(umask)

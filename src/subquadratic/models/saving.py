@@ -4,8 +4,9 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,18 +40,26 @@ class Pretrained(Streaming):
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors into the folder ``path``, which is made if missing.
 
+        A model of ours that was saved there is replaced.
+
         Raises:
-            ValueError: if an option has no plain form (a callable kernel).
+            ValueError: if an option has no plain form (a callable kernel), or ``path`` is empty.
+            FileExistsError: if the folder has a config.json or a model.safetensors that this package did not write.
             OSError: if the folder cannot be written; files that were there stay as they were.
         """
-        from safetensors.torch import save_file
-
+        if not os.fspath(path):
+            raise ValueError("path is empty: name a folder")
         content = {"format": FORMAT, "class": type(self).__name__, **self.options()}
         folder = Path(path)
+        check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        replace_file(folder / WEIGHTS, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-        replace_file(folder / CONFIG, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
+        replace_files(
+            {
+                folder / CONFIG: lambda file: file.write_text(json.dumps(content, indent=2) + "\n"),
+                folder / WEIGHTS: lambda file: write_tensors(tensors, file),
+            }
+        )
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> Self:
@@ -161,17 +170,59 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is damaged or cut short: {error}") from error
 
 
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """A .safetensors file.
+
+    Raises:
+        OSError: if it cannot be written; safetensors itself says so in words only.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Whether a model may be saved in a folder: what it would replace must be a model of this package.
+
+    Raises:
+        FileExistsError: if config.json or model.safetensors there are something else, another program's model perhaps.
+    """
+    present = [name for name in (CONFIG, WEIGHTS) if os.path.lexists(folder / name)]
+    if not present:
+        return
+    try:
+        read_config(folder)
+    except (OSError, ValueError) as error:
+        raise FileExistsError(
+            f"{folder} has {' and '.join(present)}, which would be replaced, but holds no model of this package ({error}): "
+            "choose another folder, or move them away"
+        ) from error
+
+
 def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``target``, then rename it: ``target`` is never half-written."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
+    replace_files({target: write})
+
+
+def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """`replace_file` for files that belong together: none is renamed before all are written, so that a full disk changes none."""
+    with contextlib.ExitStack() as stack:
+        written = []
+        for target, write in writers.items():
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            os.close(handle)
+            stack.callback(Path(name).unlink, missing_ok=True)
+            write(Path(name))
+            written.append((Path(name), target))
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        for temporary, target in written:
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            temporary.replace(target)

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .defaults import DEFAULTS, ModelDefaults
+from .numbers import check_numbers
+from .outputs import named
 
 DEFAULT_BUDGET = "5m"
 TRACKERS = ("tensorboard", "trackio", "wandb")
+LONGEST = 1e9  # seconds, some thirty years
+MOST_EVALUATIONS = 10_000  # their places in the run are in every checkpoint
 PATHS = ("data", "tokenizer", "weights")
 
 
@@ -139,6 +143,7 @@ class TrainOptions:
             from ..ops.errors import require_choice
 
             require_choice("model", self.model, model_types())
+        self._check_names()
         self._check_sources()
         defaults = DEFAULTS.get(self.model, ModelDefaults())
         rows = self.kind != "language" and self.task is None
@@ -174,6 +179,11 @@ class TrainOptions:
             _require(name in TRACKERS, "report_to", f"of {', '.join(TRACKERS)}", name)
         return names
 
+    def _check_names(self) -> None:
+        for name in (*PATHS, "out", "resume"):
+            if (path := getattr(self, name)) is not None:
+                named(name, str(path))
+
     def _check_sources(self) -> None:
         if self.task is not None:
             from ..data.task_names import TASKS
@@ -195,6 +205,8 @@ class TrainOptions:
                 raise ValueError(f"binary reads bytes, and {name} names a column: leave one of the two")
 
     def _check(self) -> None:
+        for each in dataclasses.fields(self):
+            check_numbers(each.name, getattr(self, each.name))
         for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("max_steps", "validation_tokens", "patience", "save_every"):
@@ -202,7 +214,7 @@ class TrainOptions:
             _require(value is None or value >= 1, name, "at least 1", value)
         assert self.learning_rate is not None
         _require(self.context is None or self.context >= 2, "context", "at least 2", self.context)
-        _require(self.evaluations >= 0, "evaluations", "at least 0", self.evaluations)
+        _require(0 <= self.evaluations <= MOST_EVALUATIONS, "evaluations", f"from 0 to {MOST_EVALUATIONS:,}", self.evaluations)
         _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
         _require(0 <= self.warmup < 1, "warmup", "from 0 up to 1 (a share of the run)", self.warmup)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
@@ -226,7 +238,7 @@ def parse_duration(text: str) -> float:
     found = re.fullmatch(pattern, str(text).strip().lower())
     parts = found.groupdict(default="0") if found else {"h": "0", "m": "0", "s": "0"}
     seconds = 3600 * float(parts["h"]) + 60 * float(parts["m"]) + float(parts["s"])
-    if seconds <= 0:
+    if not 0 < seconds <= LONGEST:
         raise ValueError(f"budget must be a time such as 300, 90s, 5m or 1h30m, got {text!r}")
     return seconds
 
