@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
+from ..ops.backend import may_look
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
 from ..ops.linear import slot_sums
 from ..ops.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
@@ -256,7 +257,7 @@ def slot_weights(
     if projection.kind == "learned" and mask is None and seen is None and limit is not None and length <= limit:
         return projection.first(length)
     positions = token_positions(mask, length, seen, device=source.device)
-    if limit is not None and (seen is not None or length > limit) and not torch.compiler.is_compiling():
+    if limit is not None and (seen is not None or length > limit) and may_look(positions):
         check_positions(positions, limit)
     lengths = None if causal or projection.kind == "learned" else count_real(mask, source.shape[0], length, source.device)
     return projection(positions, lengths)

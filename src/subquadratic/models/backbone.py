@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ..layers.feed_forward import FeedForward
 from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState, default_device
+from ..ops.backend import is_traced
 from ..ops.errors import NotCausalError, require
 from ..ops.free_memory import release_free_memory
 from ..ops.padding import checked, count_on, zero_padding
@@ -78,7 +79,7 @@ class StackBackbone(nn.Module):
             and self.constant_state
             and x.shape[0] * x.shape[1] > 2 * SEGMENT
             and torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
+            and not is_traced()
         )
 
     def _segments(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..layers.residual import BranchState
+from ..ops.backend import is_transformed
 from ..ops.errors import require
 from ..ops.feedback import HIDDEN, MemoryLine
 from ..ops.segments import Segments
@@ -104,7 +105,7 @@ class Loop:
             return hidden[-1], token, inside
 
         given = (self.segments.x[:, columns], self.token, self.first[0][:, columns], self.first[1][:, :, columns])
-        if self.config.checkpointing and torch.is_grad_enabled():
+        if self.config.checkpointing and torch.is_grad_enabled() and not is_transformed():
             y, self.token, inside = checkpoint(compute, *given, use_reentrant=False)
         else:
             y, self.token, inside = compute(*given)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import generation
 from ..layers.norms import sum_and_norm
+from ..ops.backend import may_look
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from ..ops.errors import check_mask, require
 from ..ops.linear import linear
@@ -232,7 +233,7 @@ class LanguageModel(Pretrained):
         require(
             tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
         )
-        if not torch.compiler.is_compiling():
+        if may_look(tokens) and (mask is None or may_look(mask)):
             last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
             self.embedding.check_range(last)  # the last one of each row is predicted and never embedded
         wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..attention.latent import LatentAttention, LatentCache
 from ..layers.norms import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState, default_device
+from ..ops.backend import is_transformed, may_look
 from ..ops.errors import check_mask, check_sequence, require_positive, require_probability
 from ..ops.padding import pack, zero_padding
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
@@ -148,7 +149,7 @@ class PerceiverAR(nn.Module):
         over_input, over_latents = (None, None) if mask is None else (allowed_pairs(own, places), allowed_pairs(own, own))
         for layer in self.cross:
             arguments: dict[str, Any] = {"positions": own, "places": places, "allowed": over_input}
-            if self.config.checkpointing and torch.is_grad_enabled():
+            if self.config.checkpointing and torch.is_grad_enabled() and not is_transformed():
                 y = checkpoint(layer, y, context, use_reentrant=False, **arguments)
             else:
                 y = layer(y, context, **arguments)
@@ -209,7 +210,7 @@ class PerceiverAR(nn.Module):
         check_sequence(x, self.config.dim)
         check_mask(mask, x.shape[0], x.shape[1])
         length, width, limit = x.shape[1], state.inputs[0].keys.shape[2], self.config.latents
-        if mask is not None and bool(mask.all()):
+        if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None
         counts = Counts.of(state.seen, width, length, mask=mask, ragged=state.empty is not None)
         seen, places = state.seen + length, torch.arange(width, width + length, device=x.device)
