@@ -41,8 +41,9 @@ def slots_by_formula(
     outputs, after = [], [(key_slots[row : row + 1], value_slots[row : row + 1]) for row in range(len(bounds) - 1)]
     for part in document_chunks(bounds, bounds[-1], bounds[-1]):
         pieces = [tensor[..., part.start : part.stop, :] for tensor in inputs]
-        output, *slots = _one(pieces, *after[part.rows.start], dropout, chunk)
-        after[part.rows.start] = slots[0], slots[1]
+        key_slots, value_slots = after[part.rows.start]
+        output, key_slots, value_slots = _one(pieces, key_slots, value_slots, dropout, chunk)
+        after[part.rows.start] = key_slots, value_slots
         outputs.append(output)
     last_keys, last_values = (torch.cat(rows) for rows in zip(*after, strict=True))
     return torch.cat(outputs, dim=-2).to(given), last_keys, last_values
