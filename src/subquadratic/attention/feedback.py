@@ -146,4 +146,4 @@ def merge_layers(hidden: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Weighted sum of tensors of one shape, in float32 at least."""
     stacked = torch.stack(tuple(hidden)).to(weights.dtype)
     with no_autocast(stacked):
-        return (weights @ stacked.flatten(1)).view_as(stacked[0])
+        return (weights[None] @ stacked.flatten(1)).view_as(stacked[0])

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..layers.streaming import Carry, Streaming, default_device
+from ..ops.backend import may_look
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, pack, pack_left, unpack, zero_padding
 from ..ops.rotary import turn
@@ -274,4 +275,4 @@ def _all_real(state: CacheState) -> bool:
     past = state.keys.shape[2]
     if past == 0:
         return True
-    return state.seen.device.type == "cpu" and not torch.compiler.is_compiling() and bool((state.seen == past).all())
+    return state.seen.device.type == "cpu" and may_look(state.seen) and bool((state.seen == past).all())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.backend import is_transformed
 from ..ops.errors import require
 from ..ops.state import State, state
 from .norms import Gain, make_norm, sum_and_norm
@@ -134,7 +135,7 @@ class ResidualStack(Streaming):
             return run_reversible(self.branches(), x, arguments)
         delta = None
         for branch in self.branches():
-            if self.checkpointing and torch.is_grad_enabled():
+            if self.checkpointing and torch.is_grad_enabled() and not is_transformed():
                 x = x + checkpoint(branch, x, arguments, use_reentrant=False)
                 continue
             both = sum_and_norm(branch.norm, x, delta) if is_untouched(branch, Branch) else None

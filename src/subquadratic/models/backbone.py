@@ -14,6 +14,7 @@ from ..layers.feed_forward import FeedForward
 from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
+from ..ops.backend import is_traced
 from ..ops.errors import NotCausalError, require
 from ..ops.free_memory import release_free_memory
 from ..ops.padding import checked, count_on, zero_padding
@@ -90,7 +91,7 @@ class StackBackbone(Streaming):
             and self.constant_state
             and x.shape[0] * x.shape[1] > 2 * SEGMENT
             and torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
+            and not is_traced()
         )
 
     def _segments(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:

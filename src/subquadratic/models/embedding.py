@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..layers.norms import ScaleNorm
 from ..layers.positions import make_positions
+from ..ops.backend import may_look
 from ..ops.errors import check_mask, require, require_positive
 from ..ops.padding import check_positions, token_positions, zero_padding
 from ..ops.recording import in_one_call
@@ -73,11 +74,11 @@ class TokenEmbedding(nn.Module):
         check_mask(masked, tokens.shape[0], tokens.shape[1], name="masked")
         if mask is not None:
             tokens = tokens.masked_fill(~mask, 0)
-        if not torch.compiler.is_compiling():
+        if may_look(tokens):
             check_tokens(tokens, self.vocab_size)
         positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
         length = tokens.shape[1]
-        if self.max_length is not None and not torch.compiler.is_compiling() and (length > self.max_length or positions.dim() > 1):
+        if self.max_length is not None and may_look(positions) and (length > self.max_length or positions.dim() > 1):
             check_positions(positions, self.max_length)
         x = self.table(tokens)
         if masked is not None:

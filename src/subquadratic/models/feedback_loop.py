@@ -15,6 +15,7 @@ from ..attention.feedback import FeedbackMemory
 from ..layers.residual import BranchState
 from ..layers.streaming import part_with
 from ..layers.untouched import is_untouched
+from ..ops.backend import is_transformed
 from ..ops.errors import require
 from ..ops.feedback import HIDDEN, MemoryLine
 from ..ops.segments import Segments
@@ -114,7 +115,7 @@ class Loop:
 
         first = () if self.first is None else (self.first[0][:, columns], self.first[1][:, :, columns])
         given = (self.segments.x[:, columns], self.token, *first)
-        if self.config.checkpointing and torch.is_grad_enabled():
+        if self.config.checkpointing and torch.is_grad_enabled() and not is_transformed():
             y, self.token, inside = checkpoint(compute, *given, use_reentrant=False)
         else:
             y, self.token, inside = compute(*given)

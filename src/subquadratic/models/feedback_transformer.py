@@ -100,8 +100,8 @@ class FeedbackTransformer(Streaming):
     over windows with ``extend``, which gradients flow through; ``state.detach()`` cuts them, ``state.reset(rows)`` begins new documents.
 
     Cost O(N M D) for attention, in N / C steps one after another. Keys and values of the memory are stored once, not once a step. With
-    segments of one token, all steps are one operation to autograd, where :func:`~subquadratic.models.feedback_fast.runs_fast` allows. No
-    second derivatives.
+    segments of one token, all steps are one operation to autograd, where :func:`~subquadratic.models.feedback_fast.runs_fast` allows.
+    Second derivatives and forward mode take a step of PyTorch's operators per token, and keep what each made.
     """
 
     def __init__(self, config: FeedbackTransformerConfig):

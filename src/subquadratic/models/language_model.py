@@ -13,6 +13,7 @@ from .. import generation
 from ..layers.norms import sum_and_norm
 from ..layers.streaming import Carry, advance, default_device, part_with
 from ..layers.untouched import is_untouched
+from ..ops.backend import may_look
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from ..ops.errors import check_mask, require
 from ..ops.linear import linear
@@ -293,7 +294,7 @@ class LanguageModel(Pretrained):
         require(
             tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
         )
-        if not torch.compiler.is_compiling():
+        if may_look(tokens) and (mask is None or may_look(mask)):
             last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
             check_tokens(last, self.vocab_size)  # the last one of each row is predicted and never embedded
         wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)

@@ -16,6 +16,7 @@ from ..attention.latent import LatentAttention, LatentCache
 from ..layers.norms import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
+from ..ops.backend import is_transformed, may_look
 from ..ops.errors import check_mask, check_sequence, require, require_batch_size, require_positive, require_probability
 from ..ops.padding import pack, zero_padding
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
@@ -167,7 +168,7 @@ class PerceiverAR(Streaming):
         over_input, over_latents = (None, None) if mask is None else (allowed_pairs(own, places), allowed_pairs(own, own))
         for layer in self.cross:
             arguments: dict[str, Any] = {"positions": own, "places": places, "allowed": over_input}
-            if self.config.checkpointing and torch.is_grad_enabled():
+            if self.config.checkpointing and torch.is_grad_enabled() and not is_transformed():
                 y = checkpoint(layer, y, context, use_reentrant=False, **arguments)
             else:
                 y = layer(y, context, **arguments)
@@ -231,7 +232,7 @@ class PerceiverAR(Streaming):
         """``extend``: the outputs, with the state after in ``carry``."""
         state = carry.before
         length, width, limit = x.shape[1], state.inputs[0].keys.shape[2], self.config.latents
-        if mask is not None and bool(mask.all()):
+        if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None
         counts = Counts.of(state.seen, width, length, mask=mask, ragged=state.empty is not None)
         seen, places = state.seen + length, torch.arange(width, width + length, device=x.device)

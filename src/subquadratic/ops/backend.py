@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..kernels.derivatives import is_plain, is_transformed
 from ..kernels.native.library import why_not
 from .errors import require, require_choice
 
@@ -54,13 +55,20 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     name = _chosen if backend is None else backend
     if name in ("torch", "native"):
         return False
+    if is_plain():
+        return False
     if name == "auto":
-        return fits and values.is_cuda and values.dtype is torch.bfloat16 and kernels.available(values.device) and values.numel() > 0
+        fits = fits and values.numel() > 0 and not is_transformed()
+        return fits and values.is_cuda and values.dtype is torch.bfloat16 and kernels.available(values.device)
     require_choice("backend", name, BACKENDS)
     require(
         kernels.available(values.device),
         f"backend='triton' needs triton (pip install 'subquadratic[triton]') and a CUDA device, got tensors on {values.device}; "
         "to try the kernels on a CPU set TRITON_INTERPRET=1 before Python starts",
+    )
+    require(
+        not is_transformed(),
+        "backend='triton' has no derivatives for torch.func and forward-mode differentiation: use backend='auto' or 'torch' there",
     )
     require(values.dtype != torch.float64, "backend='triton' computes in float32, float16 and bfloat16, got float64: use backend='torch'")
     return values.numel() > 0  # no grid has no programs
@@ -77,12 +85,14 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
     if name == "auto":
         return fits and values.numel() > 0 and why_not() is None
     require_choice("backend", name, BACKENDS)
-    if name != "native":
+    if name != "native" or is_plain():
         return False
     require(
-        fits,
-        f"backend='native' computes in float32 on a CPU, outside of torch.compile and torch.func, got {values.dtype} on {values.device}",
+        not is_traced(),
+        "backend='native' computes outside of torch.compile, torch.func and forward-mode differentiation: use backend='auto' or 'torch' "
+        "there",
     )
+    require(fits, f"backend='native' computes in float32 on a CPU, got {values.dtype} on {values.device}")
     require(why_not() is None, f"backend='native' cannot run: {why_not()}")
     return values.numel() > 0
 
@@ -97,6 +107,21 @@ def needs_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+def may_look(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers may be asked for: not while a compiler follows, and not of what ``torch.func.vmap`` maps over."""
+    if torch.compiler.is_compiling():
+        return False
+    if not torch._C._are_functorch_transforms_active():
+        return True
+    inner = torch._C._functorch
+    while inner.is_functorch_wrapped_tensor(tensor):
+        if inner.is_batchedtensor(tensor):
+            return False
+        tensor = inner.get_unwrapped(tensor)
+    return True
+
+
 def is_traced() -> bool:
-    """Whether a compiler, an export or a transform of ``torch.func`` follows the operations: a backward by hand cannot go there."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether a compiler, an export, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a backward by
+    hand cannot go there."""
+    return torch.compiler.is_compiling() or is_transformed()

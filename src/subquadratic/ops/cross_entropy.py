@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..kernels.derivatives import differentiable, is_transformed, keep, kept
 from .backend import is_traced, needs_gradient
 from .linear import linear, outer_sum
-from .once import once_differentiable
 from .precision import exact_dtype, no_autocast
 
 IGNORE = -100  # PyTorch's: a target that is not counted
@@ -37,13 +37,17 @@ def chunked_cross_entropy(
         logits_at_once: most logits to hold at a time.
 
     Returns:
-        Scalar in nats, float32 (float64 for float64 inputs); 0 with no counted target. It can be differentiated once.
+        Scalar in nats, float32 (float64 for float64 inputs); 0 with no counted target.
     """
     if isinstance(output, Tensor) and needs_gradient(hidden, output) and not is_traced():
-        return _Loss.apply(hidden, output, targets, logits_at_once)
+        return _Loss.apply(hidden, output, targets, logits_at_once, _matmul_dtype(hidden))
+    return _by_formula(hidden, output, targets, _width(output, vocab_size), logits_at_once)
+
+
+def _by_formula(hidden: Tensor, output: Output, targets: Tensor, vocab_size: int, logits_at_once: int) -> Tensor:
     total = torch.zeros((), device=hidden.device, dtype=exact_dtype(hidden))
-    for piece, wanted in _chunks(hidden, targets, _width(output, vocab_size), logits_at_once):
-        if len(piece) < len(hidden) and torch.is_grad_enabled():
+    for piece, wanted in _chunks(hidden, targets, vocab_size, logits_at_once):
+        if len(piece) < len(hidden) and torch.is_grad_enabled() and not is_transformed():
             total = total + checkpoint(_summed, piece, output, wanted, use_reentrant=False)
         else:
             total = total + _summed(piece, output, wanted)
@@ -63,12 +67,16 @@ def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int, logits_at_once: in
     return list(zip(hidden.split(size), targets.split(size), strict=True))
 
 
+def _composition(hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int, low: torch.dtype) -> Tensor:
+    return _by_formula(hidden.to(low), weight, targets, weight.shape[0], logits_at_once)
+
+
 class _Loss(torch.autograd.Function):
     """Keeps the gradients for an incoming gradient of 1 per counted target: (T, D) and (V, D)."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int) -> Tensor:
-        low, exact = _matmul_dtype(hidden), exact_dtype(hidden)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int, low: torch.dtype) -> Tensor:
+        exact, given = exact_dtype(hidden), (hidden, weight, targets, logits_at_once, low)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         rows, kept, counted = hidden, None, targets != IGNORE
         count: Any = counted.sum()
@@ -93,18 +101,17 @@ class _Loss(torch.autograd.Function):
             if kept is not None:
                 d_hidden = d_hidden.new_zeros(hidden.shape).index_copy_(0, kept, d_hidden)
         assert total is not None
-        ctx.save_for_backward(d_hidden, d_weight)
-        ctx.count, ctx.dtypes = count, (hidden.dtype, weight.dtype)
+        keep(ctx, given, d_hidden, d_weight)
+        ctx.count = count
         return total / count
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        given, made = kept(ctx)
         scale = gradient / ctx.count
-        d_hidden, d_weight = (
-            None if sums is None else (sums * scale).to(dtype) for sums, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return d_hidden, d_weight, None, None
+        d_hidden, d_weight = (None if sums is None else (sums * scale).to(x.dtype) for sums, x in zip(made, given, strict=False))
+        return d_hidden, d_weight, None, None, None
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from .backend import is_traced, needs_gradient, takes_native, takes_triton
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
 from .favor_causal import CausalFavor
+from .favor_formula import causal_by_formula
 from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
 from .linear import linear
@@ -84,8 +85,8 @@ def causal_favor(
     one = length == 1 and batch > 0 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
     if turns is not None and not one:
         queries, keys = turn_both(queries, keys, turns)
-    if (is_traced() and not by_kernel) or not batch:  # blocks of an empty batch have no size
-        document_bounds(cu_seqlens, batch, length)  # which says that they cannot be compiled
+    if not batch or (is_traced() and not by_kernel and document_bounds(cu_seqlens, batch, length) is None):
+        # Blocks of an empty batch have no size; documents that are traced, document_bounds says, cannot be compiled.
         return _formula(queries, keys, values, projection, state, mask, chunk)
     dtype, given = exact_dtype(queries, values), values.dtype
     features = queries.shape[-1] if projection is None else projection.shape[0]
@@ -112,7 +113,7 @@ def causal_favor(
             )
         else:
             pieces = document_chunks(bounds, length, block or _block(values, features, chunk))
-            output, total, weight, maximum = CausalFavor.apply(
+            output, total, weight, maximum = (causal_by_formula if is_traced() else CausalFavor.apply)(
                 queries, keys, values, projection, mask, state.total, state.weight, state.maximum, pieces, chunk
             )
         after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
