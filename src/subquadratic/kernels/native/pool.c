@@ -100,13 +100,15 @@ static void forward_part(const pool *p, part *w, float *sums) {
 
 static long each_share(const pool *p) { return p->heads * (p->heads * WIDE(p->width) + 16); }
 
-void pool_forward(const pool *p) {
+int pool_forward(const pool *p) {
+    int failed = 0;
     long heads = p->heads, width = p->width, each = each_share(p), step = 16 + WIDE(width);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of(space_for_part(p));
+            space s = space_of(space_for_part(p), &failed);
+            if (!s.start) continue;
             part w = part_of(p, task, LOG2E * p->scale, &s);
             float *own = p->sums + task * each;
             memset(own, 0, heads * step * 4);
@@ -130,6 +132,7 @@ void pool_forward(const pool *p) {
             p->normaliser[index] = most + log2f(sum);
         }
     }
+    return failed;
 }
 
 // Of positions at hand: what the mean and the logits hand back to each, there is d_seen (FEW, wide) to add to, and d_asked to be made.
@@ -181,13 +184,15 @@ static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
     }
 }
 
-void pool_backward(const pool *p) {
+int pool_backward(const pool *p) {
+    int failed = 0;
     long heads = p->heads, wide = heads * WIDE(p->width), each = each_share(p);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of(space_for_part(p) + (2 * FEW + 1) * wide);
+            space s = space_of(space_for_part(p) + (2 * FEW + 1) * wide, &failed);
+            if (!s.start) continue;
             part w = part_of(p, task, 1, &s);
             float *own = p->sums + task * each;
             memset(own, 0, heads * wide * 4);
@@ -198,4 +203,5 @@ void pool_backward(const pool *p) {
             add_shares(p->shares, heads * heads, p->width, p->sums + batch * p->shares * each, WIDE(p->width), each,
                        p->d_weights + batch * heads * heads * p->width);
     }
+    return failed;
 }

@@ -32,9 +32,16 @@ typedef struct {
     float *start, *next;
 } space;
 
-static space space_of(long numbers) {
+#define OUT_OF_MEMORY (-1) // what a kernel gives back then, after which nothing that it wrote may be read; else 0
+
+// Of no memory where there is none: `failed` says so to the thread that asks at the end.
+static space space_of(long numbers, int *failed) {
     space s;
-    if (posix_memalign((void **)&s.start, 64, (numbers + 4096) * 4)) abort();
+    if (posix_memalign((void **)&s.start, 64, (numbers + 4096) * 4)) {
+        s.start = NULL;
+#pragma omp atomic write
+        *failed = OUT_OF_MEMORY;
+    }
     s.next = s.start;
     return s;
 }
