@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = {"float32": torch.float32, "bool": torch.bool}
+DTYPES = {"float32": torch.float32, "bool": torch.bool, "int64": torch.int64}
 LAYOUTS = {"rows": "({0}.stride(-1) == 1 or shape[-1] == 1)", "copied": "True", "contiguous": "{0}.is_contiguous()"}
 _AXIS = re.compile(r"[A-Z]\w*")
 
@@ -42,8 +42,10 @@ class Asked:
             _derive(pending, known, lines)
             lines += _lines_for(operator, name, text, known)
         _derive(pending, known, lines)
-        lines += [f"    if not ({condition}): fail({operator!r}, {message!r}, locals())" for condition, message in self.require.items()]
-        names: dict[str, Any] = {"refuse": _refuse, "fail": _fail, "whole": whole, **{f"is_{kind}": dtype for kind, dtype in DTYPES.items()}}
+        for condition, message in self.require.items():
+            lines.append(f"    if not ({condition}): fail({operator!r}, {message!r}, locals())")
+        names: dict[str, Any] = {"refuse": _refuse, "fail": _fail, "whole": whole}
+        names |= {f"is_{kind}": dtype for kind, dtype in DTYPES.items()}
         exec(compile("\n".join(lines), f"<what {operator} asks>", "exec"), names)
         return names["check"]
 
@@ -76,11 +78,13 @@ def on_one_device(operator: str, arguments: Sequence[Any]) -> None:
                 raise ValueError(f"{operator}: all tensors must lie on one device, got {first.device} and {tensor.device}")
 
 
-def check_tensor(operator: str, name: str, x: Tensor, shape: tuple[int, ...], *, layout: str = "contiguous") -> None:
-    """The same for one float32 tensor: of a list, or of a shape that is known later."""
+def check_tensor(
+    operator: str, name: str, x: Tensor, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, layout: str = "contiguous"
+) -> None:
+    """The same for one tensor: of a list, or of a shape that is known later."""
     apart = {"contiguous": lambda: x.is_contiguous(), "rows": lambda: x.stride(-1) == 1 or shape[-1] == 1, "copied": lambda: True}
-    if x.shape != shape or x.dtype is not torch.float32 or not apart[layout]():
-        _refuse(operator, name, f"{' '.join(map(str, shape))}, {layout}", x, {})
+    if x.shape != shape or x.dtype is not dtype or not apart[layout]():
+        _refuse(operator, name, f"{' '.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}, {layout}", x, {})
 
 
 def _parts(text: str) -> tuple[list[list[str]], str, str]:

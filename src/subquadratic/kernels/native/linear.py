@@ -47,8 +47,8 @@ def _check_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequenc
     name, inputs, outputs = "linear_maps", len(xs), len(biases)
     if not (1 <= inputs <= MAPS and 1 <= outputs <= MAPS and len(weights) == inputs * outputs):
         raise ValueError(
-            f"{name}: of 1 to {MAPS} inputs and outputs (one bias or None for each) there must be a weight for every pair, got {inputs} inputs, "
-            f"{outputs} biases and {len(weights)} weights"
+            f"{name}: of 1 to {MAPS} inputs and outputs (a bias or None for each) there must be a weight for every pair, got {inputs} "
+            f"inputs, {outputs} biases and {len(weights)} weights"
         )
     rows = _check_rows(name, "xs", xs)
     for index, weight in enumerate(weights):
@@ -126,7 +126,8 @@ def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants
     shares = max(1, min(torch.get_num_threads(), rows // 128))
     sums = xs[0].new_empty(shares * sum(out * (sum(map(whole, dims))) + whole(out) for out in outs))
     given = fields(
-        x=_POINTERS(*map(Tensor.data_ptr, xs)), other=_POINTERS(*map(Tensor.data_ptr, others)), y=_PAIRS(*map(Tensor.data_ptr, found[:pairs])),
+        x=_POINTERS(*map(Tensor.data_ptr, xs)), other=_POINTERS(*map(Tensor.data_ptr, others)),
+        y=_PAIRS(*map(Tensor.data_ptr, found[:pairs])),
         row_sum=_POINTERS(*(row.data_ptr() if wants else None for row, wants in zip(found[pairs:], wants_rows, strict=True))), sums=sums,
         dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)),
         other_step=_LONGS(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
