@@ -34,7 +34,7 @@ typedef struct {
 // Outputs: for each the sum of all inputs' maps. plus: added to the first.
 int linear_maps(const maps *m) {
     int failed = 0;
-    long high = least(HIGH, WHOLE((m->rows + m->threads - 1) / m->threads, SIDE));
+    long high = m->rows ? least(HIGH, WHOLE((m->rows + m->threads - 1) / m->threads, SIDE)) : HIGH;
 #pragma omp parallel num_threads(m->threads)
     {
         operand weights[MAPS * MAPS];
