@@ -1,6 +1,7 @@
 """Triton kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which tests/conftest.py asks for; C kernels are
 compiled for this processor, and for narrower ones."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +22,11 @@ from subquadratic.kernels.native import (
     slots,
     softmax,
 )
+
+# Set by test_native_fuzz.py, which sees to it that the sanitizers are in the process.
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
+SANITIZERS = SANITIZERS if os.environ.get("SUBQUADRATIC_SANITIZE") else ()
+library.FLAGS += SANITIZERS
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -66,6 +72,8 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     target = TARGETS[request.param]
     if target is None:
         return
+    if SANITIZERS:
+        pytest.skip("compiled for this processor alone")
     if "avx2" not in library._processor():
         pytest.skip("made for other processors than this one")
     if target == library._for_this_processor():

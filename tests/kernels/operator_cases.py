@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.kernels.native import add_norm, favor, favor_step, feed_forward, linear, pool, prefix_softmax, rotary, slots, softmax
+from subquadratic.kernels.native import add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax
 
-MODULES = (add_norm, favor, favor_step, feed_forward, linear, pool, prefix_softmax, rotary, slots, softmax)  # which make operators
+MODULES = (add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax)  # which make operators
 Arguments = list[Any]
 
 
@@ -198,10 +198,15 @@ def _sums(s: Sizes) -> Arguments:
     return [others, [torch.randn(s.length, width + 1)[:, 1:] for width in (s.width, s.value_width)], [True, False]]
 
 
+def _work(s: Sizes) -> Arguments:
+    return [torch.randn(s.length, s.batch, s.inner), 1000]
+
+
 _FORWARD: dict[str, Callable[[Sizes], Arguments]] = {
     "favor_causal": _features, "favor_step": _step, "favor_summarise": _summary, "favor_read": _read, "softmax_attention": _attention,
     "slot_attention": _slots, "pool": _pool, "running_mean": _mean, "add_norm": _norm, "feed_forward": _feed_forward,
     "complex_product": _product, "linear_maps": _maps, "sums_of_outer_products": _sums,
+    "feedback_work": _work,
 }  # fmt: skip
 
 

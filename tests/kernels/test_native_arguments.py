@@ -36,7 +36,7 @@ REFUSED = (ValueError, RuntimeError)
 FREE = {
     ("complex_product", 0, 0), ("complex_product", 0, 1), ("complex_product", 0, 2), ("complex_product", 1, None),
     ("favor_read", 0, 2), ("favor_read", 2, 3), ("favor_step", 3, 0), ("favor_summarise", 1, 3), ("favor_summarise", 2, 0),
-    ("feed_forward", 0, 0), ("pool", 0, 0), ("pool", 0, 2), ("pool", 1, 0), ("pool_backward", 4, 0), ("add_norm", 0, 0),
+    ("feed_forward", 0, 0), *(("feedback_work", 0, axis) for axis in range(3)), ("pool", 0, 0), ("pool", 0, 2), ("pool", 1, 0), ("pool_backward", 4, 0), ("add_norm", 0, 0),
     ("running_mean", 3, 0), ("running_mean_backward", 6, 0), ("softmax_attention", 0, 2), ("softmax_attention", 2, 3),
     *(("sums_of_outer_products", place, 1) for place in ((0, 0), (0, 1), (1, 0), (1, 1))),
 }  # fmt: skip
@@ -227,5 +227,5 @@ def test_where_memory_runs_out_a_kernel_raises(tmp_path: Path) -> None:
     path = os.pathsep.join([str(root), *sys.path])
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"LD_PRELOAD": str(made), "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr[-800:]
-    without = {"add_norm", "add_norm_backward", "complex_product"}
+    without = {"add_norm", "add_norm_backward", "complex_product", "feedback_work"}
     assert set(done.stdout.split("\n")) - {""} == {*HERE} - without | {"feedback False", "feedback True"}

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_tensor
+from .checks import asks, check_tensor
 from .library import library
-from .tensors import LONG, POINTER
+from .tensors import LONG, POINTER, operator
 
 MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
 PANEL = 48  # at most, as in feedback.h
@@ -68,6 +68,16 @@ class Feedback(ctypes.Structure):
     ]  # fmt: skip
 
 
+def _nothing_like(x: Tensor, multiply_adds: int) -> Tensor:
+    return x.new_empty(0)
+
+
+@operator(fake=_nothing_like, check=asks(x="N B D, copied"))
+def feedback_work(x: Tensor, multiply_adds: int) -> Tensor:
+    """Nothing: it tells whoever watches PyTorch's operators, as a counter of operations does, what a loop beside them takes."""
+    return _nothing_like(x, multiply_adds)
+
+
 class Call:
     """Arguments of one call, and all that they point to."""
 
@@ -106,7 +116,10 @@ class Call:
             if isinstance(value, list):
                 value = torch.tensor(value, dtype=torch.int64)
             found[field] = self.pointer(field, value) if isinstance(value, Tensor) else value
-        self._check(name, {size: found[size] for size in SIZES if size in found}, arguments["at"])
+        sizes = {size: found[size] for size in SIZES if size in found}
+        self._check(name, sizes, arguments["at"])
+        if torch._C._len_torch_dispatch_stack():
+            feedback_work(arguments["hidden"][:, 0], _multiply_adds(name, sizes, arguments["begin"]))
         getattr(library(), name)(ctypes.byref(Feedback(threads=torch.get_num_threads(), **found)))
 
     def _check(self, name: str, sizes: dict[str, Any], at: list[int]) -> None:
@@ -135,3 +148,14 @@ class Call:
                 is_map, dtype = field in OF_MAPS, torch.int64 if field in INTEGERS else torch.float32
                 shape = shape[::-1] if is_map and name == "feedback_backward" else shape
                 check_tensor(name, field, x, shape, dtype=dtype, layout="copied" if is_map else "contiguous")
+
+
+def _multiply_adds(name: str, sizes: dict[str, Any], begin: list[int]) -> int:
+    """Of a loop, as the products of PyTorch's operators in its place would be counted."""
+    batch, length, dim, depth, back = sizes["batch"], sizes["length"], sizes["dim"], sizes["depth"], name == "feedback_backward"
+    wide, seen = sizes["heads"] * sizes["width"], [sizes["lead"] + token - first for token, first in enumerate(begin)]
+    asking = sum(count > 0 for count in seen)  # tokens that have memories to attend to
+    queries = asking * (depth - 1) if back else length + asking * (depth - 1)  # backward, the first layer's are not in the loop
+    maps = (queries + asking * depth) * dim * wide + length * depth * dim * (sizes["expanded"] + sizes["inner"])
+    memories = sizes["made"] * dim * (2 * sizes["groups"] * wide + (0 if back else depth + 1))
+    return batch * (maps + memories + depth * sum(seen) * wide * (4 if back else 2))
