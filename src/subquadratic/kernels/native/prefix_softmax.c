@@ -34,10 +34,9 @@ static chunk chunk_in(const running *r, space *m, int *failed) {
     chunk c = {.step = WIDE(r->width)};
     *m = space_of((2 * CHUNK + 5) * c.step, failed);
     if (!m->start) return c;
-    c.x = take(m, CHUNK * c.step), c.mean = take(m, CHUNK * c.step);
-    c.total = take(m, c.step), c.asked = take(m, c.step), c.d_asked = take(m, c.step), c.row = take(m, c.step);
-    c.d_total = take(m, c.step);
-    memset(m->start, 0, (2 * CHUNK + 5) * c.step * 4);
+    c.x = take_zeros(m, CHUNK * c.step), c.mean = take_zeros(m, CHUNK * c.step);
+    c.total = take_zeros(m, c.step), c.asked = take_zeros(m, c.step), c.d_asked = take_zeros(m, c.step), c.row = take_zeros(m, c.step);
+    c.d_total = take_zeros(m, c.step);
     return c;
 }
 

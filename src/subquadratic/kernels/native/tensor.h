@@ -61,6 +61,12 @@ static float *take(space *s, long numbers) {
     return start;
 }
 
+static float *take_zeros(space *s, long numbers) {
+    float *start = take(s, numbers);
+    memset(start, 0, numbers * 4);
+    return start;
+}
+
 INLINE long least(long a, long b) { return a < b ? a : b; }
 
 INLINE void copy(float *to, const float *from, long numbers) {
