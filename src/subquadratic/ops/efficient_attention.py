@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .linear_attention import EMPTY, zero_keys
 from .precision import exact_dtype, no_autocast
@@ -85,10 +86,15 @@ def causal_efficient_attention(
         state = empty_efficient(state_rows(bounds, batch), heads, width, values.shape[-1], device=values.device, dtype=exact)
     with no_autocast(values):
         queries = queries.softmax(dim=-1)
-        if bounds is None:
-            output, state = _causal(queries, keys, values, state, min(chunk, length))
-        else:
-            output, state = _each_document(queries, keys, values, state, bounds, chunk)
+        before = state
+
+        def attend(*inputs: Tensor) -> tuple[Tensor, EfficientState]:
+            if bounds is None:
+                return _causal(*inputs, before, min(chunk, length))
+            return _each_document(*inputs, before, bounds, chunk)
+
+        output, state = attend(queries, keys, values)
+        output = keep_out(lambda *inputs: attend(*inputs)[0], (queries, keys, values), output, mask)
     return output.to(given), state
 
 

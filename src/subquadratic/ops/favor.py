@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .backend import is_traced, needs_gradient, takes_native, takes_triton
+from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
 from .favor_causal import CausalFavor
@@ -107,14 +108,13 @@ def causal_favor(
         if projection is not None and takes_native(backend, values):
             from .favor_native import NativeCausalFavor
 
-            output, total, weight, maximum = NativeCausalFavor.apply(
-                queries, keys, values, projection, mask, state.total, state.weight, state.maximum, bounds
-            )
+            form, options = NativeCausalFavor, (bounds,)
         else:
             pieces = document_chunks(bounds, length, block or _block(values, features, chunk))
-            output, total, weight, maximum = CausalFavor.apply(
-                queries, keys, values, projection, mask, state.total, state.weight, state.maximum, pieces, chunk
-            )
+            form, options = CausalFavor, (pieces, chunk)
+        more = (projection, mask, state.total, state.weight, state.maximum, *options)
+        output, total, weight, maximum = form.apply(queries, keys, values, *more)
+        output = keep_out(lambda *inputs: form.apply(*inputs, *more)[0], (queries, keys, values), output, mask)
         after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
     return output.to(given), after
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .backend import needs_gradient, takes_triton
+from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .once import once_differentiable
@@ -105,11 +106,14 @@ def prefix_softmax_mean(
         inputs = (logits, values, state.weight, state.total)
         if needs_gradient(*inputs):
             output, *after = _Pool.apply(*inputs, state.maximum, mask, bounds, chunk)
+            before = (state.weight, state.total, state.maximum, mask, bounds, chunk)
+            output = keep_out(lambda *parts: _Pool.apply(*parts, *before)[0], (logits, values), output, mask)
             return output, PoolState(*after)
         if length == 1 and bounds is None:
             return _step(*_blank(logits.to(exact), values.to(exact), mask), state, values.dtype)
-        output, state, _, _ = _forward(logits, values, state, mask, bounds, chunk)
-        return output, state
+        output, after, _, _ = _forward(logits, values, state, mask, bounds, chunk)
+        output = keep_out(lambda *parts: _forward(*parts, state, mask, bounds, chunk)[0], (logits, values), output, mask)
+        return output, after
 
 
 def _blank(logits: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

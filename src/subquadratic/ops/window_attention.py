@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .backend import is_traced, needs_gradient
+from .causality import keep_out
 from .once import once_differentiable
 from .padding import pack, pack_left, unpack
 from .recording import in_one_call
@@ -77,6 +78,16 @@ def window_attention(
     Returns:
         (B, H, N, K); zeros for padded positions.
     """
+    options = (window, causal, sliding, mask, dropout)
+    output = _attend(queries, keys, values, *options)
+    if not causal or dropout > 0.0:
+        return output
+    return keep_out(lambda *inputs: _attend(*inputs, *options), (queries, keys, values), output, mask)
+
+
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, mask: Tensor | None, dropout: float
+) -> Tensor:
     if not in_parts(queries, keys, values, dropout):
         return _plain(queries, keys, values, window, causal, sliding, mask, dropout)
     length = queries.shape[2]
