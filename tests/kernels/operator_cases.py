@@ -6,9 +6,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.kernels.native import add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax
+from subquadratic.kernels.native import (
+    add_norm,
+    favor,
+    favor_step,
+    feed_forward,
+    feedback,
+    linear,
+    pool,
+    prefix_softmax,
+    rotary,
+    slots,
+    softmax,
+)
 
-MODULES = (add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax)  # which make operators
+# Which make the operators.
+MODULES = (add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax)
 Arguments = list[Any]
 
 

@@ -88,10 +88,10 @@ def causal_efficient_attention(
         queries = queries.softmax(dim=-1)
         before = state
 
-        def attend(*inputs: Tensor) -> tuple[Tensor, EfficientState]:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, EfficientState]:
             if bounds is None:
-                return _causal(*inputs, before, min(chunk, length))
-            return _each_document(*inputs, before, bounds, chunk)
+                return _causal(q, k, v, before, min(chunk, length))
+            return _each_document(q, k, v, before, bounds, chunk)
 
         output, state = attend(queries, keys, values)
         output = keep_out(lambda *inputs: attend(*inputs)[0], (queries, keys, values), output, mask)

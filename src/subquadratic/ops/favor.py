@@ -6,6 +6,8 @@ where a backward written by hand cannot go: under `torch.compile` and the transf
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -108,7 +110,8 @@ def causal_favor(
         if projection is not None and takes_native(backend, values):
             from .favor_native import NativeCausalFavor
 
-            form, options = NativeCausalFavor, (bounds,)
+            form: Any = NativeCausalFavor
+            options: tuple[Any, ...] = (bounds,)
         else:
             pieces = document_chunks(bounds, length, block or _block(values, features, chunk))
             form, options = CausalFavor, (pieces, chunk)

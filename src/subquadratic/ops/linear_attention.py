@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .causality import keep_out
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
 from .state import State, state
@@ -159,10 +160,14 @@ def causal_linear_attention(
     with no_autocast(values):
         if state is None:
             state = empty_features(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
-        output, state = _causal(
-            queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype), state, mask, exponents, candidates,
-            feature_epsilon, denominator_epsilon, min(chunk, length),
-        )  # fmt: skip
+        before, inputs = state, (queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, largest: Tensor | None = None) -> tuple[Tensor, FeatureState]:
+            return _causal(q, k, v, before, mask, exponents, largest, feature_epsilon, denominator_epsilon, min(chunk, length))
+
+        more = () if candidates is None else (candidates,)
+        output, state = attend(*inputs, *more)
+        output = keep_out(lambda *x: attend(*x)[0], (*inputs, *more), output, mask)
     return output.to(values.dtype), state
 
 

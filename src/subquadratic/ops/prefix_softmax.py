@@ -111,9 +111,12 @@ def prefix_softmax_mean(
             return output, PoolState(*after)
         if length == 1 and bounds is None:
             return _step(*_blank(logits.to(exact), values.to(exact), mask), state, values.dtype)
-        output, after, _, _ = _forward(logits, values, state, mask, bounds, chunk)
-        output = keep_out(lambda *parts: _forward(*parts, state, mask, bounds, chunk)[0], (logits, values), output, mask)
-        return output, after
+
+        def attend(x: Tensor, y: Tensor) -> tuple[Tensor, PoolState]:
+            return _forward(x, y, state, mask, bounds, chunk)[:2]
+
+        output, last = attend(logits, values)
+        return keep_out(lambda *x: attend(*x)[0], (logits, values), output, mask), last
 
 
 def _blank(logits: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ def softmax_attention(
         raise ValueError("allowed and causal=True exclude each other: put causality into allowed")
     if causal and dropout == 0.0 and queries.dim() == 4:
         output = _attend(queries, keys, values, None, True, dropout)
-        return keep_out(lambda *inputs: _attend(*inputs, None, True, dropout), (queries, keys, values), output)
+        return keep_out(lambda q, k, v: _attend(q, k, v, None, True, dropout), (queries, keys, values), output)
     return _attend(queries, keys, values, allowed, causal, dropout)
 
 

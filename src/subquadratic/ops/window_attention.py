@@ -22,16 +22,7 @@ from .causality import keep_out
 from .once import once_differentiable
 from .padding import pack, pack_left, unpack
 from .recording import in_one_call
-from .softmax_attention import (
-    HIDDEN,
-    append,
-    dense_channels,
-    in_parts,
-    merge_,
-    part,
-    part_gradients,
-    softmax_attention,
-)
+from .softmax_attention import HIDDEN, append, dense_channels, in_parts, merge_, part, part_gradients, softmax_attention
 from .state import State, state
 
 RUN = 2**17  # numbers of a tensor that are worked on at a time where blocks look at their neighbours: what stays in a cache
@@ -78,27 +69,24 @@ def window_attention(
     Returns:
         (B, H, N, K); zeros for padded positions.
     """
-    options = (window, causal, sliding, mask, dropout)
-    output = _attend(queries, keys, values, *options)
-    if not causal or dropout > 0.0:
-        return output
-    return keep_out(lambda *inputs: _attend(*inputs, *options), (queries, keys, values), output, mask)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _attend(q, k, v, window, causal, sliding, mask, dropout)
+
+    inputs, output = (queries, keys, values), attend(queries, keys, values)
+    return keep_out(attend, inputs, output, mask) if causal and dropout == 0.0 else output
 
 
-def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, mask: Tensor | None, dropout: float
-) -> Tensor:
-    if not in_parts(queries, keys, values, dropout):
-        return _plain(queries, keys, values, window, causal, sliding, mask, dropout)
-    length = queries.shape[2]
-    if length <= (window if sliding else 2 * window):
-        window = length  # everything is near: one block
-    inputs = (queries, keys, values)
-    if needs_gradient(*inputs):
-        return _Windows.apply(*inputs, window, causal, sliding, mask)
-    layout = _Layout(queries.shape, window, mask)
-    cut = (layout.cut(queries), layout.cut(keys), layout.cut(values))
-    return layout.join(_forward(*cut, _looks(layout, queries.dtype, causal, sliding), layout.batch)[0])
+def _attend(q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool, sliding: bool, mask: Tensor | None, dropout: float) -> Tensor:
+    if not in_parts(q, k, v, dropout):
+        return _plain(q, k, v, window, causal, sliding, mask, dropout)
+    if q.shape[2] <= (window if sliding else 2 * window):
+        window = q.shape[2]  # everything is near: one block
+    if needs_gradient(q, k, v):
+        return _Windows.apply(q, k, v, window, causal, sliding, mask)
+    layout = _Layout(q.shape, window, mask)
+    cut = (layout.cut(q), layout.cut(k), layout.cut(v))
+    return layout.join(_forward(*cut, _looks(layout, q.dtype, causal, sliding), layout.batch)[0])
 
 
 class _Layout:

@@ -19,7 +19,7 @@ from .tensors import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
 AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head
 BOUNDS = "B == 1 and bounds[0] == 0 and bounds[-1] == N and all(a <= b for a, b in zip(bounds, bounds[1:]))"
-RUNS = dict(  # of packed documents, each of which has a state, or of the batch
+RUNS: dict[str, Any] = dict(  # of packed documents, each of which has a state, or of the batch
     sizes={"R": "len(bounds) - 1 if bounds else B"},
     require={f"not bounds or {BOUNDS}": "bounds must rise from 0 to the length {N} of one row, got {bounds} for {B} rows"},
 )

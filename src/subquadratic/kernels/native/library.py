@@ -33,7 +33,7 @@ class Kernels(ctypes.CDLL):
         return function
 
 
-def _succeeded(status: int, function: Any, arguments: Any) -> int:
+def _succeeded(status: Any, function: Any, arguments: Any) -> Any:
     if status < 0:
         raise RuntimeError(
             f"the C kernel {function.__name__} is out of memory. Make the batch smaller or the sequence shorter, or set "

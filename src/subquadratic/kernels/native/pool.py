@@ -12,7 +12,7 @@ from .checks import asks, whole
 from .library import library
 from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
 
-GIVEN = dict(x="B H N K, rows", turns="N K | 1 1 N K | B 1 N K", weights="H H*K | B H H*K", live="B N, bool")
+GIVEN: dict[str, Any] = dict(x="B H N K, rows", turns="N K | 1 1 N K | B 1 N K", weights="H H*K | B H H*K", live="B N, bool")
 FITS = {"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"}
 ROWS = ("queries", "output", "d_output", "d_queries", "d_more")
 POINTERS = ("turns", "live", "weights", "logits", "normaliser", "mean", "d_mean", "d_weights", "sums")

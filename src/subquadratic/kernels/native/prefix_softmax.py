@@ -14,7 +14,7 @@ from .checks import asks
 from .library import library
 from .tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
 
-GIVEN = dict(
+GIVEN: dict[str, Any] = dict(
     values="B H N K, rows", queries="B H N K, rows", logits="B H N", turns="N K | 1 1 N K | B 1 N K", live="B N, bool"
 )
 FITS = {"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"}

@@ -13,7 +13,7 @@ from .checks import asks, whole
 from .library import library
 from .tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
 
-GIVEN = dict(queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", key_weights="E N R", value_weights="E N R")
+GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", key_weights="E N R", value_weights="E N R")
 FITS = {"E in (1, B)": "weights of slots must be for one row or for all {B}, got {E}"}
 STRETCH = 8  # chunks, as in slots.c
 

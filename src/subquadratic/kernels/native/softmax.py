@@ -12,7 +12,7 @@ from .checks import asks
 from .library import library
 from .tensors import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
-GIVEN = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
+GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
 FITS = {
     "S > 0 and K > 0": "there must be a key, and a channel, got {S} and {K}",
     "not causal or S >= N": "causal: there must be a key for each of the {N} queries, got {S}",
