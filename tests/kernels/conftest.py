@@ -23,10 +23,11 @@ from subquadratic.kernels.native import (
     softmax,
 )
 
-# Set by test_native_fuzz.py, which sees to it that the sanitizers are in the process.
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
-SANITIZERS = SANITIZERS if os.environ.get("SUBQUADRATIC_SANITIZE") else ()
-library.FLAGS += SANITIZERS
+SANITIZED = "SUBQUADRATIC_SANITIZE" in os.environ  # set by test_native_fuzz.py, which sees to it that sanitizers are in the process
+if SANITIZED:
+    library.FLAGS += SANITIZERS
+    library.library()  # without it everything here would be skipped
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -72,7 +73,7 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     target = TARGETS[request.param]
     if target is None:
         return
-    if SANITIZERS:
+    if SANITIZED:
         pytest.skip("compiled for this processor alone")
     if "avx2" not in library._processor():
         pytest.skip("made for other processors than this one")

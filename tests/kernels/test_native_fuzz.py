@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from subquadratic.kernels.native import library
 
-from .conftest import SANITIZERS
+from .conftest import SANITIZED, SANITIZERS
 from .operator_cases import NAMES, Sizes, arguments_of, call, operators, other_kinds, other_layouts, tensors_in, wrong_shapes
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
@@ -25,9 +25,9 @@ SIZES = st.builds(
     Sizes, batch=st.integers(0, 3), heads=st.integers(1, 4), length=LENGTHS, keys=LENGTHS, width=WIDTHS, value_width=WIDTHS,
     features=WIDTHS, inner=WIDTHS, masked=st.booleans(), turned=st.booleans(), apart=st.booleans(),
 )  # fmt: skip
-PHASES = [phase for phase in Phase if not (SANITIZERS and phase is Phase.shrink)]  # which takes minutes there
+PHASES = [phase for phase in Phase if not (SANITIZED and phase is Phase.shrink)]  # which takes minutes there
 HERE = [name for name in NAMES if name in operators()]
-EXAMPLES = 25 if SANITIZERS else 10
+EXAMPLES = 25 if SANITIZED else 10
 
 
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
@@ -79,6 +79,7 @@ def test_kernels_keep_to_their_memory(tmp_path: Path) -> None:
     runtimes = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in ask]
     if not all(os.path.isabs(path) for path in runtimes):
         pytest.skip(f"{compiler} has no sanitizers")
+    library._made(compiler, (*library.FLAGS, *SANITIZERS, *library._for_this_processor()))  # here: a compiler is slow with sanitizers in it
     environment = os.environ | {
         "LD_PRELOAD": " ".join(runtimes), "SUBQUADRATIC_SANITIZE": "1", "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path),
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:log_path={tmp_path}/found",

@@ -46,7 +46,7 @@ def empty_features(
 
 def normalise(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, and exactly zero (gradient too) where the denominator says that there was no key."""
-    some = denominator.abs() > NOTHING  # features of a free kernel may be negative
+    some = ~(denominator.abs() <= NOTHING)  # features of a free kernel may be negative; NaN stays
     return torch.where(some, numerator / torch.where(some, denominator, 1.0), 0.0)
 
 
