@@ -52,11 +52,13 @@ static space space_of(long numbers, int *failed) {
 #else
 #define GAP 0
 #define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)0)
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)0)
 #endif
 
 static float *take(space *s, long numbers) {
     float *start = s->next;
     s->next += (numbers + 15) / 16 * 16 + GAP;
+    ASAN_UNPOISON_MEMORY_REGION(start, (s->next - start) * 4); // of a copy of the space that was there before
     ASAN_POISON_MEMORY_REGION(s->next - GAP, GAP * 4);
     return start;
 }
