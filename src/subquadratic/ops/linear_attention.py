@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .causality import keep_out
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
 from .state import State, state
@@ -53,7 +54,7 @@ def unscaled(state: FeatureState) -> FeatureState:
 
 def normalise(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, and exactly zero (gradient too) where the denominator says that there was no key."""
-    some = denominator.abs() > NOTHING  # features of a free kernel may be negative
+    some = ~(denominator.abs() <= NOTHING)  # features of a free kernel may be negative; NaN stays
     return torch.where(some, numerator / torch.where(some, denominator, 1.0), 0.0)
 
 
@@ -167,11 +168,15 @@ def causal_linear_attention(
     with no_autocast(values):
         if state is None:
             state = empty_features(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
-        state = state if exponents else unscaled(state)
-        output, state = _causal(
-            queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype), state, mask, exponents, candidates,
-            feature_epsilon, denominator_epsilon, min(chunk, length),
-        )  # fmt: skip
+        before = state if exponents else unscaled(state)
+        inputs = (queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, largest: Tensor | None = None) -> tuple[Tensor, FeatureState]:
+            return _causal(q, k, v, before, mask, exponents, largest, feature_epsilon, denominator_epsilon, min(chunk, length))
+
+        more = () if candidates is None else (candidates,)
+        output, state = attend(*inputs, *more)
+        output = keep_out(lambda *x: attend(*x)[0], (*inputs, *more), output, mask)
     return output.to(values.dtype), state
 
 
