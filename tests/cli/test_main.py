@@ -135,6 +135,9 @@ HUGE = [
     *(("train", "fields.dropout", value) for value in (".nan", ".inf")),
     *(("info", name, str(10**30)) for name in ("dim", "depth", "heads", "length", "vocab_size", "batch_size")),
     *(("bench", name, str(10**30)) for name in ("dim", "depth", "heads", "rounds", "threads")),
+    *(("train", f"fields.{name}", str(2**63 - 1)) for name in ("features", "local_window", "ff_mult", "ff_chunks", "head_dim")),
+    *(("info", name, str(2**63 - 1)) for name in ("depth", "batch_size", "fields.features")),
+    *(("bench", name, str(2**63 - 1)) for name in ("rounds", "threads")),
     *(("train", name, value) for name, value in (("evaluations", "10001"), ("seed", str(2**70)), ("budget", "9" * 400 + "h"))),
 ]
 

@@ -315,6 +315,25 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_built(run: Any, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("size", [{"depth": 10**8}, {"fields": {"features": 2**31 - 1}}, {"fields": {"ff_mult": 2**31 - 1}}])
+def test_sizes_that_would_take_hours_to_count_are_refused_at_once(size: dict[str, Any], run: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model: training needs more than .* are available"):
+        run(tmp_path / "run", **size)
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_is_told_with_what_was_kept(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, calls = LanguageModel.loss, iter(range(1000))
+
+    def hungry(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        return good(self, tokens) if next(calls) < 12 else torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(LanguageModel, "loss", hungry)
+    kept = "no model is saved there, and the checkpoint of step 10"
+    with pytest.raises(TrainingError, match=rf"out of memory .*; {kept} .*smaller --batch_size"):
+        run(tmp_path / "run", max_steps=20, save_every=5)
+
+
 def test_weights_of_another_run_are_a_start(run: Any, tmp_path: Path, measurements: Any) -> None:
     first = run(tmp_path / "first", max_steps=30)
     second = run(tmp_path / "second", weights=str(tmp_path / "first"))

@@ -78,6 +78,8 @@ class BenchOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None and value > 2**20:
+                raise ValueError(f"{name} must be at most {2**20:,}, got {value:,}")
         if self.resume and self.out is None:
             raise ValueError("resume needs --out, the folder whose results it goes on with")
         if self.resume and self.overwrite:

@@ -44,6 +44,7 @@ PACKAGES = {
     "data": ("pyarrow", "zstandard"),
     "track": ("tensorboard", "trackio"),
 }
+NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")  # as PyTorch says it of the CPU's
 EXTRAS = {package: extra for extra, packages in PACKAGES.items() for package in packages}
 
 
@@ -110,7 +111,7 @@ def _run(verb: str, argv: list[str]) -> int:
         status = _expected(error)
         if status is None:
             raise
-        return _fail(name, str(error), status)
+        return _fail(name, str(error) or type(error).__name__, status)
 
 
 def _expected(error: Exception) -> int | None:
@@ -118,7 +119,9 @@ def _expected(error: Exception) -> int | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "TrainingError" in kinds or "OutOfMemoryError" in kinds:
         return 1
-    return 2 if kinds & {"UsageError", "ValueError", "OSError"} else None
+    if kinds & {"UsageError", "ValueError", "OSError"}:
+        return 2
+    return 1 if "MemoryError" in kinds or any(words in str(error) for words in NO_MEMORY) else None
 
 
 def _print(text: str, status: int) -> int:

@@ -17,6 +17,7 @@ from .outputs import named
 DEFAULT_BUDGET = "5m"
 TRACKERS = ("tensorboard", "trackio", "wandb")
 LONGEST = 1e9  # seconds, some thirty years
+MOST = 2**31 - 1  # of anything in a model's configuration
 MOST_EVALUATIONS = 10_000  # their places in the run are in every checkpoint
 PATHS = ("data", "tokenizer", "weights")
 
@@ -207,6 +208,8 @@ class TrainOptions:
     def _check(self) -> None:
         for each in dataclasses.fields(self):
             check_numbers(each.name, getattr(self, each.name))
+        for name, value in self.fields.items():
+            _require(not isinstance(value, int) or abs(value) <= MOST, f"fields.{name}", f"at most {MOST:,}", value)
         for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("max_steps", "validation_tokens", "patience", "save_every"):

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
@@ -280,6 +281,9 @@ class Run:
                 raise TrainingError(f"out: the folder {self.folder.path} is gone, and what was in it") from error
             if isinstance(error, OSError):
                 raise TrainingError(f"out: cannot write {self.folder.path} ({error}); {self._kept()}") from error
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                way_out = "give a smaller --batch_size or --context, or --checkpointing"
+                raise TrainingError(f"out of memory ({str(error).splitlines()[0]}); {self._kept()}: {way_out}") from error
             raise
 
     def _kept(self) -> str:
