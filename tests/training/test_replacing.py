@@ -1,5 +1,6 @@
 """`--overwrite` replaces a run, and nothing that no run made; nothing is written among what is read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,17 @@ def test_an_empty_name_is_refused(option: str, name: str, tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
-def test_a_run_is_not_written_among_what_it_reads(run: Any, tmp_path: Path) -> None:
-    write(tmp_path / "notes", {"a.txt": "some words " * 500, "b.txt": "other words " * 500})
-    for data in (str(tmp_path / "notes"), str(tmp_path / "notes" / "**" / "*.txt")):
-        with pytest.raises(ValueError, match="is inside the data"):
-            run(tmp_path / "notes" / "run", data=data)
-    assert sorted(contents(tmp_path / "notes")) == ["a.txt", "b.txt"]
-    run(tmp_path / "notes" / ".runs" / "hidden", data=str(tmp_path / "notes"))
+def test_a_run_is_not_read_by_the_next_one(run: Any, tmp_path: Path) -> None:
+    """Runs in a folder of texts are passed over; a pattern would match their samples."""
+    notes = tmp_path / "notes"
+    write(notes, {"a.txt": "some words " * 500, "b.txt": "other words " * 500})
+    for name in ("runs/first", "runs/second"):
+        run(notes / name, data=str(notes))
+    first, second = (json.loads((notes / name / "run.json").read_text())["corpus"] for name in ("runs/first", "runs/second"))
+    assert first["digest"] == second["digest"]
+    assert second["passed_over"] == {"run": {"count": 1, "first": ["runs/first"]}}
+    with pytest.raises(ValueError, match="is inside the data"):
+        run(notes / "run", data=str(notes / "**" / "*.txt"))
 
 
 @pytest.mark.parametrize("option", ["data", "weights"])

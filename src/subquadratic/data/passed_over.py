@@ -8,11 +8,11 @@ from typing import Any
 
 from .sniffing import BINARY, UTF16, UTF32
 
-EMPTY, REPEATED, LINK, BROKEN = "empty", "repeated", "linked folder", "broken link"
+EMPTY, REPEATED, LINK, BROKEN, RUN = "empty", "repeated", "linked folder", "broken link", "run"
 NO_TEXT, BAD = "row without text", "bad row"
 AS_TEXT = "without the column 'text'"  # not passed over, but not read as its name says either
-FIRST, LAST = (BINARY, UTF16, UTF32, EMPTY, REPEATED), (LINK, BROKEN, NO_TEXT, BAD)  # in a line; other reasons between
-PLURALS = {LINK: "linked folders", BROKEN: "broken links", NO_TEXT: "rows without text", BAD: "bad rows"}
+FIRST, LAST = (BINARY, UTF16, UTF32, EMPTY, REPEATED), (LINK, BROKEN, RUN, NO_TEXT, BAD)  # in a line; other reasons between
+PLURALS = {LINK: "linked folders", BROKEN: "broken links", RUN: "runs", NO_TEXT: "rows without text", BAD: "bad rows"}
 NAMED = 3  # places that a line names
 KEPT = 10  # places that are remembered
 SKIP_HINT = "--skip_bad_rows leaves such rows out, and counts them"

@@ -34,7 +34,7 @@ from typing import Any
 
 from .delimited import AUTO, QUOTES
 from .documents import STDIN, TEXT_FIELD, Document, read_documents
-from .passed_over import BROKEN, LINK, PassedOver
+from .passed_over import BROKEN, LINK, RUN, PassedOver
 from .reading import COMPRESSED, expand_user, file_size, file_stat
 from .rows import has_field, table_kind
 
@@ -44,6 +44,8 @@ STDLIB = "stdlib"
 # and `pydoc_data` are near-duplicate tables and one generated file: they would make validation look better than it is.
 _STDLIB_SKIP_ANYWHERE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
 _STDLIB_SKIP_TOP = {"encodings", "pydoc_data"}
+
+RUN_FILES = {"run.yaml", "run.json"}  # by which `subq train` writes what it did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +260,7 @@ def _several(name: str, files: Iterator[tuple[str, Path]], left: list[tuple[str,
 
 
 def _walk(root: Path, left: list[tuple[str, str]]) -> Iterator[tuple[str, Path]]:
-    """Every file below `root` that is not hidden, with its path below it; links that lead to no file go to `left`."""
+    """Every file below `root` that is not hidden, with its path below it; links that lead to no file, and runs, go to `left`."""
 
     def refuse(error: OSError) -> None:
         raise ValueError(f"data: cannot read the folder {error.filename}: {error.strerror}") from error
@@ -266,6 +268,10 @@ def _walk(root: Path, left: list[tuple[str, str]]) -> Iterator[tuple[str, Path]]
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         below = Path(folder).relative_to(root)
+        if RUN_FILES.issubset(files) and Path(folder) != root:  # a run that was trained here, whose samples and page are no text to learn
+            left.append((RUN, below.as_posix()))
+            folders.clear()
+            continue
         left.extend((LINK, (below / name).as_posix()) for name in folders if os.path.islink(os.path.join(folder, name)))
         for file in files:
             path = Path(folder) / file

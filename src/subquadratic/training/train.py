@@ -75,7 +75,8 @@ def _check_sources(options: TrainOptions, folder: RunFolder) -> None:
     """Raises ValueError where the run would write among what it reads, or `overwrite` would delete it."""
     if options.dry_run or options.resume is not None:
         return
-    check_outside("out", folder.path, options.data)
+    if options.data is not None and not os.path.isdir(os.path.expanduser(options.data)):  # in a folder, runs are passed over
+        check_outside("out", folder.path, options.data)
     for name in ("data", "tokenizer", "weights"):
         value = getattr(options, name)
         if value is None or not options.overwrite or not os.path.lexists(value):
