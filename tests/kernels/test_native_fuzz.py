@@ -82,7 +82,8 @@ def test_kernels_keep_to_their_memory(target: str, tmp_path: Path) -> None:
     runtimes = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in ask]
     if not all(os.path.isabs(path) for path in runtimes):
         pytest.skip(f"{compiler} has no sanitizers")
-    library._made(compiler, (*library.FLAGS, *SANITIZERS, *(TARGETS[target] or library._for_this_processor())))  # a compiler in there is slow
+    flags = (*library.FLAGS, *SANITIZERS, *(TARGETS[target] or library._for_this_processor()))
+    library._made(compiler, flags)  # here: a compiler with sanitizers in it is slow
     environment = os.environ | {
         "LD_PRELOAD": " ".join(runtimes), "SUBQUADRATIC_SANITIZE": target, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path),
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:log_path={tmp_path}/found",
