@@ -30,6 +30,13 @@ def with_gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[
     return [tensor.detach() for tensor in outputs] + list(gradients)
 
 
+def with_second_derivatives(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What a penalty on the gradients of all inputs, and on the outputs, says of each input."""
+    gradients = torch.autograd.grad(outputs, inputs, directions(outputs), create_graph=True)
+    both = [*outputs, *gradients]
+    return list(torch.autograd.grad(both, inputs, directions(both)))
+
+
 def compiled(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs and gradients of a function compiled whole, and of the same function plain."""
     torch._dynamo.reset()

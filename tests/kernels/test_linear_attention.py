@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="the kernels need triton: pip install 'subq
 from subquadratic.kernels.linear_attention import _forward, gated_linear_attention
 from subquadratic.ops.linear_attention import linear_attention_reference
 
-from .checks import TOLERANCE, assert_close, compiled, with_gradients
+from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
 from .linear_case import Case, case, documents, recurrence, run
 
 SHAPES = [(2, 2, 1, 16, 8), (1, 3, 15, 40, 64), (2, 1, 64, 16, 64), (1, 2, 100, 40, 8)]
@@ -73,6 +73,9 @@ def test_packed_documents_equal_each_by_itself(borders: list[int], device: torch
     single = packed.with_leaves()
     results = [(x.values, x.total, x.weight) if not x.values.shape[2] else run(x) for x in documents(single, borders)]
     expected = (torch.cat([r[0] for r in results], dim=2), torch.cat([r[1] for r in results]), torch.cat([r[2] for r in results]))
+    assert_close(
+        with_second_derivatives(found, packed.differentiable()), with_second_derivatives(expected, single.differentiable()), 1e-4
+    )
     assert_close(with_gradients(found, packed.differentiable()), with_gradients(expected, single.differentiable()), 1e-5)
 
 
@@ -147,11 +150,11 @@ def test_the_operator_is_registered_right(packed: bool, device: torch.device) ->
     torch.library.opcheck(_forward, (*given.with_leaves(), cu_seqlens))
 
 
-def test_second_derivatives_raise(device: torch.device) -> None:
-    given = case(1, 1, 4, 16, 8, dtype=torch.float32, device=device).with_leaves()
-    (gradient,) = torch.autograd.grad(run(given)[0].sum(), [given.queries], create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula"):
-        gradient.sum().backward()
+def test_second_derivatives(device: torch.device) -> None:
+    given = case(1, 2, 20, 16, 8, dtype=torch.float32, device=device).with_leaves()
+    exact = given.with_leaves(torch.float64)
+    found = with_second_derivatives(run(given), given.differentiable())
+    assert_close(found, with_second_derivatives(recurrence(exact), exact.differentiable()), 1e-4)
 
 
 def test_wrong_arguments_are_named(device: torch.device) -> None:

@@ -199,12 +199,6 @@ def test_an_estimate_on_shapes_alone_goes_the_same_way(calls: list[int]) -> None
     assert calls == [300] and y.shape == (1, 300, 24)
 
 
-def test_a_second_derivative_is_refused() -> None:
-    layer, x = FeedForward(16), torch.randn(1, 300, 16, requires_grad=True)
-    with pytest.raises(RuntimeError, match="once"):
-        torch.autograd.grad(layer(x).sum(), x, create_graph=True)
-
-
 def test_a_width_that_does_not_fit_is_refused_as_by_pytorch() -> None:
     with pytest.raises(RuntimeError):
         FeedForward(16)(torch.randn(1, 300, 15))

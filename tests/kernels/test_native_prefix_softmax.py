@@ -13,6 +13,7 @@ from subquadratic.ops import prefix_softmax as ops
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.pool_state import EMPTY, PoolState
 from subquadratic.ops.prefix_softmax import prefix_softmax_mean, prefix_softmax_mean_reference
+from subquadratic.ops.prefix_softmax_formula import mean_by_formula
 from subquadratic.ops.prefix_softmax_native import NativePrefixMean
 from subquadratic.ops.rotary import complex_product
 
@@ -36,7 +37,7 @@ def defined(
     """By operations that autograd follows."""
     values = values if turns is None else complex_product(values, turns)
     state = PoolState(maximum, weight, total)
-    mean, after = ops._plain(*ops._blank(logits, values, mask), state, 8)
+    mean, after = mean_by_formula(logits, values, mask, state, None)
     if queries is not None and turns is not None:
         mean = complex_product(complex_product(queries, turns), mean, conjugate=True)
     elif queries is not None:

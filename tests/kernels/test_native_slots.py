@@ -11,6 +11,7 @@ from subquadratic.kernels.native import slots as kernel
 from subquadratic.ops import slot_attention as ops
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.slot_attention import SlotState, causal_slot_attention
+from subquadratic.ops.slot_formula import slots_by_formula
 from subquadratic.ops.slots_native import NativeSlots
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
@@ -29,8 +30,7 @@ def drawn(
 
 def defined(*arguments: Tensor) -> tuple[Tensor, ...]:
     """Everything at once, by operations that autograd follows."""
-    output, after = ops._plain(arguments[:5], SlotState(*arguments[5:]), 0.0, 8)
-    return output, after.keys, after.values
+    return slots_by_formula(arguments[:5], arguments[5], arguments[6], None, chunk=8)
 
 
 def error(found: Tensor, true: Tensor) -> float:

@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="the kernels need triton: pip install 'subq
 from subquadratic.kernels.prefix_softmax import _forward, prefix_softmax_mean
 from subquadratic.ops.prefix_softmax import prefix_softmax_mean_reference
 
-from .checks import TOLERANCE, assert_close, compiled, with_gradients
+from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
 from .pool_case import Case, case, recurrence, run
 
 SHAPES = [(2, 2, 1, 8), (1, 3, 15, 64), (2, 1, 64, 8), (1, 2, 100, 64), (1, 1, 100, 72)]
@@ -115,11 +115,11 @@ def test_the_operator_is_registered_right(packed: bool, device: torch.device) ->
     torch.library.opcheck(_forward, (*given.with_leaves(), cu_seqlens))
 
 
-def test_second_derivatives_raise(device: torch.device) -> None:
-    given = case(1, 1, 4, 8, dtype=torch.float32, device=device).with_leaves()
-    (gradient,) = torch.autograd.grad(run(given)[0].sum(), [given.logits], create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula"):
-        gradient.sum().backward()
+def test_second_derivatives(device: torch.device) -> None:
+    given = case(1, 2, 20, 8, dtype=torch.float32, device=device).with_leaves()
+    exact = given.with_leaves(torch.float64)
+    found = with_second_derivatives(run(given), given.differentiable())
+    assert_close(found, with_second_derivatives(recurrence(exact), exact.differentiable()), 1e-4)
 
 
 def test_wrong_arguments_are_named(device: torch.device) -> None:

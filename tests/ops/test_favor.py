@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -238,12 +239,34 @@ def test_torch_func_takes_the_formula(causal: bool) -> None:
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_second_derivatives_are_refused_and_never_left_out(causal: bool) -> None:
-    *given, projection = inputs(1, 1, 5)
-    q, k, v = (x.requires_grad_() for x in given)
-    loss = attend(q, k, v, projection, causal=causal).sum()  # its gradient needs none: PyTorch's own decorator would let it pass
-    with pytest.raises(RuntimeError, match="create_graph"):
-        torch.autograd.grad(loss, (v,), create_graph=True)
+@pytest.mark.parametrize("padded", [True, False])
+def test_second_derivatives(causal: bool, padded: bool) -> None:
+    projection = torch.randn(3, 2, dtype=torch.float64)
+    given = [torch.randn(2, 1, 5, 2, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    mask = torch.tensor([[True] * 5, [False, True, True, True, False]]) if padded else None
+    assert torch.autograd.gradgradcheck(lambda *x: attend(*x, projection, causal=causal, mask=mask), given, fast_mode=True)
+
+
+def test_second_derivatives_of_documents_and_of_what_came_before() -> None:
+    projection, cu_seqlens = torch.randn(3, 2, dtype=torch.float64), torch.tensor([0, 3, 3, 7])
+    with torch.no_grad():
+        past = [torch.randn(3, 1, 4, 2, dtype=torch.float64) for _ in range(3)]
+        _, before = causal_favor(*past, projection)
+    given = [torch.randn(1, 1, 7, 2, dtype=torch.float64) for _ in range(3)]
+    leaves = [x.requires_grad_() for x in (*given, before.total, before.weight)]
+
+    def run(*x: Tensor) -> tuple[Tensor, ...]:
+        state = replace(before, total=x[3], weight=x[4])
+        output, after = causal_favor(*x[:3], projection, state, cu_seqlens=cu_seqlens, chunk=2, block=2)
+        return output, after.total / after.weight[..., None]  # each by itself is relative to the maximum, a constant to autograd
+
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+    direction = [torch.randn_like(x) for x in leaves]
+    _, found = torch.func.jvp(run, tuple(x.detach() for x in leaves), tuple(direction))
+    with torch.no_grad():
+        low, high = (run(*(x + sign * 1e-6 * d for x, d in zip(leaves, direction, strict=True))) for sign in (-1, 1))
+    for tangent, below, above in zip(found, low, high, strict=True):
+        torch.testing.assert_close(tangent, (above - below) / 2e-6, rtol=1e-6, atol=1e-7)
 
 
 def test_wrong_shapes_are_named() -> None:

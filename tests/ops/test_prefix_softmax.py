@@ -227,10 +227,21 @@ def test_compiles_whole(length: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_there_is_no_second_derivative() -> None:
-    logits, values = torch.randn(1, 1, 5, requires_grad=True), torch.randn(1, 1, 5, 3)
-    with pytest.raises(RuntimeError, match="can be differentiated once"):
-        torch.autograd.grad(prefix_softmax_mean(logits, values)[0].sum(), logits, create_graph=True)
+@pytest.mark.parametrize("packed", [True, False])
+def test_second_derivatives(packed: bool) -> None:
+    rows, cu_seqlens = (3, torch.tensor([0, 3, 3, 7])) if packed else (1, None)
+    logits, values = torch.randn(1, 1, 7, dtype=torch.float64), torch.randn(1, 1, 7, 2, dtype=torch.float64)
+    mask = torch.tensor([[True, True, False, True, True, True, False]])
+    with torch.no_grad():
+        _, before = prefix_softmax_mean(*(torch.randn(rows, 1, 4, *more, dtype=torch.float64) for more in ((), (2,))))
+    leaves = [x.requires_grad_() for x in (logits, values, before.weight, before.total)]
+
+    def run(logits: Tensor, values: Tensor, weight: Tensor, total: Tensor) -> tuple[Tensor, ...]:
+        state = PoolState(before.maximum, weight, total)
+        output, after = prefix_softmax_mean(logits, values, mask, state, cu_seqlens=cu_seqlens, chunk=2)
+        return output, after.total / after.weight  # each by itself is relative to the maximum, a constant of this kind of derivative
+
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
 def test_wrong_shapes_are_named() -> None:

@@ -211,10 +211,17 @@ def test_compiles_whole(length: int) -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_there_is_no_second_derivative() -> None:
-    inputs = draw(length=5)
-    with pytest.raises(RuntimeError, match="can be differentiated once"):
-        torch.autograd.grad(causal_slot_attention(*inputs)[0].sum(), inputs[:1], create_graph=True)
+@pytest.mark.parametrize("packed", [True, False])
+def test_second_derivatives(packed: bool) -> None:
+    batch, length, cu_seqlens = (1, 7, torch.tensor([0, 3, 3, 7])) if packed else (2, 5, None)
+    sizes = [(batch, 2, length, 2)] * 3 + [(length, 3)] * 2 + [(3 if packed else batch, 2, 3, 2)] * 2
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        output, after = causal_slot_attention(*tensors[:5], SlotState(*tensors[5:]), cu_seqlens=cu_seqlens, chunk=4)
+        return output, after.keys, after.values
+
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 def test_wrong_shapes_are_named() -> None:

@@ -1,6 +1,7 @@
 """Exact attention in parts against its definition, and what grows by appending."""
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -59,10 +60,12 @@ def test_low_precision_is_finite(low: torch.dtype, parts: None) -> None:
     assert output.dtype == low and all(x.isfinite().all() for x in (output, *gradients))
 
 
-def test_a_second_derivative_is_refused(parts: None) -> None:
-    inputs = qkv(3, 5)
-    with pytest.raises(RuntimeError, match="can be differentiated once"):
-        torch.autograd.grad(softmax_attention(*inputs, causal=True).sum(), inputs, create_graph=True)
+ALLOWED = torch.tensor([[True, False, True, True, False]] * 2 + [[False] * 5])
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"allowed": ALLOWED}])
+def test_second_derivatives(options: dict[str, Any], parts: None) -> None:
+    assert torch.autograd.gradgradcheck(lambda *x: softmax_attention(*x, **options), qkv(3, 5), fast_mode=True)
 
 
 @torch.no_grad()

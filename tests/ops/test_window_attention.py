@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-import subquadratic.ops.window_attention as window_module
+from subquadratic.ops import window_parts
 from subquadratic.ops.softmax_attention import softmax_attention_reference
 from subquadratic.ops.window_attention import empty_window, extend_window_attention, window_allowed_reference, window_attention
+from subquadratic.ops.window_formula import windows_by_formula
 
 CASES = [(length, window) for length in (1, 4, 5, 23) for window in (1, 4, 5, 30)]
 
@@ -84,13 +85,13 @@ def test_equals_the_plain_formulation(
     heads_apart: bool, causal: bool, sliding: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both run on CPUs; long enough for runs of several blocks, in each layout of heads."""
-    monkeypatch.setattr(window_module, "RUN", 3 * 5 * 2 * 4)  # three blocks
+    monkeypatch.setattr(window_parts, "RUN", 3 * 5 * 2 * 4)  # three blocks
     tensors = [torch.randn(2, 43, 2, 4, dtype=torch.float64).transpose(1, 2) for _ in range(3)]
     tensors = [(tensor.contiguous() if heads_apart else tensor).requires_grad_() for tensor in tensors]
     mask = torch.rand(2, 43) < 0.8 if masked else None
     arguments = {"window": 5, "causal": causal, "sliding": sliding, "mask": mask}
     output = window_attention(*tensors, **arguments)
-    plain = window_module._plain(*tensors, **arguments, dropout=0.0)
+    plain = windows_by_formula(*tensors, **arguments, dropout=0.0)
     torch.testing.assert_close(output, plain)
     direction = torch.randn_like(output)
     for a, b in zip(torch.autograd.grad(output, tensors, direction), torch.autograd.grad(plain, tensors, direction), strict=True):
@@ -151,11 +152,17 @@ def test_dropout_drops() -> None:
     assert (many - whole).square().mean().sqrt() < 0.05 * whole.square().mean().sqrt()
 
 
-def test_a_second_derivative_is_refused() -> None:
-    inputs = qkv(23).requires_grad_()
-    output = window_attention(*inputs, window=5, causal=True)
-    with pytest.raises(RuntimeError, match="can be differentiated once"):
-        torch.autograd.grad(output.sum(), inputs, create_graph=True)
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("sliding", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_second_derivatives(causal: bool, sliding: bool, padded: bool) -> None:
+    inputs = torch.randn(3, 2, 1, 8, 2, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True] * 6 + [False] * 2, [False] + [True] * 7]) if padded else None
+
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        return window_attention(*inputs, window=3, causal=causal, sliding=sliding, mask=mask)
+
+    assert torch.autograd.gradgradcheck(run, (inputs,), fast_mode=True)
 
 
 def test_compiles_whole() -> None:

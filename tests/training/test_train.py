@@ -28,11 +28,16 @@ from subquadratic.training.setup import backbone_config
 from subquadratic.training.train import prepare, train
 
 
+def validation_tokens(out: Path) -> int:
+    return json.loads((out / "run.json").read_text())["corpus"]["validation_tokens"]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_trains_as_a_next_token_model(model: str, run: Any, tmp_path: Path) -> None:
     result = run(tmp_path / "run", model=model)
     assert result.steps == 3
     assert 0 <= result.score.accuracy <= 1
+    assert result.score.predicted == validation_tokens(tmp_path / "run") - 1, "every token but the first"
     assert "⟫" in result.sample
     loaded = LanguageModel.from_pretrained(tmp_path / "run")
     assert loaded.config.model_type == model
@@ -45,6 +50,7 @@ def test_the_models_that_can_train_as_masked_models(model: str, run: Any, tmp_pa
     result = run(tmp_path / "run", model=model, causal=False)
     assert "[filled in]" in result.sample
     assert measurements(tmp_path / "run")[-1]["validation_accuracy"] == result.score.accuracy
+    assert result.score.predicted == validation_tokens(tmp_path / "run") - 1, "every token but the first"
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -81,7 +87,8 @@ def test_the_run_folder_says_what_was_done_and_can_be_done_again(run: Any, tmp_p
     assert facts["result"]["validation_bits_per_byte"] == first.score.bits_per_byte
     page = (tmp_path / "first" / "README.md").read_text()
     assert facts["corpus"]["digest"] in page
-    assert f"subq generate {tmp_path / 'first'}" in page
+    assert "\nsubq generate ." in page  # relative to the page, wherever the folder is moved
+    assert str(tmp_path / "first") not in page
     assert (tmp_path / "first" / "loss.svg").read_text().rstrip().endswith("</svg>")
     options = yaml.safe_load((tmp_path / "first" / "run.yaml").read_text())
     assert None not in {options[name] for name in ("dim", "depth", "heads", "context", "causal", "learning_rate", "batch_size")}
@@ -306,6 +313,25 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_built(run: Any, tmp_pat
     with pytest.raises(ValueError, match=r"training needs about [\d,.]+ TB \(weights .* but [\d,.]+ GB are available"):
         run(tmp_path / "run", model="transformer", dim=65536, heads=64, depth=200)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [{"depth": 10**8}, {"fields": {"features": 2**31 - 1}}, {"fields": {"ff_mult": 2**31 - 1}}])
+def test_sizes_that_would_take_hours_to_count_are_refused_at_once(size: dict[str, Any], run: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model: training needs more than .* are available"):
+        run(tmp_path / "run", **size)
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_is_told_with_what_was_kept(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, calls = LanguageModel.loss, iter(range(1000))
+
+    def hungry(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+        return good(self, tokens) if next(calls) < 12 else torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(LanguageModel, "loss", hungry)
+    kept = "no model is saved there, and the checkpoint of step 10"
+    with pytest.raises(TrainingError, match=rf"out of memory .*; {kept} .*smaller --batch_size"):
+        run(tmp_path / "run", max_steps=20, save_every=5)
 
 
 def test_weights_of_another_run_are_a_start(run: Any, tmp_path: Path, measurements: Any) -> None:

@@ -67,6 +67,13 @@ class InfoOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name, most in (("depth", 10_000), ("batch_size", 2**31 - 1)):  # every layer is built, if without its memory
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {value:,}")
+        for name, value in self.fields.items():
+            if isinstance(value, int) and value > 2**20:
+                raise ValueError(f"fields.{name} must be at most {2**20:,}, got {value:,}")
         if self.run is not None:
             plain = InfoOptions()
             for name in ("model", "causal", "dim", "depth", "heads", "fields", "vocab_size"):

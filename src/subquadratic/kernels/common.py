@@ -8,6 +8,8 @@ Axes: B batch, N length, H heads, K head width, M features, G chunks of all docu
 # mypy: disallow-untyped-defs=False
 # (device code has no types that Python knows)
 
+import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,6 +49,30 @@ def cut(batch: int, length: int, size: int, cu_seqlens: Tensor | None) -> Chunks
     document = torch.searchsorted(ends, index, right=True)
     first = cu_seqlens[document] + (index - offsets[document]) * size
     return Chunks(size, count, documents, 0, offsets, torch.stack((document.where(document < documents, -1), first), dim=1))
+
+
+def by_document(
+    formula: Callable[..., tuple[Tensor, ...]], cu_seqlens: Tensor | None, length: int, lines: Sequence[Tensor], state: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """A formula of sequences and the state before them, which gives an output and the state after, of each document by itself.
+
+    Args:
+        formula: takes ``lines`` and ``state``.
+        cu_seqlens: (P + 1,) or None.
+        length: N.
+        lines: tensors whose axis of positions is -2.
+        state: tensors of P rows.
+    """
+    if cu_seqlens is None:
+        return formula(*lines, *state)
+    outputs, after = [], []
+    for row, (start, stop) in enumerate(itertools.pairwise(cu_seqlens.tolist())):
+        before = [x[row : row + 1] for x in state]
+        if stop > start:
+            output, *before = formula(*(x[..., start:stop, :] for x in lines), *before)
+            outputs.append(output)
+        after.append(before)
+    return torch.cat(outputs, dim=-2), *(torch.cat(rows) for rows in zip(*after, strict=True))
 
 
 def tile(size: int, dtype: torch.dtype) -> int:

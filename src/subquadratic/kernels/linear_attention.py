@@ -16,7 +16,22 @@ import triton
 from torch import Tensor
 
 from . import linear_attention_device as device
-from .common import LAUNCH, Chunks, check_inputs, check_shapes, cut, documents_of, lines, more_warps, plain, slopes, strides, tile
+from .common import (
+    LAUNCH,
+    Chunks,
+    by_document,
+    check_inputs,
+    check_shapes,
+    cut,
+    documents_of,
+    lines,
+    more_warps,
+    plain,
+    slopes,
+    strides,
+    tile,
+)
+from .derivatives import differentiable, keep, kept
 
 
 def gated_linear_attention(
@@ -46,7 +61,7 @@ def gated_linear_attention(
 
     Returns:
         (B, H, N, K) like ``values``, exactly zero where abs(q z) <= 1e-24; and the total and weight after the last position, relative to
-        exp of the last maximum. Gradients reach all but ``maximum`` and ``start``; second derivatives raise.
+        exp of the last maximum. Gradients reach all but ``maximum`` and ``start``.
 
     Raises:
         ValueError: if shapes or dtypes disagree.
@@ -166,13 +181,34 @@ def _(
     return new(lines(queries)), new(lines(keys)), new(lines(values)), plain(total.shape, total), plain(weight.shape, total)
 
 
+def _formula(
+    queries: Tensor, keys: Tensor, values: Tensor, maximum: Tensor, total: Tensor, weight: Tensor, start: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The definition, O(N^2): for derivatives of the gradients."""
+
+    def one(q: Tensor, k: Tensor, v: Tensor, m: Tensor, total: Tensor, weight: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        decay, arriving, last = (m.mT - m).clamp_max(0.0).exp().tril(), (start[..., None] - m).exp(), m[..., -1:, :]
+        scores = (q @ k.mT) * decay
+        above = scores @ v + arriving * (q @ total)
+        below = scores.sum(dim=-1, keepdim=True) + arriving * (q @ weight[..., None])
+        some, rest, k = below.abs() > 1e-24, (start[..., None] - last).exp(), k * (m - last).exp()
+        output = torch.where(some, above / torch.where(some, below, 1.0), 0.0)
+        return output, rest * total + k.mT @ v, rest[..., 0] * weight + k.sum(dim=-2), start
+
+    lines = (*(x.float() for x in (queries, keys, values)), maximum[..., None])
+    output, total, weight, _ = by_document(one, cu_seqlens, queries.shape[2], lines, (total, weight, start))
+    return output.to(values.dtype), total, weight, None
+
+
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:7], output[0], output[3], inputs[7])
+    keep(ctx, inputs, output[0], output[3])
     ctx.mark_non_differentiable(output[3])
 
 
+@differentiable(_formula)
 def _differentiate(ctx: Any, grad_output: Tensor, grad_total: Tensor, grad_weight: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad_output, grad_total, grad_weight, *ctx.saved_tensors)
+    (*inputs, cu_seqlens), made = kept(ctx)
+    grads = _backward(grad_output, grad_total, grad_weight, *inputs, *made, cu_seqlens)
     return *grads[:3], None, *grads[3:], None, None
 
 

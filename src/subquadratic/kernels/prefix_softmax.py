@@ -24,6 +24,7 @@ from .common import (
     DTYPES,
     LAUNCH,
     Chunks,
+    by_document,
     check_inputs,
     check_shapes,
     cut,
@@ -39,6 +40,7 @@ from .common import (
     strides,
     tile,
 )
+from .derivatives import differentiable, keep, kept
 
 
 def prefix_softmax_mean(
@@ -57,7 +59,7 @@ def prefix_softmax_mean(
 
     Returns:
         (B, H, N, K) like ``values``, exactly zero where no real token has come; and maximum, weight and total after the last position.
-        Gradients reach logits, values, weight and total (the maximum is a constant); second derivatives raise.
+        Gradients reach logits, values, weight and total (the maximum is a constant).
 
     Raises:
         ValueError: if shapes or dtypes disagree.
@@ -165,14 +167,35 @@ def _(
     return torch.empty_like(logits), torch.empty_like(lines(values)), *state
 
 
+def _formula(
+    logits: Tensor, values: Tensor, maximum: Tensor, weight: Tensor, total: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The definition, O(N^2): for derivatives of the gradients."""
+
+    def one(scores: Tensor, values: Tensor, start: Tensor, weight: Tensor, total: Tensor) -> tuple[Tensor, ...]:
+        m = torch.maximum(scores.detach()[..., 0].cummax(dim=-1).values, start)[..., None]
+        weights = (scores.mT - m).masked_fill(torch.ones_like(scores @ scores.mT, dtype=torch.bool).triu(1), -torch.inf).exp()
+        arriving = (start[..., None] - m).exp()
+        weights_sum = weights.sum(dim=-1, keepdim=True) + arriving * weight[..., None]
+        sums = weights @ values + arriving * total[..., None, :]
+        output = torch.where(weights_sum > 0, sums / torch.where(weights_sum > 0, weights_sum, 1.0), 0.0)
+        return output, m[..., -1, :], weights_sum[..., -1, :], sums[..., -1, :]
+
+    lines, state = (logits.float()[..., None], values.float()), (maximum, weight, total)
+    output, _, weight, total = by_document(one, cu_seqlens, values.shape[2], lines, state)
+    return output.to(values.dtype), None, weight, total, None, None
+
+
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, values, maximum, _, _, cu_seqlens = inputs
-    ctx.save_for_backward(logits, values, maximum, output[0], output[4], output[5], cu_seqlens)
+    keep(ctx, inputs, output[0], output[4], output[5])
     ctx.mark_non_differentiable(output[1], output[4], output[5])
 
 
+@differentiable(_formula)
 def _differentiate(ctx: Any, grad_output: Tensor, _: Any, grad_weight: Tensor, grad_total: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
-    grad_logits, grad_values, grad_weight, grad_total = _backward(grad_output, grad_weight, grad_total, *ctx.saved_tensors)
+    (logits, values, maximum, _, _, cu_seqlens), made = kept(ctx)
+    grads = _backward(grad_output, grad_weight, grad_total, logits, values, maximum, *made, cu_seqlens)
+    grad_logits, grad_values, grad_weight, grad_total = grads
     return grad_logits, grad_values, None, grad_weight, grad_total, None
 
 

@@ -18,7 +18,22 @@ import triton
 from torch import Tensor
 
 from . import slot_attention_device as device
-from .common import LAUNCH, Chunks, check_inputs, check_shapes, cut, documents_of, lines, more_warps, plain, slopes, strides, tile
+from .common import (
+    LAUNCH,
+    Chunks,
+    by_document,
+    check_inputs,
+    check_shapes,
+    cut,
+    documents_of,
+    lines,
+    more_warps,
+    plain,
+    slopes,
+    strides,
+    tile,
+)
+from .derivatives import differentiable, keep, kept
 
 
 def causal_slot_attention(
@@ -44,8 +59,7 @@ def causal_slot_attention(
             Then B = 1, and the weights are those of each position in its own document.
 
     Returns:
-        (B, H, N, V) like ``queries``, and the two slots after the last position. Gradients reach all seven tensors; second derivatives
-        raise.
+        (B, H, N, V) like ``queries``, and the two slots after the last position. Gradients reach all seven tensors.
 
     Raises:
         ValueError: if shapes or dtypes disagree, or a head is wider than 256.
@@ -187,14 +201,40 @@ def _(
     return grads[0], grads[1], grads[2], *weights, plain(key_slots.shape, queries), plain(value_slots.shape, queries)
 
 
+def _formula(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_weights: Tensor,
+    value_weights: Tensor,
+    key_slots: Tensor,
+    value_slots: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """The definition, O(N^2): for derivatives of the gradients."""
+
+    def one(q: Tensor, k: Tensor, v: Tensor, e: Tensor, f: Tensor, key_slots: Tensor, value_slots: Tensor) -> tuple[Tensor, ...]:
+        scores = q @ key_slots.mT + (q @ k.mT).tril() @ e
+        weights = (scores * q.shape[-1] ** -0.5).softmax(dim=-1)
+        output = weights @ value_slots + (weights @ f.mT).tril() @ v
+        return output, key_slots + e.mT @ k, value_slots + f.mT @ v
+
+    lines = [x.float() for x in (queries, keys, values, key_weights[:, None], value_weights[:, None])]
+    output, key_slots, value_slots = by_document(one, cu_seqlens, queries.shape[2], lines, (key_slots, value_slots))
+    return output.to(queries.dtype), key_slots, value_slots, None
+
+
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:7], output[0], output[3], inputs[7])
+    keep(ctx, inputs, output[0], output[3])
     ctx.mark_non_differentiable(output[3])
 
 
+@differentiable(_formula)
 def _differentiate(ctx: Any, grad_output: Tensor, grad_keys: Tensor, grad_values: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    key_weights = ctx.saved_tensors[3]
-    *grads, of_keys, of_values, first_keys, first_values = _backward(grad_output, grad_keys, grad_values, *ctx.saved_tensors)
+    (*inputs, cu_seqlens), made = kept(ctx)
+    key_weights = inputs[3]
+    found = _backward(grad_output, grad_keys, grad_values, *inputs, *made, cu_seqlens)
+    *grads, of_keys, of_values, first_keys, first_values = found
     of_keys, of_values = (
         (grad if key_weights.shape[0] == grad.shape[0] else grad.sum(dim=0, keepdim=True)).to(key_weights.dtype)
         for grad in (of_keys, of_values)

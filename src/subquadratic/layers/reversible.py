@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import get_device_states, set_device_states
+
+from ..kernels.derivatives import gradients_of, is_followed
+from ..ops.backend import is_traced
 
 Arguments = dict[str, Any]
 
@@ -27,8 +31,9 @@ def run_reversible(branches: Sequence[nn.Module], x: Tensor, arguments: Argument
     """
     shared = [name for name, value in arguments.items() if isinstance(value, Tensor) and value.requires_grad]
     parameters = list({id(p): p for branch in branches for p in branch.parameters() if p.requires_grad}.values())
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not (x.requires_grad or shared or parameters):
-        return _plain(branches, x, arguments)  # a compiler plans its own recomputation, and without gradients nothing is kept
+    if is_traced() or not torch.is_grad_enabled() or not (x.requires_grad or shared or parameters):
+        # A compiler plans its own recomputation, other derivatives need all activations, and without gradients nothing is kept.
+        return _plain(branches, x, arguments)
     first, second = _Reversible.apply(branches, arguments, shared, x, *(arguments[name] for name in shared), *parameters)
     return (first + second) / 2
 
@@ -54,12 +59,14 @@ class _Reversible(torch.autograd.Function):
             streams[index % 2] = streams[index % 2] + branch(streams[(index + 1) % 2], arguments)
         if len(branches) < 2:
             streams = [stream.clone() if stream is x else stream for stream in streams]
-        ctx.save_for_backward(*streams)
+        ctx.save_for_backward(*streams, x)
         return streams[0], streams[1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        streams, gradient = list(ctx.saved_tensors), list(gradients)
+        if is_followed():
+            return _followed(ctx, gradients)
+        streams, gradient = list(ctx.saved_tensors[:2]), list(gradients)
         shared = {name: ctx.arguments[name] for name in ctx.shared}
         sums: dict[int, Tensor] = {}  # by id of the shared tensor or parameter
         for index in reversed(range(len(ctx.branches))):
@@ -81,6 +88,29 @@ class _Reversible(torch.autograd.Function):
                     sums[id(tensor)] = sums[id(tensor)] + part if id(tensor) in sums else part
         x_gradient = gradient[0] + gradient[1] if ctx.needs_input_grad[3] else None
         return None, None, None, x_gradient, *(sums.get(id(tensor)) for tensor in (*shared.values(), *ctx.parameters))
+
+
+def _followed(ctx: Any, gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """Gradients that may be differentiated again: with all activations, from the beginning."""
+    shared = [ctx.arguments[name] for name in ctx.shared]
+    places = {id(parameter): place for place, parameter in enumerate(ctx.parameters)}
+
+    def streams(x: Tensor, *tensors: Tensor) -> list[Tensor]:
+        arguments = {**ctx.arguments, **dict(zip(ctx.shared, tensors, strict=False))}
+        parameters, both = tensors[len(shared) :], [x, x]
+        for index, branch in enumerate(ctx.branches):
+            own = {
+                name: parameters[places[id(parameter)]]
+                for name, parameter in branch.named_parameters(remove_duplicate=False)
+                if id(parameter) in places
+            }
+            with ctx.replays[index]():
+                delta = functional_call(branch, own, (both[(index + 1) % 2], arguments))
+            both[index % 2] = both[index % 2] + delta
+        return both
+
+    given = (ctx.saved_tensors[2], *shared, *ctx.parameters)
+    return None, None, None, *gradients_of(streams, given, ctx.needs_input_grad[3:], gradients)
 
 
 def _record(x: Tensor) -> Callable[[], AbstractContextManager[None]]:

@@ -5,7 +5,6 @@ Axes: B batch, N length, R slots.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..ops.errors import require_choice, require_positive
 
@@ -57,7 +56,8 @@ class SlotProjection(nn.Module):
             keys = _rows(self.key_weights, positions)
             return keys, keys if self.value_weights is None else _rows(self.value_weights, positions)
         runs, within, size = self._runs(positions, lengths)
-        members = F.one_hot(runs, self.slots).to(torch.get_default_dtype()) / size[..., None]
+        # F.one_hot looks at the numbers, which torch.func.vmap has none to show of.
+        members = (runs[..., None] == torch.arange(self.slots, device=runs.device)).to(size.dtype) / size[..., None]
         if self.kind == "pool":
             return members, members
         keys = members * _stretch(self.key_weights, within)[..., None]

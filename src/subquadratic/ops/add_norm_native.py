@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ..kernels.derivatives import gradients_of, is_followed
 from ..kernels.native import add_norm as kernel
 from .backend import PLAIN, are_float32, takes_native
-from .once import once_differentiable
 
 FEWEST = 1 << 19  # numbers below which a call costs what it saves
 
@@ -45,19 +46,28 @@ class NativeAddNorm(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         more = None if delta is None else delta.reshape(rows.shape).contiguous()
         total, y, stats = kernel.add_norm(rows, more, weight.contiguous(), bias.contiguous(), epsilon)
-        total = rows if delta is None else total
-        ctx.save_for_backward(total, weight, stats)
+        total = x if delta is None else total.view(x.shape)
+        # The sum as it is given back, not what was computed of: autograd then knows how it depends on x and delta.
+        ctx.save_for_backward(total, weight, bias, stats)
+        ctx.epsilon = epsilon
         ctx.set_materialize_grads(False)
-        return x.view_as(x) if delta is None else total.view(x.shape), y.view(x.shape)
+        return x.view_as(x) if delta is None else total, y.view(x.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_sum: Tensor | None, d_y: Tensor | None) -> tuple[Tensor | None, ...]:
-        total, weight, stats = ctx.saved_tensors
+        total, weight, bias, stats = ctx.saved_tensors
         if d_y is None:  # nobody asked for the norm
             return d_sum, d_sum, None, None, None
-        shape = d_y.shape
-        d_sum, d_y = (None if one is None else one.reshape(total.shape).contiguous() for one in (d_sum, d_y))
-        d_x, d_weight, d_bias = kernel.add_norm_backward(d_sum, d_y, total, weight.contiguous(), stats)
-        found = (d_x.view(shape), d_x.view(shape), d_weight, d_bias)
-        return *(gradient if need else None for gradient, need in zip(found, ctx.needs_input_grad, strict=False)), None
+        needs = ctx.needs_input_grad
+        if is_followed():
+            d_x, d_weight, d_bias = gradients_of(
+                lambda x, weight, bias: F.layer_norm(x, weight.shape, weight, bias, ctx.epsilon),
+                (total, weight, bias), (any(needs[:2]), *needs[2:4]), (d_y,),
+            )  # fmt: skip
+            d_x = d_x if d_sum is None or d_x is None else d_x + d_sum
+        else:
+            rows = (-1, total.shape[-1])
+            d_sum, d_y, sums = (None if one is None else one.reshape(rows).contiguous() for one in (d_sum, d_y, total))
+            d_x, d_weight, d_bias = kernel.add_norm_backward(d_sum, d_y, sums, weight.contiguous(), stats)
+            d_x = d_x.view(total.shape)
+        return *(gradient if need else None for gradient, need in zip((d_x, d_x, d_weight, d_bias), needs, strict=False)), None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..kernels.derivatives import is_plain, is_transformed
 from ..kernels.native.library import why_not
 from .errors import require, require_choice
 
@@ -45,7 +46,8 @@ def chosen_backend() -> str:
 
 
 def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> bool:
-    """Whether an op on ``values`` goes to Triton; "auto" does so only where the kernel ``fits`` the sizes.
+    """Whether an op on ``values`` goes to Triton; "auto" does so only where the kernel ``fits`` the sizes. Never with none: an empty batch
+    is PyTorch's.
 
     Raises:
         ValueError: for an unknown backend, or "triton" where it cannot run.
@@ -53,7 +55,10 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     name = _chosen if backend is None else backend
     if name in ("torch", "native"):
         return False
+    if is_plain():
+        return False
     if name == "auto":
+        fits = fits and values.numel() > 0 and not is_transformed()
         return fits and values.is_cuda and values.dtype is torch.bfloat16 and kernels.available(values.device)
     require_choice("backend", name, BACKENDS)
     require(
@@ -61,12 +66,16 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
         f"backend='triton' needs triton (pip install 'subquadratic[triton]') and a CUDA device, got tensors on {values.device}; "
         "to try the kernels on a CPU set TRITON_INTERPRET=1 before Python starts",
     )
+    require(
+        not is_transformed(),
+        "backend='triton' has no derivatives for torch.func and forward-mode differentiation: use backend='auto' or 'torch' there",
+    )
     require(values.dtype != torch.float64, "backend='triton' computes in float32, float16 and bfloat16, got float64: use backend='torch'")
-    return True
+    return values.numel() > 0  # no grid has no programs
 
 
 def takes_native(backend: str | None, values: Tensor) -> bool:
-    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does.
+    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values.
 
     Raises:
         ValueError: for an unknown backend, or "native" where it cannot run.
@@ -74,16 +83,18 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
     name = _chosen if backend is None else backend
     fits = values.device.type == "cpu" and values.dtype is torch.float32 and not is_traced()
     if name == "auto":
-        return fits and why_not() is None
+        return fits and values.numel() > 0 and why_not() is None
     require_choice("backend", name, BACKENDS)
-    if name != "native":
+    if name != "native" or is_plain():
         return False
     require(
-        fits,
-        f"backend='native' computes in float32 on a CPU, outside of torch.compile and torch.func, got {values.dtype} on {values.device}",
+        not is_traced(),
+        "backend='native' computes outside of torch.compile, torch.func and forward-mode differentiation: use backend='auto' or 'torch' "
+        "there",
     )
+    require(fits, f"backend='native' computes in float32 on a CPU, got {values.dtype} on {values.device}")
     require(why_not() is None, f"backend='native' cannot run: {why_not()}")
-    return True
+    return values.numel() > 0
 
 
 def are_float32(device: torch.device, tensors: Iterable[Tensor]) -> bool:
@@ -96,6 +107,21 @@ def needs_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+def may_look(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers may be asked for: not while a compiler follows, and not of what ``torch.func.vmap`` maps over."""
+    if torch.compiler.is_compiling():
+        return False
+    if not torch._C._are_functorch_transforms_active():
+        return True
+    inner = torch._C._functorch
+    while inner.is_functorch_wrapped_tensor(tensor):
+        if inner.is_batchedtensor(tensor):
+            return False
+        tensor = inner.get_unwrapped(tensor)
+    return True
+
+
 def is_traced() -> bool:
-    """Whether a compiler, an export or a transform of ``torch.func`` follows the operations: a backward by hand cannot go there."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Whether a compiler, an export, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a backward by
+    hand cannot go there."""
+    return torch.compiler.is_compiling() or is_transformed()

@@ -16,6 +16,7 @@ from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
 from .favor_causal import CausalFavor
+from .favor_formula import causal_by_formula
 from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
 from .linear import linear
@@ -26,6 +27,7 @@ from .linear_attention import (
     empty_features,
     read_features,
     summarise_features,
+    unscaled,
     zero_keys,
 )
 from .precision import exact_dtype, no_autocast
@@ -83,11 +85,11 @@ def causal_favor(
     require_positive(chunk=chunk, block=block)
     by_kernel = takes_triton(backend, values)
     before = (queries, keys, values) if state is None else (queries, keys, values, state.total, state.weight)
-    one = length == 1 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
+    one = length == 1 and batch > 0 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
     if turns is not None and not one:
         queries, keys = turn_both(queries, keys, turns)
-    if is_traced() and not by_kernel:
-        document_bounds(cu_seqlens, batch, length)  # which says that they cannot be compiled
+    if not batch or (is_traced() and not by_kernel and document_bounds(cu_seqlens, batch, length) is None):
+        # Blocks of an empty batch have no size; documents that are traced, document_bounds says, cannot be compiled.
         return _formula(queries, keys, values, projection, state, mask, chunk)
     dtype, given = exact_dtype(queries, values), values.dtype
     features = queries.shape[-1] if projection is None else projection.shape[0]
@@ -98,6 +100,7 @@ def causal_favor(
             state = empty_features(state_rows(bounds, batch), heads, features, values.shape[-1], device=values.device, dtype=dtype)
         elif state.total.dtype is not dtype or state.total.shape[0] != state_rows(bounds, batch):
             state = _fitted(state, state_rows(bounds, batch), dtype)
+        state = state if one or projection is not None else unscaled(state)
         if by_kernel:
             output, total, weight, maximum = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
             counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
@@ -110,14 +113,14 @@ def causal_favor(
         if projection is not None and takes_native(backend, values):
             from .favor_native import NativeCausalFavor
 
-            form: Any = NativeCausalFavor
+            form: Any = NativeCausalFavor.apply
             options: tuple[Any, ...] = (bounds,)
         else:
             pieces = document_chunks(bounds, length, block or _block(values, features, chunk))
-            form, options = CausalFavor, (pieces, chunk)
+            form, options = (causal_by_formula if is_traced() else CausalFavor.apply), (pieces, chunk)
         more = (projection, mask, state.total, state.weight, state.maximum, *options)
-        output, total, weight, maximum = form.apply(queries, keys, values, *more)
-        output = keep_out(lambda *inputs: form.apply(*inputs, *more)[0], (queries, keys, values), output, mask)
+        output, total, weight, maximum = form(queries, keys, values, *more)
+        output = keep_out(lambda *inputs: form(*inputs, *more)[0], (queries, keys, values), output, mask)
         after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
     return output.to(given), after
 
@@ -137,7 +140,7 @@ def summarise_favor(
     """
     dtype = exact_dtype(keys, values)
     with no_autocast(values):
-        if is_traced():
+        if is_traced() or not len(keys):
             return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
         keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
         if takes_native(None, values):
@@ -165,7 +168,7 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
         queries = queries.to(exact)
         if summary.total.dtype is not exact or summary.total.shape[0] != queries.shape[0]:
             summary = _fitted(summary, queries.shape[0], exact)
-        if is_traced():
+        if is_traced() or not len(queries):
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
         if takes_native(None, queries):
             from .favor_native import NativeRead

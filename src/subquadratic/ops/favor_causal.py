@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..kernels.derivatives import differentiable, keep, kept
 from .documents import Chunk as Run
+from .favor_formula import causal_by_formula
 from .linear_attention import NOTHING
-from .once import once_differentiable
 from .precision import no_autocast
 
 LOG2E = math.log2(math.e)
@@ -157,13 +158,13 @@ class CausalFavor(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, heads, length, width = values.shape
-        keep = any(ctx.needs_input_grad)
+        again = any(ctx.needs_input_grad)
         output = values.new_empty(batch, length, heads, width).transpose(1, 2)
         after, marks = torch.cat((total.mT, weight[..., None, :]), dim=-2), maximum.clone()
         every = sum(-(-(stop - start) // chunk) for _, start, stop, _ in pieces) * batch * after[0].numel() <= MOST_KEPT
         short = projection is not None and 2 * values[..., 0].numel() * len(projection) <= MOST_FEATURES
         table = None if projection is None else projection * LOG2E
-        kept: list[Tensor | None] = []
+        made: list[Tensor | None] = []
         for rows, start, stop, _ in pieces:
             state, before = after[rows].flatten(0, 1), marks[rows].flatten(0, 1)
             q, k, v = (block(tensor, start, stop, chunk) for tensor in (queries, keys, values))
@@ -175,48 +176,48 @@ class CausalFavor(torch.autograd.Function):
             mixed, last, states, scores = mix(q, k, with_one(v), state, chunks)
             below = guarded(mixed[..., -1:])
             output[:, :, start:stop] = (mixed[..., :-1] / below)[:, : stop - start].unflatten(0, (-1, heads))
-            if keep:
+            if again:
                 large = (states, scores) if every else (state.clone(), None)
-                made = (q, k) if short else (None, None)
-                kept += Kept(q_top, k_top, height, running, chunks.marks, below.clone(), *large, *made)
+                both = (q, k) if short else (None, None)
+                made += Kept(q_top, k_top, height, running, chunks.marks, below.clone(), *large, *both)
             after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
-        if keep:
-            ctx.save_for_backward(queries, keys, values, projection, output, *kept)
-            ctx.pieces, ctx.chunk, ctx.rows = pieces, chunk, total.shape[0]
+        if again:
+            keep(ctx, (queries, keys, values, projection, live, total, weight, maximum, pieces, chunk), output, *made)
         ctx.mark_non_differentiable(marks)
         ctx.set_materialize_grads(False)
         return output, after[..., :-1, :].mT.contiguous(), after[..., -1, :].contiguous(), marks
 
     @staticmethod
-    @once_differentiable
+    @differentiable(causal_by_formula)
     def backward(ctx: Any, d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        with no_autocast(saved[0]):  # backward may run inside autocast, which forward left
-            return CausalFavor._backward(ctx, saved, d_output, d_total, d_weight)
+        given, made = kept(ctx)
+        with no_autocast(given[0]):  # backward may run inside autocast, which forward left
+            return CausalFavor._backward(given, made, d_output, d_total, d_weight)
 
     @staticmethod
     def _backward(
-        ctx: Any, saved: tuple[Tensor, ...], d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None
+        given: list[Any], made: list[Any], d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None
     ) -> tuple[Any, ...]:
-        queries, keys, values, projection, output, *kept = saved
+        queries, keys, values, projection, _, total, _, _, pieces, chunk = given
+        output, *made = made
         table = None if projection is None else projection * LOG2E
         heads, width, each = values.shape[1], values.shape[3], len(Kept._fields)
         d_queries, d_keys, d_values = (like(tensor) for tensor in (queries, keys, values))
         count = keys.shape[3] if projection is None else len(projection)
-        d_state = joined(d_total, d_weight, (ctx.rows, heads, width + 1, count), values)
+        d_state = joined(d_total, d_weight, (len(total), heads, width + 1, count), values)
         d_output = torch.zeros_like(output) if d_output is None else d_output
-        for index, (rows, start, stop, _) in reversed(list(enumerate(ctx.pieces))):
-            past = Kept(*kept[index * each : (index + 1) * each])
-            raw, v = block(keys, start, stop, ctx.chunk), with_one(block(values, start, stop, ctx.chunk))
+        for index, (rows, start, stop, _) in reversed(list(enumerate(pieces))):
+            past = Kept(*made[index * each : (index + 1) * each])
+            raw, v = block(keys, start, stop, chunk), with_one(block(values, start, stop, chunk))
             q, k = past.query_features, past.key_features
             if q is None or k is None:
-                q, k = features(block(queries, start, stop, ctx.chunk), table, past.query_top)[0], features(raw, table, past.key_top)[0]
-            chunks = measure(past.height, past.maximum, past.marks[:, :1], min(ctx.chunk, k.shape[1]))
+                q, k = features(block(queries, start, stop, chunk), table, past.query_top)[0], features(raw, table, past.key_top)[0]
+            chunks = measure(past.height, past.maximum, past.marks[:, :1], min(chunk, k.shape[1]))
             states, scores = past.states, past.scores
             if scores is None:
                 states, scores = summaries(k, v, states, chunks)[0], decayed(q, k, chunks)
-            y, dy = (block(tensor, start, stop, ctx.chunk) for tensor in (output, d_output))
+            y, dy = (block(tensor, start, stop, chunk) for tensor in (output, d_output))
             down = above_ratio(dy, y, past.normaliser)
             dq, dk, dv, d_before = unmix(q, k, v, states, scores, chunks, down, d_state[rows].flatten(0, 1))
             d_state[rows] = d_before.unflatten(0, (-1, heads))

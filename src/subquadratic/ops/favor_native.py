@@ -11,12 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import favor as kernel
 from ..kernels.native.favor_step import favor_step
-from ..kernels.native.tensors import LOG2E
+from ..kernels.native.tensors import CHUNK, LOG2E
+from .documents import document_chunks
+from .favor_formula import causal_by_formula, read_by_formula, summarise_by_formula
 from .linear_attention import FeatureState
-from .once import once_differentiable
 from .softmax_attention import dense_channels
+
+
+def _composition(*arguments: Any) -> tuple[Tensor, ...]:
+    queries, keys, values, projection, live, total, weight, maximum, bounds = arguments
+    pieces = document_chunks(bounds, queries.shape[2], queries.shape[2])
+    return causal_by_formula(queries, keys, values, projection, live, total, weight, maximum, pieces, CHUNK)
 
 
 class NativeCausalFavor(torch.autograd.Function):
@@ -43,31 +51,35 @@ class NativeCausalFavor(torch.autograd.Function):
         maximum: Tensor,
         bounds: list[int] | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        keep = any(ctx.needs_input_grad)
-        queries, keys, values = (dense_channels(x) for x in (queries, keys, values))
-        live, ctx.bounds = None if live is None else live.contiguous(), bounds or []
-        output, total, weight, maximum, *kept = kernel.favor_causal(
-            queries, keys, values, projection, live, total, weight, maximum, ctx.bounds, keep
-        )
-        if keep:
-            ctx.save_for_backward(queries, keys, values, projection, live, output, maximum, *kept)
-            ctx.state = total.shape, weight.shape
+        again, given = any(ctx.needs_input_grad), (queries, keys, values, projection, live, total, weight, maximum, bounds)
+        output, total, weight, maximum, *made = kernel.favor_causal(
+            *_laid_out(queries, keys, values), projection, None if live is None else live.contiguous(), total, weight, maximum,
+            bounds or [], again,
+        )  # fmt: skip
+        if again:
+            keep(ctx, given, output, maximum, *made)
         ctx.mark_non_differentiable(maximum)
         ctx.set_materialize_grads(False)
         return output, total, weight, maximum
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, d_output: Tensor | None, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
-        queries, keys, values, projection, live, output, maximum, *kept = ctx.saved_tensors
+        (queries, keys, values, projection, live, *state, _, bounds), (output, maximum, *made) = kept(ctx)
+        live = None if live is None else live.contiguous()
         d_output = torch.zeros_like(output) if d_output is None else dense_channels(d_output)
         d_total, d_weight = (
-            values.new_zeros(shape) if given is None else given for shape, given in zip(ctx.state, (d_total, d_weight), strict=True)
+            torch.zeros_like(before) if given is None else given for before, given in zip(state, (d_total, d_weight), strict=True)
         )
         d_queries, d_keys, d_values, d_total, d_weight = kernel.favor_causal_backward(
-            d_output, d_total, d_weight, queries, keys, values, projection, live, output, maximum, ctx.bounds, *kept
+            d_output, d_total, d_weight, *_laid_out(queries, keys, values), projection, live, output, maximum, bounds or [], *made
         )
         return d_queries, d_keys, d_values, None, None, d_total, d_weight, None, None
+
+
+def _laid_out(*tensors: Tensor) -> list[Tensor]:
+    """As the kernels want them."""
+    return [dense_channels(x) for x in tensors]
 
 
 def step(
@@ -86,19 +98,20 @@ class NativeSummarise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        keys, values = dense_channels(keys), dense_channels(values)
-        live = None if live is None else live.contiguous()
-        total, weight, maximum = kernel.favor_summarise(keys, values, projection, live)
-        ctx.save_for_backward(keys, values, projection, live, maximum)
+        total, weight, maximum = kernel.favor_summarise(
+            *_laid_out(keys, values), projection, None if live is None else live.contiguous()
+        )
+        keep(ctx, (keys, values, projection, live), maximum)
         natural = maximum / LOG2E
         ctx.mark_non_differentiable(natural)
         ctx.set_materialize_grads(False)
         return total, weight, natural
 
     @staticmethod
-    @once_differentiable
+    @differentiable(summarise_by_formula)
     def backward(ctx: Any, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
-        keys, values, projection, live, maximum = ctx.saved_tensors
+        (keys, values, projection, live), (maximum,) = kept(ctx)
+        keys, values, live = *_laid_out(keys, values), None if live is None else live.contiguous()
         d_total = maximum.new_zeros(*maximum.shape, values.shape[3]) if d_total is None else d_total
         d_weight = torch.zeros_like(maximum) if d_weight is None else d_weight
         return *kernel.favor_summarise_backward(d_total, d_weight, keys, values, projection, live, maximum), None, None
@@ -109,14 +122,19 @@ class NativeRead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor) -> Tensor:
-        queries, total, weight = dense_channels(queries), total.contiguous(), weight.contiguous()
-        maximum = maximum.expand_as(weight) * LOG2E
-        output, normaliser = kernel.favor_read(queries, projection, total, weight, maximum)
-        ctx.save_for_backward(queries, projection, total, weight, maximum, output, normaliser)
+        summary = NativeRead._summary(total, weight, maximum)
+        output, normaliser = kernel.favor_read(dense_channels(queries), projection, *summary)
+        keep(ctx, (queries, projection, total, weight, maximum), output, normaliser)
         return output
 
     @staticmethod
-    @once_differentiable
+    def _summary(total: Tensor, weight: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return total.contiguous(), weight.contiguous(), maximum.expand_as(weight) * LOG2E
+
+    @staticmethod
+    @differentiable(read_by_formula)
     def backward(ctx: Any, d_output: Tensor) -> tuple[Any, ...]:
-        d_queries, d_total, d_weight = kernel.favor_read_backward(dense_channels(d_output), *ctx.saved_tensors)
+        (queries, projection, *summary), made = kept(ctx)
+        given = dense_channels(d_output), dense_channels(queries), projection, *NativeRead._summary(*summary), *made
+        d_queries, d_total, d_weight = kernel.favor_read_backward(*given)
         return d_queries, None, d_total, d_weight, None

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.derivatives import differentiable, keep, kept
 from .favor_causal import LOG2E, above_ratio, block, guarded, half_square, joined, like, with_one
+from .favor_formula import read_by_formula, summarise_by_formula
 from .linear_attention import EMPTY
-from .once import once_differentiable
 from .precision import no_autocast
 
 
@@ -45,26 +46,25 @@ class Summarise(torch.autograd.Function):
             summary.mul_((maximum - larger).exp2_()[:, None])
             summary.baddbmm_(with_one(v).mT, exponents.sub_(larger[:, None]).exp2_())
             maximum = larger
-        ctx.save_for_backward(keys, values, projection, live, maximum)
-        ctx.size = size
+        keep(ctx, (keys, values, projection, live, size), maximum)
         summary, maximum = (x.unflatten(0, (batch, heads)) for x in (summary, maximum / LOG2E))
         ctx.mark_non_differentiable(maximum)
         ctx.set_materialize_grads(False)
         return summary[..., :-1, :].mT.contiguous(), summary[..., -1, :].contiguous(), maximum
 
     @staticmethod
-    @once_differentiable
+    @differentiable(summarise_by_formula)
     def backward(ctx: Any, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
-        keys, values, projection, live, maximum = ctx.saved_tensors
+        (keys, values, projection, live, size), (maximum,) = kept(ctx)
         batch, heads, length, width = keys.shape
         d_summary = joined(d_total, d_weight, (batch, heads, values.shape[-1] + 1, maximum.shape[-1]), values).flatten(0, 1)
         d_keys, d_values = like(keys), like(values)
         table = with_one(projection)
         shifted = torch.cat(((table * LOG2E).expand(len(maximum), -1, -1), -maximum[..., None]), dim=-1)  # (E, M, K + 2)
         with no_autocast(keys):
-            for start in range(0, length, ctx.size):
-                stop = min(start + ctx.size, length)
-                k, v = (block(x, start, stop, ctx.size) for x in (keys, values))
+            for start in range(0, length, size):
+                stop = min(start + size, length)
+                k, v = (block(x, start, stop, size) for x in (keys, values))
                 features = torch.bmm(with_one(torch.cat((k, key_offset(k, live, start, heads)), dim=-1)), shifted.mT).exp2_()
                 dv = torch.bmm(features, d_summary[:, :-1].mT)
                 pulled = torch.bmm(with_one(v), d_summary).mul_(features) @ table  # (E, P, K + 1)
@@ -86,8 +86,7 @@ class Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor, size: int) -> Tensor:
         batch, heads, length, _ = queries.shape
-        summary = torch.cat((total.mT, weight[..., None, :]), dim=-2).flatten(0, 1)
-        table = _query_table(projection, maximum.expand_as(weight).flatten(0, 1))
+        summary, table = _to_read(projection, total, weight, maximum)
         output = queries.new_empty(batch, length, heads, total.shape[-1]).transpose(1, 2)
         normaliser = queries.new_empty(batch, heads, length)
         for start in range(0, length, size):
@@ -96,19 +95,19 @@ class Read(torch.autograd.Function):
             below = guarded(mixed[..., -1:])
             output[:, :, start:stop] = (mixed[..., :-1] / below).unflatten(0, (-1, heads))
             normaliser[:, :, start:stop] = below[..., 0].unflatten(0, (-1, heads))
-        ctx.save_for_backward(queries, projection, table, summary, output, normaliser)
-        ctx.size = size
+        keep(ctx, (queries, projection, total, weight, maximum, size), output, normaliser)
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable(read_by_formula)
     def backward(ctx: Any, d_output: Tensor) -> tuple[Any, ...]:
-        queries, projection, table, summary, output, normaliser = ctx.saved_tensors
+        (queries, projection, *state, size), (output, normaliser) = kept(ctx)
+        summary, table = _to_read(projection, *state)
         heads, length = queries.shape[1:3]
         d_queries, d_summary = like(queries), torch.zeros_like(summary)
         with no_autocast(queries):
-            for start in range(0, length, ctx.size):
-                stop = min(start + ctx.size, length)
+            for start in range(0, length, size):
+                stop = min(start + size, length)
                 features = _query_features(queries, table, start, stop)
                 y, dy, below = (x[:, :, start:stop].flatten(0, 1) for x in (output, d_output, normaliser))
                 down = above_ratio(dy, y, below[..., None])
@@ -127,9 +126,11 @@ def key_offset(keys: Tensor, live: Tensor | None, start: int, heads: int) -> Ten
     return offset
 
 
-def _query_table(projection: Tensor, maximum: Tensor) -> Tensor:
-    """(E, M, K + 1): the projection, and each feature's maximum as a column."""
-    return torch.cat((projection.expand(len(maximum), -1, -1), maximum[..., None]), dim=-1)
+def _to_read(projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+    """The summary (E, J, M), and (E, M, K + 1): the projection, and each feature's maximum as a column."""
+    summary = torch.cat((total.mT, weight[..., None, :]), dim=-2).flatten(0, 1)
+    maximum = maximum.expand_as(weight).flatten(0, 1)
+    return summary, torch.cat((projection.expand(len(maximum), -1, -1), maximum[..., None]), dim=-1)
 
 
 def _query_features(queries: Tensor, table: Tensor, start: int, stop: int) -> Tensor:

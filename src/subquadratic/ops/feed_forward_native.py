@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
 
+from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import feed_forward as kernel
 from .backend import PLAIN, are_float32, takes_native
-from .once import once_differentiable
 
 FEWEST_ROWS = 256  # below, packing the weights costs what the kernel saves
 KINDS = (*PLAIN, FakeTensor)  # the last has a shape alone, for estimates
@@ -36,6 +37,17 @@ def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tenso
     )
 
 
+def feed_forward(x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor) -> Tensor:
+    """What the kernels compute, by PyTorch's operators."""
+    inner = F.linear(x, expand, expand_bias)
+    if len(expand) == contract.shape[1]:
+        inner = F.gelu(inner)
+    else:
+        gate, value = inner.chunk(2, dim=-1)
+        inner = F.gelu(gate) * value
+    return F.linear(inner, contract, contract_bias)
+
+
 class NativeFeedForward(torch.autograd.Function):
     """(x, expand, expand_bias, contract, contract_bias) -> contract(gelu(expand(x))): (T, D) -> (T, E).
 
@@ -44,17 +56,17 @@ class NativeFeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor) -> Tensor:
-        keep = any(ctx.needs_input_grad)
-        x, expand, expand_bias, contract, contract_bias = (y.contiguous() for y in (x, expand, expand_bias, contract, contract_bias))
-        output, inner = kernel.feed_forward(x, expand, expand_bias, contract, contract_bias, keep)
-        if keep:
-            ctx.save_for_backward(x, expand, contract, inner)
+        given, again = (x, expand, expand_bias, contract, contract_bias), any(ctx.needs_input_grad)
+        output, inner = kernel.feed_forward(*(y.contiguous() for y in given), again)
+        if again:
+            keep(ctx, given, inner)
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable(feed_forward)
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
-        x, expand, contract, inner = ctx.saved_tensors
+        given, (inner,) = kept(ctx)
+        x, expand, _, contract, _ = (y.contiguous() for y in given)
         wants_x, wants_weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:])
         found = kernel.feed_forward_backward(d_output.contiguous(), x, expand, contract, inner, wants_x, wants_weights)
         return tuple(gradient if wants else None for gradient, wants in zip(found, ctx.needs_input_grad, strict=True))

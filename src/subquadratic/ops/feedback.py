@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .once import once_differentiable
+from ..kernels.derivatives import is_followed
+from .backend import is_traced
 from .precision import exact_dtype
 
 HIDDEN = torch.finfo(torch.float32).min / 2  # finite, so that a query with nothing to see gets no NaN; its result is dropped
@@ -23,8 +24,8 @@ HIDDEN = torch.finfo(torch.float32).min / 2  # finite, so that a query with noth
 class MemoryLine:
     """Keys and values of T places, all zero at first, each written at most once after the start.
 
-    Order between writes and reads, which backward needs, is carried by a token: a scalar that ``write`` gives and ``read`` takes. Gradients
-    flow through both, once: not through the backward itself (no second derivatives), and not under ``torch.func``.
+    Order between writes and reads, which backward needs, is carried by a token: a scalar that ``write`` gives and ``read`` takes. Where
+    operations are traced, and under other transforms, the line is made anew by each write instead.
 
     Args:
         batch, places, groups, heads, width: B, T, G, H, K.
@@ -42,7 +43,7 @@ class MemoryLine:
 
     def write(self, entries: Tensor, place: int, token: Tensor, *, keep: Tensor | None = None) -> Tensor:
         """Put (B, n, G, 2, H, K) at ``place`` and after; where ``keep`` (B, n) is True, what is there stays. Gives the next token."""
-        if torch.compiler.is_compiling():  # a compiler does its own planning of storage, and follows values, not side effects
+        if is_traced():  # what follows values follows no side effects, and a compiler does its own planning of storage
             target, source = self._match(entries, place)
             source = source if keep is None else torch.where(keep[:, None, :, None], target, source)
             self.store = self.store.slice_scatter(source, dim=-2, start=place, end=place + entries.shape[1])
@@ -54,7 +55,7 @@ class MemoryLine:
 
     def read(self, start: int, stop: int, token: Tensor, *, cut: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (B, H, stop - start, K) of each group. No gradient reaches places before ``cut``."""
-        if torch.compiler.is_compiling():
+        if is_traced():
             window = self.store[..., start:stop, :]
             if cut > start:
                 window = torch.cat((window[..., : cut - start, :].detach(), window[..., cut - start :, :]), dim=-2)
@@ -72,7 +73,7 @@ class MemoryLine:
 
     def _match(self, entries: Tensor, place: int) -> tuple[Tensor, Tensor]:
         """Where entries go, and entries in that shape and dtype."""
-        store = self.store if torch.compiler.is_compiling() else self.store.data
+        store = self.store if is_traced() else self.store.data
         return store[..., place : place + entries.shape[1], :], entries.permute(2, 3, 0, 4, 1, 5).to(store.dtype)
 
     def views(self, start: int, stop: int) -> tuple[Tensor, ...]:
@@ -88,7 +89,16 @@ class MemoryLine:
         if self._gradient is None or backward != self._backward:
             self._gradient = torch.zeros_like(self.store, dtype=exact_dtype(self.store))
             self._backward = backward
+            if is_followed():  # then it holds on to the graph, which holds on to this line
+                torch.autograd.Variable._execution_engine.queue_callback(self._forget)
         return self._gradient
+
+    def put_gradient(self, part: Tensor, start: int) -> None:
+        """Replace the sum's places from ``start`` on, with a sum that can be differentiated and mapped over."""
+        self._gradient = self.gradient().slice_scatter(part, dim=-2, start=start, end=start + part.shape[-2])
+
+    def _forget(self) -> None:
+        self._gradient = None
 
 
 class _Write(torch.autograd.Function):
@@ -99,11 +109,17 @@ class _Write(torch.autograd.Function):
         return token.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, token: Tensor) -> tuple[Any, ...]:
         count, dtype = ctx.like
         here = ctx.line.gradient()[..., ctx.place : ctx.place + count, :]
         entries = here.permute(2, 4, 0, 1, 3, 5).to(dtype, copy=True)
+        if is_followed():
+            left = torch.zeros_like(here)
+            if ctx.keep is not None:
+                left = here * ctx.keep[:, None, :, None]
+                entries = entries.masked_fill(ctx.keep[:, :, None, None, None, None], 0.0)
+            ctx.line.put_gradient(left, ctx.place)
+            return entries, token, None, None, None
         if ctx.keep is None:
             here.zero_()  # a place written over has nothing left for whoever wrote it before
         else:
@@ -120,9 +136,15 @@ class _Read(torch.autograd.Function):
         return line.views(start, stop)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         total = ctx.line.gradient()[..., ctx.start + ctx.cut : ctx.stop, :]
+        if is_followed():
+            parts = [
+                part if gradient is None else part + gradient[..., ctx.cut :, :]
+                for part, gradient in zip(total.flatten(0, 1).unbind(), gradients, strict=True)
+            ]
+            ctx.line.put_gradient(torch.stack(parts).unflatten(0, total.shape[:2]), ctx.start + ctx.cut)
+            return total.new_zeros((), dtype=ctx.line.store.dtype), None, None, None, None
         for index, gradient in enumerate(gradients):
             if gradient is not None:
                 total[index // 2, index % 2].add_(gradient[..., ctx.cut :, :])

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..kernels.derivatives import differentiable, is_transformed, keep, kept
 from .cuda_graph import Replayed
 from .feedback import HIDDEN
 from .feedback_gradient import backward
 from .feedback_native import run_forward, suits
 from .feedback_products import Product
 from .feedback_weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, flatten, unflatten, with_gain
-from .once import once_differentiable
 from .precision import no_autocast
 
 
@@ -51,8 +51,11 @@ def feedback_recurrence(
     Returns:
         The last layer's output (B, N, D), and the line of memories (2, G, B, H, T, K), where T is N, or M + N with ``before``.
 
-    No second derivatives.
+    Derivatives beyond a first one in reverse mode are those of :func:`feedback_recurrence_reference`: slow, and with all that it makes.
     """
+    if is_transformed():
+        options = dict(heads=heads, window=window, detach_every=detach_every)
+        return feedback_recurrence_reference(x, before, empty, memory, layers, **options)  # type: ignore[arg-type]
     groups = memory.key_value.shape[0] // (2 * layers[0].query.shape[0])
     first = hidden = lead = 0
     if before is not None and empty is not None:
@@ -113,6 +116,14 @@ def _loop(replayed: Replayed, steps: int, *given: Any, fixed: tuple[Tensor | Non
     return replayed(*given, fixed=fixed) if steps <= STEPS else replayed.function(*given, *fixed)
 
 
+def _composition(
+    shape: Shape, x: Tensor, before: Tensor | None, empty: Tensor | None, *flat: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    memory, layers = unflatten(flat)
+    options = dict(heads=shape.heads, window=shape.window, detach_every=shape.detach_every)
+    return feedback_recurrence_reference(x, before, empty, memory, layers, **options)  # type: ignore[arg-type]
+
+
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -121,22 +132,18 @@ class _Recurrence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         made, fixed = _parted(flat)
         y, line, trace = _loop(_forward_loop, x.shape[1] * len(unflatten(flat)[1]), x, before, empty, made, shape, True, fixed=fixed)
-        ctx.shape = shape
-        ctx.counts = len(flat), len(trace.weights)
-        ctx.save_for_backward(line, empty, *flat, *trace.weights, *(part for part in trace if isinstance(part, Tensor)))
+        keep(ctx, (shape, x, before, empty, *flat), line, *trace.weights, *(part for part in trace if isinstance(part, Tensor)))
         return y, line
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, d_y: Tensor | None, d_line: Tensor | None) -> tuple[Tensor | None, ...]:
-        line, empty, *saved = ctx.saved_tensors
-        parameters, steps = ctx.counts
-        weights: list[Tensor] = saved[parameters : parameters + steps]
-        hidden, middle, queries, attended, expanded, active, merged = saved[parameters + steps :]
+        (shape, _, _, empty, *flat), (line, *saved) = kept(ctx)
+        *weights, hidden, middle, queries, attended, expanded, active, merged = saved
         trace = Trace(hidden, middle, queries, attended, weights, expanded, active, merged)
         wants, wants_before = ctx.needs_input_grad[4:], ctx.needs_input_grad[2]
-        made, fixed = _parted(saved[:parameters])
-        given = (line, empty, made, ctx.shape, trace, d_y, d_line, wants, wants_before)
+        made, fixed = _parted(flat)
+        given = (line, empty, made, shape, trace, d_y, d_line, wants, wants_before)
         d_x, d_before, d_flat = _loop(_backward_loop, middle.shape[0] * middle.shape[1], *given, fixed=fixed)
         return None, d_x, d_before, None, *d_flat
 
@@ -297,10 +304,11 @@ def feedback_recurrence_reference(
         begin = max(lead + token - window, 0)
         seen = [entry.detach() if begin + place < cut else entry for place, entry in enumerate(line[begin:])]
         hidden = [h]
+        known = torch.stack(seen, dim=4).unbind(1) if seen else ()  # of (B, 2, H, S, K)
         for index, layer in enumerate(layers):
             if seen:
                 queries = (Norm(layer.norm_weight, layer.norm_bias)(h) @ layer.query.mT).view(batch, heads, 1, width)
-                keys, values = torch.stack(seen, dim=4)[:, index % groups].unbind(1)  # (B, H, S, K)
+                keys, values = known[index % groups].unbind(1)
                 scores = queries @ keys.mT * width**-0.5 + bias[:, None, bias.shape[1] - len(seen) :]
                 missing = torch.zeros(batch, len(seen), dtype=torch.bool, device=x.device)
                 if empty is not None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..kernels.derivatives import is_followed
 from ..kernels.native import linear as kernel
 from .backend import PLAIN, are_float32, is_traced, needs_gradient, takes_native
 
@@ -166,7 +167,7 @@ def _outer_sum(other: Tensor, x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """x W^T + b by oneDNN. With grad enabled its backward is itself differentiated, by PyTorch's operators."""
+    """x W^T + b by oneDNN. Where it is followed its backward is itself differentiated, by PyTorch's operators."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -179,13 +180,13 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         d_x = None
         if wants_x:
-            d_x = gradient @ weight if torch.is_grad_enabled() else _by_onednn(gradient, weight.T)
+            d_x = gradient @ weight if is_followed() else _by_onednn(gradient, weight.T)
         return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None
 
 
 class _Maps(torch.autograd.Function):
-    """(x (T, D), plus (T, F), weights, biases) -> x W^T + b of each map, plus added to the first, by the matrix unit. With grad enabled its
-    backward is itself differentiated, by PyTorch's operators."""
+    """(x (T, D), plus (T, F), weights, biases) -> x W^T + b of each map, plus added to the first, by the matrix unit. Where it is
+    followed its backward is itself differentiated, by PyTorch's operators."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, plus: Tensor | None, *maps: Tensor | None) -> tuple[Tensor, ...]:
@@ -202,7 +203,7 @@ class _Maps(torch.autograd.Function):
         d_x: Any = None
         d_weights: list[Any] = [None] * len(weights)
         d_biases = d_weights
-        if torch.is_grad_enabled():
+        if is_followed():
             d_x = sum(gradient @ weight for gradient, weight in zip(gradients, weights, strict=True)) if wants_x else None
             d_weights, d_biases = [gradient.T @ x for gradient in gradients], [gradient.sum(dim=0) for gradient in gradients]
         else:
@@ -224,7 +225,7 @@ def _read_either_way(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _SlotSums(torch.autograd.Function):
-    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D). With grad enabled its backward is itself differentiated, by PyTorch's
+    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D). Where it is followed its backward is itself differentiated, by PyTorch's
     operators."""
 
     @staticmethod
@@ -236,7 +237,7 @@ class _SlotSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         weights, x = ctx.saved_tensors
-        product = F.linear if torch.is_grad_enabled() else _map
+        product = F.linear if is_followed() else _map
         d_weights = d_x = None
         if ctx.needs_input_grad[0]:
             d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])

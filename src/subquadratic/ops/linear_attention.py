@@ -11,6 +11,8 @@ chunks.
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features, G chunks, C chunk length.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,6 +44,12 @@ def empty_features(
     zeros = torch.zeros(batch, heads, features, width + 1, device=device, dtype=dtype)
     maximum = torch.full((batch, heads, 1), EMPTY, device=device, dtype=dtype)
     return FeatureState(zeros[..., :-1].clone(), zeros[..., -1].clone(), maximum, zeros[..., 0, :-1].clone(), zeros[..., 0, -1:].clone())
+
+
+def unscaled(state: FeatureState) -> FeatureState:
+    """A state of features that are no exponents: its sums are relative to nothing, whatever stands in the place of a maximum. It is EMPTY
+    in a new state and stays so token by token, and as a maximum it would scale away all that came before a piece."""
+    return dataclasses.replace(state, maximum=torch.zeros_like(state.maximum))
 
 
 def normalise(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -160,7 +168,8 @@ def causal_linear_attention(
     with no_autocast(values):
         if state is None:
             state = empty_features(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
-        before, inputs = state, (queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype))
+        before = state if exponents else unscaled(state)
+        inputs = (queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype))
 
         def attend(q: Tensor, k: Tensor, v: Tensor, largest: Tensor | None = None) -> tuple[Tensor, FeatureState]:
             return _causal(q, k, v, before, mask, exponents, largest, feature_epsilon, denominator_epsilon, min(chunk, length))

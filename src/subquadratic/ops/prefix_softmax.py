@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import needs_gradient, takes_triton
+from ..kernels.derivatives import differentiable, keep, kept
+from .backend import is_traced, needs_gradient, takes_triton
 from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
-from .once import once_differentiable
 from .pool_state import EMPTY, PoolState, empty_pool
 from .precision import exact_dtype, no_autocast
+from .prefix_softmax_formula import blank, mean_by_formula
 from .prefix_softmax_native import read_mean, suits
 
 BLOCK = 2**18  # numbers of a tensor that are worked on at a time on a processor
-WHOLE = 64  # chunks at least this long where the whole sequence is one block: there are (N / C)^2 pairs of chunks
 
 
 def softmax_mean(logits: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -76,8 +76,8 @@ def prefix_softmax_mean(
         NotImplementedError: for ``cu_seqlens`` while compiling.
 
     Cost O(N (C + K)) a head; kept for backward: the inputs, the output and two numbers a position. The C kernels: O(N K) a head; kept: the
-    inputs, and the summary before every 64th position. Gradients reach ``logits``, ``values`` and the sums of ``state``, once: there is no
-    second derivative. No weight of a later token is ever used, so the future cannot leak, not even by rounding.
+    inputs, and the summary before every 64th position. Gradients reach ``logits``, ``values`` and the sums of ``state``. No weight of a
+    later token is ever used, so the future cannot leak, not even by rounding.
     """
     batch, heads, length, width = values.shape
     if logits.shape != (batch, heads, length):
@@ -96,13 +96,12 @@ def prefix_softmax_mean(
         if takes_triton(backend, values):
             from ..kernels.prefix_softmax import prefix_softmax_mean as by_kernel
 
-            output, *after = by_kernel(*_blank(logits, values, mask), state.maximum, state.weight, state.total, cu_seqlens=cu_seqlens)
+            output, *after = by_kernel(*blank(logits, values, mask), state.maximum, state.weight, state.total, cu_seqlens=cu_seqlens)
             return output, PoolState(*after)
         if bounds is None and suits(backend, logits, values, None, state):
             return read_mean(logits, values, None, state, mask)
-        if torch.compiler.is_compiling():
-            output, state = _plain(*_blank(logits.to(exact), values.to(exact), mask), state, min(max(chunk, WHOLE), length))
-            return output.to(values.dtype), state
+        if is_traced():
+            return mean_by_formula(logits, values, mask, state, bounds, chunk=chunk)
         inputs = (logits, values, state.weight, state.total)
         if needs_gradient(*inputs):
             output, *after = _Pool.apply(*inputs, state.maximum, mask, bounds, chunk)
@@ -110,52 +109,13 @@ def prefix_softmax_mean(
             output = keep_out(lambda *parts: _Pool.apply(*parts, *before)[0], (logits, values), output, mask)
             return output, PoolState(*after)
         if length == 1 and bounds is None:
-            return _step(*_blank(logits.to(exact), values.to(exact), mask), state, values.dtype)
+            return _step(*blank(logits.to(exact), values.to(exact), mask), state, values.dtype)
 
         def attend(x: Tensor, y: Tensor) -> tuple[Tensor, PoolState]:
             return _forward(x, y, state, mask, bounds, chunk)[:2]
 
         output, last = attend(logits, values)
         return keep_out(lambda *x: attend(*x)[0], (logits, values), output, mask), last
-
-
-def _blank(logits: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Padded tokens as tokens that weigh nothing, whatever they held."""
-    if mask is None:
-        return logits, values
-    return logits.masked_fill(~mask[:, None], -torch.inf), values.masked_fill(~mask[:, None, :, None], 0.0)
-
-
-def _plain(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple[Tensor, PoolState]:
-    """Everything at once, in operations that autograd and compilers follow. Memory O(N (C + K) + (N / C)^2)."""
-    length = logits.shape[-1]
-    maximum = torch.maximum(logits.detach().cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing, EMPTY at least
-    padding = -length % chunk
-    logits = F.pad(logits, (0, padding), value=-torch.inf).unflatten(-1, (-1, chunk))  # (B, H, G, C)
-    values = F.pad(values, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))  # (B, H, G, C, K)
-    maximum = (F.pad(maximum, (0, padding), mode="replicate") if padding else maximum).unflatten(-1, (-1, chunk))
-
-    borders = torch.cat((state.maximum, maximum[..., -1]), dim=-1)  # (B, H, 1 + G): before each chunk, and after the last
-    last, arriving = borders[..., 1:, None], borders[..., :-1, None]
-    summary = (logits - last).exp()  # (B, H, G, C): each token's weight at the end of its chunk
-    sums = torch.cat((summary.sum(dim=-1, keepdim=True), (summary[..., None, :] @ values).squeeze(-2)), dim=-1)  # (B, H, G, 1 + K)
-    sums = torch.cat((torch.cat((state.weight, state.total), dim=-1)[..., None, :], sums), dim=-2)
-    running = _kept(borders[..., None, :] - borders[..., :, None]) @ sums  # (B, H, 1 + G, 1 + K), relative to the borders
-    before, after = running[..., :-1, :], running[..., -1, :]
-
-    weights = _kept(logits[..., None, :] - maximum[..., :, None])  # (B, H, G, C, C)
-    carried = (arriving - maximum).exp()[..., None]  # the past, rescaled to the new maximum
-    weight = weights.sum(dim=-1, keepdim=True) + carried * before[..., None, :1]
-    total = weights @ values + carried * before[..., None, 1:]
-    some = ~(weight <= 0)  # NaN stays
-    output = torch.where(some, total / torch.where(some, weight, 1.0), 0.0)
-    return output.flatten(2, 3)[..., :length, :], PoolState(borders[..., -1:], after[..., :1], after[..., 1:])
-
-
-def _kept(exponents: Tensor) -> Tensor:
-    """exp, and exactly zero above the diagonal, whatever is there."""
-    future = torch.ones(exponents.shape[-2:], dtype=torch.bool, device=exponents.device).triu(1)
-    return exponents.masked_fill(future, -torch.inf).exp()
 
 
 def _step(logits: Tensor, values: Tensor, state: PoolState, dtype: torch.dtype) -> tuple[Tensor, PoolState]:
@@ -166,6 +126,20 @@ def _step(logits: Tensor, values: Tensor, state: PoolState, dtype: torch.dtype) 
     total = (old * state.total).addcmul_(new, values.squeeze(2))
     output = total / weight.clamp_min(torch.finfo(weight.dtype).tiny)  # nothing seen: 0 / tiny
     return output[:, :, None].to(dtype), PoolState(maximum, weight, total)
+
+
+def _composition(
+    logits: Tensor,
+    values: Tensor,
+    weight: Tensor,
+    total: Tensor,
+    maximum: Tensor,
+    mask: Tensor | None,
+    bounds: list[int] | None,
+    chunk: int,
+) -> tuple[Tensor, None, Tensor, Tensor]:
+    output, after = mean_by_formula(logits, values, mask, PoolState(maximum, weight, total), bounds, chunk=chunk)
+    return output, None, after.weight, after.total
 
 
 class _Pool(torch.autograd.Function):
@@ -184,14 +158,13 @@ class _Pool(torch.autograd.Function):
         chunk: int,
     ) -> tuple[Tensor, ...]:
         output, after, maxima, shares = _forward(logits, values, PoolState(maximum, weight, total), mask, bounds, chunk)
-        ctx.save_for_backward(logits, values, output, maximum, maxima, shares, *(() if mask is None else (mask,)))
-        ctx.bounds, ctx.chunk, ctx.like = bounds, chunk, (weight.dtype, total.dtype)
+        keep(ctx, (logits, values, weight, total, maximum, mask, bounds, chunk), output, maxima, shares)
         ctx.mark_non_differentiable(after.maximum)
         ctx.set_materialize_grads(False)
         return output, after.maximum, after.weight, after.total
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, outputs: Tensor | None, _: None, weight: Tensor | None, total: Tensor | None) -> tuple[Tensor | None, ...]:
         return *_backward(ctx, outputs, weight, total), None, None, None, None
 
@@ -235,8 +208,7 @@ def _backward(ctx: Any, given: Tensor | None, weight: Tensor | None, total: Tens
 
     and what goes from block to block is the gradient of the summary between them.
     """
-    logits, values, output, start, maxima, shares, *masks = ctx.saved_tensors
-    mask = masks[0] if masks else None
+    (logits, values, _, _, start, mask, bounds, chunk), (output, maxima, shares) = kept(ctx)
     needed = ctx.needs_input_grad
     logits_gradient, values_gradient = (
         torch.empty_like(tensor) if need else None for tensor, need in zip((logits, values), needed, strict=False)
@@ -247,7 +219,7 @@ def _backward(ctx: Any, given: Tensor | None, weight: Tensor | None, total: Tens
         running[..., :1] = weight
     if total is not None:
         running[..., 1:] = total
-    blocks = _Blocks(values, running.dtype, ctx.bounds, ctx.chunk)
+    blocks = _Blocks(values, running.dtype, bounds, chunk)
     for here, rows, first in reversed(blocks.parts):
         scores = blocks.numbers(logits, here, mask=mask, fill=-torch.inf)
         top, share = blocks.numbers(maxima, here), blocks.numbers(shares, here, fill=0.0)
@@ -286,7 +258,7 @@ class _Blocks:
     def __init__(self, values: Tensor, dtype: torch.dtype, bounds: list[int] | None, chunk: int):
         batch, heads, length, width = values.shape
         slow = values.device.type == "cpu"
-        groups = min(max((BLOCK if slow else 64 * BLOCK) // (batch * heads * width * chunk), 1), 64 if slow else 512)
+        groups = min(max((BLOCK if slow else 64 * BLOCK) // max(batch * heads * width * chunk, 1), 1), 64 if slow else 512)
         chunks = document_chunks(bounds, length, groups * chunk)
         self.parts = [(slice(part.start, part.stop), part.rows, part.first) for part in chunks]
         self.chunk, self.dtype = chunk, dtype

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import prefix_softmax as kernel
 from .backend import are_float32, takes_native
-from .once import once_differentiable
 from .pool_state import PoolState
-from .rotary import is_rotation_of
+from .prefix_softmax_formula import mean_by_formula
+from .rotary import complex_product, is_rotation_of, turn
 from .softmax_attention import dense_channels
 
 
@@ -45,6 +46,23 @@ def read_mean(
     return output, PoolState(*after)
 
 
+def _composition(
+    logits: Tensor,
+    values: Tensor,
+    queries: Tensor | None,
+    weight: Tensor,
+    total: Tensor,
+    turns: Tensor | None,
+    mask: Tensor | None,
+    maximum: Tensor,
+) -> tuple[Tensor, None, Tensor, Tensor]:
+    values = values if turns is None else turn(values, turns)
+    output, after = mean_by_formula(logits, values, mask, PoolState(maximum, weight, total), None)
+    if queries is not None:
+        output = queries * output if turns is None else complex_product(turn(queries, turns), output, conjugate=True)
+    return output, None, after.weight, after.total
+
+
 class NativePrefixMean(torch.autograd.Function):
     """(logits, values, queries, weight, total, turns, mask, maximum) -> output (B, H, N, K) and the state after it, as the operator
     ``running_mean``."""
@@ -61,24 +79,31 @@ class NativePrefixMean(torch.autograd.Function):
         mask: Tensor | None,
         maximum: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        keep = any(ctx.needs_input_grad)
-        logits, values, queries = logits.contiguous(), dense_channels(values), None if queries is None else dense_channels(queries)
-        turns, mask = (None if x is None else x.contiguous() for x in (turns, mask))
+        again = any(ctx.needs_input_grad)
         state = (x.contiguous() for x in (maximum, weight, total))
-        output, *after, kept = kernel.running_mean(logits, values, queries, turns, mask, *state, keep)
-        if keep:
-            ctx.save_for_backward(logits, values, queries, turns, mask, kept)
+        output, *after, summaries = kernel.running_mean(*_laid_out(logits, values, queries, turns, mask), *state, again)
+        if again:
+            keep(ctx, (logits, values, queries, weight, total, turns, mask, maximum), summaries)
         ctx.mark_non_differentiable(after[0])
         ctx.set_materialize_grads(False)
         return output, *after
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, d_output: Tensor | None, _: None, d_weight: Tensor | None, d_total: Tensor | None) -> tuple[Tensor | None, ...]:
-        logits, values, queries, *others = ctx.saved_tensors
+        (logits, values, queries, _, _, turns, mask, _), (summaries,) = kept(ctx)
+        given = _laid_out(logits, values, queries, turns, mask)
         batch, heads, _, width = values.shape
         d_output = values.new_zeros(values.shape) if d_output is None else dense_channels(d_output)
         d_weight = values.new_zeros(batch, heads, 1) if d_weight is None else d_weight.contiguous()
         d_total = values.new_zeros(batch, heads, width) if d_total is None else d_total.contiguous()
-        found = kernel.running_mean_backward(d_output, d_weight, d_total, logits, values, queries, *others)
+        found = kernel.running_mean_backward(d_output, d_weight, d_total, *given, summaries)
         return *(x if need else None for x, need in zip(found, ctx.needs_input_grad, strict=False)), None, None, None
+
+
+def _laid_out(
+    logits: Tensor, values: Tensor, queries: Tensor | None, turns: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """As the kernels want them."""
+    turns, mask = (None if x is None else x.contiguous() for x in (turns, mask))
+    return logits.contiguous(), dense_channels(values), None if queries is None else dense_channels(queries), turns, mask

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .backend import may_look
 from .padding import count_real, pack_left, zero_padding
 
 
@@ -28,6 +29,8 @@ def lay_out(x: Tensor, mask: Tensor | None, phase: Tensor | None) -> Segments:
     """Columns for (B, N, D) with ``mask`` (B, N) bool or None, and ``phase`` (B,) int64; None: 0 in every row."""
     batch, length, _ = x.shape
     slot, ahead = 0, None
+    if not batch:
+        return Segments(x, slot, None, None, None)
     if phase is not None:
         slot = int(phase.min())
         ahead = phase - slot if bool((phase != slot).any()) else None
@@ -39,7 +42,8 @@ def lay_out(x: Tensor, mask: Tensor | None, phase: Tensor | None) -> Segments:
     if ahead is None:
         ahead = torch.zeros_like(counts)
     order, _ = pack_left(mask)
-    width = int((ahead + counts).max())
+    ends = ahead + counts
+    width = int(ends.max()) if may_look(ends) or phase is not None else length
     rank = torch.arange(width, device=x.device) - ahead[:, None]
     real = (rank >= 0) & (rank < counts[:, None])
     source = order.gather(1, rank.clamp(0, length - 1))

@@ -11,14 +11,14 @@ Axes: B batch, H heads, N length, K head width, R slots, G chunks, C chunk lengt
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .backend import needs_gradient, takes_triton
+from .backend import is_traced, needs_gradient, takes_triton
 from .causality import keep_out
-from .documents import document_bounds, document_chunks, state_rows
+from .documents import document_bounds, state_rows
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
 from .slot_blocks import slots_in_blocks
+from .slot_formula import slots_by_formula
 from .slots_native import NativeSlots, suits
 from .state import State, state
 
@@ -79,7 +79,8 @@ def causal_slot_attention(
         NotImplementedError: for ``cu_seqlens`` while compiling.
 
     Cost O(N (R K + C (K + R))) a head. Kept for backward: the inputs and the slots before each block, O(N K + N R K / block); gradients
-    reach every tensor once, there is no second derivative. With dropout, and in a compiled graph, autograd keeps O(N (R + C) + N R K / C).
+    reach every tensor. With dropout, in a compiled graph, and where derivatives go beyond a first one in reverse mode, autograd keeps
+    O(N (R + C) + N R K / C).
     """
     batch, heads, length, width = queries.shape
     slots = key_weights.shape[-1]
@@ -110,8 +111,9 @@ def causal_slot_attention(
             inputs = tuple(tensor.to(values.dtype) for tensor in inputs)  # type: ignore[assignment]
             output, *after = by_kernel(*inputs, state.keys, state.values, cu_seqlens=cu_seqlens)
             return output, SlotState(*after)
-        if dropout > 0.0 or torch.compiler.is_compiling():
-            output, state = _each_document(tuple(tensor.to(exact) for tensor in inputs), state, bounds, dropout, chunk)
+        if dropout > 0.0 or is_traced() or not batch:  # blocks of an empty batch have no size
+            output, last_keys, last_values = slots_by_formula(inputs, state.keys, state.values, bounds, dropout, chunk)
+            state = SlotState(last_keys, last_values)
         elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):
             output, state = _step(tuple(tensor.to(exact) for tensor in inputs), state)
         else:
@@ -136,53 +138,6 @@ def _step(inputs: tuple[Tensor, ...], state: SlotState) -> tuple[Tensor, SlotSta
     value_slots = torch.addcmul(state.values, value_weights.reshape(column), values)
     weights = ((queries * queries.shape[-1] ** -0.5) @ key_slots.mT).softmax(dim=-1)
     return weights @ value_slots, SlotState(key_slots, value_slots)
-
-
-def _each_document(
-    inputs: tuple[Tensor, ...], state: SlotState, bounds: list[int] | None, dropout: float, chunk: int
-) -> tuple[Tensor, SlotState]:
-    """:func:`_plain` of each document by itself."""
-    if bounds is None:
-        return _plain(inputs, state, dropout, chunk)
-    outputs, states = [], [state.select([row]) for row in range(len(bounds) - 1)]
-    for part in document_chunks(bounds, bounds[-1], bounds[-1]):
-        pieces = tuple(tensor[..., part.start : part.stop, :] for tensor in inputs)
-        output, states[part.rows.start] = _plain(pieces, states[part.rows.start], dropout, chunk)
-        outputs.append(output)
-    return torch.cat(outputs, dim=-2), SlotState(torch.cat([row.keys for row in states]), torch.cat([row.values for row in states]))
-
-
-def _plain(inputs: tuple[Tensor, ...], state: SlotState, dropout: float, chunk: int) -> tuple[Tensor, SlotState]:
-    """Everything at once, in operations that autograd and compilers follow."""
-    length, width = inputs[0].shape[-2:]
-    chunk = min(chunk, length)
-    padding = -length % chunk
-    queries, keys, values = (_chunks(tensor, chunk, padding) for tensor in inputs[:3])  # (B, H, G, C, K)
-    key_weights, value_weights = (_weight_chunks(tensor, chunk, padding) for tensor in inputs[3:])  # (B|1, 1, G, C, R)
-    key_slots, last_keys = _before_each(key_weights.transpose(-1, -2) @ keys, state.keys)
-    value_slots, last_values = _before_each(value_weights.transpose(-1, -2) @ values, state.values)
-
-    queries = queries * width**-0.5
-    scores = queries @ key_slots.transpose(-1, -2) + (queries @ keys.transpose(-1, -2)).tril() @ key_weights
-    weights = F.dropout(scores.softmax(dim=-1), dropout)
-    output = weights @ value_slots + (weights @ value_weights.transpose(-1, -2)).tril() @ values
-    return output.flatten(2, 3)[..., :length, :], SlotState(last_keys, last_values)
-
-
-def _before_each(sums: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Running totals of (B, H, G, R, K) before each chunk, and after the last."""
-    line = torch.cat((start[:, :, None], sums), dim=2).cumsum(dim=2)
-    return line[:, :, :-1], line[:, :, -1]
-
-
-def _chunks(tensor: Tensor, chunk: int, padding: int) -> Tensor:
-    return F.pad(tensor, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))
-
-
-def _weight_chunks(weights: Tensor, chunk: int, padding: int) -> Tensor:
-    if weights.dim() == 2:
-        weights = weights[None]
-    return _chunks(weights, chunk, padding)[:, None]
 
 
 def causal_slot_attention_reference(queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, value_weights: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.derivatives import differentiable, keep, kept
 from .backend import needs_gradient
 from .documents import document_chunks
-from .once import once_differentiable
+from .slot_formula import slots_by_formula
 
 BLOCK = 2**19  # scores that are worked on at a time on a processor
 
@@ -34,7 +35,7 @@ def slots_in_blocks(
         chunk: C at most.
 
     Returns:
-        (B, H, N, K) in the dtype of the values, and the slots after the last position. Gradients reach every tensor, once.
+        (B, H, N, K) in the dtype of the values, and the slots after the last position. Gradients reach every tensor.
     """
     if needs_gradient(*inputs, key_slots, value_slots):
         return _Slots.apply(*inputs, key_slots, value_slots, bounds, chunk)
@@ -42,18 +43,22 @@ def slots_in_blocks(
     return output, last_keys, last_values
 
 
+def _composition(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *inputs, key_slots, value_slots, bounds, _ = arguments
+    return slots_by_formula(inputs, key_slots, value_slots, bounds)
+
+
 class _Slots(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         *inputs, key_slots, value_slots, bounds, chunk = args
-        output, last_keys, last_values, *kept = _forward(inputs, (key_slots, value_slots), bounds, chunk)
-        ctx.save_for_backward(*inputs, *kept)
-        ctx.bounds, ctx.chunk, ctx.rows = bounds, chunk, key_slots.shape[0]
+        output, last_keys, last_values, *slots = _forward(inputs, (key_slots, value_slots), bounds, chunk)
+        keep(ctx, args, *slots)
         ctx.set_materialize_grads(False)
         return output, last_keys, last_values
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return *_backward(ctx, *gradients), None, None
 
@@ -85,13 +90,13 @@ def _backward(ctx: Any, given: Tensor | None, last_keys: Tensor | None, last_val
 
     where dK' and dV' are the gradients of the slots after the chunk; those before it get ds^T q and p^T do more.
     """
-    *inputs, kept_keys, kept_values = ctx.saved_tensors
+    (*inputs, start, _, bounds, chunk), (kept_keys, kept_values) = kept(ctx)
     needed = ctx.needs_input_grad
-    work = _Work(inputs, kept_keys.dtype, ctx.bounds, ctx.chunk)
+    work = _Work(inputs, kept_keys.dtype, bounds, chunk)
     found = [torch.empty_like(tensor) if need else None for tensor, need in zip(inputs, needed, strict=False)]
     key_slots, value_slots = (
-        kept.new_zeros((ctx.rows, *kept.shape[2:])) if last is None else last.to(kept.dtype, copy=True)
-        for kept, last in ((kept_keys, last_keys), (kept_values, last_values))
+        slots.new_zeros((len(start), *slots.shape[2:])) if last is None else last.to(slots.dtype, copy=True)
+        for slots, last in ((kept_keys, last_keys), (kept_values, last_values))
     )
     if given is None:
         given = kept_keys.new_zeros(()).expand(*inputs[0].shape[:-1], inputs[2].shape[-1])

@@ -5,14 +5,16 @@ Kept are the arguments, and the slots before every 512th position.
 Axes: B batch, H heads, N length, R slots, K head width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import slots as kernel
 from .backend import are_float32, takes_native
-from .once import once_differentiable
+from .slot_formula import slots_by_formula
 from .softmax_attention import dense_channels
 
 FEWEST = 16  # positions below which filling up a chunk costs what the kernel saves
@@ -35,27 +37,32 @@ def suits(backend: str | None, inputs: tuple[Tensor, ...], key_slots: Tensor, va
     )
 
 
+def _composition(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return slots_by_formula(inputs[:5], inputs[5], inputs[6], None)
+
+
 class NativeSlots(torch.autograd.Function):
     """(queries, keys, values, E, F, key slots, value slots) -> output (B, H, N, K) and the slots after it; E and F (N, R) or (B, N, R)."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = (dense_channels(x) for x in inputs[:3])
-        key_weights, value_weights = (x.contiguous().view(-1, *x.shape[-2:]) for x in inputs[3:5])
-        keep = any(ctx.needs_input_grad)
-        arguments = (queries, keys, values, key_weights, value_weights)
-        output, *after, kept = kernel.slot_attention(*arguments, inputs[5].contiguous(), inputs[6].contiguous(), keep)
-        if keep:
-            ctx.save_for_backward(*arguments, kept)
+        again = any(ctx.needs_input_grad)
+        output, *after, slots = kernel.slot_attention(*_laid_out(inputs), inputs[5].contiguous(), inputs[6].contiguous(), again)
+        if again:
+            keep(ctx, inputs, slots)
         ctx.set_materialize_grads(False)
-        ctx.shapes = [x.shape for x in inputs]
         return output, *after
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, d_output: Tensor | None, *d_after: Tensor | None) -> tuple[Tensor | None, ...]:
-        queries, keys, values, key_weights, value_weights, kept = ctx.saved_tensors
-        d_output = values.new_zeros(values.shape) if d_output is None else dense_channels(d_output)
-        given = [queries.new_zeros(shape) if x is None else x.contiguous() for x, shape in zip(d_after, ctx.shapes[5:], strict=True)]
-        found = kernel.slot_attention_backward(d_output, *given, queries, keys, values, key_weights, value_weights, kept)
-        return tuple(x.view(shape) if i in (3, 4) else x for i, (x, shape) in enumerate(zip(found, ctx.shapes, strict=True)))
+        inputs, (slots,) = kept(ctx)
+        d_output = inputs[2].new_zeros(inputs[2].shape) if d_output is None else dense_channels(d_output)
+        given = [start.new_zeros(start.shape) if x is None else x.contiguous() for x, start in zip(d_after, inputs[5:], strict=True)]
+        found = kernel.slot_attention_backward(d_output, *given, *_laid_out(inputs), slots)
+        return tuple(x.view(y.shape) if i in (3, 4) else x for i, (x, y) in enumerate(zip(found, inputs, strict=True)))
+
+
+def _laid_out(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Queries, keys, values, E and F as the kernels want them."""
+    return [*(dense_channels(x) for x in inputs[:3]), *(x.contiguous().view(-1, *x.shape[-2:]) for x in inputs[3:5])]

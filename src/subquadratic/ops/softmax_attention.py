@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
+from ..kernels.derivatives import differentiable, is_transformed, keep, kept
 from .backend import is_traced, needs_gradient, takes_native
 from .causality import keep_out
-from .once import once_differentiable
+from .precision import exact_dtype, no_autocast
 from .recording import in_one_call
 
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
@@ -57,6 +59,8 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | Non
         from .softmax_native import NativeSoftmaxAttention
 
         return NativeSoftmaxAttention.apply(queries, keys, values, causal)
+    if is_transformed():
+        return _by_formula(queries, keys, values, allowed, causal, dropout)
     if causal and past:
         if length == 1:
             causal = False  # the last one sees everything
@@ -65,10 +69,62 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | Non
         else:
             allowed, causal = bottom_right_causal(length, keys.shape[-2], queries.device), False
     if allowed is None:
-        return F.scaled_dot_product_attention(queries, keys, values, is_causal=causal, dropout_p=dropout)
+        return _fused(queries, keys, values, None, causal, dropout)
     some = allowed.any(dim=-1, keepdim=True)
-    output = F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed | ~some, dropout_p=dropout)
-    return torch.where(some, output, 0.0)
+    return torch.where(some, _fused(queries, keys, values, allowed | ~some, False, dropout), 0.0)
+
+
+def _by_formula(
+    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool, dropout: float = 0.0
+) -> Tensor:
+    """The definition, by operators that have every kind of derivative; a query with no key gives zeros."""
+    exact, length, past = exact_dtype(queries, values), queries.shape[-2], keys.shape[-2]
+    with no_autocast(values):
+        scores = (queries * queries.shape[-1] ** -0.5).to(exact) @ keys.to(exact).mT
+        if causal:
+            allowed = bottom_right_causal(length, past, queries.device)
+        if allowed is None:
+            return _drop(scores.softmax(dim=-1), dropout).to(values.dtype) @ values
+        some = allowed.any(dim=-1, keepdim=True)
+        weights = scores.masked_fill(~(allowed | ~some), -torch.inf).softmax(dim=-1)
+        return torch.where(some, _drop(weights, dropout).to(values.dtype) @ values, 0.0)
+
+
+def _drop(weights: Tensor, dropout: float) -> Tensor:
+    return F.dropout(weights, dropout) if dropout > 0.0 else weights
+
+
+def _fused(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool, dropout: float) -> Tensor:
+    """PyTorch's own. The kernel that it takes on a CPU has one derivative: here it gets the others."""
+    if (
+        queries.device.type == "cpu"
+        and needs_gradient(queries, keys, values)
+        and (not torch.is_autocast_enabled("cpu") or queries.dtype is torch.get_autocast_dtype("cpu"))
+        and in_parts(queries, keys, values, dropout)
+        and torch._fused_sdp_choice(queries, keys, values, allowed, dropout, causal) == SDPBackend.FLASH_ATTENTION.value
+    ):
+        return _Fused.apply(queries, keys, values, allowed, causal)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=allowed, is_causal=causal, dropout_p=dropout)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool) -> Tensor:
+        rows = (dense_channels(x) for x in (queries, keys, values))
+        output, normaliser = part(*rows, causal=causal, bias=_as_bias(allowed, queries))
+        keep(ctx, (queries, keys, values, allowed, causal), output, normaliser)
+        return output
+
+    @staticmethod
+    @differentiable(_by_formula)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (*given, allowed, causal), known = kept(ctx)
+        rows = (dense_channels(x) for x in (gradient, *given))
+        return *part_gradients(*rows, *known, causal=causal, bias=_as_bias(allowed, given[0])), None, None
+
+
+def _as_bias(allowed: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if allowed is None else torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, -torch.inf)
 
 
 def _for_kernel(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
@@ -234,18 +290,15 @@ class _AfterPast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
-        queries, keys, values = dense_channels(queries), dense_channels(keys), dense_channels(values)
-        output, normaliser = _two_parts(queries, keys, values, past)
-        ctx.save_for_backward(queries, keys, values, output, normaliser)
-        ctx.past = past
+        output, normaliser = _two_parts(dense_channels(queries), dense_channels(keys), dense_channels(values), past)
+        keep(ctx, (queries, keys, values, past), output, normaliser)
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable(lambda queries, keys, values, past: _by_formula(queries, keys, values, None, True))
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, output, normaliser = ctx.saved_tensors
-        past, known = ctx.past, (output, normaliser)
-        gradient = dense_channels(gradient)
+        (*given, past), known = kept(ctx)
+        gradient, queries, keys, values = (dense_channels(x) for x in (gradient, *given))
         d_queries, *here = part_gradients(gradient, queries, keys[..., past:, :], values[..., past:, :], *known, causal=True)
         more, *before = part_gradients(gradient, queries, keys[..., :past, :], values[..., :past, :], *known)
         d_keys, d_values = (torch.cat(both, dim=-2) for both in zip(before, here, strict=True))

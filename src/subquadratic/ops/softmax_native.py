@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import softmax as kernel
-from .once import once_differentiable
-from .softmax_attention import dense_channels
+from .softmax_attention import dense_channels, softmax_attention
+
+
+def _composition(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
+    return softmax_attention(queries, keys, values, causal=causal)
 
 
 class NativeSoftmaxAttention(torch.autograd.Function):
@@ -20,15 +24,13 @@ class NativeSoftmaxAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
-        queries, keys, values = dense_channels(queries), dense_channels(keys), dense_channels(values)
-        output, normaliser = kernel.softmax_attention(queries, keys, values, causal)
-        ctx.save_for_backward(queries, keys, values, output, normaliser)
-        ctx.causal = causal
+        output, normaliser = kernel.softmax_attention(dense_channels(queries), dense_channels(keys), dense_channels(values), causal)
+        keep(ctx, (queries, keys, values, causal), output, normaliser)
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable(_composition)
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, output, normaliser = ctx.saved_tensors
-        gradient = dense_channels(d_output)
-        return *kernel.softmax_attention_backward(gradient, queries, keys, values, ctx.causal, output, normaliser), None
+        (*given, causal), (output, normaliser) = kept(ctx)
+        rows = (dense_channels(x) for x in (d_output, *given))
+        return *kernel.softmax_attention_backward(*rows, causal, output, normaliser), None

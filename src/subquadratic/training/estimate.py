@@ -29,13 +29,18 @@ def check_memory(problem: Problem, options: TrainOptions) -> None:
     Raises:
         ValueError: it does not fit; says how much it needs and how much there is.
     """
+    room = available_memory(_device())
+    if (least := _at_least(options)) > room:  # to count a model of millions of layers, or of features, takes hours
+        raise ValueError(
+            f"model: training needs more than {size(least)}, but {size(room)} are available: give a smaller --dim or --depth, "
+            "or smaller --fields"
+        )
     try:
         with torch.device("meta"):
             model = problem.build()
-    except RuntimeError as error:  # sizes beyond what 64 bits can count
+    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes beyond what 64 bits can count
         raise ValueError(f"model: larger than any memory ({error}): give a smaller --dim, --depth or --context") from error
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    room = available_memory(_device())
     # Some hundred numbers a token, layer and channel: a guess that is never too low by much, to spare the count where it cannot matter.
     assert options.dim and options.depth and options.batch_size
     guess = 4 * weights + options.batch_size * problem.tokens * options.dim * options.depth * 400
@@ -47,6 +52,14 @@ def check_memory(problem: Problem, options: TrainOptions) -> None:
             f"model: training needs about {size(cost.total_bytes)} ({_parts(cost, options)}), but {size(room)} are available: "
             "give a smaller --dim, --depth, --context or --batch_size, or --checkpointing"
         )
+
+
+def _at_least(options: TrainOptions) -> int:
+    """Bytes that any of our models surely needs by its sizes alone; features also for each of a chunk's tokens, of which there are 64."""
+    assert options.dim and options.depth
+    sizes = {name: value for name in ("ff_mult", "features", "slots") if isinstance(value := options.fields.get(name), int) and value > 0}
+    layer = options.dim * options.dim * (1 + sizes.get("ff_mult", 0))
+    return 4 * (options.depth * layer + 64 * sizes.get("features", 0) + sizes.get("slots", 0))
 
 
 def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
     display.say(f"step        {seconds * 1e3:.0f} ms for {tokens:,} tokens ({tokens / seconds:,.0f} tokens/s, median of {TIMED})")
     read = f"{steps * tokens:,} tokens, {epochs:.2f} of the training data"
     display.say(f"run         about {steps:,} steps in {clock(steps * seconds)}: {read}")
-    display.say("nothing was written; leave --dry_run out to train")
+    display.say("no run folder was written; leave --dry_run out to train")
     return {
         "parameters": cost.parameters,
         "memory_bytes": cost.total_bytes,

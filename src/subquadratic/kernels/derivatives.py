@@ -1,0 +1,123 @@
+"""Derivatives of operations whose backward is written by hand, beyond the first one in reverse mode.
+
+Such a backward gives numbers and nothing that could be differentiated again, carry a tangent or be mapped over. Forwards therefore ask
+:func:`is_transformed`, and compute by PyTorch's own operators where it is so. Nobody knows in forward whether the backward will be
+differentiated in its turn (``create_graph=True``, which gradient penalties and Hessian-vector products need): backwards keep the arguments
+of forward, and where they are followed compute the gradients anew, by autograd from the composition of PyTorch's operators. That is one
+mechanism for all; :func:`differentiable` is its decorator.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Composition = Callable[..., Tensor | Sequence[Tensor | None]]
+
+
+class _Here(threading.local):
+    plain = False
+
+
+_here = _Here()
+
+
+@contextmanager
+def plain_operators() -> Iterator[None]:
+    """Within this context, in this thread, everything is computed by PyTorch's own operators, which have every kind of derivative."""
+    before, _here.plain = _here.plain, True
+    try:
+        yield
+    finally:
+        _here.plain = before
+
+
+def is_plain() -> bool:
+    """Whether :func:`plain_operators` asks for PyTorch's own operators."""
+    return not torch.compiler.is_compiling() and _here.plain
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` is under way, dual numbers of forward-mode differentiation may come along, or
+    :func:`plain_operators` are asked for: what has only a backward written by hand cannot take part."""
+    if torch.compiler.is_compiling():  # which follows what these would ask, and has ways of its own
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or _here.plain
+
+
+def is_followed() -> bool:
+    """Asked in a backward: whether somebody differentiates it (``create_graph=True``), sends tangents through it, or maps over it."""
+    return torch.is_grad_enabled() or is_transformed()
+
+
+_GIVEN = object()  # stands for a tensor among the arguments
+
+
+def keep(ctx: Any, arguments: Sequence[Any], *made: Tensor | None) -> None:
+    """As ``ctx.save_for_backward``: all arguments of forward, as they were given, and what it made."""
+    ctx.arguments = [_GIVEN if isinstance(value, Tensor) else value for value in arguments]
+    ctx.save_for_backward(*(value for value in arguments if isinstance(value, Tensor)), *made)
+
+
+def kept(ctx: Any) -> tuple[list[Any], list[Any]]:
+    """The arguments that :func:`keep` kept, and what forward made."""
+    tensors = iter(ctx.saved_tensors)
+    arguments = [next(tensors) if value is _GIVEN else value for value in ctx.arguments]
+    return arguments, list(tensors)
+
+
+def differentiable(composition: Composition) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator for the ``backward`` of a ``torch.autograd.Function`` whose forward called :func:`keep`: where it is followed, gradients
+    come from ``composition``, which takes forward's arguments and gives its outputs by PyTorch's operators (None for one that gets no
+    gradient)."""
+
+    def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(backward)
+        def run(ctx: Any, *gradients: Any) -> Any:
+            if not is_followed():
+                return backward(ctx, *gradients)
+            return tuple(gradients_of(composition, kept(ctx)[0], ctx.needs_input_grad, gradients))
+
+        return run
+
+    return decorate
+
+
+def gradients_of(
+    composition: Composition, arguments: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients of each argument that needs one, themselves differentiable, from those of the outputs.
+
+    Args:
+        composition: of ``arguments``, in PyTorch's operators.
+        arguments: tensors, and whatever else it takes.
+        needed: for each argument, whether a gradient is wanted.
+        gradients: one for each output; None: nobody asked for that output.
+    """
+    again = torch.is_grad_enabled()
+    wanted = [isinstance(value, Tensor) and need for value, need in zip(arguments, needed, strict=True)]
+    device = next(value.device.type for value in arguments if isinstance(value, Tensor))
+    with torch.enable_grad(), plain_operators(), torch.autocast(device, enabled=False):
+        # Other uses of a tensor are not this operation's: gradients are for new names of the arguments.
+        given = [
+            value if not want else value.view_as(value) if again else value.detach().requires_grad_()
+            for value, want in zip(arguments, wanted, strict=True)
+        ]
+        outputs = composition(*given)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        pairs = [
+            (output, gradient.to(output.dtype))
+            for output, gradient in zip(outputs, gradients, strict=True)
+            if output is not None and gradient is not None and output.requires_grad
+        ]
+        leaves = [value for value, want in zip(given, wanted, strict=True) if want]
+        if not pairs or not leaves:
+            return [None] * len(given)
+        outputs, gradients = zip(*pairs, strict=True)
+        found = iter(torch.autograd.grad(outputs, leaves, gradients, create_graph=again, allow_unused=True))
+    return [next(found) if want else None for want in wanted]

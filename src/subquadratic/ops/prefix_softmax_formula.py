@@ -1,0 +1,83 @@
+"""Running softmax means by PyTorch's operators alone: what compilers and every kind of derivative take.
+
+Axes: B batch, H heads, N length, K head width, G chunks, C chunk length.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .documents import document_chunks
+from .pool_state import PoolState
+
+WHOLE = 64  # positions of a chunk: the whole sequence is one block, and there are (N / C)^2 pairs of chunks
+
+
+def mean_by_formula(
+    logits: Tensor, values: Tensor, mask: Tensor | None, state: PoolState, bounds: list[int] | None, *, chunk: int = WHOLE
+) -> tuple[Tensor, PoolState]:
+    """Softmax-weighted running mean.
+
+    Args:
+        logits: (B, H, N).
+        values: (B, H, N, K).
+        mask: (B, N) bool, True = real token.
+        state: what came before, in the dtype of the arithmetic; a row for each document.
+        bounds: borders of packed documents, or None.
+        chunk: C, at least.
+
+    Returns:
+        (B, H, N, K) in the dtype of ``values``, and the summary after the last token.
+    """
+    given, exact = values.dtype, state.total.dtype
+    logits, values = blank(logits.to(exact), values.to(exact), mask)
+    if bounds is None:
+        output, state = _one(logits, values, state, min(max(chunk, WHOLE), logits.shape[-1]))
+        return output.to(given), state
+    outputs, states = [], [state.select([row]) for row in range(len(bounds) - 1)]
+    for part in document_chunks(bounds, bounds[-1], bounds[-1]):
+        here = slice(part.start, part.stop)
+        size = min(max(chunk, WHOLE), part.stop - part.start)
+        output, states[part.rows.start] = _one(logits[..., here], values[..., here, :], states[part.rows.start], size)
+        outputs.append(output)
+    after = (torch.cat(rows) for rows in zip(*(row.tensors() for row in states), strict=True))
+    return torch.cat(outputs, dim=-2).to(given), PoolState(*after)
+
+
+def blank(logits: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Padded tokens as tokens that weigh nothing, whatever they held."""
+    if mask is None:
+        return logits, values
+    return logits.masked_fill(~mask[:, None], -torch.inf), values.masked_fill(~mask[:, None, :, None], 0.0)
+
+
+def _one(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple[Tensor, PoolState]:
+    """Everything at once, in operations that autograd and compilers follow. Memory O(N (C + K) + (N / C)^2)."""
+    length = logits.shape[-1]
+    maximum = torch.maximum(logits.detach().cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing, EMPTY at least
+    padding = -length % chunk
+    logits = F.pad(logits, (0, padding), value=-torch.inf).unflatten(-1, (-1, chunk))  # (B, H, G, C)
+    values = F.pad(values, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))  # (B, H, G, C, K)
+    maximum = (F.pad(maximum, (0, padding), mode="replicate") if padding else maximum).unflatten(-1, (-1, chunk))
+
+    borders = torch.cat((state.maximum, maximum[..., -1]), dim=-1)  # (B, H, 1 + G): before each chunk, and after the last
+    last, arriving = borders[..., 1:, None], borders[..., :-1, None]
+    summary = (logits - last).exp()  # (B, H, G, C): each token's weight at the end of its chunk
+    sums = torch.cat((summary.sum(dim=-1, keepdim=True), (summary[..., None, :] @ values).squeeze(-2)), dim=-1)  # (B, H, G, 1 + K)
+    sums = torch.cat((torch.cat((state.weight, state.total), dim=-1)[..., None, :], sums), dim=-2)
+    running = _kept(borders[..., None, :] - borders[..., :, None]) @ sums  # (B, H, 1 + G, 1 + K), relative to the borders
+    before, after = running[..., :-1, :], running[..., -1, :]
+
+    weights = _kept(logits[..., None, :] - maximum[..., :, None])  # (B, H, G, C, C)
+    carried = (arriving - maximum).exp()[..., None]  # the past, rescaled to the new maximum
+    weight = weights.sum(dim=-1, keepdim=True) + carried * before[..., None, :1]
+    total = weights @ values + carried * before[..., None, 1:]
+    some = ~(weight <= 0)  # NaN stays
+    output = torch.where(some, total / torch.where(some, weight, 1.0), 0.0)
+    return output.flatten(2, 3)[..., :length, :], PoolState(borders[..., -1:], after[..., :1], after[..., 1:])
+
+
+def _kept(exponents: Tensor) -> Tensor:
+    """exp, and exactly zero above the diagonal, whatever is there."""
+    future = torch.ones(exponents.shape[-2:], dtype=torch.bool, device=exponents.device).triu(1)
+    return exponents.masked_fill(future, -torch.inf).exp()
