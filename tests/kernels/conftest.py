@@ -23,10 +23,15 @@ from subquadratic.kernels.native import (
     softmax,
 )
 
+# What the processor has, its vectors without a matrix unit, and narrower ones, which other processors have.
+TARGETS = {"native": None, "no matrix unit": ("-march=native",), "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
+
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
-SANITIZED = "SUBQUADRATIC_SANITIZE" in os.environ  # set by test_native_fuzz.py, which sees to it that sanitizers are in the process
+SANITIZED = os.environ.get("SUBQUADRATIC_SANITIZE")  # one of the targets: set by test_native_fuzz.py, which brings the sanitizers
 if SANITIZED:
+    target = TARGETS[SANITIZED] or library._for_this_processor()
     library.FLAGS += SANITIZERS
+    library._for_this_processor = lambda: target
     library.library()  # without it everything here would be skipped
 
 INTERPRET = not torch.cuda.is_available()
@@ -63,8 +68,6 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-# What the processor has, its vectors without a matrix unit, and narrower ones, which other processors have.
-TARGETS = {"native": None, "no matrix unit": ("-march=native",), "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
 
 
 @pytest.fixture(params=TARGETS)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from subquadratic.kernels.native import library
 
-from .conftest import SANITIZED, SANITIZERS
+from .conftest import SANITIZED, SANITIZERS, TARGETS
 from .operator_cases import NAMES, Sizes, arguments_of, call, operators, other_kinds, other_layouts, tensors_in, wrong_shapes
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
@@ -72,16 +72,20 @@ def test_any_mistake(name: str) -> None:
 
 
 @pytest.mark.sanitize
-def test_kernels_keep_to_their_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_kernels_keep_to_their_memory(target: str, tmp_path: Path) -> None:
     """The tests of the kernels and of the operators above them, in a process whose C library is built with sanitizers."""
+    if "avx2" not in library._processor() and TARGETS[target]:
+        pytest.skip("made for other processors than this one")
     compiler = library._compilers()[0]
     ask = [[compiler, f"-print-file-name=lib{name}.so"] for name in ("asan", "ubsan")]
     runtimes = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in ask]
     if not all(os.path.isabs(path) for path in runtimes):
         pytest.skip(f"{compiler} has no sanitizers")
-    library._made(compiler, (*library.FLAGS, *SANITIZERS, *library._for_this_processor()))  # here: a compiler is slow with sanitizers in it
+    flags = (*library.FLAGS, *SANITIZERS, *(TARGETS[target] or library._for_this_processor()))
+    library._made(compiler, flags)  # here: a compiler with sanitizers in it is slow
     environment = os.environ | {
-        "LD_PRELOAD": " ".join(runtimes), "SUBQUADRATIC_SANITIZE": "1", "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path),
+        "LD_PRELOAD": " ".join(runtimes), "SUBQUADRATIC_SANITIZE": target, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path),
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:log_path={tmp_path}/found",
         "UBSAN_OPTIONS": f"halt_on_error=1:print_stacktrace=1:log_path={tmp_path}/found",
     }  # fmt: skip

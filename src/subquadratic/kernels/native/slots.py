@@ -97,6 +97,8 @@ def slot_attention_backward(
     """Gradients of queries, keys, values, E, F, and the slots before, from that of the output and of the slots after."""
     arguments = (queries, keys, values, key_weights, value_weights)
     found = _gradients_like(d_output, d_key_slots, d_value_slots, *arguments, kept)
+    if not len(queries):  # no thread would write the gradients of weights that all rows share
+        return tuple(torch.zeros_like(x) for x in found)  # type: ignore[return-value]
     d_queries, d_keys, d_values, d_key_weights, d_value_weights, *_ = found
     d_key_slots, d_value_slots = d_key_slots.clone(), d_value_slots.clone()
     sums = queries.new_empty(torch.get_num_threads() * 2 * STRETCH * CHUNK * whole(key_weights.shape[-1]))
