@@ -45,7 +45,7 @@ def test_latents_over_a_context_are_the_definition(length: int, total: int, rota
     layer = LatentAttention(8, heads=2, rotary=rotary).double()
     latents, context = torch.randn(2, length, 8, dtype=torch.double), torch.randn(2, total, 8, dtype=torch.double)
     places = torch.arange(total)
-    result = layer.attend(latents, layer.read(context, places), positions=places[total - length :])
+    result = layer(latents, cache=layer.read(context, places), positions=places[total - length :])
     expected = torch.stack([reference(layer, *row, rotary=rotary) for row in zip(latents, context, strict=True)])
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6 if rotary else 1e-12)  # angles are float32
 

@@ -105,6 +105,111 @@ def test_bad_input_is_one_clear_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+VERBS_AND_PLACES = [
+    (["train"], "out"), (["train"], "data"), (["train"], "tokenizer"), (["train"], "weights"), (["train"], "resume"), (["train"], "config"),
+    (["generate", "full"], "prompt_file"), (["generate"], "RUN"), (["fill"], "RUN"), (["evaluate"], "RUN"), (["info"], "RUN"),
+    (["evaluate", "full"], "out"), (["evaluate", "full"], "by_position"), (["evaluate", "full"], "data"), (["bench"], "out"),
+    (["bench"], "plot"), (["tokenizer", "train"], "out"), (["tokenizer", "show"], "TOKENIZER"),
+    (["convert", "full.pt", "--from", "linformer"], "out"), (["convert", "--from", "linformer", "--out", "x"], "FILE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "option"), VERBS_AND_PLACES, ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def test_an_empty_name_is_not_the_folder_one_stands_in(
+    argv: list[str], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("model: performer\n")
+    for empty in ("", " "):
+        assert main([*argv, empty] if option.isupper() else [*argv, f"--{option}", empty]) == 2
+        said = capsys.readouterr().err
+        assert "the name is empty" in said and said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+HUGE = [
+    *(("train", name, str(10**30)) for name in ("dim", "depth", "heads", "context", "batch_size", "accumulation", "max_steps", "keep")),
+    *(("train", name, str(10**30)) for name in ("seed", "evaluations", "validation_tokens", "patience", "save_every", "fields.features")),
+    *(("train", name, value) for name in ("learning_rate", "weight_decay", "clip", "warmup", "ema") for value in ("nan", "-.inf", "1e400")),
+    *(("train", "dim", value) for value in ("-" + "9" * 30, "9" * 5000, "1e30", "nan")),
+    *(("train", "fields.dropout", value) for value in (".nan", ".inf")),
+    *(("info", name, str(10**30)) for name in ("dim", "depth", "heads", "length", "vocab_size", "batch_size")),
+    *(("bench", name, str(10**30)) for name in ("dim", "depth", "heads", "rounds", "threads")),
+    *(("train", name, value) for name, value in (("evaluations", "10001"), ("seed", str(2**70)), ("budget", "9" * 400 + "h"))),
+]
+
+
+@pytest.mark.parametrize(("verb", "option", "value"), HUGE, ids=lambda value: value[:20])
+def test_numbers_that_nothing_takes_are_one_clear_line(verb: str, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, f"--{option}", value]) == 2
+    said = capsys.readouterr().err
+    assert option in said and said.count("\n") == 1
+
+
+CONFIGS = {
+    "binary.yaml": (b"\0\1\xff", "is no text"),
+    "nul.yaml": (b"dim: 3\0", "NUL"),
+    "utf16.yaml": ("dim: 3".encode("utf-16"), "is no text"),
+    "empty.yaml": (b"", "is empty"),
+    "comment.yaml": (b"# nothing\n", "is empty"),
+    "list.yaml": (b"- dim\n", "holds a list"),
+    "list.json": (b"[1]", "holds a list"),
+    "word.yaml": (b"dim\n", "holds a text"),
+    "twice.yaml": (b"dim: 1\ndim: 2\n", "gives dim twice, again in line 2"),
+    "twice.json": (b'{"dim": 1,\n\t"dim": 2}', "gives dim twice"),
+    "inner.yaml": (b"fields: {kernel: relu, kernel: exp}\n", "gives kernel twice"),
+    "tag.yaml": (b"!!python/object/apply:os.getcwd []\n", "is not valid YAML"),
+    "two.yaml": (b"dim: 1\n---\ndim: 2\n", "is not valid YAML"),
+    "open.yaml": (b"dim: [1", "is not valid YAML"),
+    "number.yaml": (b"1: 2\n", "has the option 1"),
+    "self.yaml": (b"config: other.yaml\n", "names another file"),
+    "out.yaml": (b"out: ''\n", "out: the name is empty"),
+    "deep.yaml": (b"[" * 5000, "config: deep.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_that_is_none_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, message = CONFIGS[name]
+    (tmp_path / name).write_bytes(content)
+    assert main(["train", "--config", name]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_a_folder_is_no_configuration_and_json_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from subquadratic.cli.options import parse
+    from subquadratic.training import TrainOptions
+
+    assert main(["train", "--config", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    for text in ('{"dim": 64, "fields": {"kernel": "relu"}}', '{\n\t"dim": 64,\n\t"fields": {"kernel": "relu"}\n}'):
+        (tmp_path / "run.json").write_text(text)
+        options = parse(TrainOptions, ["--config", str(tmp_path / "run.json")], verb="train", examples="")
+        assert (options.dim, options.fields) == (64, {"kernel": "relu"})
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], [], ["--version"], ["train", "--help"], ["tokenizer"], ["tokenizer", "show", "bytes"], ["models"]]
+)
+def test_a_reader_that_leaves_early_is_no_error(argv: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "subquadratic", *argv], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == (0 if argv and argv != ["tokenizer"] else 2)
+
+
+def test_an_output_that_is_full_is_told() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "subquadratic", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "subq: cannot write to standard output: No space left on device\n")
+
+
 def test_flags_win_over_the_file_wherever_it_stands(tmp_path: Path) -> None:
     from subquadratic.cli.options import parse
     from subquadratic.training import TrainOptions
@@ -130,6 +235,20 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "pip install 'subquadratic[train]'" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_without_the_extra_every_verb_names_the_extra_alone() -> None:
+    code = (
+        "import sys; from subquadratic.cli.main import EXTRAS, VERBS, main\n"
+        "sys.modules.update(dict.fromkeys(EXTRAS))\n"  # as if none of them were installed
+        "sys.exit(any(main([verb, '--help']) != 2 for verb in VERBS))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(VERBS)
+    for verb, line in zip(VERBS, lines, strict=True):
+        assert line == f"subq {verb}: needs packages that are not installed: pip install 'subquadratic[train]'"
 
 
 def test_train_then_generate(tmp_path: Path) -> None:

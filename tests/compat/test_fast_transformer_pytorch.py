@@ -96,7 +96,7 @@ def test_shared_vectors_must_agree_and_exist() -> None:
     state = reference.state_dict()
     for name in SHARED:
         changed = dict(state, **{f"layers.2.0.fn.{name}.weight": state[f"layers.2.0.fn.{name}.weight"] + 1})
-        with pytest.raises(RuntimeError, match=f"{name} of layer 2 differs"):
+        with pytest.raises(RuntimeError, match=rf"layers\.2\.0\.fn\.{name}\.weight differs"):
             model.load_state_dict(changed)
         only_last = {key: value for key, value in state.items() if name not in key or key.startswith("layers.2")}
         model.load_state_dict(only_last)  # a saver that drops duplicates may keep any one of them

@@ -110,7 +110,7 @@ def test_state_dicts_load_strictly() -> None:
     one_token = FeedbackTransformer(**{**SMALL, "seq_len": 1})
     one_token.load_state_dict(reference.state_dict())  # seq_len is how the model runs, not what it is
     without = {key: value for key, value in reference.state_dict().items() if key != "layers.1.0.fn.norm.weight"}
-    with pytest.raises(RuntimeError, match=r"Missing.*stack\.layers\.1\.norm\.weight"):
+    with pytest.raises(RuntimeError, match=r"Missing.*layers\.1\.0\.fn\.norm\.weight"):
         again.load_state_dict(without)
     with pytest.raises(RuntimeError, match=r"Unexpected.*layers\.2\.0"):
         again.load_state_dict({**reference.state_dict(), "layers.2.0.fn.other": torch.zeros(1)})

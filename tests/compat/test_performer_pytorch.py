@@ -345,7 +345,7 @@ def projection_names(*models: nn.Module) -> list[str]:
 def test_processes_redraw_the_same_features_whatever_their_random_state() -> None:
     first = small(feature_redraw_interval=0)
     second = copy.deepcopy(first)
-    start = first.performer.net.blocks[0]["attention"].layer.fast_attention.projection_matrix.clone()
+    start = first.performer.net.layers[0][0].fn.fast_attention.projection_matrix.clone()
     torch.manual_seed(1)
     first.train().check_redraw_projections()
     torch.manual_seed(2)
@@ -363,7 +363,7 @@ def test_a_redraw_between_forward_and_backward_does_no_harm() -> None:
 
 def test_redraw_and_fix() -> None:
     model = small(feature_redraw_interval=0, depth=1)
-    matrix = model.performer.net.blocks[0]["attention"].layer.fast_attention.projection_matrix
+    matrix = model.performer.net.layers[0][0].fn.fast_attention.projection_matrix
     model.redraw_(torch.Generator().manual_seed(1))
     drawn = matrix.clone()
     model.redraw_()

@@ -103,8 +103,12 @@ class TestManyFiles:
 class TestOneFile:
     def test_any_bytes_for_the_byte_tokenizer(self, tmp_path: Path) -> None:
         data = bytes(range(256)) + b"\r\n"
-        corpus = load_corpus(write(tmp_path, {"a.bin": data}) / "a.bin")
+        path = write(tmp_path, {"a.bin": data}) / "a.bin"
+        corpus = load_corpus(path, binary=True)
         assert ByteTokenizer().decode_bytes([*corpus.train, *corpus.validation]) == data
+        path.write_bytes(data[1:])  # what has no NUL byte is read without a word, as text in whatever encoding
+        corpus = load_corpus(path)
+        assert ByteTokenizer().decode_bytes([*corpus.train, *corpus.validation]) == data[1:].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def test_utf16_is_refused_where_text_is_asked(self, tmp_path: Path) -> None:
         path = write(tmp_path, {"a.txt": "text".encode("utf-16")}) / "a.txt"

@@ -24,12 +24,15 @@ def some_rows(count: int) -> list[torch.Tensor]:
 
 def test_a_classifier_row_by_row() -> None:
     model = sq.SequenceClassifier(sq.PerformerConfig(**SIZES, causal=False), vocab_size=20, num_classes=3).eval()
+    model.head.train()
     rows, labels = some_rows(7), torch.tensor([0, 1, 2, 0, 1, 2, 0])
     batches = []
     for part in (slice(0, 4), slice(4, 7)):
         tokens, mask = padded(rows[part])
         batches.append({"tokens": tokens, "mask": mask, "labels": labels[part]})
     found = evaluate_classes(model, batches, labels=["a", "b", "c"])
+    assert model.head.training
+    assert not model.training
     with torch.no_grad():
         logits = torch.cat([model(row[None]) for row in rows])
     taken = logits.argmax(dim=-1)

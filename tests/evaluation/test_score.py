@@ -15,6 +15,7 @@ import subquadratic as sq
 from subquadratic.evaluation import score
 from subquadratic.evaluation.score import evaluate_text
 from subquadratic.evaluation.text import Text
+from subquadratic.evaluation.windows import TextWindows
 
 SIZES: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 2}
 STREAMING = {
@@ -39,9 +40,9 @@ def build(config: sq.BackboneConfig) -> sq.LanguageModel:
 
 @torch.no_grad()
 def by_hand(model: sq.LanguageModel, tokens: list[int]) -> list[float]:
-    """Nats of every token but the first, from all before it."""
+    """Nats of every token but the first, from all before it; of a Perceiver AR, of its last ones."""
     logits = model(torch.tensor([tokens[:-1]]))[0]
-    return F.cross_entropy(logits, torch.tensor(tokens[1:]), reduction="none").tolist()
+    return F.cross_entropy(logits, torch.tensor(tokens[-len(logits) :]), reduction="none").tolist()
 
 
 @pytest.mark.parametrize("name", STREAMING)
@@ -71,28 +72,27 @@ def test_a_stream_scores_what_one_look_at_the_document_does(name: str, monkeypat
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_windows_predict_each_token_once(name: str) -> None:
+    """Windows of 33, the last of them moved back to end with the text."""
     model = build(WINDOWED[name])
     found = evaluate_text(model, Text([TOKENS]), context=33, batch_size=4)
-    stride = {"perceiver": 16, "masked": 33}.get(name, 32)
-    windows = [TOKENS[start : start + 33].astype(np.int64) for start in range(0, 500 - 32, stride)]
+    nats: list[float] = []
     if name == "masked":
-        drawn = torch.rand(len(windows), 33, generator=torch.Generator().manual_seed(0)) < 0.15
-        tokens = torch.from_numpy(np.stack(windows))
-        with torch.no_grad():
-            logits = model(tokens, masked=drawn)[drawn]
-        nats = F.cross_entropy(logits, tokens[drawn], reduction="none")
+        windows = TextWindows(Text([TOKENS]), length=33, advance=33, masked=True)
+        for item in (windows[i] for i in range(len(windows))):
+            with torch.no_grad():
+                logits = model(item["tokens"][None], masked=item["masked"][None])[0]
+            nats += F.cross_entropy(logits, item["tokens"], reduction="none")[item["scored"]].tolist()
     else:
-        losses = [by_hand(model, list(window)) if name != "perceiver" else by_latents(model, window) for window in windows]
-        nats = torch.tensor(losses).flatten()
-        assert found.predicted == len(windows) * min(stride, 32)
-    assert found.loss == pytest.approx(float(nats.mean()), rel=1e-5)
-    assert found.how == "windows of 33 tokens" + (", 15% of them hidden" if name == "masked" else "")
-
-
-@torch.no_grad()
-def by_latents(model: sq.LanguageModel, window: np.ndarray) -> list[float]:
-    tokens = torch.from_numpy(window)
-    return F.cross_entropy(model(tokens[None, :-1])[0], tokens[-16:], reduction="none").tolist()
+        advance, stop = {"perceiver": 16}.get(name, 32), 1
+        if name == "perceiver":  # the first tokens from beginnings of the first window, of which each predicts 16
+            nats, stop = by_hand(model, TOKENS[:17].astype(int).tolist()), 17
+        while stop < len(TOKENS):
+            end = 33 if stop <= 17 else min(stop + advance, len(TOKENS))
+            nats += by_hand(model, TOKENS[end - 33 : end].astype(int).tolist())[stop - end :]
+            stop = end
+    assert found.predicted == len(nats) == 499
+    assert found.loss == pytest.approx(np.mean(nats), rel=1e-5)
+    assert found.how == "windows of 33 tokens" + (", each token hidden once" if name == "masked" else "")
 
 
 @settings(deadline=None, max_examples=20)
@@ -127,10 +127,13 @@ def test_models_of_published_packages_are_scored_in_windows() -> None:
     sizes = {"num_tokens": VOCABULARY, "max_seq_len": 32, "dim": 16, "depth": 1, "heads": 2, "dim_head": 8}
     model = PerformerLM(**sizes, causal=True).eval()
     found = evaluate_text(model, Text([TOKENS]))
-    windows = torch.from_numpy(TOKENS.astype(np.int64)).unfold(0, 32, 31)
+    tokens = torch.from_numpy(TOKENS.astype(np.int64))
+    windows = torch.cat((tokens.unfold(0, 32, 31), tokens[None, -32:]))  # 16 predict 31 tokens each; the last, the 3 that are left
     with torch.no_grad():
-        logits = model(windows[:, :-1])
-    assert found.loss == pytest.approx(float(F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())), rel=1e-5)
+        nats = F.cross_entropy(model(windows[:, :-1]).transpose(1, 2), windows[:, 1:], reduction="none")
+    wanted = torch.cat((nats[:-1].flatten(), nats[-1, -3:]))
+    assert found.predicted == len(wanted) == 499
+    assert found.loss == pytest.approx(float(wanted.mean()), rel=1e-5)
     with pytest.raises(ValueError, match="bidirectional"):
         evaluate_text(PerformerLM(**sizes), Text([TOKENS]))
 

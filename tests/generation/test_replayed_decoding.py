@@ -97,7 +97,7 @@ def test_a_state_that_grows_is_never_captured(config: sq.BackboneConfig, recorde
     for _ in range(3):  # the same lengths again
         choices(begun(net))
     assert recorder.captured == 0
-    assert not replay._of_models[net]._replayed._noted
+    assert not replay._of_models[net].replayed._noted
 
 
 def assert_states_stay(decoding: Decoding, count: int) -> None:
@@ -339,7 +339,7 @@ class TestOnAGpu:
             return torch.cat((*found, choices(decoding, 6)))
 
         torch.testing.assert_close(told(net), told(eager(net)), rtol=1e-4, atol=1e-4)
-        assert len(replay._of_models[net]._replayed._graphs) == 1
+        assert len(replay._of_models[net].replayed._graphs) == 1
         scale(net)
         torch.testing.assert_close(told(net), told(eager(net)), rtol=1e-4, atol=1e-4)
 
@@ -348,7 +348,7 @@ class TestOnAGpu:
         net = model(config).cuda()
         for _ in range(2):
             net.generate(torch.ones(1, 3, dtype=torch.int64, device="cuda"), max_new_tokens=5)
-        assert not replay._of_models[net]._replayed._graphs
+        assert not replay._of_models[net].replayed._graphs
 
     def test_sampling_goes_on_after_a_capture(self) -> None:
         net = model(CONSTANT["performer"]).cuda()

@@ -27,7 +27,7 @@ from torch import Tensor
 import subquadratic as sq
 from subquadratic.generation import replay, steps
 from subquadratic.generation.replay import _of_models
-from subquadratic.ops import recording
+from subquadratic.ops.recording import Recording
 
 RECORDED = {name: config for name, config in CONSTANT.items() if name != "feedback"}  # which looks at how full its memory is
 recorded = pytest.mark.parametrize("config", RECORDED.values(), ids=RECORDED.keys())
@@ -37,20 +37,18 @@ recorded = pytest.mark.parametrize("config", RECORDED.values(), ids=RECORDED.key
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A number for each recorded step."""
     calls: list[int] = []
-    record = recording.record
+    bind = Recording.bind
 
-    def noted(*given: Any) -> Any:
-        results, program = record(*given)
-        if program is None:
-            return results, None
+    def noted(self: Recording, constants: Any) -> Any:
+        program = bind(self, constants)
 
         def run(*inputs: Tensor) -> Any:
             calls.append(len(inputs))
             return program(*inputs)
 
-        return results, run
+        return run
 
-    monkeypatch.setattr(steps, "record", noted)
+    monkeypatch.setattr(Recording, "bind", noted)
     return calls
 
 
@@ -81,7 +79,7 @@ def test_the_next_text_begins_with_the_recording_of_the_last(config: sq.Backbone
     ran.clear()
     assert torch.equal(choices(begun(net), 8), choices(begun(eager(net)), 8))
     assert len(ran) >= 5
-    assert len(_of_models[net].programs) == 1
+    assert len(_of_models[net].recordings) == 1
 
 
 @pytest.mark.parametrize("config", GROWING.values(), ids=GROWING.keys())
@@ -148,8 +146,8 @@ def test_recordings_may_be_thrown_away_at_any_moment(known: bool, monkeypatch: p
     wanted = choices(begun(eager(net)), 12)
     choices(begun(net), 8 if known else 1)
     own = _of_models[net]
-    own.programs = Forgetful(own.programs)
-    monkeypatch.setattr(replay, "PROGRAMS", 0)
+    own.recordings = Forgetful(own.recordings)
+    monkeypatch.setattr(replay, "RECORDINGS", 0)
     assert torch.equal(choices(begun(net), 12), wanted)
     assert bool(ran) == known
 

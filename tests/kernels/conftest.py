@@ -1,6 +1,7 @@
 """Triton kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which tests/conftest.py asks for; C kernels are
 compiled for this processor, and for narrower ones."""
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +22,12 @@ from subquadratic.kernels.native import (
     slots,
     softmax,
 )
+
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
+SANITIZED = "SUBQUADRATIC_SANITIZE" in os.environ  # set by test_native_fuzz.py, which sees to it that sanitizers are in the process
+if SANITIZED:
+    library.FLAGS += SANITIZERS
+    library.library()  # without it everything here would be skipped
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -66,6 +73,8 @@ def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     target = TARGETS[request.param]
     if target is None:
         return
+    if SANITIZED:
+        pytest.skip("compiled for this processor alone")
     if "avx2" not in library._processor():
         pytest.skip("made for other processors than this one")
     if target == library._for_this_processor():

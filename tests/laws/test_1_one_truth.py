@@ -5,6 +5,7 @@ tested while they grow.
 """
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,8 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import subquadratic as sq
+from subquadratic.kernels.native.library import why_not
+from subquadratic.models import backbone
 
-from .matrix import LENGTH, configs, inputs, language_model, tokens
+from .matrix import configs, inputs, language_model, tokens
+from .streaming import ROWS, built, causal_configs, check_law, length_for, masks, plans
+
+OWN_HEADS = ("backbone", "language_model", "classifier")
 
 
 def pieces(length: int, cuts: list[int]) -> list[slice]:
@@ -21,22 +27,43 @@ def pieces(length: int, cuts: list[int]) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(borders) if b > a]
 
 
-def length_for(config: sq.BackboneConfig) -> int:
-    return min(LENGTH, getattr(config, "latents", LENGTH))
+@pytest.fixture(scope="module", autouse=True)
+def short_segments() -> Iterator[None]:
+    """Checkpointing streams a long sequence through all layers; let it do so with these short ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "SEGMENT", 5 * ROWS)
+        yield
 
 
-@pytest.mark.parametrize("config", configs(causal=True))
-@settings(max_examples=6, deadline=None)
-@given(cuts=st.lists(st.integers(1, LENGTH - 1), max_size=6))
-def test_forward_equals_extend_over_any_split(config: sq.BackboneConfig, cuts: list[int]) -> None:
-    torch.manual_seed(0)
+HEADS = [
+    *(pytest.param(*param.values, head, id=f"{head}-{param.id}") for head in OWN_HEADS for param in causal_configs(cross=False)),
+    *(pytest.param(*param.values, "encoder_decoder", id=f"encoder_decoder-{param.id}") for param in causal_configs(cross=True)),
+]
+
+
+@pytest.mark.parametrize(("config", "head"), HEADS)
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_forward_equals_extend_over_any_split(config: sq.BackboneConfig, head: str, data: st.DataObject) -> None:
+    """Single tokens and longer pieces in any order, with and without gradients and padding."""
     length = length_for(config)
-    model, x = language_model(config), tokens(3, length)
-    whole, state, parts = model(x), model.init_state(3), []
-    for piece in pieces(length, [cut for cut in cuts if cut < length]):
-        logits, state = model.extend(x[:, piece], state)
-        parts.append(logits)
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-6, atol=1e-8)
+    check_law(built(head, config, torch.float64), config, data.draw(plans(length)), data.draw(masks(length)), tolerance=1e-6)
+
+
+@pytest.mark.parametrize(("config", "head"), [param for param in HEADS if param.values[1] in ("language_model", "encoder_decoder")])
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_the_c_kernels_follow_it_too(config: sq.BackboneConfig, head: str, data: st.DataObject, native: str) -> None:
+    """In float32, so to its rounding."""
+    length = length_for(config)
+    case = built(head, config, torch.float32)
+    check_law(case, config, data.draw(plans(length)), data.draw(masks(length)), tolerance=2e-3, backend=native)
+
+
+@pytest.fixture(scope="module")
+def native() -> str:
+    """The C kernels, where there is a compiler; PyTorch's operations in float32 where there is none."""
+    return "torch" if why_not() else "auto"
 
 
 @pytest.mark.parametrize("config", configs(causal=True))

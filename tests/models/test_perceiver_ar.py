@@ -32,9 +32,9 @@ def inputs(*shape: int, std: float = 1.0) -> Tensor:
 
 
 def turned(vector: Tensor, position: int) -> Tensor:
-    """RoFormer's rotation of one (K,) vector; angles, sines and cosines are float32 by contract."""
-    rates = 1.0 / 10000.0 ** (torch.arange(0, len(vector), 2, dtype=torch.float32) / len(vector))
-    cosine, sine = (position * rates).cos().double(), (position * rates).sin().double()
+    """RoFormer's rotation of one (K,) vector; angles are float64, sines and cosines float32 by contract."""
+    rates = 1.0 / 10000.0 ** (torch.arange(0, len(vector), 2, dtype=torch.float64) / len(vector))
+    cosine, sine = (position * rates).cos().float().double(), (position * rates).sin().float().double()
     first, second = vector.chunk(2)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine))
 
@@ -178,7 +178,7 @@ def test_prefix_dropout_draws_anew_keeps_positions_and_rests_in_eval() -> None:
     places = seen_places(model, x, None)[0]
     plain = model.eval()
     cache = plain.cross[0].read(x[:, places], places)
-    y = plain.cross[0].attend(x[:, 8:], cache, positions=torch.arange(8, 12), allowed=None)
+    y = plain.cross[0](x[:, 8:], None, positions=torch.arange(8, 12), places=None, allowed=None, cache=cache)
     torch.testing.assert_close(dropped, plain.stack(y, positions=torch.arange(8, 12)))
     assert torch.equal(plain(x), plain(x))
     without = backbone(depth=1)
@@ -260,15 +260,9 @@ def test_latents_at_drops_and_refills() -> None:
 
 @pytest.mark.parametrize("refill, full", [(2, [2, 1, 1, 2, 1, 1]), ("exact", [4, 4, 4, 4, 4, 4])])
 @torch.no_grad()
-def test_between_drops_a_step_runs_one_latent(monkeypatch: pytest.MonkeyPatch, refill: str | int, full: list[int]) -> None:
+def test_between_drops_a_step_runs_one_latent(refill: str | int, full: list[int]) -> None:
     model, widths = backbone(refill=refill), []
-    extend = model.stack.extend
-
-    def counting(x: Tensor, *rest: object, **named: object) -> object:
-        widths.append(x.shape[1])
-        return extend(x, *rest, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(model.stack, "extend", counting)
+    model.stack.register_forward_pre_hook(lambda stack, given: widths.append(given[0].shape[1]))
     state = model.init_state(1)
     for _ in range(10):
         _, state = model.extend(inputs(1, 1, DIM), state)

@@ -90,3 +90,58 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / saving.WEIGHTS).replace(tmp_path / saving.WEIGHTS)
     with pytest.raises(ValueError, match="does not fit"):
         sq.LanguageModel.from_pretrained(tmp_path)
+
+
+def heads_of(dtype: torch.dtype) -> list[torch.nn.Module]:
+    both = CONFIG.replace(cross_attention=True)
+    made = [
+        sq.LanguageModel(CONFIG, vocab_size=7, tie_embeddings=True),
+        sq.LanguageModel(CONFIG.replace(causal=False), vocab_size=7),
+        sq.SequenceClassifier(CONFIG, vocab_size=7, num_classes=3),
+        sq.EncoderDecoder(CONFIG.replace(causal=False), both, vocab_size=7),
+        *(
+            sq.LanguageModel(kind(dim=16, depth=1, heads=2, **needed), vocab_size=7)
+            for kind, needed in (
+                (sq.LinformerConfig, {"max_length": 20, "slots": 4}),
+                (sq.FastformerConfig, {}),
+                (sq.FeedbackTransformerConfig, {}),
+                (sq.PerceiverARConfig, {"latents": 4}),
+                (sq.TransformerConfig, {}),
+            )
+        ),
+    ]
+    return [model.to(dtype) for model in made]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_weights_come_back_in_their_dtype_or_another_one(dtype: torch.dtype, tmp_path: Path) -> None:
+    for model in heads_of(dtype):
+        model.save_pretrained(tmp_path)
+        for asked in (None, "auto"):
+            again = type(model).from_pretrained(tmp_path, dtype=asked)
+            for name, tensor in model.state_dict().items():
+                found = again.state_dict()[name]
+                assert found.dtype is tensor.dtype and torch.equal(found, tensor), name
+        for asked in (torch.float64, "bfloat16", "torch.float32"):
+            again = type(model).from_pretrained(tmp_path, dtype=asked)
+            wanted = asked if isinstance(asked, torch.dtype) else getattr(torch, asked.removeprefix("torch."))
+            assert {tensor.dtype for tensor in again.state_dict().values() if tensor.is_floating_point()} == {wanted}
+
+
+def test_mixed_dtypes_come_back_each(tmp_path: Path) -> None:
+    model = sq.LanguageModel(CONFIG, vocab_size=7)
+    model.backbone.to(torch.bfloat16)
+    model.norm.to(torch.float64)
+    model.save_pretrained(tmp_path)
+    again = sq.LanguageModel.from_pretrained(tmp_path)
+    kinds = {name: tensor.dtype for name, tensor in again.state_dict().items()}
+    assert kinds == {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    assert set(kinds.values()) == {torch.float32, torch.bfloat16, torch.float64}
+    assert {name: p.dtype for name, p in again.named_parameters()} == {name: p.dtype for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("dtype", ["bflot16", "int64", torch.int32, 16, "nn"])
+def test_other_dtypes_are_refused(dtype: object, tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="dtype must be a floating-point"):
+        sq.LanguageModel.from_pretrained(tmp_path, dtype=dtype)  # type: ignore[arg-type]

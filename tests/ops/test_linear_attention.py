@@ -1,5 +1,6 @@
 """Linear attention over features against its definition, formed in the logarithm in float64."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -8,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.ops.favor import causal_favor
 from subquadratic.ops.linear_attention import (
+    EMPTY,
+    FeatureState,
     causal_linear_attention,
     linear_attention_reference,
     read_features,
@@ -150,3 +154,23 @@ def test_shapes_that_disagree_are_named() -> None:
         causal_linear_attention(queries, keys[:, :, :5], values)
     with pytest.raises(ValueError, match="chunk must be an integer of at least 1, got 0"):
         causal_linear_attention(queries, keys, values, chunk=0)
+
+
+@pytest.mark.parametrize("written_out", [True, False])
+def test_a_maximum_means_nothing_to_features_that_are_no_exponents(written_out: bool) -> None:
+    """A state that says EMPTY, as a new one does and one that has grown token by token, is worth as much as any."""
+    torch.manual_seed(0)
+    queries, keys = (torch.rand(2, 3, 9, 5, dtype=torch.float64) for _ in range(2))
+    values = torch.randn(2, 3, 9, 4, dtype=torch.float64)
+
+    def attend(here: slice, state: FeatureState | None) -> tuple[Tensor, FeatureState]:
+        q, k, v = (x[:, :, here] for x in (queries, keys, values))
+        if written_out:
+            return causal_linear_attention(q, k, v, state, exponents=False)
+        return causal_favor(q, k, v, None, state)
+
+    whole, _ = attend(slice(None), None)
+    _, state = attend(slice(4), None)
+    for maximum in (EMPTY, 0.0, 50.0):
+        given = dataclasses.replace(state, maximum=torch.full_like(state.maximum, maximum))
+        torch.testing.assert_close(attend(slice(4, None), given)[0], whole[:, :, 4:])

@@ -14,14 +14,22 @@ from subquadratic.ops.recording import in_one_call, record
 
 def replay(function: Callable[..., Sequence[Tensor]], *inputs: Tensor, constants: Sequence[Tensor] = ()) -> None:
     """Its program gives what it gives, for other numbers too, and leaves the inputs alone."""
-    results, program = record(function, inputs, constants)
-    assert program is not None
+    results, recording = record(function, inputs, constants)
+    assert recording is not None
+    program = recording.bind(constants)
     for given in (inputs, [torch.randn_like(x) if x.is_floating_point() else x + 1 for x in inputs]):
         before = [x.clone() for x in given]
         again, expected = program(*given), function(*given)
         assert len(again) == len(results) == len(expected)
         assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(before, given, strict=True))
+
+
+def bound(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], constants: Sequence[Tensor] = ()) -> Any:
+    """The program that a recording becomes."""
+    recording = record(function, inputs, constants)[1]
+    assert recording is not None
+    return recording.bind(constants)
 
 
 class Counted(TorchFunctionMode):
@@ -80,8 +88,7 @@ def test_inputs_may_come_back_and_dead_ends_go() -> None:
         noted(y.sum(), text="sum")
         return [y, x.to(x.dtype), x.contiguous() + 1]
 
-    _, program = record(function, (torch.ones(2), torch.ones(3)), ())
-    assert program is not None
+    program = bound(function, (torch.ones(2), torch.ones(3)))
     calls.clear()
     x, y = torch.zeros(2), torch.full((3,), 2.0)
     results = program(x, y)
@@ -101,8 +108,7 @@ def test_one_call_may_look_at_numbers() -> None:
         return [a + 0, b + 0, x + 0]
 
     replay(function, torch.ones(3))
-    _, program = record(function, (torch.ones(3),), ())
-    assert program is not None
+    program = bound(function, (torch.ones(3),))
     for x in (torch.ones(3), -torch.ones(3)):
         assert all(torch.equal(a, b) for a, b in zip(program(x), function(x), strict=True))
 
@@ -139,8 +145,7 @@ def test_a_tensor_from_elsewhere_is_refused() -> None:
 
 def test_constants_are_read_anew() -> None:
     weight = torch.ones(3)
-    _, program = record(lambda x: [x * weight], (torch.ones(3),), [weight])
-    assert program is not None
+    program = bound(lambda x: [x * weight], (torch.ones(3),), [weight])
     weight.fill_(5.0)
     assert program(torch.ones(3))[0].tolist() == [5, 5, 5]
 
@@ -152,8 +157,7 @@ def test_what_no_input_reaches_is_made_once() -> None:
 
     x = torch.randn(3, 3)
     replay(function, x)
-    program = record(function, (x,), ())[1]
-    assert program is not None
+    program = bound(function, (x,))
     with Counted() as counted:
         program(x)
     assert counted.calls == 2
@@ -174,8 +178,7 @@ def test_what_is_made_once_stays_as_it_is(function: Callable[[Tensor], list[Tens
 
 
 def test_random_numbers_are_drawn_anew() -> None:
-    _, program = record(lambda x: [x + torch.rand(3)], (torch.zeros(3),), ())
-    assert program is not None
+    program = bound(lambda x: [x + torch.rand(3)], (torch.zeros(3),))
     assert not torch.equal(program(torch.zeros(3))[0], program(torch.zeros(3))[0])
 
 
@@ -189,8 +192,7 @@ def test_an_exception_passes() -> None:
         refuse(x, 1.0)
         return [x + 1]
 
-    _, program = record(function, (torch.zeros(2),), ())
-    assert program is not None
+    program = bound(function, (torch.zeros(2),))
     with pytest.raises(ValueError, match="too large"):
         program(torch.full((2,), 2.0))
     with pytest.raises(ValueError, match="too large"):

@@ -1,10 +1,15 @@
 """Rotary positions against complex numbers, and their own backward."""
 
+import math
+from decimal import Decimal, localcontext
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from subquadratic.ops import rotary
-from subquadratic.ops.rotary import apply_rotary, complex_product, rotary_angles, rotation, turn
+from subquadratic.ops.rotary import TURN, angles_from_integers, apply_rotary, complex_product, rotary_angles, rotation, turn
 
 
 def as_complex(x: torch.Tensor) -> torch.Tensor:
@@ -62,3 +67,69 @@ def test_a_rotation_does_not_keep_what_it_turns() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         turn(x, rotation(torch.arange(6), 4))
     assert [tuple(tensor.shape) for tensor in kept] == [(6, 4)]
+
+
+def exact_angles(position: int, width: int) -> torch.Tensor:
+    """In 60 digits, less whole turns: (K / 2,) float64."""
+    with localcontext(prec=60):
+        angles = [position * Decimal(10000) ** (Decimal(-i) / width) for i in range(0, width, 2)]
+        return torch.tensor([float(angle - TURN * int(angle / TURN)) for angle in angles], dtype=torch.float64)
+
+
+def off_by(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest difference of angles, whole turns aside."""
+    return float((torch.remainder(found.double() - wanted + math.pi, 2 * math.pi) - math.pi).abs().max())
+
+
+far = st.one_of(st.integers(0, 10**9), st.sampled_from([2**24, 2**24 + 1, 2**31 - 1, 10**9]))
+
+
+@given(position=far, width=st.sampled_from([2, 6, 64, 128]))
+def test_angles_far_along_a_stream(position: int, width: int) -> None:
+    wanted, here = exact_angles(position, width), torch.tensor([position])
+    assert off_by(rotary_angles(here, width)[0], wanted) < 1e-6
+    assert off_by(angles_from_integers(here, width)[0], wanted) < 1e-6
+    cosine, sine = rotation(here, width)[0].double().chunk(2)
+    assert off_by(torch.atan2(sine, cosine), wanted) < 1e-6
+
+
+@given(position=st.integers(10**9, 2**62))
+def test_angles_beyond_are_as_right_as_float64_is(position: int) -> None:
+    wanted, here = exact_angles(position, 64), torch.tensor([position])
+    assert off_by(rotary_angles(here, 64)[0], wanted) < max(1e-6, 4e-16 * position)
+    assert off_by(angles_from_integers(here, 64)[0], wanted) < max(1e-6, 4e-19 * position)
+
+
+def test_devices_without_float64_get_angles_from_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    positions = torch.tensor([[0, 1, 2**24 + 1], [7, 10**9, 10**9 + 1]])
+    wanted = rotation(positions, 16)
+    monkeypatch.setattr(rotary, "has_float64", lambda device: False)
+    assert rotary_angles(positions, 16).dtype is torch.float32
+    torch.testing.assert_close(rotation(positions, 16), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_default_dtypes_and_autocast_change_no_angle(dtype: torch.dtype) -> None:
+    positions = torch.tensor([10**9, 10**9 + 1])
+    wanted = rotation(positions, 16)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = rotation(positions, 16)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype is torch.float32 and torch.equal(found, wanted)
+
+
+def test_compiled_exported_mapped_and_on_meta() -> None:
+    positions = torch.tensor([[5, 10**9, 2**24 + 1]])
+    wanted = rotation(positions, 16)
+
+    class Turns(torch.nn.Module):
+        def forward(self, positions: torch.Tensor) -> torch.Tensor:
+            return rotation(positions, 16)
+
+    torch.testing.assert_close(torch.compile(Turns(), backend="aot_eager", fullgraph=True)(positions), wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.export.export(Turns(), (positions,)).module()(positions), wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.func.vmap(lambda x: rotation(x, 16))(positions), wanted[:, 0], rtol=0, atol=1e-6)
+    assert rotation(positions.to("meta"), 16).shape == wanted.shape

@@ -8,6 +8,9 @@ from torch import nn
 
 from subquadratic import LanguageModel, PerceiverARConfig, TransformerConfig
 from subquadratic.data import ByteTokenizer, Windows
+from subquadratic.evaluation.score import evaluate_text
+from subquadratic.evaluation.text import Text
+from subquadratic.evaluation.windows import TextWindows, reach
 from subquadratic.training.language import _stack, _summing
 from subquadratic.training.optimizer import make_optimizer
 from subquadratic.training.problem import Problem, Score, evenly, spread, validate
@@ -57,6 +60,21 @@ def test_perceiver_ar_predicts_its_latents() -> None:
     assert score(lm, windows, batch_size=4, seed=0).predicted == 8 * len(windows)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("length", [40, 41, 79, 80, 400])
+def test_validation_is_what_evaluation_in_windows_scores(length: int, causal: bool) -> None:
+    lm, text = model(causal), Text([TOKENS[:length]], [0])
+    for latents in (None, 8) if causal else (None,):
+        if latents is not None:
+            lm = LanguageModel(PerceiverARConfig(dim=16, depth=1, heads=2, latents=latents), vocab_size=260)
+        windows = TextWindows(text.after(258), length=40, advance=reach(lm, 40), masked=not causal, seed=3)
+        found = score(lm, windows, batch_size=3, seed=3)
+        wanted = evaluate_text(lm, text, context=40, start_token=258, seed=3, sizes=ByteTokenizer().byte_lengths())
+        assert found.predicted == wanted.predicted == length
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+        assert found.bits_per_byte == pytest.approx(wanted.bits_per_byte, rel=1e-6)
+
+
 def test_masked_validation_depends_on_the_seed_and_not_on_the_batch() -> None:
     lm, windows = model(causal=False), Windows(TOKENS, length=40)
     first, same, other = (score(lm, windows, batch_size=b, seed=s) for b, s in ((1, 5), (7, 5), (7, 6)))
@@ -67,9 +85,10 @@ def test_masked_validation_depends_on_the_seed_and_not_on_the_batch() -> None:
 
 def test_validation_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
     lm = model()
-    before = torch.random.get_rng_state()
+    lm.backbone.eval()
+    before, modes = torch.random.get_rng_state(), [module.training for module in lm.modules()]
     score(lm, Windows(TOKENS, length=40), batch_size=4, seed=0)
-    assert lm.training
+    assert [module.training for module in lm.modules()] == modes
     assert torch.equal(before, torch.random.get_rng_state())
 
 

@@ -28,11 +28,16 @@ from subquadratic.training.setup import backbone_config
 from subquadratic.training.train import prepare, train
 
 
+def validation_tokens(out: Path) -> int:
+    return json.loads((out / "run.json").read_text())["corpus"]["validation_tokens"]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_trains_as_a_next_token_model(model: str, run: Any, tmp_path: Path) -> None:
     result = run(tmp_path / "run", model=model)
     assert result.steps == 3
     assert 0 <= result.score.accuracy <= 1
+    assert result.score.predicted == validation_tokens(tmp_path / "run") - 1, "every token but the first"
     assert "⟫" in result.sample
     loaded = LanguageModel.from_pretrained(tmp_path / "run")
     assert loaded.config.model_type == model
@@ -45,6 +50,7 @@ def test_the_models_that_can_train_as_masked_models(model: str, run: Any, tmp_pa
     result = run(tmp_path / "run", model=model, causal=False)
     assert "[filled in]" in result.sample
     assert measurements(tmp_path / "run")[-1]["validation_accuracy"] == result.score.accuracy
+    assert result.score.predicted == validation_tokens(tmp_path / "run") - 1, "every token but the first"
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -81,7 +87,8 @@ def test_the_run_folder_says_what_was_done_and_can_be_done_again(run: Any, tmp_p
     assert facts["result"]["validation_bits_per_byte"] == first.score.bits_per_byte
     page = (tmp_path / "first" / "README.md").read_text()
     assert facts["corpus"]["digest"] in page
-    assert f"subq generate {tmp_path / 'first'}" in page
+    assert "\nsubq generate ." in page  # relative to the page, wherever the folder is moved
+    assert str(tmp_path / "first") not in page
     assert (tmp_path / "first" / "loss.svg").read_text().rstrip().endswith("</svg>")
     options = yaml.safe_load((tmp_path / "first" / "run.yaml").read_text())
     assert None not in {options[name] for name in ("dim", "depth", "heads", "context", "causal", "learning_rate", "batch_size")}

@@ -7,8 +7,10 @@ Axes: B batch, N length, D width, H heads, K head width.
 import torch
 from torch import Tensor, nn
 
-from ..layers.linear import Linear, maps_of
+from ..layers.linear import Linear, fitting, map_exactly, maps_of
 from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
+from ..layers.streaming import Carry, Streaming, default_device
+from ..layers.untouched import is_untouched
 from ..ops import pool_native
 from ..ops.backend import is_traced
 from ..ops.errors import NotCausalError, require, require_probability
@@ -19,6 +21,7 @@ from ..ops.precision import exact_dtype, no_autocast
 from ..ops.prefix_softmax import prefix_softmax_mean, softmax_mean
 from ..ops.prefix_softmax_native import read_mean, suits
 from ..ops.rotary import complex_product, turn
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 
 
@@ -31,7 +34,7 @@ class AdditiveState(State):
     seen: Tensor  # (B,) int64, real tokens so far
 
 
-class AdditiveAttention(nn.Module):
+class AdditiveAttention(Streaming):
     """Multi-head additive attention.
 
     With q, k, v the maps of x, per head: g_q = sum_i softmax_i(W_a q_i / sqrt(K)) q_i (eqs. 3-4); p_i = k_i * g_q; g_k = sum_i
@@ -57,6 +60,7 @@ class AdditiveAttention(nn.Module):
     Cost O(N K) a head, and O(N C) causal with chunks of C. Streaming state: 2 H (K + 2) numbers, whatever the length.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -94,6 +98,7 @@ class AdditiveAttention(nn.Module):
         query_logits: Tensor | None = None,
         key_logits: Tensor | None = None,
         turns: Tensor | None = None,
+        carry: Carry | None = None,
     ) -> Tensor:
         """Additive attention over the whole sequence.
 
@@ -102,6 +107,7 @@ class AdditiveAttention(nn.Module):
             mask: (B, N) bool, True = real token.
             query_logits, key_logits: W_a and W_b (H, H K), with ``tie_logit_vectors`` only.
             turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
+            carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.
 
         Returns:
             (B, N, D), zero at padded positions.
@@ -109,7 +115,11 @@ class AdditiveAttention(nn.Module):
         Raises:
             ValueError: for wrong shapes, or logit vectors missing or given in vain.
         """
-        y, _ = self._run(x, mask, None, query_logits, key_logits, turns)
+        x = checked(x, mask, self.dim)
+        state: AdditiveState | None = None if carry is None else carry.before
+        y, pools = self._run(x, mask, state, query_logits, key_logits, turns)
+        if carry is not None and state is not None:
+            carry.after = AdditiveState(pools[0], pools[1], count_on(state.seen, mask, x.shape[1]))
         return y
 
     def init_state(self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AdditiveState:
@@ -120,8 +130,8 @@ class AdditiveAttention(nn.Module):
         """
         if not self.causal:
             raise NotCausalError("this AdditiveAttention")
-        device, dtype = device or self.output.weight.device, torch.promote_types(dtype or self.output.weight.dtype, torch.float32)
-        device = torch.device(device)
+        device, dtype = default_device(self, device, dtype)
+        dtype = torch.promote_types(dtype, torch.float32)
         query_pool, key_pool = (empty_pool(batch_size, self.heads, self.width, device=device, dtype=dtype) for _ in range(2))
         return AdditiveState(query_pool, key_pool, torch.zeros(batch_size, dtype=torch.int64, device=device))
 
@@ -137,8 +147,7 @@ class AdditiveAttention(nn.Module):
     ) -> tuple[Tensor, AdditiveState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
         came before."""
-        y, pools = self._run(x, mask, state, query_logits, key_logits, turns)
-        return y, AdditiveState(pools[0], pools[1], count_on(state.seen, mask, x.shape[1]))
+        return self._carried(x, state=state, mask=mask, query_logits=query_logits, key_logits=key_logits, turns=turns)
 
     def _run(
         self,
@@ -149,7 +158,6 @@ class AdditiveAttention(nn.Module):
         key_logits: Tensor | None,
         turns: Tensor | None,
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
-        x = checked(x, mask, self.dim)
         given = x.dtype
         maps = (self.query, self.key) if self.value is None else (self.query, self.key, self.value)
         queries, keys, *others = maps_of(x, *maps)
@@ -163,12 +171,10 @@ class AdditiveAttention(nn.Module):
                 queries.to(dtype), keys.to(dtype), values.to(dtype), mask, state, turns,
                 self._logits("query_logits", self.query_logits, query_logits).to(dtype),
                 self._logits("key_logits", self.key_logits, key_logits).to(dtype),
+                given,
             )  # fmt: skip
-            bias = None if self.output.bias is None else self.output.bias.to(dtype)
-            y = linear(mixed, self.output.weight.to(dtype), bias)
-        limit = torch.finfo(given).max
-        y = y.clamp(-limit, limit).to(given) if given == torch.float16 else y.to(given)
-        return zero_padding(self.dropout(y), mask), pools
+            y = map_exactly(mixed, self.output, given)
+        return zero_padding(self.dropout(fitting(y, given)), mask), pools
 
     def _mix(
         self,
@@ -180,6 +186,7 @@ class AdditiveAttention(nn.Module):
         turns: Tensor | None,
         query_logits: Tensor,
         key_logits: Tensor,
+        given: torch.dtype,
     ) -> tuple[Tensor, tuple[PoolState, ...]]:
         """W_u u + q of the paper, (B, N, H K), from q, k and v of the same shape.
 
@@ -187,17 +194,16 @@ class AdditiveAttention(nn.Module):
         vector is linear, and goes into the weights that read it, or out of the mean over it. (A compiler fuses the products instead.)
         """
         rotary, shared, flat = turns is not None, values is queries, queries
-        queries, keys = split_heads(queries, self.heads), split_heads(keys, self.heads)
-        values = queries if shared else split_heads(values, self.heads)
-        weight, bias = self.transform.weight.to(values.dtype), self.transform.bias.to(values.dtype)
+        queries, keys = split_heads(queries, self.width), split_heads(keys, self.width)
+        values = queries if shared else split_heads(values, self.width)
         if self.causal:
             mixed, pools = self._running(queries, keys, values, mask, state, turns, query_logits, key_logits)
-            return linear(merge_heads(mixed), weight, bias, plus=flat), pools
-        folded = not is_traced() and flat.shape[1] > flat.shape[2]
+            return map_exactly(merge_heads(mixed), self.transform, given, plus=flat), pools
+        folded = not is_traced() and flat.shape[1] > flat.shape[2] and is_untouched(self.transform, Linear)
         values = values if shared or turns is None else turn(values, turns)
         if folded and pool_native.suits(queries, turns, query_logits, key_logits):
-            given = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
-            queries, global_query, global_key, flat = given
+            means = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
+            queries, global_query, global_key, flat = means
         else:
             logits = self._scores(queries, query_logits)
             queries, keys = (queries, keys) if turns is None else (turn(queries, turns), turn(keys, turns))
@@ -211,8 +217,9 @@ class AdditiveAttention(nn.Module):
         values = queries if shared else values
         if folded:
             global_key = _product(global_key, global_query, rotary)  # so far a mean of k instead of p
+            weight, bias = self.transform.weight.to(values.dtype), self.transform.bias.to(values.dtype)
             return _by_row(merge_heads(values), _folded(weight, global_key, rotary), bias, flat), ()
-        return linear(merge_heads(_product(values, global_key, rotary)), weight, bias, plus=flat), ()
+        return map_exactly(merge_heads(_product(values, global_key, rotary)), self.transform, given, plus=flat), ()
 
     def _running(
         self,
@@ -285,7 +292,7 @@ def logit_vectors(heads: int, inner: int) -> Tensor:
 
 def _folded(weight: Tensor, whole: Tensor, rotary: bool) -> Tensor:
     """The weight (O, H K) that gives of x what ``weight`` gives of x * whole, for each row: (B, O, H K)."""
-    rows = split_heads(weight.expand(whole.shape[0], -1, -1), whole.shape[1])
+    rows = split_heads(weight.expand(whole.shape[0], -1, -1), whole.shape[3])
     return merge_heads(_product(rows, whole, rotary, conjugate=False))
 
 

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
+from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, count_real, zero_padding
 from ..ops.rotary import turn_both
+from ..ops.scalars import as_number, is_whole, plain_scalars
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -26,7 +28,7 @@ class FavorState(State):
     seen: Tensor  # (B,) int64, real tokens so far
 
 
-class FavorAttention(nn.Module):
+class FavorAttention(Streaming):
     """Multi-head attention whose weights are estimated by positive orthogonal random features.
 
     Args:
@@ -55,6 +57,7 @@ class FavorAttention(nn.Module):
     Cost O(N M K) a head. Streaming state: H (M K + M + K + 2) numbers, whatever the length.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -109,7 +112,7 @@ class FavorAttention(nn.Module):
             generator: a CPU generator; the same seed gives the same projection on every rank.
         """
         if self.favor is not None:
-            self.favor.redraw_(generator)
+            part_with(self.favor, "redraw_").redraw_(generator)
 
     def forward(
         self,
@@ -120,6 +123,7 @@ class FavorAttention(nn.Module):
         context_mask: Tensor | None = None,
         turns: Tensor | None = None,
         return_attention: bool = False,
+        carry: Carry | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of every position to the sequence itself, or to ``context``.
 
@@ -131,6 +135,7 @@ class FavorAttention(nn.Module):
             turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
             return_attention: also give the weights (B, H, N, S) that the features imply. Forms N x S numbers: for looking at short
                 sequences.
+            carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.
 
         Returns:
             (B, N, D), zero at padded positions; with ``return_attention`` the pair (output, weights).
@@ -139,6 +144,8 @@ class FavorAttention(nn.Module):
             ValueError: for wrong shapes, or a context given to a causal layer or to local heads.
         """
         x = checked(x, mask, self.dim)
+        if carry is not None:
+            return self._finish(self._step(x, mask, turns, carry), mask)
         if context is None:
             require(context_mask is None, "context_mask is given without a context")
             queries, keys, values = self._unturned(x)
@@ -152,7 +159,7 @@ class FavorAttention(nn.Module):
         output = self._finish(y, mask)
         if not return_attention:
             return output
-        everything = torch.eye(keys.shape[2], dtype=y.dtype, device=y.device).expand(x.shape[0], self.heads, -1, -1)
+        everything = torch.eye(keys.shape[2], dtype=y.dtype, device=y.device).expand(x.shape[0], queries.shape[1], -1, -1)
         return output, self._attend(queries, keys, everything, key_mask)  # weights are what the identity is mixed into
 
     def init_state(
@@ -172,12 +179,12 @@ class FavorAttention(nn.Module):
         if context is not None:
             keys, values = self._context_maps(context, context_mask)
             seen = count_real(context_mask, context.shape[0], context.shape[1], context.device)
-            return FavorState(self._global().summarise(keys, values, context_mask), None, seen)
+            return FavorState(part_with(self._global(), "summarise").summarise(keys, values, context_mask), None, seen)
         if not self.causal:
             raise NotCausalError("this FavorAttention")
-        device, dtype = device or self.output.weight.device, dtype or self.output.weight.dtype
-        device, exact = torch.device(device), torch.promote_types(dtype, torch.float32)
-        summary = None if self.favor is None else self.favor.empty(batch_size, self.global_heads, device=device, dtype=exact)
+        device, dtype = default_device(self, device, dtype)
+        exact = torch.promote_types(dtype, torch.float32)
+        summary = None if self.favor is None else self._empty(batch_size, device, exact)
         window = (
             empty_window(batch_size, self.local_heads, self.local_window, self.width, device=device, dtype=dtype)
             if self.local_heads
@@ -188,12 +195,18 @@ class FavorAttention(nn.Module):
     def extend(self, x: Tensor, state: FavorState, *, mask: Tensor | None = None, turns: Tensor | None = None) -> tuple[Tensor, FavorState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after. Cost does not depend on what
         came before."""
-        x = checked(x, mask, self.dim)
+        return self._carried(x, state=state, mask=mask, turns=turns)
+
+    def _step(self, x: Tensor, mask: Tensor | None, turns: Tensor | None, carry: Carry) -> Tensor:
+        """The mix of values (B, H, N, K), with the state after in ``carry``."""
+        state = carry.before
         if not self.causal:
-            return self._finish(self._read_context(self._query(x), state), mask), state
+            carry.after = state
+            return self._read_context(self._query(x), state)
         by = self._turns(x, mask, state.seen, turns)
         y, summary, window = self._attend_causal(*self._unturned(x), mask, state.summary, state.window, by)
-        return self._finish(y, mask), FavorState(summary, window, count_on(state.seen, mask, x.shape[1]))
+        carry.after = FavorState(summary, window, count_on(state.seen, mask, x.shape[1]))
+        return y
 
     @torch.no_grad()
     def approximation_error(self, queries: Tensor, keys: Tensor, values: Tensor) -> float:
@@ -206,11 +219,7 @@ class FavorAttention(nn.Module):
         do that).
         """
         exact = softmax_attention(queries, keys, values, causal=self.causal)
-        favor = self._global()
-        if self.causal:
-            estimate, _ = favor.extend(queries, keys, values, None)
-        else:
-            estimate = favor.read(queries, favor.summarise(keys, values))
+        estimate = self._global()(queries, keys, values, causal=self.causal)
         return float((estimate - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-30))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -218,13 +227,13 @@ class FavorAttention(nn.Module):
         if self.causal:
             return self._attend_causal(queries, keys, values, mask, None, None)[0]
         if not self.local_heads:
-            return self._global().read(queries, self._global().summarise(keys, values, mask))
+            return self._global()(queries, keys, values, mask, causal=False)
         outputs = []
         (q, local_q), (k, local_k), (v, local_v) = (
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)
         )
         if self.favor is not None:
-            outputs.append(self.favor.read(q, self.favor.summarise(k, v, mask)))
+            outputs.append(self.favor(q, k, v, mask, causal=False))
         outputs.append(
             window_attention(local_q, local_k, local_v, window=self.local_window, causal=False, mask=mask, dropout=self._dropping())
         )
@@ -242,7 +251,7 @@ class FavorAttention(nn.Module):
     ) -> tuple[Tensor, Summary | None, WindowState | None]:
         """``turns``: rotate queries and keys first."""
         if not self.local_heads:
-            return *self._global().extend(queries, keys, values, summary, mask, turns), window
+            return *advance(self._global(), queries, keys, values, mask, turns, state=summary, causal=True), window
         if turns is not None:
             queries, keys = turn_both(queries, keys, turns)
         outputs = []
@@ -250,7 +259,7 @@ class FavorAttention(nn.Module):
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)
         )
         if self.favor is not None:
-            y, summary = self.favor.extend(q, k, v, summary, mask)
+            y, summary = advance(self.favor, q, k, v, mask, state=summary, causal=True)
             outputs.append(y)
         if self.local_heads and window is None:
             outputs.append(
@@ -264,7 +273,10 @@ class FavorAttention(nn.Module):
     def _read_context(self, queries: Tensor, state: FavorState) -> Tensor:
         if state.summary is None:
             raise ValueError("state holds no summary of a context: make it with init_state(batch_size, context=...)")
-        return self._global().read(queries, state.summary)
+        return advance(self._global(), queries, None, None, state=state.summary, causal=False)[0]
+
+    def _empty(self, batch: int, device: torch.device, dtype: torch.dtype) -> Summary:
+        return part_with(self._global(), "empty").empty(batch, self.global_heads, device=device, dtype=dtype)
 
     def _global(self) -> FavorHeads:
         if self.favor is None:
@@ -277,26 +289,26 @@ class FavorAttention(nn.Module):
         return turns if self.rotary else None
 
     def _unturned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = (split_heads(y, self.heads) for y in maps_of(x, self.query, self.key, self.value))
+        queries, keys, values = (split_heads(y, self.width) for y in maps_of(x, self.query, self.key, self.value))
         queries = queries if self.query_norm is None else self.query_norm(queries)
         return queries, keys if self.key_norm is None else self.key_norm(keys), values
 
     def _query(self, x: Tensor) -> Tensor:
-        queries = split_heads(self.query(x), self.heads)
+        queries = split_heads(self.query(x), self.width)
         return queries if self.query_norm is None else self.query_norm(queries)
 
     def _context_maps(self, context: Tensor, context_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         require(not self.causal, "a context needs causal=False: there is no order between the two sequences")
         require(not self.local_heads, f"a context has no window: cross-attention needs local_heads=0, got {self.local_heads}")
         context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
-        keys, values = (split_heads(y, self.heads) for y in maps_of(context, self.key, self.value))
+        keys, values = (split_heads(y, self.width) for y in maps_of(context, self.key, self.value))
         return keys if self.key_norm is None else self.key_norm(keys), values
 
     def _finish(self, y: Tensor, mask: Tensor | None) -> Tensor:
         return zero_padding(self.dropout(self.output(merge_heads(y))), mask)
 
     def _dropping(self) -> float:
-        return self.dropout.p if self.training else 0.0
+        return part_with(self.dropout, "p").p if self.dropout.training else 0.0
 
 
 def check_local(*, heads: int, local_heads: int, local_window: int) -> None:
@@ -306,5 +318,5 @@ def check_local(*, heads: int, local_heads: int, local_window: int) -> None:
         ValueError: naming the first that is out of range.
     """
     require_positive(local_window=local_window)
-    if isinstance(local_heads, bool) or not isinstance(local_heads, int) or not 0 <= local_heads <= heads:
+    if not is_whole(as_number(local_heads)) or not 0 <= local_heads <= heads:
         raise ValueError(f"local_heads must be an integer from 0 to heads={heads}, got {local_heads!r}")

@@ -6,9 +6,10 @@ Axes: B batch, H heads, N length (queries), S length (keys), K head width, M fea
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from ..layers.streaming import Carry, Streaming
 from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
 from ..ops.errors import require, require_choice, require_positive
 from ..ops.favor import causal_favor, read_favor, summarise_favor
@@ -23,6 +24,7 @@ from ..ops.linear_attention import (
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
 from ..ops.rotary import turn_both
+from ..ops.scalars import is_number, plain_scalars
 
 KERNELS = ("softmax", "relu", "efficient")
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
@@ -30,11 +32,12 @@ Kernel = str | Callable[[Tensor], Tensor]
 Summary = FeatureState | EfficientState
 
 
-class FavorHeads(nn.Module):
+class FavorHeads(Streaming):
     """Linear attention of heads of width K through M features; options as in :class:`~subquadratic.attention.FavorAttention`."""
 
     projection: Tensor
 
+    @plain_scalars
     def __init__(
         self,
         width: int,
@@ -51,6 +54,36 @@ class FavorHeads(nn.Module):
         self.features = width if kernel == "efficient" else features or default_features(width)
         if kernel != "efficient":
             self.register_buffer("projection", orthogonal_gaussian(self.features, width, scaling=orthogonal_scaling, generator=generator))
+
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor | None,
+        values: Tensor | None,
+        mask: Tensor | None = None,
+        turns: Tensor | None = None,
+        *,
+        causal: bool,
+        carry: Carry | None = None,
+    ) -> Tensor:
+        """Queries (B, H, N, K) to keys and values (B, H, S, K): (B, H, N, K).
+
+        Args:
+            mask: (B, S) bool, True = real key.
+            turns: rotate queries and keys first.
+            causal: key i is seen by queries from i on.
+            carry: of the :class:`Summary` of the keys before; for attention that is not causal, of all keys, and then there are no others.
+        """
+        if not causal and carry is not None:
+            carry.after = carry.before
+            return self.read(queries, carry.before)
+        assert keys is not None and values is not None
+        if not causal:
+            return self.read(queries, self.summarise(keys, values, mask))
+        y, after = self._advance(queries, keys, values, None if carry is None else carry.before, mask, turns)
+        if carry is not None:
+            carry.after = after
+        return y
 
     def redraw_(self, generator: torch.Generator | None = None) -> None:
         """Draw a new projection in place."""
@@ -104,6 +137,11 @@ class FavorHeads(nn.Module):
     ) -> tuple[Tensor, Summary]:
         """Causal attention of the next N positions, (B, H, N, K) three times, and the summary after them; None: of a whole sequence.
         ``turns``: rotate queries and keys first."""
+        return self._carried(queries, keys, values, mask, turns, state=summary, causal=True)
+
+    def _advance(
+        self, queries: Tensor, keys: Tensor, values: Tensor, summary: Summary | None, mask: Tensor | None, turns: Tensor | None
+    ) -> tuple[Tensor, Summary]:
         plain = self.kernel == "softmax" and not self.feature_epsilon
         if turns is not None and not plain:
             queries, keys = turn_both(queries, keys, turns)
@@ -141,6 +179,6 @@ def check_kernel(*, kernel: Kernel, features: int | None, feature_epsilon: float
         kernel != "efficient" or features is None,
         f"features must be None with kernel='efficient', which has no projection, got {features!r}",
     )
-    require(feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
+    require(is_number(feature_epsilon) and feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
     require(not feature_epsilon or kernel == "softmax", f"feature_epsilon is for kernel='softmax', got kernel={kernel!r}")
     require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))

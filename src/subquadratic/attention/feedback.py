@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.multi_head import head_width, merge_heads, split_heads
+from ..layers.untouched import is_untouched
 from ..ops.errors import require_positive, require_probability
 from ..ops.feedback import attend_runs
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.relative_bias import check_buckets, relative_buckets
+from ..ops.scalars import plain_scalars
 
 
 class FeedbackAttention(nn.Module):
@@ -33,20 +35,27 @@ class FeedbackAttention(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, dropout: float = 0.0):
         super().__init__()
         width = head_width(dim, heads, head_dim)
         require_probability(dropout=dropout)
-        self.heads, self.scale, self.dropout = heads, width**-0.5, dropout
+        self.heads, self.width, self.scale, self.dropout = heads, width, width**-0.5, dropout
         self.query = nn.Linear(dim, heads * width, bias=False)
         self.output = nn.Linear(heads * width, dim)
 
     def queries(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, K), scaled."""
-        return split_heads(self.query(x) * self.scale, self.heads)
+        return split_heads(self.query(x) * self.scale, self.width)
 
-    def forward(self, queries: Tensor, runs: Sequence[tuple[Tensor, Tensor]], bias: Tensor) -> Tensor:
-        """Attention to keys and values (B, H, S_i, K), together: -> (B, N, D). ``bias`` as in :func:`attend_runs`."""
+    def forward(self, x: Tensor, runs: Sequence[tuple[Tensor, Tensor]], bias: Tensor, *, queries: Tensor | None = None) -> Tensor:
+        """Attention of (B, N, D) to keys and values (B, H, S_i, K), together: -> (B, N, D).
+
+        Args:
+            bias: as in :func:`attend_runs`.
+            queries: what ``queries`` made of ``x`` before; None: made here.
+        """
+        queries = self.queries(x) if queries is None else queries
         return self.output(merge_heads(attend_runs(queries, runs, bias, dropout=self.dropout if self.training else 0.0)))
 
 
@@ -68,6 +77,7 @@ class FeedbackMemory(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -92,9 +102,10 @@ class FeedbackMemory(nn.Module):
         """softmax(w), (L + 1,), in float32 at least; None with ``keep_last_hidden``."""
         return None if self.layer_weight is None else self.layer_weight.to(exact_dtype(self.layer_weight)).softmax(dim=0)
 
-    def forward(self, hidden: Sequence[Tensor], weights: Tensor | None) -> Tensor:
-        """The input and each layer's output, L + 1 of (B, n, D), and :meth:`weights` -> keys and values (B, n, G, 2, H, K)."""
-        memory = hidden[-1]
+    def forward(self, hidden: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
+        """The input and each layer's output, L + 1 of (B, n, D) -> keys and values (B, n, G, 2, H, K). ``weights``: what :meth:`weights`
+        gave for all steps; None: asked here."""
+        memory, weights = hidden[-1], self.weights() if weights is None else weights
         if weights is not None:
             memory = merge_layers(hidden, weights).to(memory.dtype)
         if self.norm is not None:
@@ -105,6 +116,8 @@ class FeedbackMemory(nn.Module):
         """Keys and values (B, n, 2, H, K) that ``layer`` takes from its own normed input (B, n, D), for attention inside a segment."""
         if self.groups == 1:
             return self.key_value(x).unflatten(-1, self.shape[1:])
+        if not is_untouched(self.key_value, nn.Linear):
+            return self.key_value(x).unflatten(-1, self.shape).select(-4, layer)
         rows = self.key_value.weight.unflatten(0, (self.groups, -1))[layer]
         return F.linear(x, rows).unflatten(-1, self.shape[1:])
 
@@ -116,6 +129,7 @@ class RelativeBias(nn.Module):
         ValueError: for fewer than two buckets, or a ``max_distance`` within the exact half.
     """
 
+    @plain_scalars
     def __init__(self, heads: int, *, buckets: int = 32, max_distance: int = 128):
         super().__init__()
         check_buckets(buckets, max_distance)

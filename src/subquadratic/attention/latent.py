@@ -7,12 +7,14 @@ Axes: B batch, N length (latents), S length (keys), D width, H heads, K head wid
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
+from ..layers.streaming import Carry, Streaming
 from ..ops.errors import require_probability
 from ..ops.right_aligned import Splice
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 
@@ -29,7 +31,7 @@ class LatentCache(State):
         return LatentCache(splice(self.keys, newer.keys, dim=2), splice(self.values, newer.values, dim=2))
 
 
-class LatentAttention(nn.Module):
+class LatentAttention(Streaming):
     """Multi-head softmax attention of latents to themselves, or to keys and values read from a longer ``context`` that
     ends where they end.
 
@@ -46,6 +48,7 @@ class LatentAttention(nn.Module):
     Cost O(N S K) a head; memory O((N + S) K): scores are never kept.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, heads: int = 8, head_dim: int | None = None, rotary: bool = True, dropout: float = 0.0):
         super().__init__()
         width = head_width(dim, heads, head_dim)
@@ -57,31 +60,41 @@ class LatentAttention(nn.Module):
         self.value = Linear(dim, heads * width, bias=False)
         self.output = Linear(heads * width, dim)
 
-    def forward(self, x: Tensor, *, positions: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Latents to latents.
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        positions: Tensor,
+        allowed: Tensor | None = None,
+        cache: LatentCache | None = None,
+        splice: Splice | None = None,
+        carry: Carry | None = None,
+    ) -> Tensor:
+        """Latents to latents, or to a cache.
 
         Args:
             x: (B, N, D).
             positions: (N,) or (B, N) int64, negative = an empty slot.
-            allowed: (B, 1, N, N) bool from :func:`allowed_pairs`; None when no slot is empty.
+            allowed: (B, 1, N, S) bool from :func:`allowed_pairs`; None when no slot is empty: causal, aligned at the end.
+            cache: keys and values to attend to, the last of which is of the last latent's token; None: the latents' own.
+            splice, carry: as in ``extend``.
 
         Returns:
             (B, N, D).
         """
-        return self.attend(x, self.read(x, positions), positions=positions, allowed=allowed)
-
-    def read(self, context: Tensor, positions: Tensor) -> LatentCache:
-        """Keys and values of (B, S, D) tokens at ``positions``, (S,) or (B, S)."""
-        keys, values = (split_heads(y, self.heads) for y in maps_of(context, self.key, self.value))
-        return LatentCache(self._turn(keys, positions), values)
-
-    def attend(self, x: Tensor, cache: LatentCache, *, positions: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """(B, N, D) latents, the last of which is the token of the last key -> (B, N, D). ``allowed=None`` is causal,
-        aligned at the end."""
-        queries = self._turn(split_heads(self.query(x), self.heads), positions)
+        if carry is not None:
+            cache = self._step(x, positions, splice, carry)
+        elif cache is None:
+            cache = self.read(x, positions)
+        queries = self._turn(split_heads(self.query(x), self.width), positions)
         dropout = self.dropout if self.training else 0.0
         y = softmax_attention(queries, cache.keys, cache.values, allowed=allowed, causal=allowed is None, dropout=dropout)
         return self.output(merge_heads(y))
+
+    def read(self, context: Tensor, positions: Tensor) -> LatentCache:
+        """Keys and values of (B, S, D) tokens at ``positions``, (S,) or (B, S)."""
+        keys, values = (split_heads(y, self.width) for y in maps_of(context, self.key, self.value))
+        return LatentCache(self._turn(keys, positions), values)
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> LatentCache:
         """No latents yet."""
@@ -93,11 +106,15 @@ class LatentAttention(nn.Module):
     ) -> tuple[Tensor, LatentCache]:
         """Further latents (B, N, D), which see those of the cache. ``splice`` says how the two are joined for the next
         time."""
-        new = self.read(x, positions)
-        joined = LatentCache(
-            *(torch.cat((old.to(fresh.dtype), fresh), dim=2) for old, fresh in zip(state.tensors(), new.tensors(), strict=True))
-        )
-        return self.attend(x, joined, positions=positions, allowed=allowed), state.join(new, splice)
+        return self._carried(x, state=state, positions=positions, splice=splice, allowed=allowed)
+
+    def _step(self, x: Tensor, positions: Tensor, splice: Splice | None, carry: Carry) -> LatentCache:
+        """The keys and values that the latents see; those of the next time are left in ``carry``."""
+        assert splice is not None
+        old, new = carry.before, self.read(x, positions)
+        carry.after = old.join(new, splice)
+        pairs = zip(old.tensors(), new.tensors(), strict=True)
+        return LatentCache(*(torch.cat((before.to(fresh.dtype), fresh), dim=2) for before, fresh in pairs))
 
     def _turn(self, x: Tensor, positions: Tensor) -> Tensor:
         return rotate(x, positions.clamp_min(0)) if self.rotary else x

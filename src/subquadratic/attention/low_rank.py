@@ -7,16 +7,19 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
+from ..layers.streaming import Carry, Streaming, default_device, part_with
+from ..layers.untouched import is_untouched
 from ..ops.backend import may_look
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
 from ..ops.linear import slot_sums
 from ..ops.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
 from ..ops.precision import exact_dtype, no_autocast
+from ..ops.scalars import plain_scalars
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
@@ -33,7 +36,7 @@ class LowRankState(State):
     seen: Tensor  # (B,) int64, real tokens so far
 
 
-class LowRankAttention(nn.Module):
+class LowRankAttention(Streaming):
     """Multi-head Linformer attention.
 
     Args:
@@ -56,6 +59,7 @@ class LowRankAttention(nn.Module):
     Cost O(N R K) a head. Streaming state: 2 H R K numbers, whatever the length.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -100,6 +104,7 @@ class LowRankAttention(nn.Module):
         key_weights: Tensor | None = None,
         value_weights: Tensor | None = None,
         return_attention: bool = False,
+        carry: Carry | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of every position to the slots of the sequence itself, or of ``context``.
 
@@ -110,6 +115,7 @@ class LowRankAttention(nn.Module):
             context_mask: (B, S) bool.
             key_weights, value_weights: E and F at each position of what is attended to, (S, R) or (B, S, R); with ``share="layer"`` only.
             return_attention: also give the implied weights of tokens (B, H, N, S), which may be negative. For looking at short sequences.
+            carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.
 
         Returns:
             (B, N, D), zero at padded positions; with ``return_attention`` the pair (output, weights).
@@ -118,7 +124,9 @@ class LowRankAttention(nn.Module):
             ValueError: for wrong shapes, a sequence over ``max_length``, or a context given to a causal layer.
         """
         x = checked(x, mask, self.dim)
-        queries = split_heads(self.query(x), self.heads)
+        queries = split_heads(self.query(x), self.width)
+        if carry is not None:
+            return self._finish(self._step(queries, x, mask, key_weights, value_weights, carry), mask)
         if context is None:
             require(context_mask is None, "context_mask is given without a context")
             source, source_mask = x, mask
@@ -129,7 +137,7 @@ class LowRankAttention(nn.Module):
             y, _ = self._attend_causal(queries, x, given, None)
         else:
             y = self._read(queries, self._sum(source, given), self._filled(given))
-        y = zero_padding(self.output(merge_heads(y)), mask)
+        y = self._finish(y, mask)
         if not return_attention:
             return y
         return y, self._implied(queries, source, given)
@@ -152,7 +160,7 @@ class LowRankAttention(nn.Module):
             return self._read_context(context, context_mask)
         if not self.causal:
             raise NotCausalError("this LowRankAttention")
-        device, dtype = torch.device(device or self.output.weight.device), dtype or self.output.weight.dtype
+        device, dtype = default_device(self, device, dtype)
         exact, width = torch.promote_types(dtype, torch.float32), self.width
         slots = empty_slots(batch_size, self.kv_heads, self.slots, width, width, device=device, dtype=exact)
         return LowRankState(slots, None, torch.zeros(batch_size, dtype=torch.int64, device=device))
@@ -172,20 +180,34 @@ class LowRankAttention(nn.Module):
         Raises:
             ValueError: if the sequence grows over ``max_length``.
         """
-        x = checked(x, mask, self.dim)
-        queries = split_heads(self.query(x), self.heads)
+        return self._carried(x, state=state, mask=mask, key_weights=key_weights, value_weights=value_weights)
+
+    def _step(
+        self,
+        queries: Tensor,
+        x: Tensor,
+        mask: Tensor | None,
+        key_weights: Tensor | None,
+        value_weights: Tensor | None,
+        carry: Carry,
+    ) -> Tensor:
+        """The mix of values (B, H, N, K), with the state after in ``carry``."""
+        state = carry.before
         if not self.causal:
-            y = self._read(queries, (state.slots.keys, state.slots.values), state.filled)
-            return zero_padding(self.output(merge_heads(y)), mask), state
+            carry.after = state
+            return self._read(queries, (state.slots.keys, state.slots.values), state.filled)
         given = self._weights(x, mask, state.seen, key_weights, value_weights)
         y, slots = self._attend_causal(queries, x, given, state.slots)
-        after = LowRankState(slots, None, count_on(state.seen, mask, x.shape[1]))
-        return zero_padding(self.output(merge_heads(y)), mask), after
+        carry.after = LowRankState(slots, None, count_on(state.seen, mask, x.shape[1]))
+        return y
+
+    def _finish(self, y: Tensor, mask: Tensor | None) -> Tensor:
+        return zero_padding(self.output(merge_heads(y)), mask)
 
     def _attend_causal(
         self, queries: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], slots: SlotState | None
     ) -> tuple[Tensor, SlotState]:
-        keys, values = (split_heads(y, self.kv_heads) for y in maps_of(x, self.key, self.value))
+        keys, values = (split_heads(y, self.width) for y in maps_of(x, self.key, self.value))
         return causal_slot_attention(queries, keys, values, *weights, slots, dropout=self.dropout if self.training else 0.0)
 
     def _sum(self, source: Tensor, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -195,10 +217,10 @@ class LowRankAttention(nn.Module):
             key_slots = slot_sums(weights[0].to(dtype), source.to(dtype))
             value_slots = key_slots if weights[1] is weights[0] else slot_sums(weights[1].to(dtype), source.to(dtype))
         keys, values = self.key(key_slots.to(source.dtype)), self.value(value_slots.to(source.dtype))
-        return split_heads(keys, self.kv_heads), split_heads(values, self.kv_heads)
+        return split_heads(keys, self.width), split_heads(values, self.width)
 
     def _read(self, queries: Tensor, slots: tuple[Tensor, Tensor], filled: Tensor | None) -> Tensor:
-        keys, values = (tensor.expand(-1, self.heads, -1, -1) for tensor in slots)
+        keys, values = (tensor.expand(-1, queries.shape[1], -1, -1) for tensor in slots)
         return softmax_attention(queries, keys, values, allowed=filled, dropout=self.dropout if self.training else 0.0)
 
     def _check_context(self, context: Tensor, context_mask: Tensor | None) -> Tensor:
@@ -215,7 +237,7 @@ class LowRankAttention(nn.Module):
 
     def _filled(self, weights: tuple[Tensor, Tensor]) -> Tensor | None:
         """Which slots hold anything, (B or 1, 1, 1, R); runs of a pooled projection may be empty when N < R."""
-        if self.projection is None or self.projection.kind == "learned":
+        if self.projection is None or part_with(self.projection, "kind").kind == "learned":
             return None
         rows = weights[0] if weights[0].dim() == 3 else weights[0][None]
         return (rows != 0).any(dim=-2)[:, None, None]
@@ -223,10 +245,9 @@ class LowRankAttention(nn.Module):
     def _implied(self, queries: Tensor, source: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
         everything = torch.eye(source.shape[1], dtype=queries.dtype, device=queries.device).expand(source.shape[0], 1, -1, -1)
         if self.causal:
-            keys = split_heads(self.key(source), self.kv_heads)
-            return causal_slot_attention(queries, keys.expand(-1, self.heads, -1, -1), everything.expand(-1, self.heads, -1, -1), *weights)[
-                0
-            ]
+            keys = split_heads(self.key(source), self.width)
+            keys, everything = (tensor.expand(-1, queries.shape[1], -1, -1) for tensor in (keys, everything))
+            return causal_slot_attention(queries, keys, everything, *weights)[0]
         value_slots = weights[1].transpose(-1, -2).to(queries.dtype)
         value_slots = (value_slots if value_slots.dim() == 3 else value_slots[None])[:, None].expand(source.shape[0], 1, -1, -1)
         return self._read(queries, (self._sum(source, weights)[0], value_slots), self._filled(weights))
@@ -253,11 +274,13 @@ def slot_weights(
     Raises:
         ValueError: if a row has more real tokens than ``max_length``, counted with the ``seen`` ones before.
     """
-    limit, length = projection.max_length, source.shape[1]
-    if projection.kind == "learned" and mask is None and seen is None and limit is not None and length <= limit:
+    inner, length = part_with(projection, "first"), source.shape[1]
+    limit, learned = inner.max_length, inner.kind == "learned"
+    whole = mask is None and seen is None and limit is not None and length <= limit
+    if whole and learned and is_untouched(projection, SlotProjection):
         return projection.first(length)
     positions = token_positions(mask, length, seen, device=source.device)
     if limit is not None and (seen is not None or length > limit) and may_look(positions):
         check_positions(positions, limit)
-    lengths = None if causal or projection.kind == "learned" else count_real(mask, source.shape[0], length, source.device)
+    lengths = None if causal or learned else count_real(mask, source.shape[0], length, source.device)
     return projection(positions, lengths)

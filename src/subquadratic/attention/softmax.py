@@ -3,15 +3,19 @@
 Axes: B batch, N length (queries), S length (keys), D width, H heads, K head width.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
+from ..layers.streaming import Carry, Streaming, default_device
 from ..ops.backend import may_look
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, pack, pack_left, unpack, zero_padding
 from ..ops.rotary import turn
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import append, bottom_right_causal, softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -38,7 +42,7 @@ class ContextState(State):
     real: Tensor  # (B, S) bool
 
 
-class SoftmaxAttention(nn.Module):
+class SoftmaxAttention(Streaming):
     """Multi-head softmax attention (Vaswani et al., arXiv 1706.03762).
 
     Args:
@@ -62,6 +66,7 @@ class SoftmaxAttention(nn.Module):
 
     sliding = True  # a window moves with the position; WindowAttention may cut the sequence into blocks instead
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -100,6 +105,7 @@ class SoftmaxAttention(nn.Module):
         context_mask: Tensor | None = None,
         turns: Tensor | None = None,
         return_attention: bool = False,
+        carry: Carry | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of every position to the sequence itself, or to ``context``.
 
@@ -110,6 +116,7 @@ class SoftmaxAttention(nn.Module):
             context_mask: (B, S) bool.
             turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
             return_attention: also give the weights (B, H, N, S). Forms N x S numbers: for looking at short sequences.
+            carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.
 
         Returns:
             (B, N, D), zero at padded positions; with ``return_attention`` the pair (output, weights).
@@ -118,12 +125,14 @@ class SoftmaxAttention(nn.Module):
             ValueError: for wrong shapes, or a context given to a causal or windowed layer.
         """
         x = checked(x, mask, self.dim)
+        if carry is not None:
+            return self._finish(self._step(x, mask, turns, carry), mask)
         if context is not None:
             y, weights = self._attend_context(x, self._read_context(context, context_mask), return_attention)
         else:
             require(context_mask is None, "context_mask is given without a context")
             y, weights = self._attend(x, mask, turns, return_attention)
-        y = zero_padding(self.output(merge_heads(y)), mask)
+        y = self._finish(y, mask)
         return y if weights is None else (y, weights)
 
     def init_state(
@@ -144,7 +153,7 @@ class SoftmaxAttention(nn.Module):
             return self._read_context(context, context_mask)
         if not self.causal:
             raise NotCausalError("this SoftmaxAttention")
-        device, dtype = torch.device(device or self.output.weight.device), dtype or self.output.weight.dtype
+        device, dtype = default_device(self, device, dtype)
         if self.window is not None:
             return empty_window(batch_size, self.heads, self.window, self.width, device=device, dtype=dtype)
         nothing = torch.zeros(batch_size, self.heads, 0, self.width, device=device, dtype=dtype)
@@ -160,17 +169,25 @@ class SoftmaxAttention(nn.Module):
         turns: Tensor | None = None,
     ) -> tuple[Tensor, CacheState | WindowState | ContextState]:
         """The next piece of the sequence: (B, N, D) and the state before -> (B, N, D) and the state after."""
-        x = checked(x, mask, self.dim)
+        y, after = self._carried(x, state=state, mask=mask, turns=turns)
+        return y, after
+
+    def _step(self, x: Tensor, mask: Tensor | None, turns: Tensor | None, carry: Carry) -> Tensor:
+        """The mix of values (B, H, N, K), with the state after in ``carry``."""
+        state = carry.before
         if isinstance(state, ContextState):
-            y, _ = self._attend_context(x, state, False)
-            return zero_padding(self.output(merge_heads(y)), mask), state
+            carry.after = state
+            return self._attend_context(x, state, False)[0]
         queries, keys, values = self._maps(x, mask, state.seen, turns)
-        after: CacheState | WindowState
         if isinstance(state, WindowState):
-            y, after = extend_window_attention(queries, keys, values, state, sliding=self.sliding, mask=mask, dropout=self._dropping())
+            options: dict[str, Any] = {"sliding": self.sliding, "mask": mask, "dropout": self._dropping()}
+            y, carry.after = extend_window_attention(queries, keys, values, state, **options)
         else:
-            y, after = self._extend_cache(queries, keys, values, state, mask)
-        return zero_padding(self.output(merge_heads(y)), mask), after
+            y, carry.after = self._extend_cache(queries, keys, values, state, mask)
+        return y
+
+    def _finish(self, y: Tensor, mask: Tensor | None) -> Tensor:
+        return zero_padding(self.output(merge_heads(y)), mask)
 
     def _extend_cache(
         self, queries: Tensor, keys: Tensor, values: Tensor, state: CacheState, mask: Tensor | None
@@ -202,11 +219,11 @@ class SoftmaxAttention(nn.Module):
         weights = None
         if return_attention:
             require(order is None, "return_attention of a causal layer takes no mask: pass one unpadded sequence at a time")
-            everything = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], self.heads, -1, -1)
+            everything = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], queries.shape[1], -1, -1)
             weights = self._scores(queries, keys, everything, mask)
         y = self._scores(queries, keys, values, mask)
         if order is not None:
-            y = split_heads(unpack(merge_heads(y), order), self.heads)
+            y = split_heads(unpack(merge_heads(y), order), self.width)
         return y, weights
 
     def _scores(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -218,13 +235,13 @@ class SoftmaxAttention(nn.Module):
         return softmax_attention(queries, keys, values, allowed=allowed, causal=self.causal, dropout=self._dropping())
 
     def _attend_context(self, x: Tensor, context: ContextState, return_attention: bool) -> tuple[Tensor, Tensor | None]:
-        queries = split_heads(self.query(x), self.heads)
+        queries = split_heads(self.query(x), self.width)
         if self.query_norm is not None:
             queries = self.query_norm(queries)
         allowed = context.real[:, None, None]
         weights = None
         if return_attention:
-            everything = torch.eye(context.keys.shape[2], dtype=x.dtype, device=x.device).expand(x.shape[0], self.heads, -1, -1)
+            everything = torch.eye(context.keys.shape[2], dtype=x.dtype, device=x.device).expand(x.shape[0], queries.shape[1], -1, -1)
             weights = softmax_attention(queries, context.keys, everything, allowed=allowed)
         return softmax_attention(queries, context.keys, context.values, allowed=allowed, dropout=self._dropping()), weights
 
@@ -234,14 +251,14 @@ class SoftmaxAttention(nn.Module):
             "a context needs causal=False and window=None: there is no order between the two sequences",
         )
         context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
-        keys, values = (split_heads(y, self.heads) for y in maps_of(context, self.key, self.value))
+        keys, values = (split_heads(y, self.width) for y in maps_of(context, self.key, self.value))
         if self.key_norm is not None:
             keys = self.key_norm(keys)
         real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if context_mask is None else context_mask
         return ContextState(keys, values, real)
 
     def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = (split_heads(y, self.heads) for y in maps_of(x, self.query, self.key, self.value))
+        queries, keys, values = (split_heads(y, self.width) for y in maps_of(x, self.query, self.key, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.rotary:

@@ -10,12 +10,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..evaluation.versions import versions
 from ..kernels.native.library import made_by
 from ..kernels.native.linear import has_matrix_unit, linear_maps
 from .timing import SHORT
@@ -59,7 +59,7 @@ def facts() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "kernels": made_by(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "packages": versions(*PACKAGES),
         "revision": _revision(),
         "code": _code(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -128,13 +128,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _code() -> str:

@@ -22,6 +22,9 @@ def _freed(run: Run) -> str:
     return "" if how is None else f", freed memory {how}"
 
 
+TITLE = "# What it costs"  # by which a table of ours is known
+
+
 def markdown(run: Run) -> str:
     """The machine, every case with all its sides, and the targets."""
     machine = run.machine
@@ -30,7 +33,7 @@ def markdown(run: Run) -> str:
         versions += f"; C kernels: {machine['kernels']}"
     where = machine.get("gpu") if str(run.settings.get("device", "cpu")).startswith("cuda") else machine.get("processor")
     lines = [
-        "# What it costs",
+        TITLE,
         "",
         f"{where}, {machine.get('cores')} cores, {machine.get('threads')} thread(s), {run.settings.get('dtype')}{_freed(run)}; Python "
         f"{machine.get('python')}; {versions}; revision {machine.get('revision') or 'unknown'}; {str(machine.get('date'))[:10]}.",

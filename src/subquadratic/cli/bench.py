@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..benchmark import cases as known
 from .options import parse
-from .text_io import print_text
+from .text_io import notify, print_text
 
 if TYPE_CHECKING:
     from ..benchmark.results import Run
@@ -67,6 +67,8 @@ class BenchOptions:
     """Folder for results.json (written after every case), table.md and drawings."""
     resume: bool = False
     """Leave out what the results in --out have already, measured with the same code."""
+    overwrite: bool = False
+    """Measure everything again where --out holds results, and replace them."""
     plot: str | None = None
     """Measure nothing: write table and drawings of these results.json, into --out or beside the first."""
 
@@ -78,6 +80,8 @@ class BenchOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.resume and self.out is None:
             raise ValueError("resume needs --out, the folder whose results it goes on with")
+        if self.resume and self.overwrite:
+            raise ValueError("resume goes on with the results in --out, and overwrite drops them; leave one of the two")
         if self.device not in ("cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ValueError(f"device must be cpu or cuda, got {self.device!r}")
 
@@ -152,7 +156,7 @@ def _measure(options: BenchOptions, cases: list[known.Case]) -> int:
     from ..benchmark.run import measure
     from ..benchmark.work import Setting
 
-    out = None if options.out is None else Path(options.out).expanduser()
+    out = None if options.out is None else _check_out(Path(options.out).expanduser(), options)
     finished = Run(machine={}, settings={"device": options.device})
     try:
         with _progress() as show:
@@ -178,6 +182,42 @@ def _measure(options: BenchOptions, cases: list[known.Case]) -> int:
     return 1 if any(result.refused for result in finished.results if result.case.name in names) else 0
 
 
+def _check_out(folder: Path, options: BenchOptions) -> Path:
+    """`folder`, if results may be written there.
+
+    Raises:
+        ValueError: it cannot be written, or holds something that is not to be replaced.
+    """
+    from ..benchmark.results import NAME, load
+
+    _check_place(folder)
+    if (folder / NAME).exists() and not options.resume:
+        count = len(load(folder / NAME).results)
+        if count and not options.overwrite:
+            raise ValueError(
+                f"out: {folder / NAME} holds {count:,} results; go on with --resume, replace them with --overwrite, or name another folder"
+            )
+    return folder
+
+
+def _check_place(folder: Path) -> None:
+    """Raises ValueError where the folder cannot be written, or has files of those names that are none of ours."""
+    from ..benchmark.plots import DRAWINGS
+    from ..benchmark.report import TITLE
+    from ..benchmark.results import NAME, load
+    from ..training.outputs import check_folder
+
+    check_folder("out", folder)
+    table = folder / "table.md"
+    if table.exists() and not table.read_text(encoding="utf-8", errors="replace").startswith(TITLE):
+        raise ValueError(f"out: {table} is no table of subq bench, and would be replaced; move it, or name another folder")
+    if (folder / NAME).exists():
+        load(folder / NAME)  # another program's results.json is told here
+    elif not table.exists() and any((folder / name).exists() for name in DRAWINGS):
+        name = next(name for name in DRAWINGS if (folder / name).exists())
+        raise ValueError(f"out: {folder / name} would be replaced, and {folder} has no results of subq bench; name another folder")
+
+
 def _redraw(files: list[str], out: str | None) -> int:
     """Table and drawings of saved results; cases of later files take the place of those of the same name."""
     from ..benchmark.results import load
@@ -188,6 +228,7 @@ def _redraw(files: list[str], out: str | None) -> int:
         for result in load(path).results:
             merged.add(result)
     folder = paths[0].parent if out is None else Path(out).expanduser()
+    _check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in _written(merged, folder):
         print_text(f"{path}\n")
@@ -200,7 +241,7 @@ def _write(folder: Path) -> None:
 
     if (folder / NAME).exists():
         _written(load(folder / NAME), folder)
-        print(f"results are in {folder}", file=sys.stderr)
+        notify(f"results are in {folder}\n")
 
 
 def _written(run: Run, folder: Path) -> list[Path]:
@@ -226,7 +267,7 @@ def _print(table: Any) -> None:
 def _progress() -> Iterator[Callable[[str], None]]:
     """What is going on: a line that changes on a terminal, a line each elsewhere."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda text: print(text, file=sys.stderr, flush=True) if sys.stderr is not None else None
+        yield lambda text: notify(f"{text}\n")
         return
     from rich.console import Console
 

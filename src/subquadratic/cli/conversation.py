@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .generate import NEW_TOKENS, GenerateOptions, new_seed, row_text, start
-from .text_io import Output, to_bytes
+from .text_io import Output, notify, to_bytes
 from .text_model import TextModel
 
 HELP = "Type, and the model goes on where you stop; an empty line lets it go on by itself. Ctrl-C stops a text, Ctrl-D or /quit ends.\n"
@@ -20,7 +20,7 @@ def converse(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
         raise ValueError("interactive: there is no standard input to read")
     reply: Callable[[bytes], None] = _Sources(loaded, options, output) if loaded.kind == "pairs" else _Conversation(loaded, options, output)
     if sys.stdin.isatty():
-        _say(HELP)
+        notify(HELP)
     typed: bytes | None = prompt
     if not prompt:
         typed = _next_line(output)
@@ -33,10 +33,10 @@ def converse(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
             output.end()
         except _Full as full:
             output.end()
-            _say(f"subq generate: {full}\n")
+            notify(f"subq generate: {full}\n")
             return 1
         except ValueError as error:  # this line is no good; the next may be
-            _say(f"subq generate: {' '.join(str(error).split())}\n")
+            notify(f"subq generate: {' '.join(str(error).split())}\n")
         typed = None if output.closed else _next_line(output)
     return 0
 
@@ -142,7 +142,7 @@ def _next_line(output: Output) -> bytes | None:
         except KeyboardInterrupt:
             if not sys.stdin.isatty():
                 raise
-            _say("\n(Ctrl-D or /quit ends)\n")
+            notify("\n(Ctrl-D or /quit ends)\n")
             continue
         if not line or line.strip() == b"/quit":
             return None
@@ -159,13 +159,8 @@ def _type() -> bytes:
     try:
         if sys.stdout.isatty():
             return to_bytes(input("> ") + "\n")
-        _say("> ")
+        notify("> ")
         return to_bytes(input() + "\n")
     except EOFError:
-        _say("\n")
+        notify("\n")
         return b""
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()

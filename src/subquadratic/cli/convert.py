@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..training.outputs import check_folder
 from .options import parse
+from .text_io import print_text
 
 EXAMPLES = """\
 examples:
@@ -29,7 +31,7 @@ class ConvertOptions:
     out: str
     """Folder to write."""
     overwrite: bool = False
-    """Replace the model in a folder that is not empty."""
+    """Replace the model in the folder, if it is one of this package; other files there stay."""
     hints: dict[str, Any] = field(default_factory=dict)
     """What the weights do not tell, as --hints.NAME VALUE: the options the model was built with."""
 
@@ -41,18 +43,24 @@ def run(argv: Sequence[str]) -> int:
     if not file.is_file():
         raise ValueError(f"file: {'not a file' if file.exists() else 'no such file'}: {file}")
 
+    out = Path(options.out).expanduser()
+    check_folder("out", out)
+    if (out / "run.yaml").exists():
+        raise ValueError(f"out: {out} holds a run of subq train, whose model would be replaced; name another folder")
+
     from ..compat.convert import convert_checkpoint
 
-    out = Path(options.out).expanduser()
     try:
         convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
     except (ValueError, FileExistsError) as error:
         raise ValueError(_as_flags(str(error))) from error
-    print(f"{file} is now the saved model {out}")
+    except OSError as error:
+        raise ValueError(f"out: cannot write {out}: {error.strerror or error}; files there stay as they were") from error
     content = json.loads((out / "config.json").read_text())
+    print_text(f"{file} is now the saved model {out}")
     if content["assumed"]:
         spelled = ", ".join(f"{name}={content['options'].get(name)}" for name in content["assumed"])
-        print(f"assumed, since weights do not tell: {spelled}; where that is wrong, convert again with --hints.NAME VALUE --overwrite")
+        print_text(f"assumed, since weights do not tell: {spelled}; where that is wrong, convert again with --hints.NAME VALUE --overwrite")
     return 0
 
 
@@ -62,6 +70,7 @@ def _as_flags(message: str) -> str:
     message = re.sub(r"^package must be", "--from must be", message)
     message = re.sub(r"package='(\w+)'", r"--from \1", message)
     message = re.sub(r"^out='([^']*)'", r"out: \1", message)
+    message = re.sub(r"^(\S+ has .* which would be replaced)", r"out: \1", message)
     return message.replace("pass overwrite=True", "give --overwrite")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..training.outputs import check_file, check_outside
 from .options import parse
 from .text_io import print_text
 
 if TYPE_CHECKING:
     from ..evaluation.trained import Material, Trained
 
+MARK = "subq evaluate"  # in a drawing, by which it is known
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
 EXAMPLES = """\
 examples:
@@ -46,6 +47,12 @@ class EvaluateOptions:
     """Column with the class of each row, for classifiers. Default: as in training."""
     target: str | None = None
     """Column with the text to be written, for encoder-decoders. Default: as in training."""
+    quotes: Literal["auto", "double", "none"] | None = None
+    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). Default: as in training."""
+    skip_bad_rows: bool | None = None
+    """Pass over rows that cannot be used, and count them. Default: as in training."""
+    binary: bool | None = None
+    """Read every file as its bytes as they are, NUL bytes too. Default: as in training."""
     tokenizer: str | None = None
     """A tokenizer.json or a folder that has one. Default: the model's own."""
     reset: Literal["auto", "documents", "never", "windows"] = "auto"
@@ -58,7 +65,7 @@ class EvaluateOptions:
     max_tokens: int | None = None
     """Measure only so many tokens, from the beginning."""
     seed: int = 0
-    """Of the places that are masked, for masked models."""
+    """Of which places are masked together, for masked models."""
     format: Literal["text", "json"] = "text"
     """What to print."""
     out: str | None = None
@@ -81,23 +88,34 @@ class EvaluateOptions:
         if self.context is not None and self.reset not in ("auto", "windows"):
             raise ValueError(f"context is for --reset windows, got --reset {self.reset}")
         for name, path in (("out", self.out), ("by_position", self.by_position)):
-            _check_file(name, path)
+            if path is not None:
+                _check_file(name, path)
+                check_outside(name, Path(path), self.data)
+        if self.out is not None and self.by_position is not None and Path(self.out).absolute() == Path(self.by_position).absolute():
+            raise ValueError(f"out and by_position are both {self.out}; name two files")
 
 
-def _check_file(name: str, path: str | None) -> None:
-    if path is None:
-        return
+def _check_file(name: str, path: str) -> None:
+    """Raises ValueError for a file that cannot be written, or would be lost though it is not of `subq evaluate`."""
     place = Path(path).expanduser()
-    if place.is_dir():
-        raise ValueError(f"{name}: {place} is a folder; name a file")
-    if place.exists() and not place.is_file():
-        raise ValueError(f"{name}: {place} is no ordinary file, and would be replaced; name another")
-    if not place.parent.is_dir():
-        raise ValueError(f"{name}: there is no folder {place.parent}")
-    if not os.access(place.parent, os.W_OK):
-        raise ValueError(f"{name}: cannot write into {place.parent}")
+    check_file(name, place)
     if name == "by_position" and place.suffix != ".svg":
         raise ValueError(f"{name} must name an .svg file, got {path!r}")
+    if not place.is_file() or place.stat().st_size == 0:
+        return
+    content = place.read_bytes()
+    ours = MARK.encode() in content[:4000] if name == "by_position" else _is_score(content)
+    if not ours:
+        kind = "drawing" if name == "by_position" else "score"
+        raise ValueError(f"{name}: {place} is no {kind} that subq evaluate wrote, and would be lost; name another file, or move it")
+
+
+def _is_score(content: bytes) -> bool:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"run", "model", "data", "score"} <= set(found)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -116,10 +134,12 @@ def run(argv: Sequence[str]) -> int:
         "score": dataclasses.asdict(score),
     }
     written = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    printed = False
     try:
         print_text(written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n")
+        printed = True
     finally:  # a score that nobody could read is kept in the files asked for
-        _write(options, written, trained, score)
+        _write(options, written, trained, score, printed=printed)
     return 0
 
 
@@ -127,7 +147,7 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
     """What is measured on, and the score."""
     from ..evaluation.labelled import evaluate_classes, evaluate_pairs
     from ..evaluation.score import evaluate_items, evaluate_text
-    from ..evaluation.trained import rows_material, task_material, text_material
+    from ..evaluation.trained import WAYS, rows_material, task_material, text_material, ways_to_read
 
     kind = type(trained.model).__name__
     own = trained.options
@@ -139,22 +159,23 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
             if kind == "SequenceClassifier":
                 return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
             return material, evaluate_items(trained.model, material.batches(), progress=rows)
-        field = options.text or own.get("text") or "text"
-        if kind in ("SequenceClassifier", "EncoderDecoder"):
+        rows_wanted = kind in ("SequenceClassifier", "EncoderDecoder")
+        ways = ways_to_read(trained, options.data, rows=rows_wanted, **{name: getattr(options, name) for name in WAYS})
+        if rows_wanted:
             name = "label" if kind == "SequenceClassifier" else "target"
             column = getattr(options, name) or own.get(name)
             if column is None:
                 raise ValueError(f"{name}: the run does not say which column holds the {name}; give --{name} COLUMN")
             columns = {"label": None, "target": None, name: column}
             material = rows_material(
-                trained, options.data, text=field, tokenizer=options.tokenizer, batch_size=options.batch_size, progress=show, **columns
+                trained, options.data, ways=ways, tokenizer=options.tokenizer, batch_size=options.batch_size, progress=show, **columns
             )
             assert material.batches is not None
             rows = _rows_shown(show, material)
             if kind == "SequenceClassifier":
                 return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
             return material, evaluate_pairs(trained.model, material.batches(), progress=rows)
-        material = text_material(trained, options.data, field=field, tokenizer=options.tokenizer, progress=show)
+        material = text_material(trained, options.data, ways=ways, tokenizer=options.tokenizer, progress=show)
         material = _cut(material, options.max_tokens)
         assert material.text is not None and material.tokenizer is not None
         score = evaluate_text(
@@ -202,12 +223,14 @@ def _refuse_unfit(options: EvaluateOptions, trained: Trained) -> None:
         if getattr(options, name) not in (None, "auto") and (rows or (task and name != "by_position")):
             raise ValueError(f"{name} is for texts, and this is a {'task' if task else 'model of rows'}; leave it out")
     if task:
-        for name in ("text", "label", "target", "tokenizer"):
+        for name in ("text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
             if getattr(options, name) is not None:
                 raise ValueError(f"{name} is for data, and {trained.folder} was trained on a task; leave it out")
     for name, wanted in (("label", "SequenceClassifier"), ("target", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
             raise ValueError(f"{name} is for a {wanted}, and the model in {trained.folder} is a {kind}; leave it out")
+    if options.binary and rows:
+        raise ValueError("binary is for texts, and this is a model of rows; leave it out")
 
 
 def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
@@ -237,19 +260,32 @@ def _wrapped(name: str, text: str) -> list[str]:
     )
 
 
-def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any) -> None:
+def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any, *, printed: bool) -> None:
+    """The files asked for; what becomes of one does not touch the other.
+
+    Raises:
+        ValueError: a file cannot be written; says where the score is.
+    """
     from ..evaluation.report import plot_positions
     from ..models.saving import replace_file
 
-    try:
-        if options.out is not None:
-            replace_file(Path(options.out).expanduser(), lambda file: file.write_text(written, encoding="utf-8"))
-        if options.by_position is not None:
-            plot_positions(Path(options.by_position).expanduser(), score, title=f"{trained.folder.name}: {trained.describe()}")
-    except OSError as error:
-        places = " or ".join(path for path in (options.out, options.by_position) if path is not None)
-        kept = "the score was printed, files there stay as they were"
-        raise ValueError(f"out: cannot write {places}: {error.strerror or error}; {kept}") from error
+    failed, done = [], ["the score was printed"] if printed else []
+    cause: OSError | None = None
+    for name, path in (("out", options.out), ("by_position", options.by_position)):
+        if path is None:
+            continue
+        place = Path(path).expanduser()
+        try:
+            if name == "out":
+                replace_file(place, lambda file: file.write_text(written, encoding="utf-8"))
+            else:
+                plot_positions(place, score, title=f"{trained.folder.name}: {trained.describe()}", mark=MARK)
+            done.append(f"{path} was written")
+        except OSError as error:
+            cause = error
+            failed.append(f"{name}: cannot write {path}: {error.strerror or error}")
+    if failed:
+        raise ValueError(f"{'; '.join(failed)}; {', '.join([*done, 'files there stay as they were'])}") from cause
 
 
 def _rows_shown(show: Callable[[int, int | None], None] | None, material: Material) -> Callable[[int], None] | None:

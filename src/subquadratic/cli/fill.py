@@ -76,7 +76,7 @@ class Place:
 def run(argv: Sequence[str]) -> int:
     options = parse(FillOptions, _text_as_flag(argv), verb="fill", examples=EXAMPLES, positional="run")
     options.check()
-    text = read_file("-", name="text") if options.text == "-" else to_bytes(options.text or "")
+    text = read_file("-", name="text", run=options.run) if options.text == "-" else to_bytes(options.text or "")
     parts = split(text, options.mask_text)
 
     from .text_model import load

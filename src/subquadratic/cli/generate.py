@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .options import parse
-from .text_io import Output, read_file, to_bytes
+from .text_io import Output, notify, read_file, to_bytes
 
 if TYPE_CHECKING:
     from ..generation.text import Piece, RowText
@@ -159,9 +159,9 @@ def read_prompt(options: GenerateOptions) -> bytes:
         ValueError: its file cannot be read, or is empty.
     """
     if options.prompt == "-":
-        return read_file("-", name="prompt")
+        return read_file("-", name="prompt", run=options.run)
     if options.prompt_file is not None:
-        return read_file(options.prompt_file, name="prompt_file")
+        return read_file(options.prompt_file, name="prompt_file", run=options.run)
     return to_bytes(options.prompt or "")
 
 
@@ -173,7 +173,7 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
     """
     import torch
 
-    from ..generation.text import prompt_tokens
+    from ..generation.text import known_end, prompt_tokens
 
     model, tokenizer = loaded.model, loaded.tokenizer
     pairs = loaded.kind == "pairs"
@@ -184,14 +184,14 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
     except ValueError as error:
         raise ValueError(f"prompt: {error}") from error
     if tokens.shape[1] >= LONG_PROMPT and sys.stderr is not None and sys.stderr.isatty():
-        print(f"reading a prompt of {tokens.shape[1]:,} tokens", file=sys.stderr)
+        notify(f"reading a prompt of {tokens.shape[1]:,} tokens\n")
     inputs = (tokens, torch.tensor([[target_start(loaded)]], device=loaded.device)) if pairs else (tokens,)
     generator = torch.Generator(device=loaded.device).manual_seed(new_seed(options) if seed is None else seed)
     return model.stream(
         *inputs,
         max_new_tokens=options.max_new_tokens or fitting(loaded, inputs[-1].shape[1]),
         samples=options.samples,
-        eos_token=tokenizer.eos_token,
+        eos_token=known_end(tokenizer, (model.decoder if pairs else model).vocab_size),
         pad_token=tokenizer.pad_token,
         stop=options.stops,
         tokenizer=tokenizer,
@@ -246,7 +246,7 @@ def _write(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
     report.end([row.end or ("interrupted" if interrupted else "length") for row in rows])
     if sys.stderr is not None and sys.stderr.isatty() and not report.output.closed:
         seconds = time.perf_counter() - began
-        print(f"{count:,} tokens in {seconds:.1f} s, {count / seconds:,.0f} tokens/s", file=sys.stderr)
+        notify(f"{count:,} tokens in {seconds:.1f} s, {count / seconds:,.0f} tokens/s\n")
     return 130 if interrupted else 0
 
 

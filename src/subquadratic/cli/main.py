@@ -10,10 +10,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 VERBS = {
     "train": "train a model on text, by default on Python's own standard library",
@@ -29,7 +31,15 @@ VERBS = {
 # Which extra of this package brings what a verb may miss.
 PACKAGES = {
     "train": (
-        "accelerate", "docstring_parser", "jinja2", "jsonargparse", "matplotlib", "psutil", "rich", "tokenizers", "transformers", "yaml",
+        "accelerate",
+        "docstring_parser",
+        "jsonargparse",
+        "matplotlib",
+        "psutil",
+        "rich",
+        "tokenizers",
+        "transformers",
+        "yaml",
     ),
     "data": ("pyarrow", "zstandard"),
     "track": ("tensorboard", "trackio"),
@@ -49,16 +59,25 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `subq` with `argv` (the process's own); the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run `subq` with `argv` (the process's own); the exit status. A reader that leaves early, `head` perhaps, is no error."""
+    status = _main(list(sys.argv[1:] if argv is None else argv))
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _discard(sys.stdout)  # else Python's own flush at the end would complain
+        if not isinstance(error, BrokenPipeError):
+            return _fail("subq", f"cannot write to standard output: {error.strerror or error}", status or 2)
+    return status
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0 if argv else 2
+        return _print(usage(), 0 if argv else 2)
     if argv[0] in ("-V", "--version"):
         from importlib.metadata import version
 
-        print(f"subquadratic {version('subquadratic')}")
-        return 0
+        return _print(f"subquadratic {version('subquadratic')}", 0)
     verb = argv[0]
     if verb not in VERBS:
         import difflib
@@ -78,11 +97,13 @@ def _run(verb: str, argv: list[str]) -> int:
         return leave.code if isinstance(leave.code, int) else 0
     except KeyboardInterrupt:
         return _fail(name, "interrupted", 130)
+    except BrokenPipeError:
+        return 0
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing not in EXTRAS:
             raise
-        return _fail(name, f"needs the package {missing}: pip install 'subquadratic[{EXTRAS[missing]}]'")
+        return _fail(name, f"needs packages that are not installed: pip install 'subquadratic[{EXTRAS[missing]}]'")
     except Exception as error:
         if os.environ.get("SUBQ_TRACEBACK"):
             raise
@@ -100,6 +121,25 @@ def _expected(error: Exception) -> int | None:
     return 2 if kinds & {"UsageError", "ValueError", "OSError"} else None
 
 
-def _fail(name: str, message: str, status: int = 2) -> int:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+def _print(text: str, status: int) -> int:
+    from .text_io import print_text
+
+    try:
+        print_text(text)
+    except OSError as error:
+        return _fail("subq", str(error))
     return status
+
+
+def _fail(name: str, message: str, status: int = 2) -> int:
+    with contextlib.suppress(OSError):  # the exit status says it too
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return status
+
+
+def _discard(stream: TextIO) -> None:
+    """What waits in the buffer goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)

@@ -13,6 +13,9 @@ from typing import Any, TypeVar, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from .config_file import check_config
+from .values import check_values
+
 T = TypeVar("T")
 
 
@@ -43,13 +46,17 @@ def parse(
     flag may stand alone, and so may the flags in `alone`, which gives the value they then have. `--help` prints and leaves.
 
     Raises:
-        UsageError: an unknown flag, a value of the wrong type, a file that cannot be read.
+        UsageError: an unknown flag, a value of the wrong type.
+        ValueError: a configuration file that cannot be read, a number that nothing takes, an empty name of a file.
     """
     flags = {field.name: (renamed or {}).get(field.name, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]
     hints = get_type_hints(options)
     parser = _parser(options, flags, hints, verb=verb, examples=examples, positional=positional)
     types = {flags[name]: hints[name] for name in flags if name != positional}
     words = _normalise(argv, types, alone or {}, positional=positional)
+    for word in words:
+        if word.startswith("--config="):
+            check_config(word.partition("=")[2])
     try:
         found = parser.parse_args(words)
     except argparse.ArgumentError as error:
@@ -58,7 +65,9 @@ def parse(
         flag, equals, text = word[2:].partition("=")
         if equals and types.get(flag) == (str | None):
             found[flag] = text
-    return options(**{name: found[flag] for name, flag in flags.items()})
+    given = options(**{name: found[flag] for name, flag in flags.items()})
+    check_values(given, flags)
+    return given
 
 
 def _parser(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -19,11 +20,12 @@ def to_bytes(text: str) -> bytes:
     )
 
 
-def read_file(path: str, *, name: str) -> bytes:
-    """The text of a file, or with `-` of standard input, without a line break at its end.
+def read_file(path: str, *, name: str, run: str) -> bytes:
+    """The text of a file, or with `-` of standard input, without a line break at its end; read as the text was that the model
+    in the folder `run` was trained on: LF line ends, no byte order mark, unless it was trained on bytes as they are.
 
     Raises:
-        ValueError: it cannot be read, or is empty; the message begins with `name`, the option.
+        ValueError: it cannot be read, is empty or in another encoding; the message begins with `name`, the option.
     """
     if path == "-":
         if sys.stdin is None:
@@ -36,10 +38,23 @@ def read_file(path: str, *, name: str) -> bytes:
             data = place.read_bytes()
         except OSError as error:
             raise ValueError(f"{name}: cannot read {place}: {error.strerror or error}") from error
-    data = data.removesuffix(b"\n").removesuffix(b"\r")
+    data = _as_trained(data, name=name, where=where, run=run).removesuffix(b"\n").removesuffix(b"\r")
     if not data:
         raise ValueError(f"{name}: {where} is empty; give it a text")
     return data
+
+
+def _as_trained(data: bytes, *, name: str, where: str, run: str) -> bytes:
+    from ..data.reading import BOM, unix_lines
+    from ..data.sniffing import encoding_of
+    from ..evaluation.trained import trained_on_bytes
+
+    if trained_on_bytes(Path(run).expanduser()):
+        return data
+    encoding = encoding_of(data)
+    if encoding is not None:
+        raise ValueError(f"{name}: {where} looks like {encoding}: convert it, as with iconv -f {encoding} -t UTF-8 OLD > NEW")
+    return unix_lines(data.removeprefix(BOM))
 
 
 def print_text(text: str) -> None:
@@ -50,6 +65,14 @@ def print_text(text: str) -> None:
         OSError: standard output cannot be written, or there is none.
     """
     Output().line(text.removesuffix("\n"))
+
+
+def notify(text: str) -> None:
+    """Something by the way to standard error; nothing where there is none, or nobody reads it any more."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 class Output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -10,8 +11,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from ..training.outputs import check_folder, check_outside
 from .options import UsageError, nearest, parse
+from .text_io import notify, print_text
+
+FILES = ("tokenizer.json", "tokenizer_config.json")
+ROLES = {"tokenizer_class", "clean_up_tokenization_spaces", *(f"{role}_token" for role in ("pad", "bos", "eos", "mask"))}
 
 USAGE = """\
 usage: subq tokenizer train --out DIR [--data PATH] [--vocab_size N] [--option VALUE ...]
@@ -49,10 +56,15 @@ class TrainOptions:
     out: str
     """Folder for the tokenizer: tokenizer.json and tokenizer_config.json, which transformers reads too."""
     data: str | None = None
-    """File, folder, pattern, or - for standard input: text, .jsonl, .csv, .tsv or .parquet, also compressed. Default: the
+    """File, folder, pattern, or - for standard input: text, .jsonl, .json, .csv, .tsv or .parquet, also compressed. Default: the
     source of Python's standard library."""
     text: str = "text"
-    """Field that holds the text, in JSON lines, CSV and parquet."""
+    """Field that holds the text, in JSON, CSV, TSV and parquet. Where another is named, only rows are read."""
+    quotes: Literal["auto", "double", "none"] = "auto"
+    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). auto: double in CSV, and in TSV where the
+    columns bear it out."""
+    skip_bad_rows: bool = False
+    """Pass over rows that cannot be used, and count them."""
     vocab_size: int = 8192
     """Tokens at most, 256 bytes and 4 special ones included."""
     overwrite: bool = False
@@ -71,7 +83,7 @@ class ShowOptions:
 
 def run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        print_text(USAGE)
         return 0 if argv else 2
     verbs = {"train": _train, "show": _show}
     if argv[0] not in verbs:
@@ -81,8 +93,6 @@ def run(argv: Sequence[str]) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     options = parse(TrainOptions, argv, verb="tokenizer train", examples=TRAIN_EXAMPLES)
-    if not options.out.strip():
-        raise ValueError("out: the name is empty; name a folder")
     out = Path(os.path.expanduser(options.out))
     _check_out(out, overwrite=options.overwrite)
 
@@ -90,9 +100,10 @@ def _train(argv: Sequence[str]) -> int:
     from ..data.tokenizer_training import train_tokenizer
 
     started = time.monotonic()
-    source = find_source(options.data, text=options.text)
+    source = find_source(options.data, text=options.text, quotes=options.quotes, skip_bad_rows=options.skip_bad_rows)
     progress = _Progress()
-    tokenizer, bytes_per_token = train_tokenizer(source, vocab_size=options.vocab_size, progress=progress)
+    passed = source.passed()
+    tokenizer, bytes_per_token = train_tokenizer(source, vocab_size=options.vocab_size, progress=progress, passed=passed)
     progress.clear()
     made = not out.exists()
     try:
@@ -102,26 +113,45 @@ def _train(argv: Sequence[str]) -> int:
             shutil.rmtree(out, ignore_errors=True)
         raise ValueError(f"out: cannot write {out}: {error.strerror or error}") from error
     fewer = f" (the text has no more; {options.vocab_size:,} were asked)" if tokenizer.vocab_size < options.vocab_size else ""
-    print(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")
-    print(f"vocabulary  {tokenizer.vocab_size:,} tokens{fewer}")
-    print(f"measure     {bytes_per_token:.2f} bytes per token on the first megabyte")
-    given = {"--tokenizer": str(out), "--data": options.data, "--text": None if options.text == "text" else options.text}
+    print_text(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")
+    if passed.counts:
+        print_text(passed.describe())
+    print_text(f"vocabulary  {tokenizer.vocab_size:,} tokens{fewer}")
+    print_text(f"measure     {bytes_per_token:.2f} bytes per token on the first megabyte")
+    try:
+        check_outside("out", out, options.data)
+    except ValueError:
+        print_text(f"note        {out} is inside {options.data}: who reads that folder next reads the files of the tokenizer as text")
+    given = {"--tokenizer": str(out), "--data": options.data}
+    ways = {"text": options.text, "quotes": options.quotes}
+    given |= {f"--{name}": value for name, value in ways.items() if value != getattr(TrainOptions, name)}
     words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
-    print(f"go on       {shlex.join(['subq', 'train', *words])}")
+    words += ["--skip_bad_rows"] if options.skip_bad_rows else []
+    print_text(f"go on       {shlex.join(['subq', 'train', *words])}")
     return 0
 
 
 def _check_out(out: Path, *, overwrite: bool) -> None:
     """Raises ValueError for a folder that must not or cannot be written, before any work is done."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
+    check_folder("out", out)
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not overwrite:
         raise ValueError(f"out: {out} is not empty; name another folder, or give --overwrite to write into it")
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"out: cannot make {out}: {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise ValueError(f"out: cannot write {out}: Permission denied")
+    for name in ("run.yaml", "config.json"):
+        if (out / name).exists():
+            raise ValueError(f"out: {out} holds a model ({name}), which would read its text with another tokenizer; name another folder")
+    if any((out / name).exists() for name in FILES) and not _written_by_us(out):
+        raise ValueError(f"out: the tokenizer in {out} was not made by subq tokenizer train, and would be lost; name another folder")
+
+
+def _written_by_us(folder: Path) -> bool:
+    """Whether what a new tokenizer would replace is one of ours."""
+    try:
+        tokens, roles = (json.loads((folder / name).read_text(encoding="utf-8")) for name in FILES)
+        return "model" in tokens and set(roles) == ROLES and roles["tokenizer_class"] == "PreTrainedTokenizerFast"
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _show(argv: Sequence[str]) -> int:
@@ -131,8 +161,8 @@ def _show(argv: Sequence[str]) -> int:
 
     tokenizer = load_tokenizer(options.tokenizer)
     special = {role: getattr(tokenizer, f"{role}_token") for role in ("pad", "bos", "eos", "mask")}
-    print(f"tokenizer   {tokenizer.name}, {tokenizer.vocab_size:,} tokens, digest {tokenizer.digest[:12]}")
-    print(f"special     {', '.join(f'{role} {token}' for role, token in special.items())}")
+    print_text(f"tokenizer   {tokenizer.name}, {tokenizer.vocab_size:,} tokens, digest {tokenizer.digest[:12]}")
+    print_text(f"special     {', '.join(f'{role} {token}' for role, token in special.items())}")
     if options.text is None:
         return 0
     tokens = tokenizer.encode(options.text)
@@ -142,9 +172,10 @@ def _show(argv: Sequence[str]) -> int:
             piece = repr(data.decode("utf-8"))
         except UnicodeDecodeError:  # part of a character
             piece = repr(data)
-        print(f"{token:>10}  {piece}")
+        print_text(f"{token:>10}  {piece}")
     size = len(options.text.encode("utf-8", errors="replace"))
-    print(f"in all      {len(tokens):,} tokens for {size:,} bytes" + (f", {size / len(tokens):.2f} bytes per token" if len(tokens) else ""))
+    rate = f", {size / len(tokens):.2f} bytes per token" if len(tokens) else ""
+    print_text(f"in all      {len(tokens):,} tokens for {size:,} bytes{rate}")
     return 0
 
 
@@ -162,8 +193,8 @@ class _Progress:
         of = "" if total is None else f" of {total / 1e6:,.0f}"
         line = f"read {done / 1e6:,.0f}{of} MB" + (", merging" if done == total else "")
         self.shown, self.width = now, max(self.width, len(line))
-        print(f"\r{line:<{self.width}}", end="", file=sys.stderr, flush=True)
+        notify(f"\r{line:<{self.width}}")
 
     def clear(self) -> None:
         if self.width:
-            print(f"\r{'':<{self.width}}\r", end="", file=sys.stderr, flush=True)
+            notify(f"\r{'':<{self.width}}\r")

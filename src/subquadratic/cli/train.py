@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..training.defaults import DEFAULTS
 from ..training.options import TrainOptions
-from ..training.resume import ALONE, resumed_folder
+from ..training.resume import ALONE, resumed_folder, saved_options
 from .options import parse
 
 EXAMPLES = """\
@@ -38,6 +38,7 @@ def run(argv: Sequence[str]) -> int:
     options = _parse(argv)
     if options.resume is not None:
         folder = resumed_folder(options.resume, options.out)
+        saved_options(folder)  # says what is wrong with its run.yaml, and what to do
         # The run's own options come first, so that what is given here and differs can be told.
         options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
     options.resolve()  # so that a bad value is told before torch and transformers are imported

@@ -37,7 +37,7 @@ def linformer_lm(weights: Weights, hints: Options) -> Found:
     plain = _plain(weights)
     first = "linformer.net.layers.0.0.fn."
     inner, width = plain[first + "to_q.weight"].shape[0], plain[first + "to_k.weight"].shape[0]
-    found = Found(_embedding(plain))
+    found = Found(_embedding(plain), loose=() if _reversible(weights) else ("reversible",))  # our own twin saves plain names for either
     found.read.update(
         seq_len=plain["pos_emb.weight"].shape[0],
         depth=_count(plain, r"linformer\.net\.layers\.(\d+)\."),
@@ -117,12 +117,15 @@ def performer_lm(weights: Weights, hints: Options) -> Found:
         heads=inner // width,
         dim_head=width,
         nb_features=features,
-        reversible=_reversible(weights),
         qkv_bias=attention + "to_q.bias" in plain,
         attn_out_bias=attention + "to_out.bias" in plain,
         tie_embed="to_out.weight" not in plain,
         shift_tokens=attention.count(".fn.fn.") > 0,
     )
+    if _reversible(weights) or any("proj_updater.instance." in name for name in weights):
+        found.read["reversible"] = _reversible(weights)
+    else:  # our own twin saves the names of a plain stack for either
+        found.needed["reversible"] = "whether the model was built with reversible=True"
     _performer_positions(found, plain)
     _performer_feed_forward(found, plain, layers)
     gain = plain.get(f"{layers}0.0.g")
@@ -179,7 +182,12 @@ MODELS = (  # an encoder-decoder holds language models, so it is looked for firs
     Published("performer_pytorch", "PerformerLM", r"(.*?)performer\.net\.(?:layers|blocks)\..*", performer_lm),
     Published("linformer", "LinformerLM", r"(.*?)linformer\.net\.(?:layers|blocks)\..*", linformer_lm),
     Published("fast_transformer_pytorch", "FastTransformer", r"(.*?)layers\.0\.0\.fn\.to_q_attn_logits\.weight", fast_transformer),
-    Published("feedback_transformer_pytorch", "FeedbackTransformer", r"(.*?)shared_kv_proj\.weight", feedback_transformer),
+    Published(
+        "feedback_transformer_pytorch",
+        "FeedbackTransformer",
+        r"(.*?)(?:shared_kv_proj|layers\.0\.0\.(?:fn\.)+to_kv)\.weight",
+        feedback_transformer,
+    ),
     Published("perceiver_ar_pytorch", "PerceiverAR", r"(.*?)perceive_layers\.0\..*", perceiver_ar),
 )
 
@@ -192,6 +200,13 @@ def recognise(weights: Weights) -> tuple[Published, str] | None:
             if match and (model.name == "PerformerEncDec" or match[1] + "token_emb.weight" in weights):
                 return model, match[1]
     return None
+
+
+def saved_by_twin(weights: Weights) -> bool:
+    """Whether our own Performer saved this: under earlier names, or without the table that the published one keeps of fixed positions."""
+    performers = {match[1] for name in weights if (match := re.fullmatch(r"(.*?)performer\.net\..*", name))}
+    positions = all(any(name.startswith(f"{prefix}pos_emb.") for name in weights) for prefix in performers)
+    return not positions or any(".blocks.0.attention." in name for name in weights)
 
 
 def _performer_positions(found: Found, plain: Weights) -> None:

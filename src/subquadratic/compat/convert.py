@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.errors import require, require_choice
-from .checkpoint_options import MODELS, Found, Options, Published, recognise
+from .checkpoint_options import MODELS, Found, Options, Published, recognise, saved_by_twin
 
 NAMES = ("model_state_dict", "state_dict", "model", "module", "net", "weights", "params")  # where programs put a model among other things
 PREFIX = "compat."
@@ -49,20 +49,25 @@ def convert_checkpoint(
         FileNotFoundError: if there is no such file.
         ValueError: if the file cannot be read or is of another package, an option is missing, unknown or contradicts the shapes, or the
             weights do not fit.
-        FileExistsError: if ``out`` is not an empty folder and ``overwrite`` is False.
+        FileExistsError: if ``out`` is not an empty folder and ``overwrite`` is False, or what it would replace is no model of this package.
     """
+    require(bool(os.fspath(out)), "out is empty: name a folder")
     path, out = Path(path), Path(out)
     require_choice("package", package, dict.fromkeys(model.package for model in MODELS))
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out={str(out)!r} exists and is not an empty folder: choose another, or pass overwrite=True")
+    if out.is_dir():
+        from ..models.saving import check_replaceable
+
+        check_replaceable(out)
     weights = read_state_dict(path)
     model, prefix = _identify(weights, package, path)
     weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    ours = next((name for name in weights if ".blocks.0.attention." in name), None)
-    if ours is not None:
+    if saved_by_twin(weights):
         raise ValueError(
-            f"{path} was saved by our own twin of the {model.name} ({ours}), not by the published package: build the twin in "
-            f"subquadratic.compat.{package} as it was and call load_state_dict; a model saved with save_pretrained needs no conversion"
+            f"{path} was saved by our own twin of the {model.name} and not by the published package, and does not hold all that tells the "
+            f"options. Build the twin in subquadratic.compat.{package} as it was and call load_state_dict; a model saved with "
+            f"save_pretrained needs no conversion"
         )
     given = {name: _value(value) for name, value in hints.items() if value is not None}
     _check_names(model, given)
@@ -83,15 +88,19 @@ def convert_checkpoint(
     return out
 
 
-def load(folder: str | os.PathLike[str]) -> nn.Module:
+def load(folder: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> nn.Module:
     """The compat model in a folder that :func:`convert_checkpoint` wrote, in eval mode on the CPU.
+
+    Args:
+        dtype: of the floating-point weights: a ``torch.dtype``, or its name ("bfloat16"). None or "auto": each as it was saved.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: if it holds something else, or a file is damaged.
+        ValueError: if it holds something else, or a file is damaged; for another ``dtype``.
     """
-    from ..models.saving import CONFIG, WEIGHTS, read_config, read_weights
+    from ..models.saving import CONFIG, WEIGHTS, floating_dtype, read_config, read_weights, take_dtypes_
 
+    wanted = floating_dtype(dtype)
     folder = Path(folder)
     content = read_config(folder)
     name = str(content["class"])
@@ -103,6 +112,7 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     tensors = read_weights(folder)
     try:
         model = _build(package, class_name, content["options"])
+        take_dtypes_(model, tensors, wanted)
         model.load_state_dict(tensors, strict=True)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
@@ -271,9 +281,7 @@ def _spelled(options: Options) -> str:
 
 def _save(model: nn.Module, published: Published, options: Options, assumed: Options, out: Path) -> None:
     """Written beside ``out`` and renamed: a half-written model is never seen."""
-    from safetensors.torch import save_file
-
-    from ..models.saving import CONFIG, FORMAT, WEIGHTS
+    from ..models.saving import CONFIG, FORMAT, WEIGHTS, write_tensors
 
     name = f"{PREFIX}{published.package}.{published.name}"
     content = {"format": FORMAT, "class": name, "model_type": name, "options": options, "assumed": sorted(assumed)}
@@ -281,7 +289,7 @@ def _save(model: nn.Module, published: Published, options: Options, assumed: Opt
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(tensors, temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
         umask = os.umask(0)
         os.umask(umask)

@@ -18,6 +18,8 @@ from ..ops.errors import check_mask, check_sequence, require, require_positive
 from ..ops.padding import zero_padding
 from ..ops.prefix_softmax import softmax_mean
 from ..ops.rotary import apply_rotary, rotary_angles
+from ..ops.scalars import plain_scalars
+from .shared_modules import load_all, save_once
 
 __all__ = ["FastAttention", "FastTransformer", "RotaryEmbedding"]
 
@@ -42,6 +44,7 @@ class FastTransformer(nn.Module):
             ``max_seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -62,18 +65,19 @@ class FastTransformer(nn.Module):
         self.max_seq_len = max_seq_len
         self.token_emb = nn.Embedding(num_tokens, dim)
         self.abs_pos_emb = nn.Embedding(max_seq_len, dim) if absolute_pos_emb else None
-        blocks = []
-        for index in range(depth):
-            rotary = None if absolute_pos_emb else RotaryEmbedding(dim_head // 2)
+        rotary = None if absolute_pos_emb else RotaryEmbedding(dim_head // 2)
+        blocks: list[nn.ModuleList] = []
+        for _ in range(depth):
             attention = FastAttention(dim, heads=heads, dim_head=dim_head, max_seq_len=max_seq_len, pos_emb=rotary)
-            if index > 0:
+            if blocks:
                 for name in SHARED:
-                    delattr(attention, name)  # those of the first layer serve all, and are saved once
+                    setattr(attention, name, getattr(blocks[0][0].fn, name))
             feed_forward = nn.Sequential(nn.Linear(dim, dim * ff_mult), nn.GELU(), nn.Linear(dim * ff_mult, dim))
-            blocks.append(nn.ModuleList((_PreNorm(dim, attention), _PreNorm(dim, feed_forward))))
+            blocks.append(nn.ModuleList((PreNorm(dim, attention), PreNorm(dim, feed_forward))))
         self.layers = nn.ModuleList(blocks)
         self.to_logits = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_tokens))
-        self.register_load_state_dict_pre_hook(_merge_shared)
+        self.register_state_dict_post_hook(_save_shared_once)
+        self.register_load_state_dict_pre_hook(_load_shared)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, N) and bool (B, N), True = real -> logits (B, N, V). Logits of padded positions mean nothing."""
@@ -85,11 +89,10 @@ class FastTransformer(nn.Module):
         x = self.token_emb(x)
         if self.abs_pos_emb is not None:
             x = x + self.abs_pos_emb.weight[: x.shape[1]]
-        first = self.get_submodule("layers.0.0.fn")
-        shared = {name: getattr(first, name) for name in SHARED}
-        for index in range(len(self.layers)):
-            x = x + self.get_submodule(f"layers.{index}.0")(x, mask=mask, **shared)
-            x = x + self.get_submodule(f"layers.{index}.1")(x)
+        layers: Any = self.layers
+        for attention, feed_forward in layers:
+            x = x + attention(x, mask=mask)
+            x = x + feed_forward(x)
         return self.to_logits(x)
 
 
@@ -107,6 +110,7 @@ class FastAttention(nn.Module):
         ValueError: for sizes out of range; ``pos_emb`` without ``max_seq_len``; in ``forward``, for input longer than ``max_seq_len``.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, heads: int = 8, dim_head: int = 64, max_seq_len: int | None = None, pos_emb: nn.Module | None = None):
         super().__init__()
         require_positive(dim=dim, heads=heads, dim_head=dim_head, max_seq_len=max_seq_len)
@@ -123,34 +127,24 @@ class FastAttention(nn.Module):
         self.to_out = nn.Linear(heads * dim_head, dim)
         self.register_load_state_dict_pre_hook(_check_frequencies)
 
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | None = None,
-        *,
-        to_q_attn_logits: nn.Module | None = None,
-        to_k_attn_logits: nn.Module | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D), zeros where ``mask`` is False.
 
         Args:
             x: (B, N, D).
             mask: (B, N) bool, True = a real token; None means that all are.
-            to_q_attn_logits, to_k_attn_logits: logit maps to use instead of the layer's own.
         """
         check_sequence(x, self.dim)
         check_mask(mask, *x.shape[:2])
         if self.max_seq_len is not None:
             _check_length(x.shape[1], self.max_seq_len)
-        to_query_logits = self.to_q_attn_logits if to_q_attn_logits is None else to_q_attn_logits
-        to_key_logits = self.to_k_attn_logits if to_k_attn_logits is None else to_k_attn_logits
 
         projected = self.to_qkv(zero_padding(x, mask)).unflatten(-1, (3, self.heads, self.dim_head))
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # (B, H, N, K) each
         turned_query, turned_key, turned_value = self._rotate(query, key, value)
-        query_logits = to_query_logits(query).squeeze(-1) * self.scale
+        query_logits = self.to_q_attn_logits(query).squeeze(-1) * self.scale
         global_query = softmax_mean(query_logits, turned_query, mask)  # (B, H, 1, K)
-        key_logits = to_key_logits(self._reduce(key * global_query)).squeeze(-1) * self.scale
+        key_logits = self.to_k_attn_logits(self._reduce(key * global_query)).squeeze(-1) * self.scale
         global_key = softmax_mean(key_logits, turned_key, mask)
         output = self.to_r(self._reduce(turned_value * global_key)) + query
         return zero_padding(self.to_out(output.transpose(1, 2).flatten(2)), mask)
@@ -174,16 +168,19 @@ class FastAttention(nn.Module):
 class RotaryEmbedding(nn.Module):
     """Angles of ``dim / 2`` pairs of channels, computed when asked, in float32 whatever the precision of the model. Holds no tensors."""
 
+    @plain_scalars
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
 
     def forward(self, positions: Tensor) -> Tensor:
         """(N,) integers -> (N, dim / 2)."""
-        return rotary_angles(positions, self.dim)
+        return rotary_angles(positions, self.dim, dtype=torch.float32)
 
 
-class _PreNorm(nn.Module):
+class PreNorm(nn.Module):
+    """A layer norm before ``fn``."""
+
     def __init__(self, dim: int, fn: nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
@@ -200,15 +197,14 @@ def _check_length(length: int, limit: int) -> None:
     )
 
 
-def _merge_shared(module: FastTransformer, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """The published state dict holds the shared logit vectors once a layer. They must agree, or the weights belong to something else."""
-    *_, errors = rest
+def _save_shared_once(module: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in SHARED:
-        kept = f"{prefix}layers.0.0.fn.{name}.weight"
-        for index in range(1, len(module.layers)):
-            copy = state_dict.pop(f"{prefix}layers.{index}.0.fn.{name}.weight", None)
-            if copy is not None and not torch.equal(copy, state_dict.setdefault(kept, copy)):
-                errors.append(f"{name} of layer {index} differs from that of layer 0, but this model has one for all layers")
+        save_once(module, getattr(module.layers[0][0].fn, name), state_dict, prefix)
+
+
+def _load_shared(module: Any, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name in SHARED:
+        load_all(module, getattr(module.layers[0][0].fn, name), state_dict, prefix, rest[-1])
 
 
 def _check_frequencies(module: FastAttention, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -219,7 +215,7 @@ def _check_frequencies(module: FastAttention, state_dict: dict[str, Any], prefix
     found = state_dict.pop(f"{prefix}pos_emb.freqs", None)
     if found is None:
         return
-    expected = rotary_angles(torch.ones(1, dtype=torch.int64, device=found.device), module.pos_emb.dim)[0]
+    expected = rotary_angles(torch.ones(1, dtype=torch.int64, device=found.device), module.pos_emb.dim, dtype=torch.float32)[0]
     if found.shape != expected.shape:
         errors.append(f"{prefix}pos_emb.freqs must have {len(expected)} values for this dim_head, got {tuple(found.shape)}")
     elif not torch.allclose(found.float(), expected, rtol=1e-2, atol=1e-6):

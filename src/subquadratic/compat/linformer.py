@@ -9,17 +9,17 @@ and the position table) count real tokens only.
 Axes: B batch, N length (queries), S length (keys), D width, H heads, K head width, R slots.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..layers.reversible import run_reversible
 from ..ops.errors import check_mask, check_sequence, require, require_positive, require_probability
 from ..ops.padding import pack, pack_left, token_positions, zero_padding
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
+from .feed_forward import FeedForward
+from .sequences import PreNorm, ReversibleSequence, SequentialSequence
 
 __all__ = ["Linformer", "LinformerLM", "LinformerSelfAttention"]
 
@@ -35,6 +35,7 @@ class LinformerLM(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for input longer than ``seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         num_tokens: int,
@@ -98,6 +99,7 @@ class Linformer(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for input longer than ``seq_len``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -113,21 +115,21 @@ class Linformer(nn.Module):
     ):
         super().__init__()
         require_positive(dim=dim, seq_len=seq_len, depth=depth)
-        blocks = []
+        layers = nn.ModuleList()
         for _ in range(depth):
             attention = LinformerSelfAttention(
                 dim, seq_len, k=k, heads=heads, dim_head=dim_head, one_kv_head=one_kv_head, share_kv=share_kv, dropout=dropout
             )
-            blocks.append((_PreNorm(dim, attention, masked=True), _PreNorm(dim, _FeedForward(dim, dropout=dropout))))
+            layers.append(nn.ModuleList((PreNorm(dim, attention), PreNorm(dim, FeedForward(dim, dropout=dropout)))))
         self.dim, self.seq_len = dim, seq_len
-        self.net = _Stack(blocks, reversible=reversible)
+        self.net = (ReversibleSequence if reversible else SequentialSequence)(layers, {"mask": ((True, False),) * depth})
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D); zeros where ``mask`` is False."""
         check_sequence(x, self.dim)
         _check_length(x.shape[1], self.seq_len)
         check_mask(mask, *x.shape[:2])
-        return zero_padding(self.net(zero_padding(x, mask), mask), mask)
+        return zero_padding(self.net(zero_padding(x, mask), mask=mask), mask)
 
 
 class LinformerSelfAttention(nn.Module):
@@ -140,6 +142,7 @@ class LinformerSelfAttention(nn.Module):
         ValueError: for sizes out of range; in ``forward``, for keys longer than ``seq_len``. Keywords that do not exist are a TypeError.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -197,54 +200,13 @@ class LinformerSelfAttention(nn.Module):
         queries = self.to_q(x).unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)  # (B, H, N, K)
         keys = self._slots(source, self.proj_k, self.to_k)
         values = keys if self.share_kv else self._slots(source, self.proj_v, self.to_v)
-        output = softmax_attention(queries, keys, values, dropout=self.dropout.p if self.training else 0.0)
+        output = softmax_attention(queries, keys, values, dropout=self.dropout.p if self.dropout.training else 0.0)
         return zero_padding(self.to_out(output.transpose(1, 2).flatten(2)), mask)
 
     def _slots(self, source: Tensor, projection: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
         """(B, S, D) -> (B, H, R, K)."""
         slots = read(projection[: source.shape[1]].T @ source)
         return slots.unflatten(-1, (-1, self.dim_head)).transpose(1, 2).expand(-1, self.heads, -1, -1)
-
-
-class _Stack(nn.Module):
-    """Attention and feed-forward in turn. Parameters have the names of the published plain stack, reversible or not."""
-
-    def __init__(self, blocks: Sequence[tuple[nn.Module, nn.Module]], *, reversible: bool):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.ModuleList(block) for block in blocks)
-        self.reversible = reversible
-        self.register_load_state_dict_pre_hook(_rename_reversible)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        branches = [self.get_submodule(f"layers.{index}.{turn}") for index in range(len(self.layers)) for turn in (0, 1)]
-        arguments = {"mask": mask}
-        if self.reversible:
-            return 2 * run_reversible(branches, x, arguments)
-        for branch in branches:
-            x = x + branch(x, arguments)
-        return x
-
-
-class _PreNorm(nn.Module):
-    def __init__(self, dim: int, fn: nn.Module, *, masked: bool = False):
-        super().__init__()
-        self.fn = fn
-        self.norm = nn.LayerNorm(dim)
-        self.masked = masked
-
-    def forward(self, x: Tensor, arguments: dict[str, Any]) -> Tensor:
-        return self.fn(self.norm(x), mask=arguments["mask"]) if self.masked else self.fn(self.norm(x))
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, dim: int, mult: int = 4, dropout: float = 0.0):
-        super().__init__()
-        self.w1 = nn.Linear(dim, dim * mult)
-        self.dropout = nn.Dropout(dropout)
-        self.w2 = nn.Linear(dim * mult, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w2(self.dropout(F.gelu(self.w1(x))))
 
 
 def _projection(length: int, slots: int) -> Tensor:
@@ -256,11 +218,3 @@ def _check_length(length: int, limit: int, *, name: str = "x") -> None:
     require(
         length <= limit, f"{name} has {length} positions, more than seq_len={limit}: shorten it, or build the model with a larger seq_len"
     )
-
-
-def _rename_reversible(module: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
-    """The published reversible stack calls ``layers.3.0.fn`` ``blocks.3.f.net.fn``, and ``layers.3.1`` ``blocks.3.g``."""
-    for key in [key for key in state_dict if key.startswith(f"{prefix}blocks.")]:
-        parts = key.removeprefix(prefix).split(".")
-        if len(parts) > 4 and parts[2] in ("f", "g") and parts[3] == "net":
-            state_dict[".".join((f"{prefix}layers", parts[1], str("fg".index(parts[2])), *parts[4:]))] = state_dict.pop(key)

@@ -92,15 +92,18 @@ def _performer(model: Any, positions: str | None = None, axial_shape: tuple[int,
 
 def _performer_config(model: Any, positions: str | None, axial_shape: tuple[int, int] | None = None) -> Any:
     from ..models.performer import PerformerConfig
+    from .feed_forward import FeedForward
+    from .performer_pytorch.attention import Attention
+    from .performer_pytorch.wrappers import Chunk, PreShiftTokens
 
-    blocks = model.net.blocks
-    attention, feed_forward = blocks[0]["attention"].layer, blocks[0]["feed_forward"].layer
+    attentions = _kinds(model, Attention)
+    attention, feed_forward = attentions[0], _kinds(model, FeedForward)[0]
     features = attention.fast_attention
     _refuse(
         type(model).__name__,
         (model.net.reversible, STREAMS),
         (model.cross_attend, "cross_attend=True has a second feed-forward layer after the cross-attention, and the core one in all"),
-        (any(block["attention"].layer.local_heads for block in blocks if "attention" in block), "local heads have the published rotation"),
+        (any(layer.local_heads for layer in attentions), "local heads have the published rotation"),
         (
             not (features.generalized_attention or features.no_projection),
             "the softmax kernel has the published stabiliser and the epsilon 1e-4 after it, and the core is exact without",
@@ -115,12 +118,12 @@ def _performer_config(model: Any, positions: str | None, axial_shape: tuple[int,
         kernel = "efficient"
     elif kernel is torch.nn.functional.relu or isinstance(kernel, nn.ReLU):
         kernel = "relu"
-    inner = feed_forward.contract.in_features
     return PerformerConfig(
-        dim=model.dim, depth=len(blocks), heads=attention.heads, head_dim=attention.dim_head, causal=model.causal, kernel=kernel,
-        features=None if features.no_projection else features.nb_features, ff_mult=inner / model.dim, ff_glu=feed_forward.glu,
-        ff_chunks=feed_forward.chunks, dropout=feed_forward.dropout.p, attention_dropout=attention.dropout.p, norm=model.norm,
-        token_shift=blocks[0]["attention"].shift is not None, qkv_bias=attention.to_q.bias is not None,
+        dim=model.dim, depth=len(model.net.layers), heads=attention.heads, head_dim=attention.dim_head, causal=model.causal, kernel=kernel,
+        features=None if features.no_projection else features.nb_features, ff_mult=feed_forward.w2.in_features / model.dim,
+        ff_glu=feed_forward.glu,
+        ff_chunks=_kinds(model, Chunk)[0].chunks, dropout=feed_forward.dropout.p, attention_dropout=attention.dropout.p, norm=model.norm,
+        token_shift=bool(_kinds(model, PreShiftTokens)), qkv_bias=attention.to_q.bias is not None,
         out_bias=attention.to_out.bias is not None, positions=positions, axial_shape=axial_shape,
         redraw_interval=model.proj_updater.feature_redraw_interval,
     )  # fmt: skip
@@ -128,15 +131,33 @@ def _performer_config(model: Any, positions: str | None, axial_shape: tuple[int,
 
 def _performer_state(model: Any) -> dict[str, Tensor]:
     """The weights of a Performer under the core's names."""
-    renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "output"}
+    renamed = {
+        "to_q": "layer.query", "to_k": "layer.key", "to_v": "layer.value", "to_out": "layer.output", "w1": "layer.expand",
+        "w2": "layer.contract", "fast_attention.projection_matrix": "layer.favor.projection",
+    }  # fmt: skip
+    gain = "gain.gain" if model.norm == "rezero" else "norm.gain"
     state = {}
     for name, value in model.state_dict().items():
-        if name.startswith("net."):
-            name = re.sub(r"\.layer\.(to_\w+)\.", lambda match: f".layer.{renamed[match[1]]}.", name)
-            state["stack." + name.removeprefix("net.").replace("fast_attention.projection_matrix", "favor.projection")] = value
-    if model.net.blocks[0]["attention"].layer.fast_attention.no_projection:
+        match = re.fullmatch(r"net\.layers\.(\d+)\.([01])\.(?:fn\.)*(.+?)(\.weight|\.bias|)", name)
+        if match is None:
+            continue
+        index, turn, rest, end = match.groups()
+        branch = "attention" if turn == "0" else "feed_forward"
+        state[f"stack.blocks.{index}.{branch}.{gain if rest == 'g' else renamed.get(rest, rest)}{end}"] = value
+    if _efficient(model):
         state = {name: value for name, value in state.items() if not name.endswith(".projection")}
     return state
+
+
+def _efficient(model: Any) -> bool:
+    from .performer_pytorch.fast_attention import FastAttention
+
+    return _kinds(model, FastAttention)[0].no_projection
+
+
+def _kinds(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
+    """The modules of one kind, in order."""
+    return [module for module in model.modules() if isinstance(module, kind)]
 
 
 def _performer_lm(model: Any) -> nn.Module:

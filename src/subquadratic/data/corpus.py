@@ -10,15 +10,18 @@ files, parquet, pipes) goes through the token store (`store.py`) and is mapped f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .delimited import AUTO
+from .documents import TEXT_FIELD
+from .passed_over import PassedOver
 from .reading import expand_user
-from .sources import STDLIB, TEXT_FIELD, Source, find_source
+from .sources import STDLIB, Source, find_source
 from .store import cache_folder, map_tokens, stored_tokens, tokens_in_memory
 from .tokenizer import BYTES, ByteTokenizer, Tokenizer
 from .tokenizing import Progress
@@ -36,7 +39,7 @@ class Corpus:
     bytes of text they stand for (bits per token times tokens over bytes is bits per byte); `train_starts` and
     `validation_starts`, int64, where documents begin in them. `split` says in words how the two were told apart;
     `documents` counts those of each (a text split by position counts in both). `digest` is a SHA-256 over the split, the
-    tokens and the tokenizer.
+    tokens and the tokenizer. `passed_over` counts what was left out, and says why.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Corpus:
     validation_bytes: int
     train_starts: NDArray[np.int64]
     validation_starts: NDArray[np.int64]
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def describe(self) -> str:
         """One line for people."""
@@ -60,7 +64,9 @@ class Corpus:
         first, second = self.documents
         whole = self.split.startswith("by position")
         documents = "" if whole and first == 1 else f", {first:,} documents" if whole else f", {first:,} + {second:,} documents"
-        return f"{self.name}: {sizes}{tokens}{documents}, split {self.split}, digest {self.digest[:12]}"
+        passed = self.passed_over.describe()
+        left_out = f"; {passed}" if passed else ""
+        return f"{self.name}: {sizes}{tokens}{documents}, split {self.split}, digest {self.digest[:12]}{left_out}"
 
 
 def load_corpus(
@@ -68,6 +74,9 @@ def load_corpus(
     *,
     tokenizer: Tokenizer | None = None,
     text: str = TEXT_FIELD,
+    quotes: str = AUTO,
+    skip_bad_rows: bool = False,
+    binary: bool = False,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
@@ -75,16 +84,22 @@ def load_corpus(
 
     Args:
         tokenizer: by default the bytes themselves.
-        text: the field of JSON lines, CSV and parquet that holds the text.
+        text: the field of JSON, CSV, TSV and parquet that holds the text. Where one other than `text` is named, only rows are
+            read: a file without fields is refused, or passed over among several.
+        quotes: what a quotation mark means in CSV and TSV files: `"auto"`, `"double"` or `"none"`, as in `delimited.py`.
+        skip_bad_rows: pass over rows that cannot be used, and count them; otherwise the first is an error.
+        binary: read every file as its bytes as they are, NUL bytes and line ends too; for the tokenizer bytes.
         cache: folder for the token store, in place of the usual one.
         progress: hears how many bytes were read, and of how many (None: unknown); not called where a store is there.
 
     Raises:
-        ValueError: the path does not exist, cannot be read, holds no text, or is not UTF-8 where the tokenizer needs
-            that; or the cache cannot be written. The message names it.
+        ValueError: the path does not exist, cannot be read, holds no text, is binary or in another encoding, or is not UTF-8
+            where the tokenizer needs that; a row cannot be used; an option means nothing for these data; or the cache cannot
+            be written. The message names it.
         ModuleNotFoundError: a package for this kind of file is missing (`zstandard`, `pyarrow`).
     """
-    return corpus_of(find_source(data, text=text), tokenizer=tokenizer, cache=cache, progress=progress)
+    source = find_source(data, text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary)
+    return corpus_of(source, tokenizer=tokenizer, cache=cache, progress=progress)
 
 
 def corpus_of(
@@ -92,6 +107,8 @@ def corpus_of(
 ) -> Corpus:
     """`load_corpus` of a source that is found already."""
     tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
+    if source.binary and tokenizer.name != BYTES:
+        raise ValueError(f"binary reads bytes as they are, and the tokenizer {tokenizer.name} reads text: leave one of the two out")
     if tokenizer.name == BYTES and source.plain and (source.size() or 0) <= MEMORY_BYTES:
         tokens, layout = tokens_in_memory(source, tokenizer, progress)
         train, validation = tokens[: layout.train_tokens], tokens[layout.train_tokens :]
@@ -111,4 +128,5 @@ def corpus_of(
         validation_bytes=layout.validation_bytes,
         train_starts=layout.train_starts,
         validation_starts=layout.validation_starts,
+        passed_over=PassedOver.from_dict(layout.passed_over),
     )

@@ -1,6 +1,6 @@
 """Rows with an answer: texts with a label, to classify, or pairs of a source and a target text, for an encoder-decoder.
 
-They come from JSON lines, CSV, TSV or parquet (`rows.py`), one file or many. A hash of a row's text decides its side, so
+They come from JSON, CSV, TSV or parquet (`rows.py`), one file or many. A hash of a row's text decides its side, so
 equal texts are never on both; where that leaves either side with too little, every tenth row is for validation.
 Tokens are held in memory, in two flat arrays.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..ops.errors import require, require_positive
-from .rows import as_text, read_rows
-from .sources import TEXT_FIELD, Source, find_source
+from .delimited import AUTO
+from .documents import TEXT_FIELD, rows_of
+from .fields import as_text, is_nothing
+from .passed_over import PassedOver
+from .sources import find_source
 from .tokenizer import ByteTokenizer, Tokenizer
 from .tokenizing import Progress, by_hash, counter, token_dtype
 
@@ -52,7 +55,8 @@ class Examples:
     """Labelled rows, or pairs, to train on and to validate on.
 
     `labels` are the classes' names in the order of their numbers, empty for pairs; `longest` the most tokens of a text,
-    or of a source and of a target. `truncated` counts the rows that `max_length` cut, `skipped` those without text.
+    or of a source and of a target. `truncated` counts the rows that `max_length` cut, `skipped` those without text, and
+    `passed_over` files and bad rows that were left out.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Examples:
     max_length: int | None
     truncated: int
     skipped: int
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
     def describe(self) -> str:
         """One line for people."""
@@ -74,9 +79,10 @@ class Examples:
         longest = " and ".join(f"{length:,}" for length in self.longest)
         cut = f", {self.truncated:,} of them cut to {self.max_length:,}" if self.truncated else ""
         left_out = f", rows without text left out: {self.skipped:,}" if self.skipped else ""
+        passed = self.passed_over.describe()
         return (
             f"{self.name}: {len(self.train):,} + {len(self.validation):,} rows to train + validate on, {kind}, "
-            f"at most {longest} tokens{cut}{left_out}, split {self.split}, digest {self.digest[:12]}"
+            f"at most {longest} tokens{cut}{left_out}, split {self.split}, digest {self.digest[:12]}{f'; {passed}' if passed else ''}"
         )
 
 
@@ -88,6 +94,8 @@ def load_examples(
     target: str | None = None,
     tokenizer: Tokenizer | None = None,
     max_length: int | None = None,
+    quotes: str = AUTO,
+    skip_bad_rows: bool = False,
     progress: Progress | None = None,
 ) -> Examples:
     """The rows of the table(s) `data`: the field `text` with the class in the field `label`, or with the text in `target`.
@@ -96,34 +104,30 @@ def load_examples(
         label: its values, text or integers, are the classes, in their order.
         target: its texts get a beginning and an end.
         max_length: cut texts (and targets, ends included) to so many tokens; None: nothing is cut.
+        quotes: what a quotation mark means in CSV and TSV files: `"auto"`, `"double"` or `"none"`, as in `delimited.py`.
+        skip_bad_rows: pass over rows that cannot be used, those without a label or target among them, and count them.
+
+    Rows without text are left out and counted.
 
     Raises:
-        ValueError: no table, a row without a field or with one that cannot be used, a single class, fewer than two rows.
+        ValueError: no table, a row whose fields cannot be used, a single class, fewer than two rows.
     """
     require((label is None) != (target is None), f"one of label and target must name a field, got {label!r} and {target!r}")
     require_positive(max_length=max_length)
     require(target is None or max_length is None or max_length >= 2, f"max_length must be at least 2 for targets, got {max_length}")
-    source = _tables(find_source(data, text=text))
+    source = find_source(data, text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, rows=True)
     tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
     fields = {"text": text, **({"label": label} if label is not None else {"target": target or ""})}
-    reader = _Reader(tokenizer, max_length, pairs=target is not None)
+    passed = source.passed()
+    reader = _Reader(tokenizer, max_length, passed, pairs=target is not None)
     count = counter(source, progress)
-    for path in source.paths:
-        for where, row in read_rows(path, fields, count):
+    for name, path in source.files:
+        if source.kind(name) is None:
+            passed.add(source.without_field, name)
+            continue
+        for where, row in rows_of(source, name, path, fields, passed, count):
             reader.add(where, row, fields)
     return reader.finish(source.name)
-
-
-def _tables(source: Source) -> Source:
-    """`source` with its tables only.
-
-    Raises:
-        ValueError: it has none.
-    """
-    tables = () if source.stream else tuple(file for file in source.files if source.is_table(file[1]))
-    if not tables:
-        raise ValueError(f"data: rows with a label or target come from .jsonl, .csv, .tsv or .parquet files, got {source.name}")
-    return Source(name=source.name, files=tables, text=source.text, several=source.several)
 
 
 class _Lists:
@@ -153,8 +157,8 @@ class _Lists:
 class _Reader:
     """Rows as they come, to `Examples`."""
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int | None, *, pairs: bool) -> None:
-        self.tokenizer, self.max_length, self.pairs = tokenizer, max_length, pairs
+    def __init__(self, tokenizer: Tokenizer, max_length: int | None, passed: PassedOver, *, pairs: bool) -> None:
+        self.tokenizer, self.max_length, self.passed, self.pairs = tokenizer, max_length, passed, pairs
         self.texts, self.targets = _Lists(token_dtype(tokenizer)), _Lists(token_dtype(tokenizer))
         self.classes: dict[str, int] = {}  # in the order of their first row
         self.labels = array("q")
@@ -163,14 +167,15 @@ class _Reader:
         self.truncated = self.skipped = 0
 
     def add(self, where: str, row: dict[str, Any], fields: dict[str, str]) -> None:
-        text = as_text(row[fields["text"]], "text", fields["text"], where)
-        if not text.strip():
-            self.skipped += 1
+        try:
+            text = as_text(row[fields["text"]], "text", fields["text"], where)
+            if not text.strip():
+                self.skipped += 1
+                return
+            answer: Any = _answer(row, fields, where)
+        except ValueError as error:
+            self.passed.bad_row(where, str(error))
             return
-        if self.pairs:
-            answer: Any = as_text(row[fields["target"]], "target", fields["target"], where)
-        else:
-            answer = _class_name(row[fields["label"]], fields["label"], where)
         self.waiting.append((text, answer))
         if len(self.waiting) >= BATCH_ROWS:
             self._encode()
@@ -179,7 +184,8 @@ class _Reader:
         self._encode()
         rows = len(self.texts)
         if rows < 2:
-            raise ValueError(f"data: {name} has {rows} rows with text; at least 2 are needed, to train and to validate on")
+            needed = "at least 2 are needed, to train and to validate on"
+            raise ValueError(f"data: {name} has {rows} rows with text; {needed}{self.passed.because()}")
         if not self.pairs and len(self.classes) < 2:
             raise ValueError(f"label: every row of {name} has the label {next(iter(self.classes))!r}; at least two classes are needed")
         if len(self.classes) > max(MANY_CLASSES, rows // 2):
@@ -208,6 +214,7 @@ class _Reader:
             max_length=self.max_length,
             truncated=self.truncated,
             skipped=self.skipped,
+            passed_over=self.passed,
         )
 
     def _encode(self) -> None:
@@ -243,12 +250,24 @@ class _Reader:
         return digest.hexdigest()
 
 
-def _class_name(value: Any, name: str, where: str) -> str:
+def _answer(row: dict[str, Any], fields: dict[str, str], where: str) -> str | bytes:
+    """The class of a row, or the text to be written.
+
+    Raises:
+        ValueError: it has none, or one that cannot be used.
+    """
+    argument = "label" if "label" in fields else "target"
+    name = fields[argument]
+    value = row[name]
+    allowed = "text or an integer" if argument == "label" else "text"
+    if is_nothing(value):
+        raise ValueError(f"{argument}: the field {name!r} of {where} must be {allowed}, got nothing")
+    if argument == "target":
+        return as_text(value, argument, name, where)
     if isinstance(value, bool):
         return str(value).lower()
-    if not isinstance(value, str | int) or not str(value).strip():
-        kind = "nothing" if value is None or value == "" else f"{type(value).__name__} {value!r:.40}"
-        raise ValueError(f"label: the field {name!r} of {where} must be text or an integer, got {kind}")
+    if not isinstance(value, str | int):
+        raise ValueError(f"label: the field {name!r} of {where} must be {allowed}, got {type(value).__name__} {value!r:.40}")
     return str(value)
 
 
@@ -275,4 +294,3 @@ def collate(items: list[dict[str, Any]], pad_token: int) -> dict[str, Tensor]:
             batch[name] = pad_sequence(values, batch_first=True, padding_value=pad_token)
             batch["mask" if name == "tokens" else f"{name}_mask"] = torch.arange(batch[name].shape[1]) < lengths[:, None]
     return batch
-

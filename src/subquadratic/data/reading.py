@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from .sniffing import nul_refusal
+
 CHUNK = 1 << 17  # read at once
 PIECE = 1 << 18  # of a long text, handled at once
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst")
@@ -33,6 +35,19 @@ class _Decompressor(Protocol):
 def expand_user(path: str | Path) -> Path:
     """`path` with a leading `~` replaced, or as it is where there is no such user."""
     return Path(os.path.expanduser(path))
+
+
+def file_stat(path: Path) -> os.stat_result:
+    """Raises ValueError where there is no file, or none that may be seen."""
+    try:
+        return path.stat()
+    except OSError as error:
+        raise ValueError(f"data: cannot read {path}: {error.strerror or error}") from error
+
+
+def file_size(path: Path) -> int:
+    """In bytes; raises as `file_stat`."""
+    return file_stat(path).st_size
 
 
 def read_chunks(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[bytes]:
@@ -106,29 +121,19 @@ def _decompressor(suffix: str) -> Callable[[], Any] | None:
     return None
 
 
-def read_text(chunks: Iterable[bytes], *, name: str, utf8: bool = False, skip_binary: bool = False) -> Iterator[bytes]:
+def read_text(chunks: Iterable[bytes], *, name: str, utf8: bool = False, raw: bool = False) -> Iterator[bytes]:
     """A text in pieces of some hundred kilobytes, cut where words begin: LF line ends, no byte order mark.
 
-    What has a zero byte in its first piece is binary, not text: it comes as it is, or, with `skip_binary`, not at all.
-    With `utf8`, what is not UTF-8 is refused.
+    With `utf8`, what is not UTF-8 is refused; with `raw`, bytes come as they are, NUL bytes too.
 
     Raises:
-        ValueError: a byte that is not UTF-8; the message gives its offset.
+        ValueError: a NUL byte, or one that is not UTF-8; the message gives its offset.
     """
     stream = iter(chunks)
-    held = bytearray()
-    for chunk in stream:
-        held += chunk
-        if len(held) >= PIECE:
-            break
-    binary = b"\0" in held[:PIECE]
-    if binary and skip_binary:
-        return
-    stream = _chain(bytes(held), stream)
     if utf8:
-        stream = _check_utf8(stream, name)
-    if not binary:
-        stream = _unix_lines(_without_mark(stream))
+        stream = check_utf8(stream, name)
+    if not raw:
+        stream = _unix_lines(_without_mark(_check_text(stream, name)))
     held = bytearray()
     for chunk in stream:
         held += chunk
@@ -137,6 +142,17 @@ def read_text(chunks: Iterable[bytes], *, name: str, utf8: bool = False, skip_bi
             yield bytes(held[:cut])
             del held[:cut]
     yield from pieces_of(bytes(held))
+
+
+def beginning(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first piece of `chunks`, and all of them again, that piece in one."""
+    stream = iter(chunks)
+    held = bytearray()
+    for chunk in stream:
+        held += chunk
+        if len(held) >= PIECE:
+            break
+    return bytes(held), _chain(bytes(held), stream)
 
 
 def pieces_of(text: bytes) -> Iterator[bytes]:
@@ -167,46 +183,29 @@ def cut_place(text: bytes | bytearray, size: int) -> int:
     return size
 
 
-def read_lines(chunks: Iterable[bytes], *, name: str) -> Iterator[str]:
-    """The lines of a UTF-8 text with their ends as they are, without a byte order mark.
-
-    Raises:
-        ValueError: a byte that is not UTF-8.
-    """
-    held: list[str] = []
-    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-    for chunk in _check_utf8(chunks, name):
-        *lines, rest = decode(chunk).split("\n")
-        for line in lines:
-            yield "".join([*held, line, "\n"])
-            held = []
-        held.append(rest)
-    if last := "".join(held):
-        yield last
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """`chunks`, of which the first holds a byte order mark whole or not at all, without it."""
-    yield next(chunks, b"").removeprefix(BOM)
-    yield from chunks
-
-
-def _unix_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def whole_ends(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """`chunks`, none of them empty and none but the last ending in CR: the LF of a CRLF comes with it."""
     carried = b""
     for chunk in chunks:
         chunk = carried + chunk
         carried = b"\r" if chunk.endswith(b"\r") else b""
-        yield chunk[: len(chunk) - len(carried)].replace(b"\r\n", b"\n")
-    yield carried
+        if whole := chunk[: len(chunk) - len(carried)]:
+            yield whole
+    if carried:
+        yield carried
 
 
-def _check_utf8(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """`chunks` as they are, so long as they are UTF-8."""
+def unix_lines(text: bytes) -> bytes:
+    """`text` with LF for every CRLF and every CR alone."""
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
+
+
+def check_utf8(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """`chunks` as they are, so long as they are UTF-8.
+
+    Raises:
+        ValueError: they are not; the message gives the offset.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0
     for chunk in _chain_end(chunks):
@@ -215,14 +214,42 @@ def _check_utf8(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
             decoder.decode(chunk or b"", final=chunk is None)
         except UnicodeDecodeError as error:
             at = offset - len(carried) + error.start
-            start = bytes(error.object[:2]) if offset == 0 else b""
-            guess = " (it looks like UTF-16)" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
             raise ValueError(
-                f"data: {name} is not UTF-8 at byte {at:,}{guess}: convert it to UTF-8, or read plain files with the tokenizer bytes"
+                f"data: {name} is not UTF-8 at byte {at:,}: convert it to UTF-8, or read plain files with the tokenizer bytes"
             ) from error
         if chunk is not None:
             yield chunk
             offset += len(chunk)
+
+
+def _check_text(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """`chunks` as they are, so long as no NUL byte is in them."""
+    offset = 0
+    for chunk in chunks:
+        if b"\0" in chunk:
+            raise nul_refusal(name, offset + chunk.index(b"\0"))
+        yield chunk
+        offset += len(chunk)
+
+
+def _unix_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    return map(unix_lines, whole_ends(chunks))
+
+
+def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """`chunks` without the byte order mark at their beginning, however it is cut."""
+    held = b""
+    for chunk in chunks:
+        held += chunk
+        if len(held) >= len(BOM):
+            break
+    yield held.removeprefix(BOM)
+    yield from chunks
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
 
 
 def _chain_end(chunks: Iterable[bytes]) -> Iterator[bytes | None]:

@@ -1,101 +1,113 @@
-"""Rows of JSON lines, CSV, TSV and parquet files, read as a stream.
+"""Rows of JSON, CSV, TSV and parquet files, read as a stream.
 
-| suffix             | a row is                                                                    |
-|--------------------|-----------------------------------------------------------------------------|
-| `.jsonl`, `.ndjson` | a line that holds a JSON object; blank lines do not count                  |
-| `.csv`, `.tsv`     | a record below the header, quoted as spreadsheets do, also over several lines |
-| `.parquet`         | a row (needs `pyarrow`, extra `data`)                                        |
+| suffix              | a row is                                                                          |
+|---------------------|-----------------------------------------------------------------------------------|
+| `.jsonl`, `.ndjson` | a line that holds a JSON object; blank lines do not count (`json_rows.py`)        |
+| `.json`             | the same, or an object of an array, where a field is asked for or the first row has it |
+| `.csv`, `.tsv`      | a record below the header (`delimited.py`)                                        |
+| `.parquet`          | a row (needs `pyarrow`, extra `data`)                                             |
 
 All but parquet may be compressed (`data.jsonl.gz`).
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from .reading import COMPRESSED, read_chunks, read_lines
+from .delimited import AUTO, DOUBLE, read_records
+from .fields import Row, pick
+from .json_rows import json_array, json_lines
+from .lines import read_lines
+from .passed_over import BadRow
+from .reading import COMPRESSED, beginning, read_chunks
+from .sniffing import json_shape
 
 Progress = Callable[[int], None]
-Row = tuple[str, dict[str, Any]]  # where it is (`path:line`, for messages) and the fields asked for
-TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
 
 def table_kind(path: Path) -> str | None:
-    """`"jsonl"`, `"csv"`, `"tsv"` or `"parquet"` by the suffix of `path`; None for a text."""
+    """`"jsonl"`, `"json"`, `"csv"`, `"tsv"` or `"parquet"` by the suffix of `path`; None for a text. What is `"json"` may be a
+    text too."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     kind = TABLES.get(plain.suffix.lower())
     return None if kind == "parquet" and plain != path else kind
 
 
-def read_rows(path: Path, fields: dict[str, str], progress: Progress | None = None) -> Iterator[Row]:
-    """Each row's `fields`, which map an argument's name (for messages) to the field that it names.
-
-    Raises:
-        ValueError: a file that is damaged or not UTF-8, or a row without one of the fields; the message names the line.
-        ModuleNotFoundError: parquet without `pyarrow`.
-    """
-    kind = table_kind(path)
-    if kind == "parquet":
-        yield from _parquet_rows(path, fields, progress)
-    elif kind == "jsonl":
-        yield from _json_rows(path, fields, progress)
-    else:
-        yield from _csv_rows(path, fields, progress, delimiter="\t" if kind == "tsv" else ",")
-
-
-def has_column(path: Path, name: str) -> bool:
-    """Whether the header of a CSV or TSV file names the column."""
-    delimiter = "\t" if table_kind(path) == "tsv" else ","
+def has_field(path: Path, name: str, *, quotes: str = AUTO) -> bool:
+    """Whether the header of a CSV or TSV file names the column, or the first row of a .json file has the field."""
     try:
-        return name in next(csv.reader(_text_lines(path, None), delimiter=delimiter), [])
-    except (ValueError, csv.Error):
+        chunks = read_chunks(path)
+        if table_kind(path) == "json":
+            first, _ = beginning(chunks)
+            row = json_shape(first, whole=False)[1]
+            return row is not None and name in row
+        records = read_records(read_lines(chunks), **_dialect(table_kind(path), quotes))
+        return any(name in header.values for header in [next(records)] if header.problem is None)
+    except (ValueError, StopIteration):
         return False
 
 
-def _json_rows(path: Path, fields: dict[str, str], progress: Progress | None) -> Iterator[Row]:
-    for number, line in enumerate(_text_lines(path, progress), start=1):
-        if not line.strip():
+def read_rows(
+    path: Path, fields: dict[str, str], *, kind: str, chunks: Iterable[bytes], quotes: str, bad: BadRow, progress: Progress | None = None
+) -> Iterator[Row]:
+    """Each row's `fields`, which map an argument's name (for messages) to the field that it names.
+
+    Args:
+        kind: of `table_kind`.
+        chunks: the content of the file; parquet, which is not read from its beginning to its end, does without.
+        quotes: what a quotation mark means in CSV and TSV, as in `delimited.py`.
+        bad: hears of rows that cannot be used.
+
+    Raises:
+        ValueError: a file that is damaged, a field that it does not have, or what `bad` raises; the message names the line.
+        ModuleNotFoundError: parquet without `pyarrow`.
+    """
+    if kind == "parquet":
+        yield from _parquet_rows(path, fields, progress)
+    elif kind == "jsonl":
+        yield from json_lines(chunks, str(path), fields, bad)
+    elif kind == "json":
+        yield from _json_rows(chunks, str(path), fields, bad)
+    else:
+        yield from _delimited_rows(chunks, str(path), fields, bad, **_dialect(kind, quotes))
+
+
+def _dialect(kind: str | None, quotes: str) -> dict[str, str]:
+    return {"delimiter": "\t" if kind == "tsv" else ",", "quotes": DOUBLE if quotes == AUTO and kind != "tsv" else quotes}
+
+
+def _json_rows(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow) -> Iterator[Row]:
+    first, chunks = beginning(chunks)
+    shape, _ = json_shape(first, whole=False)
+    if shape is None:
+        what = "it is empty" if not first.strip() else "it holds neither a JSON object on each line nor an array of them"
+        way_out = "; leave --text out to read a text as it stands" if len(fields) == 1 else ""
+        raise ValueError(f"text: {name} has no field {fields['text']!r}: {what}{way_out}")
+    yield from (json_array if shape == "array" else json_lines)(chunks, name, fields, bad)
+
+
+def _delimited_rows(
+    chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, delimiter: str, quotes: str
+) -> Iterator[Row]:
+    records = read_records(read_lines(chunks), delimiter=delimiter, quotes=quotes)
+    header = next(records, None)
+    if header is None:
+        raise ValueError(f"data: {name} is empty")
+    if header.problem is not None:
+        raise ValueError(f"data: {name}{f':{header.number}' if header.at_line else ''} {header.problem}")
+    for argument, field in fields.items():
+        pick(dict.fromkeys(header.values, ""), argument, field, f"the header of {name}")
+        if header.values.count(field) > 1:
+            raise ValueError(f"{argument}: the header of {name} names {header.values.count(field)} columns {field!r}; rename all but one")
+    places = {field: header.values.index(field) for field in fields.values()}
+    for number, values, problem, at_line in records:
+        where = f"{name}:{number}"
+        if problem is not None:
+            bad(where, f"data: {where if at_line else name} {problem}")
             continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line.rstrip("\r\n"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"data: {where} is not valid JSON: {error.msg} at column {error.colno}") from error
-        except RecursionError as error:
-            raise ValueError(f"data: {where} is not JSON that can be read: it is nested too deeply") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"data: {where} must hold a JSON object such as {{{json.dumps(fields['text'])}: \"...\"}}, got {line[:40]!r}")
-        yield where, {name: pick(row, argument, name, where) for argument, name in fields.items()}
-
-
-def _csv_rows(path: Path, fields: dict[str, str], progress: Progress | None, *, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader(_text_lines(path, progress), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise ValueError(f"data: {path} is empty")
-        for argument, name in fields.items():
-            pick(dict.fromkeys(header, ""), argument, name, f"the header of {path}")
-        line = reader.line_num + 1
-        for values in reader:
-            where = f"{path}:{line}"
-            line = reader.line_num + 1
-            if not values:
-                continue
-            if len(values) != len(header):
-                raise ValueError(f"data: {where} has {len(values)} columns, the header {len(header)}")
-            row = dict(zip(header, values, strict=True))
-            yield where, {name: row[name] for name in fields.values()}
-    except csv.Error as error:
-        raise ValueError(f"data: {path}:{line} is not valid CSV: {error}") from error
+        yield where, {field: values[place] for field, place in places.items()}
 
 
 def _parquet_rows(path: Path, fields: dict[str, str], progress: Progress | None) -> Iterator[Row]:
@@ -118,38 +130,3 @@ def _parquet_rows(path: Path, fields: dict[str, str], progress: Progress | None)
         raise ValueError(f"data: {path} is damaged, cut short, or not parquet: {' '.join(str(error).split())[:200]}") from error
     except OSError as error:
         raise ValueError(f"data: cannot read {path}: {error.strerror or error}") from error
-
-
-def _text_lines(path: Path, progress: Progress | None) -> Iterator[str]:
-    return read_lines(read_chunks(path, progress), name=str(path))
-
-
-def pick(row: dict[str, Any], argument: str, name: str, where: str) -> Any:
-    """The field `name` of `row`.
-
-    Raises:
-        ValueError: it is not there; the message names those that are.
-    """
-    if name in row:
-        return row[name]
-    known = ", ".join(map(repr, row)) or "none"
-    close = difflib.get_close_matches(name, row, n=1, cutoff=0.5)
-    way_out = f"did you mean --{argument} {close[0]}?" if close else f"name the one that holds the {argument} with --{argument}"
-    raise ValueError(f"{argument}: {where} has no field {name!r}; its fields are {known}; {way_out}")
-
-
-def as_text(value: Any, argument: str, name: str, where: str) -> bytes:
-    """The value of a text field, as UTF-8 with LF line ends.
-
-    Raises:
-        ValueError: it is no text.
-    """
-    if isinstance(value, bytes):
-        try:
-            value = value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{argument}: the field {name!r} of {where} is not UTF-8 at byte {error.start:,}") from error
-    if not isinstance(value, str):
-        kind = "nothing" if value is None else f"{type(value).__name__} {value!r:.40}"
-        raise ValueError(f"{argument}: the field {name!r} of {where} must be text, got {kind}")
-    return value.encode("utf-8", errors="replace").replace(b"\r\n", b"\n")

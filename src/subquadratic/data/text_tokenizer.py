@@ -119,16 +119,20 @@ class TextTokenizer:
 
     def save(self, folder: Path) -> None:
         """tokenizer.json and tokenizer_config.json, which transformers reads too."""
-        from ..models.saving import replace_file
+        from ..models.saving import replace_files
 
         vocabulary = {index: token for token, index in self.backend.get_vocab(with_added_tokens=True).items()}
         names = {f"{role}_token": vocabulary[index] for role, index in self.roles.items()}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "clean_up_tokenization_spaces": False}
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.backend.to_str(pretty=True)
-        replace_file(folder / TOKENIZER_FILE, lambda file: file.write_text(text, encoding="utf-8"))
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        replace_file(folder / CONFIG_FILE, lambda file: file.write_text(text, encoding="utf-8"))
+        tokens = self.backend.to_str(pretty=True)
+        roles = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        replace_files(
+            {
+                folder / TOKENIZER_FILE: lambda file: file.write_text(tokens, encoding="utf-8"),
+                folder / CONFIG_FILE: lambda file: file.write_text(roles, encoding="utf-8"),
+            }
+        )
 
     def _text(self, text: str | bytes) -> str:
         if isinstance(text, str):

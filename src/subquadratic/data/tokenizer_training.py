@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .passed_over import PassedOver
 from .sources import Source
 from .text_tokenizer import TextTokenizer
 from .tokenizing import Progress, counter
@@ -14,12 +15,15 @@ LARGEST = 2**24
 SAMPLE_BYTES = 1_000_000
 
 
-def train_tokenizer(source: Source, *, vocab_size: int, progress: Progress | None = None) -> tuple[TextTokenizer, float]:
+def train_tokenizer(
+    source: Source, *, vocab_size: int, progress: Progress | None = None, passed: PassedOver | None = None
+) -> tuple[TextTokenizer, float]:
     """A tokenizer of at most `vocab_size` tokens, and how many bytes of text its tokens stand for on average, on the
     first megabyte of text.
 
     All 256 bytes are tokens, so every text can be written; ids 0 to 3 are padding, beginning, end and mask. A text with
     little in it gives fewer tokens than asked. The text is read as a stream, and the same text gives the same tokenizer.
+    `passed` hears of what is passed over.
 
     Raises:
         ValueError: `vocab_size` is too small, or the text cannot be read, is not UTF-8, or is not there.
@@ -40,10 +44,11 @@ def train_tokenizer(source: Source, *, vocab_size: int, progress: Progress | Non
         show_progress=False,
     )
     sample: list[bytes] = []
+    passed = source.passed() if passed is None else passed
 
     def texts() -> Iterator[str]:
         size = 0
-        for document in source.documents(utf8=True, progress=counter(source, progress)):
+        for document in source.documents(utf8=True, progress=counter(source, progress), passed=passed):
             if size < SAMPLE_BYTES:
                 sample.append(document.text[: SAMPLE_BYTES - size])
                 size += len(sample[-1])
@@ -51,7 +56,7 @@ def train_tokenizer(source: Source, *, vocab_size: int, progress: Progress | Non
 
     backend.train_from_iterator(texts(), trainer=trainer)
     if not sample:
-        raise ValueError(f"data: {source.name} holds no text")
+        raise ValueError(f"data: {source.name} holds no text{passed.because()}")
     tokenizer = TextTokenizer(backend, name=source.name)
     whole = [text.decode("utf-8", errors="ignore") for text in sample]
     tokens = sum(map(len, tokenizer.encode_batch(whole)))

@@ -7,6 +7,7 @@ text, the last tenth of all the tokens is the validation side instead.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from array import array
@@ -17,7 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .sources import Document, Source
+from .documents import Document
+from .passed_over import PassedOver
+from .sources import Source
 from .tokenizer import BYTES, Tokenizer
 
 VALIDATION_PERCENT = 10
@@ -31,7 +34,8 @@ Progress = Callable[[int, int | None], None]
 class Layout:
     """What a file of tokens holds: the training side first, then the validation side.
 
-    `train_starts` and `validation_starts` say where documents begin, counted from the beginning of their side.
+    `train_starts` and `validation_starts` say where documents begin, counted from the beginning of their side; `passed_over` is that of
+    `PassedOver.to_dict`.
     """
 
     dtype: str
@@ -44,6 +48,7 @@ class Layout:
     digest: str
     train_starts: NDArray[np.int64]
     validation_starts: NDArray[np.int64]
+    passed_over: dict[str, Any]
 
 
 def by_hash(key: str) -> bool:
@@ -65,17 +70,20 @@ def write_tokens(
         ValueError: text that cannot be read, or none at all.
     """
     sides = _Sides(tokenizer, new_file(), new_file())
-    for document, tokens in _encoded(source, tokenizer, counter(source, progress)):
+    passed = source.passed()
+    for document, tokens in _encoded(source, tokenizer, counter(source, progress), passed):
         held_out = not source.single and by_hash(document.key)
         sides.add(document, tokens, held_out)
     if not sides.order:
-        raise ValueError(f"data: {source.name} is empty" if source.single else f"data: {source.name} holds no text")
+        raise ValueError(f"data: {source.name} is empty" if source.single else f"data: {source.name} holds no text{passed.because()}")
     if source.stdlib and not all(sides.texts):
         raise ValueError(f"data: too few .py sources in the {source.name} to train on (a zipped or embedded Python?)")
     share = sides.texts[1] / sum(sides.texts)
     if not source.single and (source.stdlib or 0.02 <= share <= 0.3):
-        return _by_document(source, tokenizer, sides)
-    return _by_position(tokenizer, sides, sides.files[0] if source.single else sides.in_order(new_file()))
+        file, layout = _by_document(source, tokenizer, sides)
+    else:
+        file, layout = _by_position(tokenizer, sides, sides.files[0] if source.single else sides.in_order(new_file()))
+    return file, dataclasses.replace(layout, passed_over=passed.to_dict())
 
 
 class _Sides:
@@ -127,7 +135,7 @@ def _by_document(source: Source, tokenizer: Tokenizer, sides: _Sides) -> tuple[B
     validation.seek(0)
     _copy(validation, train, sides.counts[1] * sides.dtype.itemsize)
     starts = [np.array(side, dtype=np.int64) for side in sides.starts]
-    how = "by top-level name" if source.stdlib else "by row" if all(map(source.is_table, source.paths)) else "by document"
+    how = "by top-level name" if source.stdlib else "by row" if source.all_rows else "by document"
     documents = (len(starts[0]), len(starts[1]))
     return train, _layout(tokenizer, train, how, sides.counts, sides.texts, documents, starts)
 
@@ -175,12 +183,15 @@ def _layout(
         digest=digest.hexdigest(),
         train_starts=starts[0],
         validation_starts=starts[1],
+        passed_over={},
     )
 
 
-def _encoded(source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None) -> Iterator[tuple[Document, NDArray[Any]]]:
+def _encoded(
+    source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None, passed: PassedOver
+) -> Iterator[tuple[Document, NDArray[Any]]]:
     """Each document or piece with its tokens, encoded many at once where the tokenizer can."""
-    documents = source.documents(utf8=tokenizer.name != BYTES, progress=progress)
+    documents = source.documents(utf8=tokenizer.name != BYTES, progress=progress, passed=passed)
     encode_batch = getattr(tokenizer, "encode_batch", None)
     if encode_batch is None:
         yield from ((document, tokenizer.encode(document.text)) for document in documents)

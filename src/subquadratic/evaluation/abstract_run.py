@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
-from ..kernels.native.work import MULTIPLY_ADDS
+from ..kernels import native  # noqa: F401  (its operators are in PyTorch's registry then)
 
 aten = torch.ops.aten
 KNOWN_NUMBERS = 1 << 24  # values of an integer tensor that are still worth computing
@@ -83,8 +83,6 @@ class Ledger(TorchDispatchMode):
         result = function(*args, **kwargs)
         if function._overloadpacket in FLOPS:
             self.flops += int(FLOPS[function._overloadpacket](*args, **kwargs, out_val=result))
-        elif count := MULTIPLY_ADDS.get(function._schema.name):
-            self.flops += 2 * count(*args, **kwargs)
         made = [tensor for tensor in tree_iter(result) if isinstance(tensor, Tensor)]
         for tensor in made:
             self.own(tensor, counted=True)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..layers.modes import evaluating
+
 Batch = dict[str, Tensor]
 Progress = Callable[[int], None]  # rows done
 
@@ -49,26 +51,23 @@ def evaluate_classes(model: Any, batches: Iterable[Batch], *, labels: list[str],
     """The score of a SequenceClassifier.
 
     Args:
-        model: switched to eval mode.
+        model: in eval mode while this lasts.
         batches: of `tokens` (B, N), `mask` (B, N) bool and `labels` (B,) int64.
         labels: names of the classes.
 
     Raises:
         ValueError: no rows, or a loss that is no number.
     """
-    started, device, training = time.monotonic(), next(model.parameters()).device, model.training
+    started, device = time.monotonic(), next(model.parameters()).device
     confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64)
     nats = 0.0
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in batches:
             logits = model(batch["tokens"].to(device), mask=batch["mask"].to(device)).float().cpu()
             nats += float(F.cross_entropy(logits, batch["labels"], reduction="sum"))
             confusion.index_put_((batch["labels"], logits.argmax(dim=-1)), torch.ones((), dtype=torch.int64), accumulate=True)
             if progress is not None:
                 progress(int(confusion.sum()))
-    finally:
-        model.train(training)
     rows = int(confusion.sum())
     loss = _mean(nats, rows)
     accuracy = int(confusion.diagonal().sum()) / rows
@@ -81,16 +80,15 @@ def evaluate_pairs(model: Any, batches: Iterable[Batch], *, progress: Progress |
     """The score of an EncoderDecoder: each target token from the source and the target tokens before it.
 
     Args:
-        model: switched to eval mode.
+        model: in eval mode while this lasts.
         batches: of `source`, `target` (B, N) and their masks `source_mask`, `target_mask`, bool.
 
     Raises:
         ValueError: no rows, or a loss that is no number.
     """
-    started, device, training = time.monotonic(), next(model.parameters()).device, model.training
+    started, device = time.monotonic(), next(model.parameters()).device
     nats, right, predicted, exact, rows = 0.0, 0, 0, 0, 0
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in batches:
             given = {name: tensor.to(device) for name, tensor in batch.items()}
             context = {"context": model.encode(given["source"], mask=given["source_mask"]), "context_mask": given["source_mask"]}
@@ -101,8 +99,6 @@ def evaluate_pairs(model: Any, batches: Iterable[Batch], *, progress: Progress |
             rows += len(lengths)
             if progress is not None:
                 progress(rows)
-    finally:
-        model.train(training)
     loss = _mean(nats, predicted)
     seconds = time.monotonic() - started
     return PairScore(rows=rows, predicted=predicted, loss=loss, accuracy=right / predicted, exact=exact / rows, seconds=seconds)

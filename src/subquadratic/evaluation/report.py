@@ -104,8 +104,8 @@ def amount(count: float) -> str:
     return f"{count:,.{digits}f}{unit}"
 
 
-def plot_positions(path: Path, score: TextScore, *, title: str) -> None:
-    """Loss against the tokens before a prediction, as an SVG file, whole or not at all."""
+def plot_positions(path: Path, score: TextScore, *, title: str, mark: str = "subquadratic") -> None:
+    """Loss against the tokens before a prediction, as an SVG file, whole or not at all; `mark` is the creator that it names."""
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot, which looks for a screen
 
@@ -123,4 +123,4 @@ def plot_positions(path: Path, score: TextScore, *, title: str) -> None:
     axes.set_ylabel("bits/byte" if per_byte else "bits/token")
     axes.set_title(title, fontsize=10)
     with matplotlib.rc_context({"svg.hashsalt": "subquadratic"}):  # else names inside differ from one drawing to the next
-        replace_file(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
+        replace_file(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None, "Creator": mark}))

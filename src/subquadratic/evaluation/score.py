@@ -6,7 +6,8 @@
 | `"never"`     | everything so far, through the streaming state                      | likewise                                       |
 | `"windows"`   | its window of `context` tokens: exactly what validation in training scores | every model; the only way for masked ones |
 
-With a state, a text of any length takes the memory of one piece of it.
+Each way predicts every token of the text but the first exactly once, for every model (`windows.py`), so that scores are compared over
+the same tokens. With a state, a text of any length takes the memory of one piece of it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from ..compat.continuation import Continuation
+from ..layers.modes import evaluating
 from ..models.language_model import LanguageModel
-from ..ops.errors import NotCausalError
 from .cost import state_is_constant
 from .tally import Tally, TextScore
 from .text import Text
+from .windows import TextWindows, is_causal, reach, scored_losses, stacked
 
-MASK_PROBABILITY = 0.15
 LOGITS_AT_ONCE = 1 << 22
 PIECES = (16, 2048)  # the shortest and the longest piece that is read at a time
 
@@ -54,35 +54,35 @@ def evaluate_text(
     """The score of a language model on a text.
 
     Args:
-        model: a LanguageModel, or a causal language model of a published package (windows only); switched to eval mode.
+        model: a LanguageModel, or a causal language model of a published package (windows only); in eval mode while this lasts.
         text: the tokens.
         context: length of the windows; None: `usual_context`, or less where the model or the text does not take that much.
         reset: see the table above. None: "windows" where `context` is given or the model needs them, else "documents".
-        start_token: what stands before each document, so that its first token is predicted too; None: it is not.
+        start_token: what stands before each document (in windows: before the text, if its beginning is there), so that the first token
+            of the text is predicted too. None: that one is not, and before a document stands the last token of the one before.
         sizes: (V,) bytes that each token stands for, for bits per byte; None: the tokens are no text.
         batch_size: windows, or short documents, side by side.
-        seed: of what is masked, for masked models.
+        seed: of what is hidden together, for masked models.
         progress: hears how far it is.
 
     Raises:
         ValueError: too little text, tokens or windows that the model does not take, a state asked of a model that has none of
             constant size, or a loss that is no number.
     """
-    started, training = time.monotonic(), model.training
-    tally = Tally(sizes)
-    model.eval()
-    try:
+    started, tally, state_bytes = time.monotonic(), Tally(sizes), None
+    with evaluating(model):
         chosen = choose_reset(model, context=context, reset=reset)
         if chosen == "windows":
-            context = _windows_length(model, text, context, usual_context)
-            state_bytes = _windowed(model, text, tally, context=context, batch_size=batch_size, seed=seed, progress=progress)
-            hidden = "" if _causal(model) else f", {MASK_PROBABILITY:.0%} of them hidden"
+            if len(text) < 2:
+                raise ValueError(f"data: the text is too short to predict anything: it has {len(text)} tokens")
+            text = text if start_token is None else text.after(start_token)
+            context = min(_windows_length(model, context, usual_context), len(text))
+            _windowed(model, text, tally, context=context, batch_size=batch_size, seed=seed, progress=progress)
+            hidden = "" if is_causal(model) else ", each token hidden once"
             how = f"windows of {context:,} tokens{hidden}"
         else:
             state_bytes = _streamed(model, text, tally, chosen, start_token=start_token, batch_size=batch_size, progress=progress)
             how = "state carried through each document" if chosen == "documents" else "state carried through the whole text"
-    finally:
-        model.train(training)
     return tally.score(seconds=time.monotonic() - started, how=how, state_bytes=state_bytes)
 
 
@@ -92,7 +92,7 @@ def choose_reset(model: Any, *, context: int | None, reset: Reset | None) -> Res
     Raises:
         ValueError: the model cannot do what is asked.
     """
-    if not hasattr(model, "config") and not _causal(model):
+    if not hasattr(model, "config") and not is_causal(model):
         raise ValueError(f"run: this {type(model).__name__} of a published package is bidirectional: no token can be hidden from it")
     if reset == "windows" or (reset is None and context is not None):
         return "windows"
@@ -106,68 +106,29 @@ def choose_reset(model: Any, *, context: int | None, reset: Reset | None) -> Res
     return reset
 
 
-def _windows_length(model: Any, text: Text, context: int | None, usual: int) -> int:
+def _windows_length(model: Any, context: int | None, usual: int) -> int:
     limit = getattr(model, "max_length", None) or getattr(model, "max_seq_len", None)
     if context is None:
-        context = usual if limit is None else min(usual, limit)
-    elif limit is not None and context > limit + 1:  # the last token of a window is predicted, and not read
+        # Of a published Perceiver AR, whose prefix is never predicted, only long windows predict many tokens.
+        context = usual if limit is None else limit if hasattr(model, "cross_attn_seq_len") else min(usual, limit)
+    elif limit is not None and context > limit + is_causal(model):  # the last token of a causal model's window is not read
         raise ValueError(f"context must be at most {limit}, what the model takes, got {context}")
-    if len(text) < 2:
-        raise ValueError(f"data: the text is too short to predict anything: it has {len(text)} tokens")
-    return min(context, len(text))
-
-
-def window_stride(model: Any, context: int) -> int:
-    """By how much windows advance, so that each token is predicted in one of them."""
-    if not _causal(model):
-        return context
-    return max(1, min(context - 1, getattr(getattr(model, "config", None), "latents", context)))
-
-
-def _causal(model: Any) -> bool:
-    config = getattr(model, "config", None)
-    if config is not None:
-        return bool(config.causal)
-    try:
-        Continuation(model)
-    except NotCausalError:
-        return False
-    return True
+    return context
 
 
 def _windowed(
     model: Any, text: Text, tally: Tally, *, context: int, batch_size: int, seed: int, progress: Progress | None
-) -> int | None:
-    generator = torch.Generator().manual_seed(seed)
+) -> None:
     device = next(model.parameters()).device
-    stride = window_stride(model, context)
-    starts = range(0, len(text) - context + 1, stride)
-    for first in range(0, len(starts), batch_size):
-        batch = starts[first : first + batch_size]
-        tokens = torch.stack([_read(model, text, start, start + context) for start in batch]).to(device)
-        tally.add(*_window_losses(model, tokens, generator))
+    windows = TextWindows(text, length=context, advance=reach(model, context), masked=not is_causal(model), seed=seed)
+    for first in range(0, len(windows), batch_size):
+        items = [windows[i] for i in range(first, min(first + batch_size, len(windows)))]
+        batch = {name: tensor.to(device) for name, tensor in stacked(items).items()}
+        _check_known(model, batch["tokens"])
+        nats, right, targets, places = scored_losses(model, **batch)
+        tally.add(nats, right, targets, places.cpu().numpy())
         if progress is not None:
-            progress(min(batch[-1] + context, len(text)), len(text))
-    return None
-
-
-def _window_losses(model: Any, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, NDArray[np.int64]]:
-    """Losses, right guesses, targets and places in the window of a batch of windows."""
-    rows, length = tokens.shape
-    config = getattr(model, "config", None)
-    if config is not None and not config.causal:
-        masked = torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY
-        places = torch.arange(length).expand(rows, length)[masked]
-        return *model.token_losses(tokens, masked=masked.to(tokens.device)), places.numpy()
-    if config is not None:
-        nats, right, targets = model.token_losses(tokens)
-    else:
-        logits = model(tokens[:, :-1]).float()
-        wanted = tokens[:, 1:][:, -logits.shape[1] :]
-        nats, right = _losses(logits, wanted)
-        targets = wanted.flatten()
-    predicted = len(targets) // rows
-    return nats, right, targets, np.tile(np.arange(length - predicted, length), rows)
+            progress(len(text) * min(first + batch_size, len(windows)) // len(windows), len(text))
 
 
 def _streamed(
@@ -211,14 +172,13 @@ def _long(
     model: Any, text: Text, tally: Tally, document: tuple[int, int, bool], piece: int, start_token: int | None, progress: Progress | None
 ) -> int:
     """One document, piece by piece; the bytes of its state."""
-    start, stop, beginning = document
+    place, stop, _ = document
     device = next(model.parameters()).device
     state = model.init_state(1)
     before = 1
-    if beginning and start_token is not None:
-        tokens, place = torch.tensor([start_token]), start
-    else:
-        tokens, place = _read(model, text, start, start + 1), start + 1
+    tokens = _lead(model, text, document, start_token)
+    if not len(tokens):
+        tokens, place = _read(model, text, place, place + 1), place + 1
     while place < stop:
         # Each token is read once, and predicted from all before it: a piece ends one token before its last target.
         following = _read(model, text, place, min(place + piece, stop))
@@ -236,9 +196,9 @@ def _short(model: Any, text: Text, tally: Tally, documents: list[tuple[int, int,
     """Short documents side by side, padded."""
     device = next(model.parameters()).device
     rows = []
-    for start, stop, beginning in documents:
-        first = [torch.tensor([start_token])] if beginning and start_token is not None else []
-        rows.append(torch.cat([*first, _read(model, text, start, stop)]))
+    for document in documents:
+        lead = _lead(model, text, document, start_token)
+        rows.append(torch.cat([lead, _read(model, text, *document[:2])]))
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         return
@@ -248,19 +208,32 @@ def _short(model: Any, text: Text, tally: Tally, documents: list[tuple[int, int,
     tally.add(nats, right, targets, np.concatenate([np.arange(1, len(row)) for row in rows]))
 
 
+def _lead(model: Any, text: Text, document: tuple[int, int, bool], start_token: int | None) -> Tensor:
+    """What the first token of a document is predicted from: (1,), or nothing, (0,), at the beginning of the text."""
+    start, _, beginning = document
+    if beginning and start_token is not None:
+        return torch.tensor([start_token])
+    return _read(model, text, start - 1, start) if start else torch.empty(0, dtype=torch.int64)
+
+
 def _read(model: Any, text: Text, start: int, stop: int) -> Tensor:
-    """Tokens of the text, which the model must know, also those that it only predicts.
+    """Tokens of the text.
 
     Raises:
-        ValueError: one that it does not know.
+        ValueError: one that the model does not know.
     """
     tokens = text.read(start, stop)
+    _check_known(model, tokens)
+    return tokens
+
+
+def _check_known(model: Any, tokens: Tensor) -> None:
+    """Raises ValueError for a token that the model does not know, also for one that it would only predict."""
     known = getattr(model, "vocab_size", None)
     if known is not None and len(tokens):
         low, high = (int(value) for value in tokens.aminmax())
         if low < 0 or high >= known:
             raise ValueError(f"data: tokens must be at least 0 and less than vocab_size={known}, what the model knows, got {low} to {high}")
-    return tokens
 
 
 def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,28 +244,21 @@ def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def evaluate_items(model: Any, batches: Iterable[dict[str, Tensor]], *, progress: Callable[[int], None] | None = None) -> TextScore:
-    """The score of a language model on items of which only some tokens can be known.
+    """The score of a language model on items of which only some tokens can be known, all of which are predicted.
 
     Args:
-        model: switched to eval mode.
+        model: in eval mode while this lasts.
         batches: of `tokens` (B, N) and `scored` (B, N) bool, the tokens that count (those hidden from a masked model).
         progress: hears how many items are done.
     """
-    started, training, device = time.monotonic(), model.training, next(model.parameters()).device
+    started, device = time.monotonic(), next(model.parameters()).device
     tally, done = Tally(), 0
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in batches:
             tokens, scored = batch["tokens"].to(device), batch["scored"].to(device)
-            hidden = {} if model.config.causal else {"masked": scored}
-            nats, right, targets = model.token_losses(tokens, scored=scored, **hidden)
-            places = torch.arange(tokens.shape[1]).expand(tokens.shape)[batch["scored"]]
-            if model.config.causal:
-                places = places[places >= tokens.shape[1] - min(tokens.shape[1] - 1, getattr(model.config, "latents", tokens.shape[1]))]
-            tally.add(nats, right, targets, places.numpy())
+            nats, right, targets, places = scored_losses(model, tokens, scored, masked=None if is_causal(model) else scored)
+            tally.add(nats, right, targets, places.cpu().numpy())
             done += len(tokens)
             if progress is not None:
                 progress(done)
-    finally:
-        model.train(training)
     return tally.score(seconds=time.monotonic() - started, how="tokens that can be known")

@@ -35,6 +35,12 @@ class Text:
             left -= len(parts[-1])
         return Text(parts, self.starts[self.starts < length])
 
+    def after(self, token: int) -> Text:
+        """The same with a token before it, where its beginning is there; itself where it is not."""
+        if not len(self.starts) or self.starts[0] > 0:
+            return self
+        return Text([np.array([token]), *self.parts], np.concatenate([[0], self.starts[1:] + 1]))
+
     def read(self, start: int, stop: int) -> Tensor:
         """Tokens from `start` up to `stop`, int64."""
         found = []

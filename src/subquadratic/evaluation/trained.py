@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Corpus, collate, load_corpus, load_examples, load_tokenizer, make_task
+from ..data import Corpus, Examples, collate, load_corpus, load_examples, load_tokenizer, make_task
+from ..data.documents import STDIN
+from ..data.sources import fitting
 from ..data.tokenizer import BYTES, Tokenizer
 from ..models.encoder_decoder import EncoderDecoder
 from ..models.language_model import LanguageModel
@@ -25,6 +27,7 @@ from .text import Text
 
 HEADS: dict[str, type[Pretrained]] = {head.__name__: head for head in (LanguageModel, SequenceClassifier, EncoderDecoder)}
 Progress = Callable[[int, int | None], None]
+WAYS = {"text": "text", "quotes": "auto", "skip_bad_rows": False, "binary": False}  # how data are read, unless something else is said
 LONGEST = 300  # characters of what a damaged file says of itself
 
 
@@ -126,6 +129,13 @@ def learned_task(folder: Path) -> str | None:
     return None
 
 
+def trained_on_bytes(folder: Path) -> bool:
+    """Whether a run read files as their bytes as they are; False where the folder does not say."""
+    with contextlib.suppress(ValueError):
+        return bool(_read_options(folder / "run.yaml").get("binary"))
+    return False
+
+
 def _read_options(path: Path) -> dict[str, Any]:
     import yaml
 
@@ -147,7 +157,21 @@ def _read(path: Path, parse: Callable[[str], Any], errors: tuple[type[Exception]
     return found
 
 
-def text_material(run: Trained, data: str | None, *, field: str, tokenizer: str | None, progress: Progress | None = None) -> Material:
+def ways_to_read(run: Trained, data: str | None, *, rows: bool, **given: Any) -> dict[str, Any]:
+    """How `data` are read, of `WAYS`: as given; else, where it is not None, as the run's own were, so far as that means something
+    for other data. `rows`: labelled rows or pairs are wanted.
+
+    Raises:
+        ValueError: there are no such data.
+    """
+    own = {name: run.options.get(name, usual) for name, usual in WAYS.items() if given[name] is None}
+    named = {name: value for name, value in given.items() if value is not None}
+    return {**WAYS, **(own if data is None else fitting(data, rows=rows, **own)), **named}
+
+
+def text_material(
+    run: Trained, data: str | None, *, ways: dict[str, Any], tokenizer: str | None, progress: Progress | None = None
+) -> Material:
     """The text that `data` names, or the validation side of the one that the run was trained on.
 
     Raises:
@@ -155,9 +179,9 @@ def text_material(run: Trained, data: str | None, *, field: str, tokenizer: str 
     """
     chosen = load_tokenizer(tokenizer if tokenizer is not None else run.folder)
     _check_tokenizer(run, chosen)
-    corpus = load_corpus(_data_or_own(run, data), tokenizer=chosen, text=field, progress=progress)
+    corpus = load_corpus(_data_or_own(run, data), tokenizer=chosen, progress=progress, **ways)
     own = corpus.digest == run.digest
-    notes = []
+    notes = _passed_over(corpus)
     if data is None and run.digest is not None and not own:
         notes.append("the data has changed since the training: part of this text may have been trained on")
     if data is not None and own:
@@ -185,6 +209,11 @@ def whole_text(corpus: Corpus) -> Text:
 def _cut(corpus: Corpus) -> bool:
     """Whether the border between the sides may lie within a document."""
     return corpus.split.startswith("by position")
+
+
+def _passed_over(data: Corpus | Examples) -> list[str]:
+    said = data.passed_over.describe()
+    return [said] if said else []
 
 
 def _data_or_own(run: Trained, data: str | None) -> str | None:
@@ -237,7 +266,7 @@ def rows_material(
     run: Trained,
     data: str | None,
     *,
-    text: str,
+    ways: dict[str, Any],
     label: str | None,
     target: str | None,
     tokenizer: str | None,
@@ -254,15 +283,21 @@ def rows_material(
     place = _data_or_own(run, data)
     if place is None:
         raise ValueError("data: rows with a label or a target are needed, as in --data rows.csv")
-    read = partial(load_examples, place, text=text, label=label, target=target, tokenizer=chosen, progress=progress)
+    rows = {name: value for name, value in ways.items() if name != "binary"}
+    read = partial(load_examples, place, label=label, target=target, tokenizer=chosen, progress=progress, **rows)
     limit = getattr(run.model, "max_length", None) or getattr(getattr(run.model, "embedding", None), "max_length", None)
     # Its own rows are cut as they were in training, by which they are known again; others as far as the model reaches.
-    cut = run.options.get("context", limit) if data in (None, run.options.get("data")) else limit
+    again = data != STDIN and data in (None, run.options.get("data"))  # what is piped in is read once, and is other data
+    cut = run.options.get("context", limit) if again else limit
     examples = read(max_length=cut)
     if examples.digest != run.digest and cut != limit:
         examples = read(max_length=limit)
     own = examples.digest == run.digest
-    notes = [f"{examples.truncated:,} rows were cut to {examples.max_length:,} tokens"] if examples.truncated else []
+    notes = _passed_over(examples)
+    if examples.skipped:
+        notes.append(f"rows without text left out: {examples.skipped:,}")
+    if examples.truncated:
+        notes.append(f"{examples.truncated:,} rows were cut to {examples.max_length:,} tokens")
     if data is None and run.digest is not None and not own:
         notes.append("the data has changed since the training: some of these rows may have been trained on")
     if data is not None and own:

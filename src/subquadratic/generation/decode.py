@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.errors import check_mask, require, require_positive
+from ..layers.modes import evaluating
+from ..ops.errors import check_mask, require, require_positive, whole_number
+from ..ops.scalars import as_number
 from ..ops.state import State
 from .repetition import Recent
 from .sampling import Sampling, penalise, sample
 from .steps import Reached, Steps
-from .stopping import Decoder, Ends
+from .stopping import Decoder, Ends, EndTokens, check_ends
 
 PIECE = 8192  # tokens of a prompt that go through the model together
 
@@ -62,7 +64,7 @@ class Decoding:
         if self._unread is not None:
             tokens = torch.cat((self._unread, tokens), dim=1)
             mask = None if mask is None else torch.cat((torch.ones_like(self._unread, dtype=torch.bool), mask), dim=1)
-        state = self.model.init_state(tokens.shape[0]) if self.state is None else self.state
+        state = _first_state(self.model, tokens) if self.state is None else self.state
         logits: Tensor | None = None
         for start in range(0, tokens.shape[1], self.piece):
             real = None if mask is None else mask[:, start : start + self.piece]
@@ -147,6 +149,11 @@ class Decoding:
         self._reached = Reached(state)
 
     @property
+    def vocab_size(self) -> int | None:
+        """V of the logits; None: nothing has been read."""
+        return None if self._logits is None else self._logits.shape[-1]
+
+    @property
     def unread(self) -> int:
         """How many tokens were chosen and not read: 0 or 1."""
         return 0 if self._unread is None else 1
@@ -154,6 +161,12 @@ class Decoding:
     def unchoose(self) -> None:
         """Take the last ``choose`` back: the model does not read that token. For ends of text that are not part of it."""
         self._unread = None
+
+
+def _first_state(model: Any, tokens: Tensor) -> State:
+    """On the device of the weights; on that of the tokens where weights are loaded only while they are needed."""
+    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return model.init_state(len(tokens), device=tokens.device) if weight is not None and weight.is_meta else model.init_state(len(tokens))
 
 
 def stream(
@@ -164,7 +177,7 @@ def stream(
     mask: Tensor | None = None,
     state: State | None = None,
     samples: int = 1,
-    eos_token: int | None = None,
+    eos_token: EndTokens | None = None,
     pad_token: int | None = None,
     stop: Sequence[str | bytes] = (),
     tokenizer: Decoder | None = None,
@@ -176,14 +189,16 @@ def stream(
     """New tokens, one step at a time.
 
     Args:
-        model: causal; put into eval mode meanwhile, and back afterwards.
+        model: causal; in eval mode from the first token asked for to the last, or until the iterator is dropped, and each part in its own
+            mode again afterwards; with several streams, after the last of them.
         prompt: (B, N) int64, N at least 1, of any length that the model takes.
         max_new_tokens: stop after so many.
         mask: (B, N) bool, True = real token; pad short prompts on the left.
         state: what the model has read before the prompt; None: nothing.
         samples: S, continuations of each prompt; it is read once. Rows i * S to i * S + S - 1 continue prompt i.
-        eos_token: a row that has produced it is finished; generation stops when all are.
-        pad_token: what finished rows get; None: ``eos_token``.
+        eos_token: an integer, or several in a list, tuple, set, array or tensor: a row that has produced one is finished; generation stops
+            when all are.
+        pad_token: what finished rows get; None: ``eos_token``, the first of several.
         stop: a row is finished too when the text of its new tokens contains one of these. The tokens that complete it
             are part of the output; ``generate_text`` gives text, cut before it.
         tokenizer: turns tokens into text, for ``stop``.
@@ -208,8 +223,10 @@ def stream(
     check_mask(mask, prompt.shape[0], prompt.shape[1])
     require(mask is None or bool(mask.any(dim=1).all()), "mask must leave each row of the prompt a real token: begin empty ones with one")
     require_positive(max_new_tokens=max_new_tokens, samples=samples)
-    ends = Ends(prompt.shape[0] * samples, eos_token=eos_token, stop=stop, tokenizer=tokenizer)
-    pad_token = eos_token if pad_token is None else pad_token
+    max_new_tokens, samples, piece = (as_number(number) for number in (max_new_tokens, samples, piece))
+    size = getattr(model, "vocab_size", None)
+    ends = Ends(prompt.shape[0] * samples, eos_token=eos_token, stop=stop, tokenizer=tokenizer, vocab_size=size)
+    pad_token = whole_number("pad_token", ends.tokens[0] if pad_token is None and ends.tokens else pad_token)
     require(
         pad_token is not None or not ends.possible or len(ends.finished) == 1,
         "stop needs pad_token (or eos_token) for several rows: what follows in those that have ended",
@@ -229,11 +246,9 @@ def _steps(
     max_new_tokens: int,
     return_log_probs: bool,
 ) -> Iterator[Any]:
-    model = decoding.model
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(decoding.model):
         decoding.read(prompt, mask)
+        check_ends(ends.tokens, decoding.vocab_size)
         if samples > 1:
             decoding.repeat(samples)
         for _ in range(max_new_tokens):
@@ -246,8 +261,6 @@ def _steps(
             yield chosen if scores is None else (chosen, scores)
             if ends.possible and bool(ends.finished.all()):
                 return
-    finally:
-        model.train(was_training)
 
 
 def generate(model: nn.Module, prompt: Tensor, *, return_log_probs: bool = False, **options: Any) -> Any:
@@ -255,6 +268,6 @@ def generate(model: nn.Module, prompt: Tensor, *, return_log_probs: bool = False
     tokens. Options as in :func:`stream`."""
     steps = list(stream(model, prompt, return_log_probs=return_log_probs, **options))
     tokens = [step[0] for step in steps] if return_log_probs else steps
-    prompt = prompt.repeat_interleave(options.get("samples", 1), dim=0)
+    prompt = prompt.repeat_interleave(as_number(options.get("samples", 1)), dim=0)
     whole = torch.cat((prompt, torch.stack(tokens, dim=1)), dim=1)
     return (whole, torch.stack([step[1] for step in steps], dim=1)) if return_log_probs else whole

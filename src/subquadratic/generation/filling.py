@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..layers.modes import evaluating
 from ..ops.errors import check_mask, require
+from ..ops.scalars import as_number
 from .sampling import check_sampling, sample
 
 
@@ -41,7 +43,7 @@ def fill_steps(
     token to be read. So M masked tokens of a row cost M passes of the model.
 
     Args:
-        model: bidirectional, called as ``model(tokens, mask=mask, masked=masked)``.
+        model: bidirectional, called as ``model(tokens, mask=mask, masked=masked)``; in eval mode meanwhile.
         tokens: (B, N) int64; anything in the vocabulary at masked places.
         masked: (B, N) bool, True = to be filled in.
         mask: (B, N) bool, True = real token.
@@ -57,6 +59,7 @@ def fill_steps(
     Raises:
         ValueError: for options out of range, wrong shapes, no masked place, or NaN from the model.
     """
+    temperature, top_k, top_p, min_p = map(as_number, (temperature, top_k, top_p, min_p))
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     check_mask(mask, *tokens.shape)
     check_mask(masked, *tokens.shape, name="masked")
@@ -77,9 +80,7 @@ def _steps(
     drawing: dict[str, Any],
     generator: torch.Generator | None,
 ) -> Iterator[Filled]:
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         while bool(left.any()):
             with torch.no_grad():
                 logits = model(tokens, mask=mask, masked=left).float()
@@ -89,8 +90,6 @@ def _steps(
                 chosen = sample(logits[places], generator=generator, **drawing)
                 tokens, left = tokens.masked_scatter(places, chosen), left & ~places
             yield Filled(places.nonzero(), chosen, probabilities[places])
-    finally:
-        model.train(was_training)
 
 
 def fill(model: Any, tokens: Tensor, masked: Tensor, **options: Any) -> Tensor:

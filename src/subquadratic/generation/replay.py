@@ -4,36 +4,28 @@ Axes: B rows, V vocabulary.
 """
 
 import contextlib
-import operator
 import weakref
 from collections import OrderedDict
 from dataclasses import is_dataclass
-from itertools import repeat
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
+from ..layers.untouched import Watched, untouched_parts
 from ..ops.backend import PLAIN
 from ..ops.cuda_graph import Replayed
-from ..ops.recording import Program
+from ..ops.recording import Recording
 from ..ops.state import State
 from ..ops.structure import flatten
 
-HOUSE = __package__.partition(".")[0]
-HEADS = f"{HOUSE}.models."
-PROGRAMS = 8  # recordings of one model
+HEADS = __package__.partition(".")[0] + ".models."
+FOREIGN = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.GELU, nn.Identity)
+RECORDINGS = 8  # of one model
 PLAIN_VALUES = (bool, int, float, str, tuple, type(None))
-PARTS = (HEADS, f"{HOUSE}.attention.", f"{HOUSE}.layers.", "torch.nn.")
 
 
-class OneToken:
-    """A model's ``extend`` by one token, replayed where the state keeps its shapes: a cache that grows is never captured.
-
-    For models whose parts are all ours or PyTorch's, in eval mode, without hooks. Before every step it is asked whether each part and each
-    weight is the one that it was, in less time than a layer takes; weights are read where they lie, so they may change in place. What goes
-    unseen until the next text: a plain attribute of a module that is set by hand, and a weight that gets another shape in the same storage.
-    """
+class Kept:
+    """What is kept for a model from one text to the next: graphs and recordings, none of which holds its parameters."""
 
     def __init__(self, model: nn.Module):
         weak = weakref.ref(model)  # else what is kept for the model would keep the model
@@ -42,105 +34,82 @@ class OneToken:
             logits, after = cast(Any, weak()).extend(tokens, state, last_only=True)
             return logits[:, -1], after
 
-        self._replayed = Replayed(step, repeats=lambda before, after: flatten(before[1])[1] == flatten(after[1])[1])
-        # Who stands where (parts, parameters, buffers), where weights lie, and each part's attributes and hooks; lists that C goes through.
-        self._held: list[dict[str, Any]] = []
-        self._names: list[str] = []
-        self._whats: list[Any] = []
-        self._weights: list[Tensor] = []
-        self._addresses: list[int] = []
-        self._owns: list[dict[str, Any]] = []
-        self._hooks: list[dict[int, Any]] = []
-        self._seen: tuple[Any, ...] | None = None
-        self._look_again = False
+        self.replayed = Replayed(step, repeats=lambda before, after: flatten(before[1])[1] == flatten(after[1])[1])
+        self.seen: tuple[Any, ...] | None = None
         self.key = object()
         """Another one when the model is another."""
-        self.programs: OrderedDict[Any, Program | None] = OrderedDict()
-        """Recordings by what they hold for, None where none could be made; see `.steps`."""
+        self.recordings: OrderedDict[Any, Recording | None] = OrderedDict()
+        """By what they hold for, None where none could be made; see `.steps`."""
+
+    def keep(self, layout: Any, recording: Recording | None) -> None:
+        """Keep a recording, or that there is none, instead of the oldest one if there are many."""
+        self.recordings[layout] = recording
+        if len(self.recordings) > RECORDINGS:
+            with contextlib.suppress(KeyError):  # another thread has emptied it meanwhile
+                self.recordings.popitem(last=False)
+
+    def is_now(self, seen: tuple[Any, ...]) -> None:
+        """The model is as ``seen``; what was kept of another one goes."""
+        if seen != self.seen:
+            self.seen, self.key = seen, object()
+            self.recordings.clear()
+
+
+class OneToken:
+    """A model's ``extend`` by one token for one text, replayed where the state keeps its shapes: a cache that grows is never captured.
+
+    For models whose parts are all ours or PyTorch's, in eval mode, without hooks. Before every step it is asked whether each part and each
+    weight is the one that it was; weights are read where they lie, so they may change in place. What goes unseen until the next text: see
+    :class:`~subquadratic.layers.untouched.Watched`.
+    """
+
+    def __init__(self, model: nn.Module, kept: Kept):
+        self.kept = kept
         self.limit: int | None = None
         """The most tokens that every part of the model can count."""
+        self._watched: Watched | None = None
 
     @classmethod
     def of(cls, model: Any) -> "OneToken | None":
-        """The model's own, looked at afresh; None for a model that is not one of ours."""
+        """For a text by this model; None for a model that is not one of ours."""
         if not isinstance(model, nn.Module) or not type(model).__module__.startswith(HEADS):
             return None
-        own = _of_models.get(model)
-        if own is None:
-            own = _of_models[model] = cls(model)
-        own._look_again = True
-        return own
+        kept = _of_models.get(model)
+        if kept is None:
+            kept = _of_models[model] = Kept(model)
+        return cls(model, kept)
 
     def applies(self, model: nn.Module, tokens: Tensor) -> bool:
         """Whether a step may be replayed as a CUDA graph."""
-        return self._replayed.applies(tokens) and self.is_plain(model)
-
-    def keep(self, layout: Any, program: Program | None) -> None:
-        """Keep a recording, or that there is none, instead of the oldest one if there are many."""
-        self.programs[layout] = program
-        if len(self.programs) > PROGRAMS:
-            with contextlib.suppress(KeyError):  # another thread has emptied it meanwhile
-                self.programs.popitem(last=False)
+        return self.kept.replayed.applies(tokens) and self.is_plain(model)
 
     def __call__(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, 1) and the state before -> logits (B, V) and the state after."""
-        return self._replayed(tokens, state, key=self.key)
+        return self.kept.replayed(tokens, state, key=self.kept.key)
 
     def is_plain(self, model: nn.Module) -> bool:
         """Whether the model does what its parts' classes say and nothing besides; with another key if it is not what it was."""
-        if self._look_again or self._seen is None or not self._is_same():
-            self._look_again = False
-            seen = self._look(model)
-            if seen is not None and seen != self._seen:
-                self.key = object()
-                self.programs.clear()
-            self._seen = seen
-        return self._seen is not None and not self._is_disturbed()
+        if self._watched is None or not self._watched.is_same():
+            self._watched = self._look(model)
+        return self._watched is not None and self._watched.is_untouched()
 
-    def _is_same(self) -> bool:
-        return (
-            all(map(operator.is_, map(dict.get, self._held, self._names), self._whats))
-            and list(map(Tensor.data_ptr, self._weights)) == self._addresses
-        )
+    def _look(self, model: nn.Module) -> Watched | None:
+        """None if some part is not known here, or not untouched."""
+        parts = untouched_parts(model, *FOREIGN)
+        if parts is None:
+            return None
+        watched = Watched(parts)
+        if any(type(tensor) not in PLAIN for tensor in watched.tensors):
+            return None
+        lying = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in watched.tensors]
+        self.limit = min((part.__dict__["max_length"] for part in parts if part.__dict__.get("max_length") is not None), default=None)
+        self.kept.is_now((tuple((type(part), _plain(part)) for part in parts), tuple(lying)))
+        return watched
 
-    def _is_disturbed(self) -> bool:
-        """Whether something besides the parts' own forward would run, or another one."""
-        return (
-            any(map(dict.get, self._owns, repeat("training")))
-            or any(self._hooks)
-            or any(map(dict.__contains__, self._owns, repeat("forward")))
-            or _has_any_global_hook()
-        )
 
-    def _look(self, model: nn.Module) -> tuple[Any, ...] | None:
-        """What decides where and how the model reads; None if some part is not known here."""
-        everywhere: list[tuple[dict[str, Any], str, Any]] = []
-        weights: list[Tensor] = []
-        owns: list[dict[str, Any]] = []
-        seen: list[Any] = []
-        limits: list[int] = []
-        waiting: list[nn.Module] = [model]
-        while waiting:
-            module = waiting.pop()
-            own = module.__dict__
-            owns.append(own)
-            for held in (own["_parameters"], own["_buffers"], own["_modules"]):
-                everywhere += [(held, name, what) for name, what in held.items()]
-            tensors = [tensor for held in (own["_parameters"], own["_buffers"]) for tensor in held.values() if tensor is not None]
-            if not type(module).__module__.startswith(PARTS) or any(type(tensor) not in PLAIN for tensor in tensors):
-                return None
-            weights += tensors
-            plain = [(name, value if _compares(value) else id(value)) for name, value in own.items() if name[0] != "_"]
-            lying = [(tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
-            seen.append((type(module), plain, lying))
-            if own.get("max_length") is not None:
-                limits.append(own["max_length"])
-            waiting.extend(child for child in own["_modules"].values() if child is not None)
-        self.limit = min(limits, default=None)
-        self._held, self._names, self._whats = (list(column) for column in zip(*everywhere, strict=True))
-        self._weights, self._addresses = weights, [tensor.data_ptr() for tensor in weights]
-        self._owns, self._hooks = owns, [own[name] for own in owns for name in ("_forward_hooks", "_forward_pre_hooks")]
-        return tuple(seen)
+def _plain(part: nn.Module) -> list[tuple[str, Any]]:
+    """A module's attributes that decide what it does, by value where they have one."""
+    return [(name, value if _compares(value) else id(value)) for name, value in part.__dict__.items() if name[0] != "_"]
 
 
 def _compares(value: Any) -> bool:
@@ -148,4 +117,4 @@ def _compares(value: Any) -> bool:
     return isinstance(value, PLAIN_VALUES) or (is_dataclass(value) and not isinstance(value, State))
 
 
-_of_models: weakref.WeakKeyDictionary[nn.Module, OneToken] = weakref.WeakKeyDictionary()
+_of_models: weakref.WeakKeyDictionary[nn.Module, Kept] = weakref.WeakKeyDictionary()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..ops.errors import require, require_positive
+from ..ops.scalars import as_number, is_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,12 @@ class Sampling:
     """Before: among the row's last so many tokens, those of the prompt included and padding left out. None: anywhere."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, as_number(getattr(self, field.name)))
         check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
         penalty = self.repetition_penalty
         require(
-            _is_number(penalty) and 0 < penalty < math.inf,
+            is_number(penalty) and 0 < penalty < math.inf,
             f"repetition_penalty must be greater than 0 (1 = none, 1.2 = some), got {penalty!r}",
         )
         require_positive(repetition_window=self.repetition_window)
@@ -88,12 +91,12 @@ def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None
         ValueError: naming the option that is out of range.
     """
     require(
-        _is_number(temperature) and 0 <= temperature < math.inf,
+        is_number(temperature) and 0 <= temperature < math.inf,
         f"temperature must be at least 0 (0 = always the likeliest token), got {temperature!r}",
     )
     require_positive(top_k=top_k)
-    require(top_p is None or (_is_number(top_p) and 0 < top_p <= 1), f"top_p must be greater than 0 and at most 1, got {top_p!r}")
-    require(min_p is None or (_is_number(min_p) and 0 <= min_p <= 1), f"min_p must be at least 0 and at most 1, got {min_p!r}")
+    require(top_p is None or (is_number(top_p) and 0 < top_p <= 1), f"top_p must be greater than 0 and at most 1, got {top_p!r}")
+    require(min_p is None or (is_number(min_p) and 0 <= min_p <= 1), f"min_p must be at least 0 and at most 1, got {min_p!r}")
 
 
 def penalise(logits: Tensor, before: Tensor, penalty: float) -> Tensor:
@@ -203,7 +206,3 @@ def _draw(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
 def _refuse_nan(top: Tensor) -> None:
     """``top``: the largest of each row, which is NaN if any is."""
     require(not bool(top.isnan().any()), "the model's logits are NaN: its weights are damaged, or overflow in this precision")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

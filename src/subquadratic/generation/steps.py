@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..ops.cuda_graph import may_replay, settings
-from ..ops.recording import Program, record
+from ..ops.recording import Program, Recording, record
 from ..ops.state import State
 from ..ops.structure import flatten, rebuild
 from .replay import OneToken
@@ -58,17 +58,18 @@ class Steps:
         own = self.own
         if own is None or not may_replay(token) or not own.is_plain(self.model):
             return self.call(token, before)
-        stamp = (own.key, settings(), token.shape, token.dtype, token.device)
+        kept = own.kept
+        stamp = (kept.key, settings(), token.shape, token.dtype, token.device)
         if self._program is None or before is not self._last or stamp != self._stamp:
             tensors = flatten(before.state)[0]
             before = Reached(before.state, tensors=tensors)
             layout = (stamp, _layout(before))
-            program = own.programs.get(layout, UNKNOWN)  # one look: another thread may throw recordings away
-            if program is UNKNOWN:
+            recording = kept.recordings.get(layout, UNKNOWN)  # one look: another thread may throw recordings away
+            if recording is UNKNOWN:
                 return self._record(token, before, layout) if self._repeated >= PATIENCE else self._watch(token, before)
-            if program is None:
+            if recording is None:
                 return self._call_from_now_on(token, before)
-            self._program, self._stamp = program, stamp
+            self._program, self._stamp = self._bound(recording), stamp
             self._form = rebuild(before.state, iter([token] * len(tensors)))
         assert self._program is not None and before.tensors is not None
         logits, *tensors = self._program(token, *before.tensors)
@@ -103,10 +104,16 @@ class Steps:
             reached.append(after)
             return [logits, *flatten(after.state)[0]]
 
-        (logits, *tensors), program = record(step, (token, *before.tensors), (*self.model.parameters(), *self.model.buffers()))
+        (logits, *tensors), recording = record(step, (token, *before.tensors), self._weights())
         after = Reached(reached[0].state, tensors=tensors)
-        own.keep(layout, program if _layout(after) == _layout(before) else None)
+        own.kept.keep(layout, recording if _layout(after) == _layout(before) else None)
         return logits, after
+
+    def _bound(self, recording: Recording) -> Program:
+        return recording.bind(self._weights())
+
+    def _weights(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
 
 
 def _layout(reached: Reached) -> tuple[Any, ...]:

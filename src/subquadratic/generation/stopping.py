@@ -3,13 +3,17 @@
 Axes: B rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..ops.errors import require
+from ..ops.scalars import as_number, is_whole
+
+EndTokens = int | Iterable[int] | Tensor
+"""One token, or several in a list, tuple, set, array or tensor."""
 
 
 class Decoder(Protocol):
@@ -104,32 +108,86 @@ def encode_stops(texts: Sequence[str | bytes]) -> tuple[bytes, ...]:
     return stops
 
 
+def end_tokens(eos_token: EndTokens | None, vocab_size: int | None = None) -> tuple[int, ...]:
+    """The tokens that end a row, as plain integers: in the order given, those of a set by size; none for None.
+
+    Args:
+        eos_token: an integer (NumPy's and PyTorch's too), or several in a list, tuple, set, array or tensor.
+        vocab_size: V, where it is known.
+
+    Raises:
+        ValueError: for anything that can never match: no integer, an empty collection, a token outside [0, V).
+    """
+    if eos_token is None:
+        return ()
+    given = eos_token.tolist() if isinstance(eos_token, Tensor) or hasattr(eos_token, "tolist") else eos_token
+    if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
+        given = [given]
+    found = [as_number(token) for token in given]
+    for token in found:
+        require(
+            is_whole(token) and token >= 0,
+            f"eos_token must be an integer of at least 0, or a list of such, got {eos_token!r}; None: no token ends a row",
+        )
+    require(len(found) > 0, f"eos_token must name at least one token, got {eos_token!r}; None: no token ends a row")
+    ends = tuple(sorted(found)) if isinstance(given, Set) else tuple(found)
+    check_ends(ends, vocab_size)
+    return ends
+
+
+def check_ends(ends: Sequence[int], vocab_size: int | None) -> None:
+    """Raises ValueError for an end token that the model does not know, so that no row would ever end."""
+    for token in ends:
+        require(
+            vocab_size is None or token < vocab_size,
+            f"eos_token must be less than vocab_size={vocab_size}, got {token}, which would never be chosen; None: no token ends a row",
+        )
+
+
+def is_end(chosen: Tensor, ends: Sequence[int]) -> Tensor:
+    """Whether each token is one of ``ends``, of which there is one at least: bool of the shape of ``chosen``."""
+    found = chosen == ends[0]
+    for token in ends[1:]:
+        found = found | (chosen == token)
+    return found
+
+
 class Ends:
     """Which of B rows have ended.
 
     Args:
         rows: B.
-        eos_token: ends a row; None: no token does.
+        eos_token: what ends a row, as :func:`end_tokens` takes it; None: no token does.
+        vocab_size: V, where it is known.
         stop: texts that end a row once its new tokens contain one.
         tokenizer: turns tokens into text, for ``stop``.
 
     Raises:
-        ValueError: for ``stop`` without a tokenizer, or an empty text in it.
+        ValueError: for ``stop`` without a tokenizer, or an empty text in it; for an end token that can never match.
     """
 
-    def __init__(self, rows: int, *, eos_token: int | None, stop: Sequence[str | bytes], tokenizer: Decoder | None):
+    def __init__(
+        self,
+        rows: int,
+        *,
+        eos_token: EndTokens | None,
+        stop: Sequence[str | bytes],
+        tokenizer: Decoder | None,
+        vocab_size: int | None = None,
+    ):
         require(
             not stop or hasattr(tokenizer, "decode_bytes"),
             f"stop needs tokenizer, one of subquadratic.data (load_tokenizer finds it), to turn tokens into text; got {tokenizer!r}",
         )
-        self.possible = eos_token is not None or bool(stop)
+        self.tokens = end_tokens(eos_token, vocab_size)
+        self.possible = bool(self.tokens) or bool(stop)
         self.finished = torch.zeros(rows, dtype=torch.bool)
-        self._eos, self._words = eos_token, None if tokenizer is None else Words(tokenizer)
+        self._words = None if tokenizer is None else Words(tokenizer)
         self._searches = [StopSearch(stop) for _ in range(rows if stop else 0)]
 
     def add(self, chosen: Tensor) -> None:
         """The next token (B,) of each row; those of rows that have ended do not count."""
-        ends = torch.zeros_like(chosen, dtype=torch.bool) if self._eos is None else chosen == self._eos
+        ends = is_end(chosen, self.tokens) if self.tokens else torch.zeros_like(chosen, dtype=torch.bool)
         self.finished = self.finished.to(chosen.device) | ends
         if self._words is None or not self._searches:
             return

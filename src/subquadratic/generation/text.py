@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .stopping import Decoder, StopSearch, Words
+from .stopping import Decoder, EndTokens, StopSearch, Words, end_tokens
 
 
 def generate_text(
@@ -30,7 +30,7 @@ def generate_text(
         prompt: a text, or several, which go through the model together. The empty text is the beginning of a document.
         samples: how many continuations of each.
         stop: the text ends before the first of these.
-        options: as in :func:`~subquadratic.generation.stream`; ``eos_token`` is the tokenizer's unless given.
+        options: as in :func:`~subquadratic.generation.stream`; ``eos_token`` is the tokenizer's, where the model knows it, unless given.
 
     Returns:
         A text for a single prompt and sample; a list of ``samples`` texts for a single prompt; a list of these for a list of prompts.
@@ -43,18 +43,22 @@ def generate_text(
     if not texts:
         return []
     tokens, mask = left_padded([prompt_tokens(tokenizer, text, model.vocab_size) for text in texts], next(model.parameters()).device)
-    options = {"eos_token": tokenizer.eos_token, "pad_token": tokenizer.pad_token, **options}
+    options = {"eos_token": known_end(tokenizer, model.vocab_size), "pad_token": tokenizer.pad_token, **options}
     steps = model.stream(tokens, mask=mask, samples=samples, stop=stop, tokenizer=tokenizer, **options)
     rows = torch.stack(list(steps), dim=1).tolist()
-    end = options["eos_token"]
     found = []
     for number, tokens_of_row in enumerate(rows):
-        row = RowText(tokenizer, stop=stop, eos_token=end, first=not texts[number // samples])
+        row = RowText(tokenizer, stop=stop, eos_token=options["eos_token"], first=not texts[number // samples])
         pieces = [piece for token in tokens_of_row for piece in row.feed(token)] + row.finish()
         found.append(b"".join(piece.data for piece in pieces).decode("utf-8", errors="replace"))
     grouped = [found[start : start + samples] for start in range(0, len(found), samples)]
     chosen = [group[0] if samples == 1 else group for group in grouped]
     return chosen[0] if single else chosen
+
+
+def known_end(tokenizer: Any, vocab_size: int) -> int | None:
+    """The tokenizer's end token; None for a model that does not know it, and so never ends a text."""
+    return tokenizer.eos_token if tokenizer.eos_token < vocab_size else None
 
 
 def prompt_tokens(tokenizer: Any, text: str | bytes, vocab_size: int) -> Tensor:
@@ -66,8 +70,8 @@ def prompt_tokens(tokenizer: Any, text: str | bytes, vocab_size: int) -> Tensor:
     """
     tokens = torch.from_numpy(tokenizer.encode(text).astype("int64"))
     if not len(tokens):
-        known = tokenizer.eos_token < vocab_size
-        tokens = torch.tensor([tokenizer.eos_token]) if known else torch.from_numpy(tokenizer.encode("\n").astype("int64"))
+        end = known_end(tokenizer, vocab_size)
+        tokens = torch.from_numpy(tokenizer.encode("\n").astype("int64")) if end is None else torch.tensor([end])
     worst = int(tokens.max())
     if worst >= vocab_size:
         spelled = tokenizer.decode_bytes([worst]).decode("utf-8", errors="backslashreplace")
@@ -101,14 +105,14 @@ class RowText:
     Args:
         tokenizer: of :mod:`subquadratic.data`.
         stop: texts that end it.
-        eos_token: the token that ends it; it is a piece without text.
+        eos_token: the token that ends it, or several; it is a piece without text.
         first: there is no text before, and so no space that a tokenizer puts before every text.
     """
 
-    def __init__(self, tokenizer: Decoder, *, stop: Sequence[str | bytes] = (), eos_token: int | None = None, first: bool = False):
+    def __init__(self, tokenizer: Decoder, *, stop: Sequence[str | bytes] = (), eos_token: EndTokens | None = None, first: bool = False):
         self.end: str | None = None
         """What ended it: "eos", "stop", or None."""
-        self._words, self._search, self._eos = Words(tokenizer, first=first), StopSearch(stop), eos_token
+        self._words, self._search, self._eos = Words(tokenizer, first=first), StopSearch(stop), end_tokens(eos_token)
         self._waiting: deque[Piece] = deque()
         self._certain = 0  # bytes of the pieces waiting that belong to no stop text
 
@@ -116,7 +120,7 @@ class RowText:
         """The next token; the pieces that are now certain. Nothing counts once the row has ended."""
         if self.end is not None:
             return []
-        if token == self._eos:
+        if token in self._eos:
             self.end = "eos"
             self._waiting.append(Piece(token, b"", log_prob))
             return self.finish()

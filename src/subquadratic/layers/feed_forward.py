@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from ..ops.errors import require, require_positive, require_probability
 from ..ops.feed_forward_native import NativeFeedForward, suits
 from ..ops.gelu import gelu
-from .hooks import is_untouched
+from ..ops.scalars import plain_scalars
 from .linear import Linear
+from .untouched import is_untouched
 
 
 class FeedForward(nn.Module):
@@ -27,13 +28,14 @@ class FeedForward(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, *, mult: float = 4.0, glu: bool = False, chunks: int = 1, dropout: float = 0.0):
         super().__init__()
         require_positive(dim=dim, ff_chunks=chunks)
         require_probability(dropout=dropout)
         inner = int(dim * mult)
         require(inner >= 1, f"ff_mult must give an inner width of at least 1, got {mult!r} times {dim}")
-        self.glu, self.chunks = glu, chunks
+        self.glu, self.chunks, self.inner = glu, chunks, inner
         self.expand = Linear(dim, inner * (2 if glu else 1))
         self.contract = Linear(inner, dim)
         self.dropout = nn.Dropout(dropout)
@@ -45,16 +47,34 @@ class FeedForward(nn.Module):
         return torch.cat([self._run(piece) for piece in x.chunk(self.chunks, dim=1)], dim=1)
 
     def _run(self, x: Tensor) -> Tensor:
-        maps = self.expand, self.contract
-        untouched = all(is_untouched(part, Linear, nn.Dropout) for part in (*maps, self.dropout))
-        if untouched and not (self.training and self.dropout.p):
-            parameters = [parameter for linear in maps for parameter in (linear.weight, linear.bias)]
-            if suits(x, *parameters):
-                return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], -1)
+        fused = self._fused(x)
+        if fused is not None:
+            return fused
         x = self.expand(x)
         if self.glu:
+            self._check_gates(x.shape[-1])
             x, value = x.chunk(2, dim=-1)
             x = gelu(x) * value
         else:
             x = gelu(x)
         return self.contract(self.dropout(x))
+
+    def _fused(self, x: Tensor) -> Tensor | None:
+        """The layer as one operation; None where it is to be made of its modules."""
+        maps = self.expand, self.contract
+        if not all(is_untouched(part, Linear, nn.Dropout) for part in (*maps, self.dropout)) or (self.dropout.training and self.dropout.p):
+            return None
+        parameters = [parameter for linear in maps for parameter in (linear.weight, linear.bias)]
+        if not suits(x, *parameters):
+            return None
+        if self.glu:
+            self._check_gates(self.expand.weight.shape[0])
+        return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], -1)
+
+    def _check_gates(self, width: int) -> None:
+        """Tensor parallelism gives a rank some rows of ``expand``: not as many gates as values."""
+        require(
+            width == 2 * self.inner,
+            f"expand of a FeedForward with glu=True must give {self.inner} gates and then {self.inner} values, got {width} channels: "
+            "its rows cannot be split over ranks (replicate this layer, or use glu=False)",
+        )

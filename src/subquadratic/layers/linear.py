@@ -1,9 +1,10 @@
 """The linear map of every layer."""
 
+import torch
 from torch import Tensor, nn
 
 from ..ops.linear import linear, linear_together
-from .hooks import is_untouched
+from .untouched import is_untouched
 
 
 class Linear(nn.Linear):
@@ -19,3 +20,22 @@ def maps_of(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     if all(is_untouched(layer, Linear) for layer in layers):
         return linear_together(x, [(layer.weight, layer.bias) for layer in layers])  # type: ignore[misc]
     return [layer(x) for layer in layers]
+
+
+def map_exactly(x: Tensor, layer: nn.Module, given: torch.dtype, *, plus: Tensor | None = None) -> Tensor:
+    """layer(x) + plus in the dtype of (..., D), float32 or float64, whatever the layer's is.
+
+    A layer with something in its place, or that somebody listens to, is called as it would be elsewhere in the model, in the dtype that is
+    ``given`` there: what does not fit into float16 becomes its largest number.
+    """
+    if is_untouched(layer, Linear):
+        assert isinstance(layer, Linear)
+        return linear(x, layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype), plus=plus)
+    y = layer(fitting(x, given)).to(x.dtype)
+    return y if plus is None else y + plus
+
+
+def fitting(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in ``dtype``, with what would overflow in float16 at its limit."""
+    limit = torch.finfo(dtype).max
+    return x.clamp(-limit, limit).to(dtype) if dtype is torch.float16 else x.to(dtype)

@@ -12,11 +12,14 @@ from ..ops.precision import exact_dtype
 from ..ops.rotary import rotation, turn
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, H K) -> (B, H, N, K)."""
+def split_heads(x: Tensor, width: int) -> Tensor:
+    """(B, N, H K) -> (B, H, N, K) with heads of K = ``width``, as many as there are: a rank of tensor parallelism has some of them."""
+    heads, rest = divmod(x.shape[2], width)
+    if rest:
+        raise ValueError(f"a map gave {x.shape[2]} channels, which are no whole number of heads of width {width}")
     if x.shape[1] == 1:  # a token's numbers lie the same way either way
-        return x.reshape(x.shape[0], heads, 1, x.shape[2] // heads)
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return x.reshape(x.shape[0], heads, 1, width)
+    return x.unflatten(-1, (heads, width)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..ops.add_norm_native import add_norm, suits
 from ..ops.errors import require_choice
 from ..ops.precision import exact_dtype
-from .hooks import is_untouched
+from .untouched import is_untouched
 
 NORMS = ("layer", "scale", "rezero")
 

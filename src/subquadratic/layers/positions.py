@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.errors import require, require_choice, require_positive
+from ..ops.rotary import rotary_angles
+from ..ops.scalars import plain_scalars
 
 POSITIONS = ("rotary", "learned", "fixed", "axial", None)
 
@@ -16,6 +18,7 @@ POSITIONS = ("rotary", "learned", "fixed", "axial", None)
 class LearnedPositions(nn.Module):
     """A table of ``max_length`` vectors."""
 
+    @plain_scalars
     def __init__(self, dim: int, max_length: int):
         super().__init__()
         require_positive(max_length=max_length)
@@ -31,21 +34,21 @@ class FixedPositions(nn.Module):
     """Sines and cosines of geometric wavelengths (Vaswani et al., arXiv 1706.03762, section 3.5), computed when asked: any length, no
     buffer."""
 
+    @plain_scalars
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
 
     def forward(self, positions: Tensor) -> Tensor:
         """(...) int64 -> (..., D) float32: sines in the first half, cosines in the second."""
-        half = (self.dim + 1) // 2
-        rates = torch.exp(torch.arange(half, device=positions.device, dtype=torch.float32) * (-2.0 * math.log(10000.0) / self.dim))
-        angles = positions[..., None].float() * rates
-        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.dim]
+        angles = rotary_angles(positions, self.dim)
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., : self.dim].to(torch.float32)
 
 
 class AxialPositions(nn.Module):
     """Position p = row * columns + column gets row vector + column vector (Reformer's axial positions, arXiv 1912.12180, summed form)."""
 
+    @plain_scalars
     def __init__(self, dim: int, shape: tuple[int, int]):
         super().__init__()
         require(len(shape) == 2, f"axial_shape must be (rows, columns), got {shape!r}")

@@ -16,7 +16,9 @@ from ..ops.errors import require
 from ..ops.state import State, state
 from .norms import Gain, make_norm, sum_and_norm
 from .reversible import run_reversible
+from .streaming import Carry, Streaming, advance, part_with
 from .token_shift import ShiftState, TokenShift
+from .untouched import is_untouched
 
 Arguments = dict[str, Any]  # what a forward call shares among all branches: mask, context, ... by the name of the layers' own arguments
 CONTEXT = ("context", "context_mask")  # read once, when a streaming state is made
@@ -37,11 +39,11 @@ class StackState(State):
     branches: tuple[BranchState, ...]
 
 
-class Branch(nn.Module):
+class Branch(Streaming):
     """One residual branch: x -> layer(shift(norm(x))), times a learned gain under ReZero.
 
     Args:
-        layer: maps (B, N, D) to (B, N, D); with ``init_state`` and ``extend`` if it remembers.
+        layer: maps (B, N, D) to (B, N, D); with ``init_state`` if it remembers, and then a ``forward`` that takes ``carry``, or ``extend``.
         dim: D.
         norm: "layer", "scale" or "rezero".
         reads: the shared arguments that ``layer`` takes by keyword.
@@ -54,44 +56,52 @@ class Branch(nn.Module):
     ):
         super().__init__()
         self.norm: Any = make_norm(norm, dim)
-        self.shift = TokenShift(dim, causal=causal) if token_shift else None
+        self.shift: Any = TokenShift(dim, causal=causal) if token_shift else None
         self.layer: Any = layer
         self.gain = Gain() if norm == "rezero" else None
         self.reads = tuple(reads)
 
-    def forward(self, x: Tensor, arguments: Arguments, *, normed: bool = False) -> Tensor:
-        """What the branch adds to the residual stream: (B, N, D) -> (B, N, D). ``normed``: the norm has been applied."""
-        if self.norm is not None and not normed:
-            x = self.norm(x)
-        if self.shift is not None:
-            x = self.shift(x, arguments.get("mask"))
-        x = self.layer(x, **{name: arguments[name] for name in self.reads if name in arguments})
+    def forward(self, x: Tensor, arguments: Arguments, *, carry: Carry | None = None) -> Tensor:
+        """What the branch adds to the residual stream: (B, N, D) -> (B, N, D). ``carry``: of a :class:`BranchState`."""
+        return self.after_norm(x if self.norm is None else self.norm(x), arguments, carry)
+
+    def after_norm(self, x: Tensor, arguments: Arguments, carry: Carry | None = None) -> Tensor:
+        """As ``forward``, of a stream that has been normed."""
+        mask = arguments.get("mask")
+        given = {name: arguments[name] for name in self.reads if name in arguments}
+        if carry is None:
+            x = x if self.shift is None else self.shift(x, mask)
+            x = self.layer(x, **given)
+        else:
+            x = self._step(x, mask, {name: value for name, value in given.items() if name not in CONTEXT}, carry)
         return x if self.gain is None else self.gain(x)
 
-    def init_state(self, batch_size: int, arguments: Arguments, *, device: torch.device, dtype: torch.dtype) -> BranchState:
-        """The state before the first token; ``arguments`` may hold a context, which is read here once and for all."""
-        shift = None if self.shift is None else self.shift.init_state(batch_size, device=device, dtype=dtype)
-        if not hasattr(self.layer, "init_state"):
-            return BranchState(shift, None)
-        context = {name: arguments[name] for name in CONTEXT if name in self.reads and name in arguments}
-        return BranchState(shift, self.layer.init_state(batch_size, device=device, dtype=dtype, **context))
-
-    def extend(self, x: Tensor, state: BranchState, arguments: Arguments) -> tuple[Tensor, BranchState]:
-        """As ``forward`` for the next piece."""
-        shift, inner = state.shift, state.layer
-        if self.norm is not None:
-            x = self.norm(x)
-        if self.shift is not None and shift is not None:
-            x, shift = self.shift.extend(x, shift, mask=arguments.get("mask"))
-        given = {name: arguments[name] for name in self.reads if name in arguments and name not in CONTEXT}
+    def _step(self, x: Tensor, mask: Tensor | None, given: Arguments, carry: Carry) -> Tensor:
+        shift, inner = carry.before.shift, carry.before.layer
+        if self.shift is not None:
+            x, shift = advance(self.shift, x, mask, state=shift)
         if inner is None:
             x = self.layer(x, **given)
         else:
-            x, inner = self.layer.extend(x, inner, **given)
-        return (x if self.gain is None else self.gain(x)), BranchState(shift, inner)
+            x, inner = advance(self.layer, x, state=inner, **given)
+        carry.after = BranchState(shift, inner)
+        return x
+
+    def init_state(self, batch_size: int, arguments: Arguments, *, device: torch.device, dtype: torch.dtype) -> BranchState:
+        """The state before the first token; ``arguments`` may hold a context, which is read here once and for all."""
+        shift = None if self.shift is None else part_with(self.shift, "init_state").init_state(batch_size, device=device, dtype=dtype)
+        layer = part_with(self.layer, "init_state")
+        if layer is None:
+            return BranchState(shift, None)
+        context = {name: arguments[name] for name in CONTEXT if name in self.reads and name in arguments}
+        return BranchState(shift, layer.init_state(batch_size, device=device, dtype=dtype, **context))
+
+    def extend(self, x: Tensor, state: BranchState, arguments: Arguments) -> tuple[Tensor, BranchState]:
+        """As ``forward`` for the next piece."""
+        return self._carried(x, arguments, state=state)
 
 
-class ResidualStack(nn.Module):
+class ResidualStack(Streaming):
     """Branches one after another, each added to the stream.
 
     Args:
@@ -117,8 +127,10 @@ class ResidualStack(nn.Module):
         blocks: Any = self.blocks
         return [branch for block in blocks for branch in block.values()]
 
-    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        """(B, N, D) -> (B, N, D); ``arguments`` go to the branches that read them."""
+    def forward(self, x: Tensor, *, carry: Carry | None = None, **arguments: Any) -> Tensor:
+        """(B, N, D) -> (B, N, D); ``arguments`` go to the branches that read them. ``carry``: of a :class:`StackState`."""
+        if carry is not None:
+            return self._step(x, arguments, carry)
         if self.reversible:
             return run_reversible(self.branches(), x, arguments)
         delta = None
@@ -126,35 +138,32 @@ class ResidualStack(nn.Module):
             if self.checkpointing and torch.is_grad_enabled() and not is_transformed():
                 x = x + checkpoint(branch, x, arguments, use_reentrant=False)
                 continue
-            both = sum_and_norm(branch.norm, x, delta)
+            both = sum_and_norm(branch.norm, x, delta) if is_untouched(branch, Branch) else None
             if both is not None:
                 x, y = both
-                delta = branch(y, arguments, normed=True)
+                delta = branch.after_norm(y, arguments)
             else:
                 x = x if delta is None else x + delta
                 delta = branch(x, arguments)
         return x if delta is None else x + delta
 
-    def init_state(self, batch_size: int, *, device: torch.device, dtype: torch.dtype, **arguments: Any) -> StackState:
-        """The state of every branch before the first token."""
-        return StackState(tuple(branch.init_state(batch_size, arguments, device=device, dtype=dtype) for branch in self.branches()))
-
-    def extend(self, x: Tensor, state: StackState, **arguments: Any) -> tuple[Tensor, StackState]:
-        """(B, N, D) and the state before -> (B, N, D) and the state after."""
+    def _step(self, x: Tensor, arguments: Arguments, carry: Carry) -> Tensor:
         states = []
         streams = [x, x]  # the same tensor twice when there is only one stream
-        for index, (branch, before) in enumerate(zip(self.branches(), state.branches, strict=True)):
+        for index, (branch, before) in enumerate(zip(self.branches(), carry.before.branches, strict=True)):
             source = streams[(index + 1) % 2] if self.reversible else streams[0]
-            delta, after = branch.extend(source, before, arguments)
+            delta, after = advance(branch, source, arguments, state=before)
             states.append(after)
             target = index % 2 if self.reversible else 0
             streams[target] = streams[target] + delta
-        return (streams[0] + streams[1]) / 2 if self.reversible else streams[0], StackState(tuple(states))
+        carry.after = StackState(tuple(states))
+        return (streams[0] + streams[1]) / 2 if self.reversible else streams[0]
 
+    def init_state(self, batch_size: int, *, device: torch.device, dtype: torch.dtype, **arguments: Any) -> StackState:
+        """The state of every branch before the first token."""
+        parts = (part_with(branch, "init_state") for branch in self.branches())
+        return StackState(tuple(part.init_state(batch_size, arguments, device=device, dtype=dtype) for part in parts))
 
-def default_device(module: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
-    """Those given, or those of the module's first floating parameter."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            return torch.device(device) if device is not None else parameter.device, dtype or parameter.dtype
-    return torch.device(device or "cpu"), dtype or torch.get_default_dtype()
+    def extend(self, x: Tensor, state: StackState, **arguments: Any) -> tuple[Tensor, StackState]:
+        """(B, N, D) and the state before -> (B, N, D) and the state after."""
+        return self._carried(x, state=state, **arguments)

@@ -4,12 +4,13 @@ Axes: B batch, N length, D width.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..ops.errors import NotCausalError
 from ..ops.padding import zero_padding
 from ..ops.state import State, state
+from .streaming import Carry, Streaming
 
 
 @state
@@ -19,7 +20,7 @@ class ShiftState(State):
     last: Tensor  # (B, D_shifted) of the last real token; zeros before the first
 
 
-class TokenShift(nn.Module):
+class TokenShift(Streaming):
     """Causal: the second half of the channels comes from the token before. Bidirectional: one third from the token after, one third
     unchanged,
     one third from the token before (channels that do not divide stay). Neighbours are real tokens: padding in between is skipped.
@@ -32,9 +33,11 @@ class TokenShift(nn.Module):
         self.causal = causal
         self.part = dim // 2 if causal else dim // 3
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, carry: Carry | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D). ``carry``: of a :class:`ShiftState`."""
         x = zero_padding(x, mask)
+        if carry is not None:
+            return self._step(x, mask, carry)
         if self.causal:
             kept, moved, rest = self._split(x)
             return torch.cat((kept, _from_before(moved, mask), rest), dim=-1)
@@ -49,15 +52,17 @@ class TokenShift(nn.Module):
 
     def extend(self, x: Tensor, state: ShiftState, *, mask: Tensor | None = None) -> tuple[Tensor, ShiftState]:
         """(B, N, D) and the state before -> (B, N, D) and the state after."""
-        x = zero_padding(x, mask)
+        return self._carried(x, mask, state=state)
+
+    def _step(self, x: Tensor, mask: Tensor | None, carry: Carry) -> Tensor:
         kept, moved, rest = self._split(x)
-        line = torch.cat((state.last[:, None].to(moved.dtype), moved), dim=1)
-        if mask is None:
-            return torch.cat((kept, line[:, :-1], rest), dim=-1), ShiftState(line[:, -1])
-        real = torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
-        latest = _latest(real)[..., None].expand_as(line)  # for each place, the last real one up to it
-        line = line.gather(1, latest)
-        return torch.cat((kept, line[:, :-1], rest), dim=-1), ShiftState(line[:, -1])
+        line = torch.cat((carry.before.last[:, None].to(moved.dtype), moved), dim=1)
+        if mask is not None:
+            real = torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
+            latest = _latest(real)[..., None].expand_as(line)  # for each place, the last real one up to it
+            line = line.gather(1, latest)
+        carry.after = ShiftState(line[:, -1])
+        return torch.cat((kept, line[:, :-1], rest), dim=-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         kept, moved, rest = x.split([self.part, self.part, x.shape[-1] - 2 * self.part], dim=-1)

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..layers.feed_forward import FeedForward
 from ..layers.multi_head import position_turns
-from ..layers.residual import Branch, ResidualStack, StackState, default_device
+from ..layers.residual import Branch, ResidualStack, StackState
+from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from ..ops.backend import is_traced
 from ..ops.errors import NotCausalError, require
 from ..ops.free_memory import release_free_memory
@@ -31,7 +32,7 @@ class BackboneState(State):
     seen: Tensor  # (B,) int64, real tokens so far
 
 
-class StackBackbone(nn.Module):
+class StackBackbone(Streaming):
     """A stack of residual blocks, (B, N, D) -> (B, N, D). Subclasses build the blocks and may add arguments that all blocks share."""
 
     constant_state: ClassVar[bool] = True
@@ -48,7 +49,13 @@ class StackBackbone(nn.Module):
         return {"turns": position_turns(x, mask, seen, self.config.head_width)} if self.config.positions == "rotary" else {}
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None, context_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        carry: Carry | None = None,
     ) -> Tensor:
         """The whole sequence at once.
 
@@ -57,6 +64,7 @@ class StackBackbone(nn.Module):
             mask: (B, N) bool, True = real token; padding may be anywhere.
             context: (B, S, context_dim), where the configuration has cross-attention.
             context_mask: (B, S) bool.
+            carry: the state of a stream, of which ``x`` is the next piece: see ``extend``. It holds the context.
 
         Returns:
             (B, N, D), zero at padded positions. No norm follows the last block: the heads have one.
@@ -65,6 +73,10 @@ class StackBackbone(nn.Module):
             ValueError: for wrong shapes, or a context missing or given in vain.
         """
         x = checked(x, mask, self.config.dim)
+        if carry is not None:
+            require(context is None, "a context is read once, in init_state, and not again in extend")
+            y, carry.after = self._extend(x, carry.before, mask)
+            return zero_padding(y, mask)
         cross = context_arguments(self, self.config, context, context_mask)
         if self._goes_in_segments(x):
             return zero_padding(self._segments(x, mask, cross), mask)
@@ -85,7 +97,7 @@ class StackBackbone(nn.Module):
     def _segments(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:
         """(B, N, D) -> (B, N, D): the sequence streamed; what is kept of a segment is its input and the state before it."""
         state = BackboneState(
-            self.stack.init_state(x.shape[0], device=x.device, dtype=x.dtype, **cross),
+            part_with(self.stack, "init_state").init_state(x.shape[0], device=x.device, dtype=x.dtype, **cross),
             torch.zeros(x.shape[0], dtype=torch.int64, device=x.device),
         )
         size = max(1, SEGMENT // x.shape[0])
@@ -123,7 +135,8 @@ class StackBackbone(nn.Module):
         if not self.config.causal:
             raise NotCausalError(f"this {type(self).__name__}")
         place, kind = default_device(self, device, dtype)
-        stack = self.stack.init_state(batch_size, device=place, dtype=kind, **context_arguments(self, self.config, context, context_mask))
+        cross = context_arguments(self, self.config, context, context_mask)
+        stack = part_with(self.stack, "init_state").init_state(batch_size, device=place, dtype=kind, **cross)
         return BackboneState(stack, torch.zeros(batch_size, dtype=torch.int64, device=place))
 
     def extend(self, x: Tensor, state: BackboneState, *, mask: Tensor | None = None) -> tuple[Tensor, BackboneState]:
@@ -133,11 +146,10 @@ class StackBackbone(nn.Module):
         """
         if not self.config.causal:
             raise NotCausalError(f"this {type(self).__name__}")
-        y, after = self._extend(checked(x, mask, self.config.dim), state, mask)
-        return zero_padding(y, mask), after
+        return self._carried(x, state=state, mask=mask)
 
     def _extend(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
-        y, stack = self.stack.extend(x, state.stack, mask=mask, **self.shared(x, mask, state.seen))
+        y, stack = advance(self.stack, x, state=state.stack, mask=mask, **self.shared(x, mask, state.seen))
         return y, BackboneState(stack, count_on(state.seen, mask, x.shape[1]))
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..layers.norms import NORMS
 from ..layers.positions import POSITIONS
-from ..ops.errors import require, require_choice, require_positive, require_probability
+from ..ops.errors import require, require_above_zero, require_choice, require_positive, require_probability
+from ..ops.scalars import as_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,13 @@ class BackboneConfig:
             BackboneConfig._classes[cls.model_type] = cls
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, as_number(getattr(self, field.name)))
         require_positive(dim=self.dim, depth=self.depth, heads=self.heads, head_dim=self.head_dim, ff_chunks=self.ff_chunks)
         require_probability(dropout=self.dropout, attention_dropout=self.attention_dropout)
         require_choice("norm", self.norm, NORMS)
         require_choice("positions", self.positions, POSITIONS)
-        require(self.ff_mult > 0, f"ff_mult must be greater than 0, got {self.ff_mult!r}")
+        require_above_zero(ff_mult=self.ff_mult)
         require(
             not (self.reversible and self.checkpointing),
             "reversible=True already recomputes activations: leave checkpointing=False with it",

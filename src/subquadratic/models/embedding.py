@@ -12,6 +12,7 @@ from ..ops.backend import may_look
 from ..ops.errors import check_mask, require, require_positive
 from ..ops.padding import check_positions, token_positions, zero_padding
 from ..ops.recording import in_one_call
+from ..ops.scalars import plain_scalars
 from .config import BackboneConfig
 
 
@@ -28,6 +29,7 @@ class TokenEmbedding(nn.Module):
         ValueError: for values out of range, or a ``max_length`` over the backbone's own.
     """
 
+    @plain_scalars
     def __init__(self, config: BackboneConfig, *, vocab_size: int, max_length: int | None, maskable: bool = False):
         super().__init__()
         require_positive(vocab_size=vocab_size, max_length=max_length)
@@ -73,7 +75,7 @@ class TokenEmbedding(nn.Module):
         if mask is not None:
             tokens = tokens.masked_fill(~mask, 0)
         if may_look(tokens):
-            self.check_range(tokens)
+            check_tokens(tokens, self.vocab_size)
         positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
         length = tokens.shape[1]
         if self.max_length is not None and may_look(positions) and (length > self.max_length or positions.dim() > 1):
@@ -87,16 +89,19 @@ class TokenEmbedding(nn.Module):
             x = x + self.positions(positions).to(x.dtype)
         return zero_padding(self.dropout(x), mask)
 
-    def check_range(self, tokens: Tensor) -> None:
-        """Raises ValueError for a token that is not in the vocabulary."""
-        check_tokens(tokens, self.vocab_size)
+    def output_weight(self, hidden: Tensor) -> Tensor:
+        """(V, D), for an output map of (..., D) that is tied to the table: its weight, or what the module that stands in its place makes of
+        every token: with what an adapter adds, and with weights that are loaded only when it is called."""
+        if type(self.table) is nn.Embedding and self.table.weight.device == hidden.device:
+            return self.table.weight
+        return self.table(torch.arange(self.vocab_size, device=hidden.device))
 
 
 @in_one_call
 def check_tokens(tokens: Tensor, vocab_size: int) -> None:
     """Raises ValueError for a token that is not below ``vocab_size``, or negative. Not while a CUDA graph is captured: looking at a number
     would break that off."""
-    if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not tokens.numel() or (tokens.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     low, high = (int(value) for value in tokens.aminmax())
     require(low >= 0 and high < vocab_size, f"tokens must be at least 0 and less than vocab_size={vocab_size}, got {low} to {high}")

@@ -9,7 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..layers.modes import evaluating
+from ..layers.streaming import part_with
 from ..ops.errors import require
+from ..ops.scalars import plain_scalars
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_
@@ -33,6 +36,7 @@ class EncoderDecoder(Pretrained):
         ValueError: for values out of range, or configurations that do not fit together.
     """
 
+    @plain_scalars
     def __init__(
         self,
         encoder_config: BackboneConfig,
@@ -91,6 +95,12 @@ class EncoderDecoder(Pretrained):
         """Mean cross-entropy in nats per target token after the first, given the source and the target tokens before."""
         return self.decoder.loss(target, target_mask, context=self.encode(source, mask=source_mask), context_mask=source_mask)
 
+    def count_predictions(
+        self, source: Tensor, target: Tensor, *, source_mask: Tensor | None = None, target_mask: Tensor | None = None
+    ) -> Tensor:
+        """How many target tokens ``loss`` is the mean of: see :meth:`LanguageModel.count_predictions`."""
+        return self.decoder.count_predictions(target, target_mask)
+
     def init_state(
         self,
         batch_size: int | None = None,
@@ -111,7 +121,8 @@ class EncoderDecoder(Pretrained):
             batch_size is None or batch_size == source.shape[0], f"batch_size must be that of source, {source.shape[0]}, got {batch_size}"
         )
         context = self.encode(source, mask=source_mask)
-        return self.decoder.init_state(source.shape[0], context=context, context_mask=source_mask, device=device, dtype=dtype)
+        place = context.device if device is None else device
+        return self.decoder.init_state(source.shape[0], context=context, context_mask=source_mask, device=place, dtype=dtype)
 
     def extend(
         self, target: Tensor, state: LanguageModelState, *, mask: Tensor | None = None, last_only: bool = False
@@ -149,21 +160,18 @@ class EncoderDecoder(Pretrained):
     @torch.no_grad()
     def _read_source(self, source: Tensor, mask: Tensor | None) -> LanguageModelState:
         """The decoder's state once the source is read, without dropout."""
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             return self.init_state(source=source, source_mask=mask)
-        finally:
-            self.train(was_training)
 
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""
+        embedding = part_with(self.embedding, "vocab_size")
         return {
             "encoder_config": self.encoder_config.to_dict(),
             "decoder_config": self.decoder_config.to_dict(),
-            "vocab_size": self.embedding.vocab_size,
+            "vocab_size": embedding.vocab_size,
             "target_vocab_size": self.decoder.vocab_size,
-            "max_length": self.embedding.max_length,
+            "max_length": embedding.max_length,
             "target_max_length": self.decoder.max_length,
             "tie_embeddings": self.decoder.tie_embeddings,
         }

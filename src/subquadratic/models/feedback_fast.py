@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..attention.feedback import FeedbackAttention
 from ..layers.feed_forward import FeedForward
-from ..layers.hooks import has_hooks
 from ..layers.norms import ScaleNorm
+from ..layers.untouched import untouched_parts
 from ..ops.backend import PLAIN, is_traced
 from ..ops.feedback_recurrence import feedback_recurrence
 from ..ops.feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
@@ -21,8 +22,7 @@ from .feedback_stack import FeedbackLayer
 if TYPE_CHECKING:
     from .feedback_transformer import FeedbackTransformer
 
-OURS = __package__.partition(".")[0] + "."
-FOREIGN = (nn.Linear, nn.Dropout, nn.ModuleList)
+FOREIGN = (nn.Linear, nn.Dropout, nn.LayerNorm, nn.ModuleList)
 
 
 def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
@@ -36,14 +36,14 @@ def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
     return (
         config.segment_length == 1
         and not config.cross_attention
-        and not (model.training and (config.dropout > 0 or config.attention_dropout > 0))
         and not (config.checkpointing and torch.is_grad_enabled())
         and not is_traced()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled(x.device.type)
         and x.dtype in (torch.float32, torch.float64)
         and type(x) is Tensor
-        and _as_built(model.stack, x.dtype, model.stack.memory.key_value.weight.device)
+        and x.shape[0] > 0
+        and _as_built(model.stack, x)
     )
 
 
@@ -57,7 +57,7 @@ def run_fast(
     if state is not None:
         before, empty = state.memory.to(x.dtype), (window - state.seen).clamp_min(0)
     if model.relative_bias is not None:
-        bias = model.bias_table(min(window, length + (0 if state is None else window)), 0)[:, 0].to(x.dtype)
+        bias = model.bias_table(min(window, length + (0 if state is None else window)), 0, like=x)[:, 0].to(x.dtype)
     shared = MemoryWeights(memory.weights(), *_norm_weights(memory.norm), memory.key_value.weight, bias)
     layers = [_layer_weights(layer) for layer in model.stack.layers]
     y, line = feedback_recurrence(x, before, empty, shared, layers, heads=config.heads, window=window, detach_every=config.detach_every)
@@ -71,31 +71,33 @@ def run_fast(
     return y, FeedbackState(state.seen + count, kept.permute(2, 4, 1, 0, 3, 5).contiguous(), None, state.context)
 
 
-def _as_built(stack: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether each module does what its class says and nothing besides, with plain parameters of one kind. Every token that is generated
-    asks this, so one walk does what ``modules()`` and ``parameters()`` would do in two slower ones."""
-    waiting: list[nn.Module] = [stack]
-    while waiting:
-        module = waiting.pop()
-        if has_hooks(module):
+def _as_built(stack: nn.Module, x: Tensor) -> bool:
+    """Whether each module does what its class says and nothing besides, without dropout, with plain parameters of the kind of ``x``."""
+    parts = untouched_parts(stack, *FOREIGN)
+    return parts is not None and all(_is_readable(part, x) for part in parts)
+
+
+def _is_readable(module: nn.Module, x: Tensor) -> bool:
+    kind = type(module)
+    if kind is nn.LayerNorm:
+        assert isinstance(module, nn.LayerNorm)
+        if module.eps != LAYER_EPSILON or module.bias is None:
             return False
-        kind = type(module)
-        if kind is nn.LayerNorm:
-            assert isinstance(module, nn.LayerNorm)
-            if module.eps != LAYER_EPSILON or module.bias is None:
-                return False
-        elif isinstance(module, ScaleNorm):
-            if module.epsilon != SCALE_EPSILON:
-                return False
-        elif kind not in FOREIGN and not kind.__module__.startswith(OURS):
+    elif kind is ScaleNorm:
+        assert isinstance(module, ScaleNorm)
+        if module.epsilon != SCALE_EPSILON:
             return False
-        for parameter in module._parameters.values():
-            if parameter is not None and not (
-                type(parameter) in PLAIN and parameter.dtype is dtype and parameter.device == device
-            ):
-                return False
-        waiting.extend(child for child in module._modules.values() if child is not None)
-    return True
+    elif kind is nn.Dropout:
+        if module.training and module.p:
+            return False
+    elif kind is FeedbackAttention:
+        assert isinstance(module, FeedbackAttention)
+        if (module.training and module.dropout) or len(module.query.weight) != module.heads * module.width:
+            return False  # on a rank of tensor parallelism there are fewer heads
+    return all(
+        parameter is None or (type(parameter) in PLAIN and parameter.dtype is x.dtype and parameter.device == x.device)
+        for parameter in module._parameters.values()
+    )
 
 
 def _norm_weights(norm: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:

@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..attention.feedback import FeedbackMemory
 from ..layers.residual import BranchState
+from ..layers.streaming import part_with
+from ..layers.untouched import is_untouched
 from ..ops.backend import is_transformed
 from ..ops.errors import require
 from ..ops.feedback import HIDDEN, MemoryLine
@@ -58,28 +61,31 @@ class Loop:
     """
 
     def __init__(self, model: "FeedbackTransformer", segments: Segments, state: FeedbackState | None, contexts: tuple[BranchState, ...]):
-        config, memory = model.config, model.stack.memory
+        config = model.config
         self.model, self.config, self.segments, self.state, self.contexts = model, config, segments, state, contexts
         self.total = segments.slot + segments.x.shape[1]
         self.lead = 0 if state is None else config.memory_length
         self.cut = 0
-        weight, device = memory.key_value.weight, segments.x.device.type
+        x, stack = segments.x, model.inner_stack
+        memory = part_with(stack.memory, "of_layer")
+        self.memory = stack.memory
+        device = x.device.type
         self.line = MemoryLine(
-            segments.x.shape[0],
+            x.shape[0],
             self.total + (0 if state is None else config.memory_length + config.spare),
             groups=memory.groups,
             heads=config.heads,
             width=config.head_width,
-            device=weight.device,
-            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype,
+            device=x.device,
+            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype,
         )
         self.token = self.line.start()
         if state is not None:
             self.token = self.line.write(state.memory, 0, self.token)
         self.memories = min(config.memory_length, self.lead + self.total)
-        self.table = model.bias_table(self.memories, min(config.spare, self.total))
-        self.weights = memory.weights()
-        self.first = model.stack.ask_first(segments.x)
+        self.table = model.bias_table(self.memories, min(config.spare, self.total), like=x)
+        self.weights = memory.weights() if is_untouched(stack.memory, FeedbackMemory) else None  # else asked when it is called
+        self.first = stack.ask_first(x)
         self.open = None if state is None else state.open
 
     def segment(self, start: int) -> Tensor:
@@ -98,13 +104,17 @@ class Loop:
             before = None
             if start == 0 and self.state is not None and self.state.open is not None:
                 before = Before(self.state.open, low, keep)
-            step = Step(window, bias, self.contexts, present, self.config.spare > 0, (first[0], first[1]), before)
-            hidden, inside = self.model.stack(x, step)
+            step = Step(
+                window, bias, context=self.contexts, present=present, inside=self.config.spare > 0,
+                first=(first[0], first[1]) if first else None, before=before,
+            )  # fmt: skip
+            y = self.model.stack(x, step)
             if self.state is not None or start + high < self.total:  # nobody reads the last memory of a call without a state
-                token = self.line.write(self.model.stack.memory(hidden, self.weights), place + low, token, keep=keep)
-            return hidden[-1], token, inside
+                token = self.line.write(self.memory(step.hidden, self.weights), place + low, token, keep=keep)
+            return y, token, step.entries
 
-        given = (self.segments.x[:, columns], self.token, self.first[0][:, columns], self.first[1][:, :, columns])
+        first = () if self.first is None else (self.first[0][:, columns], self.first[1][:, :, columns])
+        given = (self.segments.x[:, columns], self.token, *first)
         if self.config.checkpointing and torch.is_grad_enabled() and not is_transformed():
             y, self.token, inside = checkpoint(compute, *given, use_reentrant=False)
         else:

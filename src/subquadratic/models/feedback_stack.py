@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ..attention.feedback import FeedbackAttention, FeedbackMemory
 from ..attention.softmax import SoftmaxAttention
-from ..layers.norms import Gain, make_norm
+from ..layers.norms import Gain, ScaleNorm, make_norm
 from ..layers.residual import BranchState
+from ..layers.streaming import advance, part_with
+from ..layers.untouched import is_untouched
 from .backbone import make_branch, make_feed_forward
 from .config import BackboneConfig
 
@@ -40,22 +42,43 @@ class FeedbackLayer(nn.Module):
             self.cross_attention = make_branch(config, cross, reads=("context", "context_mask"))
         self.feed_forward = make_feed_forward(config)
 
-    def ask(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n, D) -> the normed input (B, n, D), of which keys inside a segment are made, and the queries (B, H, n, K)."""
-        normed = x if self.norm is None else self.norm(x)
+    def forward(self, x: Tensor, step: "Step", index: int, memory: FeedbackMemory) -> Tensor:
+        """(B, n, D) -> (B, n, D): attention to the memories of earlier segments and, with ``step.inside``, inside this one; to the context;
+        feed-forward. Of layer ``index``; ``memory`` makes the keys and values inside a segment, which are left in ``step``."""
+        runs = [step.window[index % len(step.window)]] if step.window else []
+        if runs or step.inside:
+            normed, queries = step.first if index == 0 and step.first is not None else (self._normed(x), None)
+            if step.inside:
+                entries = part_with(memory, "of_layer").of_layer(normed, index)
+                step.entries.append(_join(entries, index, step.before))
+                keys, values = step.entries[-1].permute(2, 0, 3, 1, 4)
+                runs.append((keys, values))
+            x = self._add(x, self.attention(normed, runs, step.bias, queries=queries), step.present)
+        if self.cross_attention is not None and step.context:
+            x = x + advance(self.cross_attention, x, {}, state=step.context[index])[0]
+        return x + self.feed_forward(x, {})
+
+    def ask(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(B, n, D) -> the normed input (B, n, D), of which keys inside a segment are made, and the queries (B, H, n, K), for
+        :attr:`Step.first`; None where somebody listens to these modules, each of which is then called once a segment."""
+        if not (
+            is_untouched(self, FeedbackLayer)
+            and is_untouched(self.attention, FeedbackAttention)
+            and is_untouched(self.attention.query, nn.Linear)
+            and (self.norm is None or is_untouched(self.norm, nn.LayerNorm, ScaleNorm))
+        ):
+            return None
+        normed = self._normed(x)
         return normed, self.attention.queries(normed)
 
-    def add_attention(self, x: Tensor, delta: Tensor, present: Tensor | None) -> Tensor:
+    def _normed(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
+
+    def _add(self, x: Tensor, delta: Tensor, present: Tensor | None) -> Tensor:
         """x plus what attention gave, in rows where there was something to see: ``present`` (B,) bool, None: in all."""
         if self.gain is not None:
             delta = self.gain(delta)
         return x + (delta if present is None else delta.masked_fill(~present[:, None, None], 0.0))
-
-    def rest(self, x: Tensor, context: BranchState | None) -> Tensor:
-        """The layer after its attention to the memory."""
-        if self.cross_attention is not None and context is not None:
-            x = x + self.cross_attention.extend(x, context, {})[0]
-        return x + self.feed_forward(x, {})
 
 
 class Before(NamedTuple):
@@ -66,16 +89,37 @@ class Before(NamedTuple):
     keep: Tensor | None  # (B, n): places from ``slot`` on where a row has its own past, so that the new token there is no token
 
 
-class Step(NamedTuple):
-    """What the layers of one segment read besides their input."""
+class Step:
+    """What the layers of one segment read besides their input, and what they leave. (Not a tuple: what copies the arguments of a call
+    hands on the same object.)
 
-    window: list[tuple[Tensor, Tensor]]  # keys and values of memories (B, H, S, K), one pair per key-value map; empty: no memory
-    bias: Tensor  # broadcasts to (B, H, n, S + n)
-    context: tuple[BranchState, ...]
-    present: Tensor | None = None  # (B,) bool, rows that have anything to attend to; None: all
-    inside: bool = False  # attend inside the segment
-    first: tuple[Tensor, Tensor] | None = None  # what the first layer asks: it needs no memory, so it is made for all segments at once
-    before: Before | None = None
+    Args:
+        window: keys and values of memories (B, H, S, K), one pair per key-value map; empty: no memory.
+        bias: broadcasts to (B, H, n, S + n).
+        context: one state per layer; empty: none.
+        present: (B,) bool, rows that have anything to attend to; None: all.
+        inside: attend inside the segment.
+        first: what the first layer asks: it needs no memory, so it is made for all segments at once; None: it is made here.
+        before: what the open segment of a state gives.
+    """
+
+    def __init__(
+        self,
+        window: list[tuple[Tensor, Tensor]],
+        bias: Tensor,
+        *,
+        context: tuple[BranchState, ...] = (),
+        present: Tensor | None = None,
+        inside: bool = False,
+        first: tuple[Tensor, Tensor] | None = None,
+        before: Before | None = None,
+    ):
+        self.window, self.bias, self.context, self.present = window, bias, context, present
+        self.inside, self.first, self.before = inside, first, before
+        self.hidden: list[Tensor] = []
+        """The input and each layer's output, L + 1 of (B, n, D)."""
+        self.entries: list[Tensor] = []
+        """With ``inside``, per layer the keys and values (B, n', 2, H, K) of the segment so far."""
 
 
 class FeedbackStack(nn.Module):
@@ -91,44 +135,27 @@ class FeedbackStack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.memory = memory
 
-    def forward(self, x: Tensor, step: Step) -> tuple[list[Tensor], list[Tensor]]:
-        """One segment.
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        """One segment through all layers, (B, n, D) -> (B, n, D); what a memory is made of is left in ``step.hidden``."""
+        step.hidden.append(x)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, step, index, self.memory)
+            step.hidden.append(x)
+        return x
 
-        Returns:
-            The input and each layer's output, L + 1 of (B, n, D); and, with ``step.inside``, per layer the keys and values (B, n', 2, H, K)
-            of the segment so far.
-        """
-        hidden, inside = [x], []
-        for index in range(len(self.layers)):
-            layer = self._layer(index)
-            runs = [step.window[index % len(step.window)]] if step.window else []
-            if runs or step.inside:
-                normed, queries = step.first if index == 0 and step.first is not None else layer.ask(x)
-                if step.inside:
-                    inside.append(_join(self.memory.of_layer(normed, index), index, step.before))
-                    keys, values = inside[-1].permute(2, 0, 3, 1, 4)
-                    runs.append((keys, values))
-                x = layer.add_attention(x, layer.attention(queries, runs, step.bias), step.present)
-            x = layer.rest(x, step.context[index] if step.context else None)
-            hidden.append(x)
-        return hidden, inside
-
-    def ask_first(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def ask_first(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """For :attr:`Step.first`, of any number of tokens."""
-        return self._layer(0).ask(x)
+        first = self.layers[0]
+        return first.ask(x) if is_untouched(self, FeedbackStack) and type(first) is FeedbackLayer else None
 
     def read_context(
         self, context: Tensor, context_mask: Tensor | None, *, device: torch.device, dtype: torch.dtype
     ) -> tuple[BranchState, ...]:
         """Keys and values of a context, once for all steps: one state per layer."""
         arguments = {"context": context, "context_mask": context_mask}
-        branches = (self._layer(index).cross_attention for index in range(len(self.layers)))
-        return tuple(b.init_state(context.shape[0], arguments, device=device, dtype=dtype) for b in branches if b is not None)
-
-    def _layer(self, index: int) -> FeedbackLayer:
-        layer = self.layers[index]
-        assert isinstance(layer, FeedbackLayer)
-        return layer
+        branches = (part_with(layer, "ask").cross_attention for layer in self.layers)
+        readers = (part_with(branch, "init_state") for branch in branches if branch is not None)
+        return tuple(reader.init_state(context.shape[0], arguments, device=device, dtype=dtype) for reader in readers)
 
 
 def _join(entries: Tensor, layer: int, before: Before | None) -> Tensor:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..attention.feedback import FeedbackMemory, RelativeBias
 from ..layers.norms import make_norm
-from ..layers.residual import BranchState, default_device
+from ..layers.residual import BranchState
+from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..ops.errors import check_mask, check_sequence, require, require_positive
 from ..ops.feedback import HIDDEN
 from ..ops.padding import count_real, zero_padding
@@ -92,7 +93,7 @@ class FeedbackTransformerConfig(BackboneConfig):
         return FeedbackTransformer(self)
 
 
-class FeedbackTransformer(nn.Module):
+class FeedbackTransformer(Streaming):
     """The backbone: (B, N, D) -> (B, N, D), causal; see :class:`FeedbackTransformerConfig`.
 
     A row's segments begin at its real tokens 0, C, 2C, ...; padding is as if it were not there. An empty memory adds nothing. Carry memory
@@ -125,7 +126,13 @@ class FeedbackTransformer(nn.Module):
             self.relative_bias = RelativeBias(config.heads, buckets=config.relative_buckets, max_distance=config.relative_max_distance)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, context: Tensor | None = None, context_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        carry: Carry | None = None,
     ) -> Tensor:
         """A whole sequence, beginning with an empty memory.
 
@@ -134,6 +141,7 @@ class FeedbackTransformer(nn.Module):
             mask: (B, N) bool, True = real token; padding may be anywhere.
             context: (B, S, context_dim), where the configuration has cross-attention.
             context_mask: (B, S) bool.
+            carry: the state of a stream, of which ``x`` is the next piece: see ``extend``. It holds the context.
 
         Returns:
             (B, N, D), zero at padded positions. No norm follows the last layer: the heads have one.
@@ -142,6 +150,12 @@ class FeedbackTransformer(nn.Module):
             ValueError: for wrong shapes, or a context missing or given in vain.
         """
         self._check(x, mask)
+        if carry is not None:
+            require(context is None, "a context is read once, in init_state, and not again in extend")
+            state = carry.before
+            require(state.seen.shape[0] == x.shape[0], f"state must have the batch of x, {x.shape[0]}, got {state.seen.shape[0]}")
+            y, carry.after = self._run(x, mask, state.context, state)
+            return y
         contexts = self._read_context(x.shape[0], context, context_mask, device=x.device, dtype=x.dtype)
         return self._run(x, mask, contexts, None)[0]
 
@@ -163,7 +177,7 @@ class FeedbackTransformer(nn.Module):
         """
         place, kind = default_device(self, device, dtype)
         contexts = self._read_context(batch_size, context, context_mask, device=place, dtype=kind)
-        config, shape = self.config, self.stack.memory.shape
+        config, shape = self.config, part_with(self.inner_stack.memory, "of_layer").shape
         memory = torch.zeros(batch_size, config.memory_length + config.spare, *shape, device=place, dtype=kind)
         inside = torch.zeros(batch_size, config.spare, config.depth, *shape[1:], device=place, dtype=kind) if config.spare else None
         return FeedbackState(torch.zeros(batch_size, dtype=torch.int64, device=place), memory, inside, contexts)
@@ -173,11 +187,7 @@ class FeedbackTransformer(nn.Module):
 
         Equal to ``forward`` over all pieces at once, up to rounding; a segment may be cut anywhere. The state given is not changed.
         """
-        self._check(x, mask)
-        require(state.seen.shape[0] == x.shape[0], f"state must have the batch of x, {x.shape[0]}, got {state.seen.shape[0]}")
-        y, after = self._run(x, mask, state.context, state)
-        assert after is not None
-        return y, after
+        return self._carried(x, state=state, mask=mask)
 
     def _run(
         self, x: Tensor, mask: Tensor | None, contexts: tuple[BranchState, ...], state: FeedbackState | None
@@ -197,18 +207,22 @@ class FeedbackTransformer(nn.Module):
             after = None if count is None else loop.after(count)
         return bring_back(y, segments, mask), after
 
-    def bias_table(self, memories: int, inside: int) -> Tensor:
-        """Attention bias by place in a segment.
+    @property
+    def inner_stack(self) -> FeedbackStack:
+        """The stack itself, also where an adapter is around it."""
+        return part_with(self.stack, "ask_first")
+
+    def bias_table(self, memories: int, inside: int, *, like: Tensor) -> Tensor:
+        """Attention bias by place in a segment, on the device of ``like``.
 
         Returns:
             (H or 1, C', memories + inside): for a token in place s, first the ``memories`` before the segment, the last one at distance s +
             1, then the segment's own places, the future hidden. C' = max(inside, 1).
         """
-        weight = self.stack.memory.key_value.weight
-        distance = torch.arange(max(inside, 1), device=weight.device)[:, None] + memories
-        distance = distance - torch.arange(memories + inside, device=weight.device)
+        distance = torch.arange(max(inside, 1), device=like.device)[:, None] + memories
+        distance = distance - torch.arange(memories + inside, device=like.device)
         if self.relative_bias is None:
-            bias = torch.zeros(1, *distance.shape, device=weight.device, dtype=exact_dtype(weight))
+            bias = torch.zeros(1, *distance.shape, device=like.device, dtype=exact_dtype(like))
         else:
             bias = self.relative_bias(distance)
         return bias.masked_fill(distance < 0, HIDDEN) if inside else bias
@@ -224,4 +238,4 @@ class FeedbackTransformer(nn.Module):
         if context is None:
             return ()
         require(context.shape[0] == batch, f"context must have the batch of x, {batch}, got {context.shape[0]}")
-        return self.stack.read_context(context, context_mask, device=device, dtype=dtype)
+        return self.inner_stack.read_context(context, context_mask, device=device, dtype=dtype)

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from .. import generation
 from ..layers.norms import sum_and_norm
+from ..layers.streaming import Carry, advance, default_device, part_with
+from ..layers.untouched import is_untouched
 from ..ops.backend import may_look
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from ..ops.errors import check_mask, require
 from ..ops.linear import linear
 from ..ops.padding import count_on, count_real, pack_left
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
-from .embedding import TokenEmbedding, final_norm
+from .embedding import TokenEmbedding, check_tokens, final_norm
 from .initial_weights import draw_weights_
 from .saving import Pretrained
 
@@ -46,6 +49,7 @@ class LanguageModel(Pretrained):
     A Perceiver AR gives outputs for its last positions only, aligned right.
     """
 
+    @plain_scalars
     def __init__(self, config: BackboneConfig, *, vocab_size: int = 256, max_length: int | None = None, tie_embeddings: bool = False):
         super().__init__()
         self.config, self.vocab_size, self.tie_embeddings = config, vocab_size, tie_embeddings
@@ -58,15 +62,26 @@ class LanguageModel(Pretrained):
     @property
     def max_length(self) -> int | None:
         """The most positions a sequence may have; None: any number."""
-        return self.embedding.max_length
+        return part_with(self.embedding, "max_length").max_length
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, **arguments: Any) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        mask: Tensor | None = None,
+        masked: Tensor | None = None,
+        carry: Carry | None = None,
+        last_only: bool = False,
+        **arguments: Any,
+    ) -> Tensor:
         """Logits of a whole sequence.
 
         Args:
             tokens: (B, N) int64 in [0, V).
             mask: (B, N) bool, True = real token; padding may be anywhere.
             masked: (B, N) bool, True = hidden from the model ([MASK]); bidirectional models only.
+            carry: the state of a stream, of which ``tokens`` are the next ones: see ``extend``.
+            last_only: logits of each row's last real token only, (B, 1, V).
             arguments: ``context`` and ``context_mask`` for models with cross-attention, ``latents`` for a Perceiver AR.
 
         Returns:
@@ -75,7 +90,15 @@ class LanguageModel(Pretrained):
         Raises:
             ValueError: for wrong shapes, tokens out of range, more positions than ``max_length``.
         """
-        return self._logits(self.hidden(tokens, mask=mask, masked=masked, **arguments))
+        if carry is None:
+            x = self.backbone(self.embedding(tokens, mask=mask, masked=masked), mask=mask, **arguments)
+        else:
+            require(masked is None, "masked is for whole sequences of a bidirectional model, not for a stream")
+            x = self._step(tokens, mask, carry, arguments)
+        valid = valid_outputs(mask, x.shape[1], self.config)
+        if last_only:
+            x, valid = last_outputs(x, valid)
+        return self._logits(_normed(self.norm, x, valid))
 
     def hidden(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, **arguments: Any) -> Tensor:
         """As ``forward``, but the normed hidden states (B, N, D) that the output map would read."""
@@ -105,6 +128,7 @@ class LanguageModel(Pretrained):
 
         Returns:
             A scalar. Causal: every token from those before it (a Perceiver AR: its last ``latents`` tokens). Bidirectional: hidden tokens.
+            0, with zero gradients, where no token is predicted, as in an empty batch; PyTorch's mean of nothing is NaN.
 
         Raises:
             ValueError: if a causal model gets a single token, which leaves nothing to predict.
@@ -113,7 +137,37 @@ class LanguageModel(Pretrained):
         if not self.config.causal:
             masked = choose_masked(tokens, _both(mask, scored), mask_probability, generator)
         hidden, targets = self._predictions(tokens, mask, scored, masked, arguments)
-        return chunked_cross_entropy(hidden.flatten(0, 1), self._output_weight(), targets.flatten())
+        return chunked_cross_entropy(hidden.flatten(0, 1), self._output(hidden), targets.flatten(), vocab_size=self.vocab_size)
+
+    @torch.no_grad()
+    def count_predictions(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        scored: Tensor | None = None,
+        mask_probability: float = 0.15,
+        latents: int | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        """How many tokens ``loss`` is the mean of, without running the model: the weight of a batch among others, where gradients of
+        several are accumulated, or of several processes averaged.
+
+        Args:
+            tokens, mask, scored, mask_probability, latents, arguments: as in ``loss``.
+
+        Returns:
+            A scalar, int64, on the device of ``tokens``; 0 where nothing is scored.
+        """
+        if not self.config.causal:
+            real = count_real(_both(mask, scored), tokens.shape[0], tokens.shape[1], tokens.device)
+            return _share(real, mask_probability).sum()
+        wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
+        inputs, targets, mask = next_tokens(tokens, wanted, mask)
+        length = inputs.shape[1]
+        if self.config.aligned_right:
+            length = min(length, latents or self.config.latents)  # type: ignore[attr-defined]
+        return (align_targets(targets, mask, length, self.config) != IGNORE).sum()
 
     @torch.no_grad()
     def token_losses(
@@ -139,7 +193,9 @@ class LanguageModel(Pretrained):
         hidden, targets = self._predictions(tokens, mask, scored, masked, arguments)
         targets = targets.flatten()
         counted = targets != IGNORE
-        nats, right = chunked_token_losses(hidden.flatten(0, 1)[counted], self._output_weight(), targets[counted])
+        nats, right = chunked_token_losses(
+            hidden.flatten(0, 1)[counted], self._output(hidden), targets[counted], vocab_size=self.vocab_size
+        )
         return nats, right, targets[counted]
 
     def init_state(
@@ -157,8 +213,10 @@ class LanguageModel(Pretrained):
             NotCausalError: if the model is bidirectional.
         """
         context_arguments = {} if context is None else {"context": context, "context_mask": context_mask}
-        before = self.backbone.init_state(batch_size, device=device, dtype=dtype, **context_arguments)
-        return LanguageModelState(before, torch.zeros(batch_size, dtype=torch.int64, device=device or self.embedding.table.weight.device))
+        backbone = part_with(self.backbone, "init_state")
+        before = backbone.init_state(batch_size, device=device, dtype=dtype, **context_arguments)
+        place, _ = default_device(self, device, dtype)
+        return LanguageModelState(before, torch.zeros(batch_size, dtype=torch.int64, device=place))
 
     def extend(
         self, tokens: Tensor, state: LanguageModelState, *, mask: Tensor | None = None, last_only: bool = False
@@ -174,13 +232,15 @@ class LanguageModel(Pretrained):
         Returns:
             Logits (B, N, V), or (B, 1, V), and the state after.
         """
+        return self._carried(tokens, state=state, mask=mask, last_only=last_only)
+
+    def _step(self, tokens: Tensor, mask: Tensor | None, carry: Carry, arguments: dict[str, Any]) -> Tensor:
+        """The backbone's outputs for the next tokens, with the state after in ``carry``."""
+        state = carry.before
         x = self.embedding(tokens, mask=mask, seen=state.seen)
-        x, backbone = self.backbone.extend(x, state.backbone, mask=mask)
-        after = LanguageModelState(backbone, count_on(state.seen, mask, tokens.shape[1]))
-        valid = valid_outputs(mask, x.shape[1], self.config)
-        if last_only:
-            x, valid = last_outputs(x, valid)
-        return self._logits(_normed(self.norm, x, valid)), after
+        x, backbone = advance(self.backbone, x, state=state.backbone, mask=mask, **arguments)
+        carry.after = LanguageModelState(backbone, count_on(state.seen, mask, tokens.shape[1]))
+        return x
 
     def generate(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Any:
         """The prompt and what the model makes of it: (B, N) -> (B, N + new).
@@ -219,7 +279,8 @@ class LanguageModel(Pretrained):
         return cls(BackboneConfig.from_dict(options.pop("config")), **options)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return linear(hidden, self._output_weight())
+        output = self._output(hidden)
+        return linear(hidden, output) if isinstance(output, Tensor) else output(hidden)
 
     def _predictions(
         self, tokens: Tensor, mask: Tensor | None, scored: Tensor | None, masked: Tensor | None, arguments: dict[str, Any]
@@ -235,17 +296,22 @@ class LanguageModel(Pretrained):
         )
         if may_look(tokens) and (mask is None or may_look(mask)):
             last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
-            self.embedding.check_range(last)  # the last one of each row is predicted and never embedded
+            check_tokens(last, self.vocab_size)  # the last one of each row is predicted and never embedded
         wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
         inputs, targets, mask = next_tokens(tokens, wanted, mask)
         hidden = self.hidden(inputs, mask=mask, **arguments)
         return hidden, align_targets(targets, mask, hidden.shape[1], self.config)
 
-    def _output_weight(self) -> Tensor:
-        return self.embedding.table.weight if self.head is None else self.head.weight
+    def _output(self, hidden: Tensor) -> Tensor | nn.Module:
+        """The output map: its weight (V, D), where nobody would notice that it is not called; else the module."""
+        if self.head is None:
+            return part_with(self.embedding, "output_weight").output_weight(hidden)
+        if is_untouched(self.head, nn.Linear) and self.head.bias is None:
+            return self.head.weight
+        return self.head
 
     def _check_room(self, prompt: Tensor, max_new_tokens: int, options: dict[str, Any]) -> None:
-        if self.max_length is None or prompt.dim() != 2:
+        if self.max_length is None or prompt.dim() != 2 or not len(prompt):
             return
         mask, before = options.get("mask"), options.get("state")
         length = prompt.shape[1] if mask is None else int(mask.sum(dim=1).max())
@@ -305,9 +371,13 @@ def choose_masked(tokens: Tensor, mask: Tensor | None, probability: float, gener
     scores = torch.rand(tokens.shape, device=tokens.device, generator=generator)
     if mask is not None:
         scores = scores.masked_fill(~mask, 2.0)  # after every real token
-    real = count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)[:, None]
-    wanted = torch.minimum((real * probability).round().long().clamp_min(1), real)
-    return scores.argsort(dim=1).argsort(dim=1) < wanted
+    wanted = _share(count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device), probability)
+    return scores.argsort(dim=1).argsort(dim=1) < wanted[:, None]
+
+
+def _share(count: Tensor, probability: float) -> Tensor:
+    """How many of ``count`` tokens are hidden, (B,) each: none where there are none."""
+    return torch.minimum((count * probability).round().long().clamp_min(1), count)
 
 
 def _both(mask: Tensor | None, scored: Tensor | None) -> Tensor | None:

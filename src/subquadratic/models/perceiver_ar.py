@@ -14,11 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ..attention.latent import LatentAttention, LatentCache
 from ..layers.norms import Gain, make_norm
-from ..layers.residual import Branch, ResidualStack, StackState, default_device
+from ..layers.residual import Branch, ResidualStack, StackState
+from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from ..ops.backend import is_transformed, may_look
-from ..ops.errors import check_mask, check_sequence, require_positive, require_probability
+from ..ops.errors import check_mask, check_sequence, require, require_batch_size, require_positive, require_probability
 from ..ops.padding import pack, zero_padding
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
+from ..ops.scalars import is_whole
 from ..ops.state import State, state
 from .backbone import make_branch, make_feed_forward
 from .config import BackboneConfig
@@ -49,7 +51,7 @@ class PerceiverARConfig(BackboneConfig):
         require_positive(latents=self.latents, cross_depth=self.cross_depth)
         require_probability(prefix_dropout=self.prefix_dropout)
         stride = self.refill
-        if stride != "exact" and (isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride < self.latents):
+        if stride != "exact" and (isinstance(stride, str) or not is_whole(stride) or not 1 <= stride < self.latents):
             raise ValueError(f"refill must be 'exact' or an integer of at least 1 and less than latents={self.latents}, got {stride!r}")
 
     def latents_at(self, tokens: int) -> int:
@@ -87,22 +89,35 @@ class CrossLayer(nn.Module):
         self.gain = Gain() if config.norm == "rezero" else None
         self.feed_forward = make_feed_forward(config)
 
-    def forward(self, x: Tensor, context: Tensor, *, positions: Tensor, places: Tensor, allowed: Tensor | None) -> Tensor:
-        """(B, N, D) latents at ``positions`` and (B, S, D) input at ``places`` -> (B, N, D)."""
-        return self.attend(x, self.read(context, places), positions=positions, allowed=allowed)
-
-    def read(self, context: Tensor, places: Tensor) -> LatentCache:
-        """Keys and values of the input."""
-        return self.attention.read(context if self.context_norm is None else self.context_norm(context), places)
-
-    def attend(self, x: Tensor, cache: LatentCache, *, positions: Tensor, allowed: Tensor | None) -> Tensor:
-        """The layer, given keys and values."""
-        y = self.attention.attend(x if self.norm is None else self.norm(x), cache, positions=positions, allowed=allowed)
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        *,
+        positions: Tensor,
+        places: Tensor | None,
+        allowed: Tensor | None,
+        cache: LatentCache | None = None,
+    ) -> Tensor:
+        """(B, N, D) latents at ``positions``, and (B, S, D) input at ``places`` or what ``read`` made of it -> (B, N, D)."""
+        if cache is None:
+            assert context is not None and places is not None
+            cache = self.read(context, places)
+        y = self.attention(x if self.norm is None else self.norm(x), cache=cache, positions=positions, allowed=allowed)
         x = x + (y if self.gain is None else self.gain(y))
         return x + self.feed_forward(x, {})
 
+    def read(self, context: Tensor, places: Tensor) -> LatentCache:
+        """Keys and values of the input."""
+        context = context if self.context_norm is None else self.context_norm(context)
+        return part_with(self.attention, "read").read(context, places)
 
-class PerceiverAR(nn.Module):
+    def init_state(self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> LatentCache:
+        """No input yet."""
+        return part_with(self.attention, "read").init_state(batch_size, device=device, dtype=dtype)
+
+
+class PerceiverAR(Streaming):
     """(B, N, D) -> (B, min(N, latents), D), outputs of the last positions; see :class:`PerceiverARConfig`.
 
     ``reversible`` and ``checkpointing`` hold for the latent layers, checkpointing for the cross layers too. Learned,
@@ -117,7 +132,7 @@ class PerceiverAR(nn.Module):
         self.cross = nn.ModuleList(CrossLayer(config) for _ in range(config.cross_depth))
         self.stack = ResidualStack(_blocks(config), reversible=config.reversible, checkpointing=config.checkpointing)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, latents: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, latents: int | None = None, carry: Carry | None = None) -> Tensor:
         """Outputs of the last positions.
 
         Args:
@@ -125,6 +140,7 @@ class PerceiverAR(nn.Module):
             mask: (B, N) bool, True = real token; padding may be anywhere. A row's latents are its own last real tokens,
                 and positions count real tokens only.
             latents: how many, for this call; None: as configured. With no more positions than that, all are latents.
+            carry: the state of a stream, of which ``x`` is the next piece: see :meth:`extend`.
 
         Returns:
             (B, L, D) with L = min(N, latents): row b holds the outputs of its last real tokens, in order, **aligned
@@ -137,6 +153,9 @@ class PerceiverAR(nn.Module):
         check_sequence(x, self.config.dim)
         check_mask(mask, x.shape[0], x.shape[1])
         require_positive(latents=latents)
+        if carry is not None:
+            require(latents is None, f"latents are for whole sequences: a stream has the configured ones, got latents={latents}")
+            return self._step(x, mask, carry)
         length = x.shape[1]
         prefix = length - min(length, latents or self.config.latents)
         if mask is None:
@@ -160,14 +179,14 @@ class PerceiverAR(nn.Module):
         self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> PerceiverARState:
         """The state before the first token; ``device`` and ``dtype`` are the parameters' unless given."""
-        require_positive(batch_size=batch_size)
+        require_batch_size(batch_size)
         device, dtype = default_device(self, device, dtype)
         nothing = torch.zeros(batch_size, 0, self.config.dim, device=device, dtype=dtype)
         return PerceiverARState(
             seen=torch.zeros(batch_size, dtype=torch.int64, device=device),
             empty=None,
             tokens=nothing,
-            inputs=tuple(layer.attention.init_state(batch_size, device=device, dtype=dtype) for layer in self._cross_layers()),
+            inputs=tuple(part_with(layer, "read").init_state(batch_size, device=device, dtype=dtype) for layer in self.cross),
             stack=self._no_latents(nothing),
             outputs=nothing,
         )
@@ -207,8 +226,11 @@ class PerceiverAR(nn.Module):
         a stream has had padding, each call reads the number of tokens per row from the device, and one row's drop
         costs as much as all rows'.
         """
-        check_sequence(x, self.config.dim)
-        check_mask(mask, x.shape[0], x.shape[1])
+        return self._carried(x, state=state, mask=mask)
+
+    def _step(self, x: Tensor, mask: Tensor | None, carry: Carry) -> Tensor:
+        """``extend``: the outputs, with the state after in ``carry``."""
+        state = carry.before
         length, width, limit = x.shape[1], state.inputs[0].keys.shape[2], self.config.latents
         if mask is not None and may_look(mask) and bool(mask.all()):
             mask = None
@@ -221,7 +243,8 @@ class PerceiverAR(nn.Module):
             places = slot_positions(seen, length)
 
         join = counts.splice(counts.before, counts.after, older=width, newer=length, width=max(counts.after))
-        inputs = tuple(cache.join(layer.read(x, places), join) for layer, cache in zip(self._cross_layers(), state.inputs, strict=True))
+        readers = [part_with(layer, "read") for layer in self.cross]
+        inputs = tuple(cache.join(reader.read(x, places), join) for reader, cache in zip(readers, state.inputs, strict=True))
         older = state.tokens.shape[1]
         tokens = counts.splice(counts.before, counts.after, older=older, newer=length, width=older + length)(state.tokens, x)
         stack, outputs = state.stack, state.outputs
@@ -235,7 +258,8 @@ class PerceiverAR(nn.Module):
         empty = max(counts.after) - seen if counts.ragged else None
         # clone: a view would keep the whole piece in memory
         answer = last_slots(outputs, min(length, limit), seen if counts.ragged else None)
-        return answer, PerceiverARState(seen, empty, tokens[:, -limit:].clone(), inputs, stack, outputs)
+        carry.after = PerceiverARState(seen, empty, tokens[:, -limit:].clone(), inputs, stack, outputs)
+        return answer
 
     def _run(
         self, windows: list["Window"], counts: Counts, tokens: Tensor, inputs: tuple[LatentCache, ...], stack: StackState
@@ -263,9 +287,9 @@ class PerceiverAR(nn.Module):
             inputs = tuple(cache.map(lambda tensor: tensor[:, :, : stops[0]]) for cache in inputs)
             later = counts.after[0] - stops[0]
             x = tokens.narrow(1, tokens.shape[1] - later - width, width)
-        for layer, cache in zip(self._cross_layers(), inputs, strict=True):
-            x = layer.attend(x, cache, positions=positions, allowed=over_input)
-        return self.stack.extend(x, stack, positions=positions, allowed=over_latents, splice=splice)
+        for layer, cache in zip(self.cross, inputs, strict=True):
+            x = layer(x, None, positions=positions, places=None, allowed=over_input, cache=cache)
+        return advance(self.stack, x, state=stack, positions=positions, allowed=over_latents, splice=splice)
 
     def _drop_prefix(self, x: Tensor, positions: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         """What to attend to, and at which positions: everything, or in training the latents and a random choice of each
@@ -287,10 +311,7 @@ class PerceiverAR(nn.Module):
         return torch.cat((pack(x[:, :prefix], order), x[:, prefix:]), dim=1), torch.cat((places, positions[:, prefix:]), dim=1)
 
     def _no_latents(self, like: Tensor) -> StackState:
-        return self.stack.init_state(like.shape[0], device=like.device, dtype=like.dtype)
-
-    def _cross_layers(self) -> list[CrossLayer]:
-        return list(self.cross)  # type: ignore[arg-type]
+        return part_with(self.stack, "init_state").init_state(like.shape[0], device=like.device, dtype=like.dtype)
 
 
 class Window(NamedTuple):

@@ -4,19 +4,22 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from ..layers.streaming import Streaming, part_with
+
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 
 
-class Pretrained(nn.Module):
+class Pretrained(Streaming):
     """A model that knows the options it was built with (``options()``) and how to be built from them (``from_options``)."""
 
     def options(self) -> dict[str, Any]:
@@ -31,40 +34,52 @@ class Pretrained(nn.Module):
     def redraw_(self, generator: torch.Generator | None = None) -> None:
         """Redraw random projections in place, in every part that has any, in order."""
         for part in self.children():
-            if callable(redraw := getattr(part, "redraw_", None)):
-                redraw(generator)
+            if (drawn := part_with(part, "redraw_")) is not None:
+                drawn.redraw_(generator)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors into the folder ``path``, which is made if missing.
 
+        A model of ours that was saved there is replaced.
+
         Raises:
-            ValueError: if an option has no plain form (a callable kernel).
+            ValueError: if an option has no plain form (a callable kernel), or ``path`` is empty.
+            FileExistsError: if the folder has a config.json or a model.safetensors that this package did not write.
             OSError: if the folder cannot be written; files that were there stay as they were.
         """
-        from safetensors.torch import save_file
-
+        if not os.fspath(path):
+            raise ValueError("path is empty: name a folder")
         content = {"format": FORMAT, "class": type(self).__name__, **self.options()}
         folder = Path(path)
+        check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        replace_file(folder / WEIGHTS, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
-        replace_file(folder / CONFIG, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
+        replace_files(
+            {
+                folder / CONFIG: lambda file: file.write_text(json.dumps(content, indent=2) + "\n"),
+                folder / WEIGHTS: lambda file: write_tensors(tensors, file),
+            }
+        )
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> Self:
+    def from_pretrained(cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> Self:
         """The model saved in the folder ``path``, on the CPU, in eval mode.
 
         A folder that `subq convert` wrote gives the published model's twin, which is called alike: ``model(tokens, mask=mask)``.
 
+        Args:
+            dtype: of the floating-point weights: a ``torch.dtype``, or its name ("bfloat16"). None or "auto": each as it was saved.
+
         Raises:
             FileNotFoundError: if ``path`` holds no saved model.
-            ValueError: if it holds another kind of model, of another format, or damaged files.
+            ValueError: if it holds another kind of model, of another format, or damaged files; for another ``dtype``.
         """
+        wanted = floating_dtype(dtype)
         folder = Path(path)
         content = read_config(folder)
         if str(content["class"]).startswith("compat."):
             # By name: the compat models build on these, not these on them.
-            return importlib.import_module("subquadratic.compat").load(folder)
+            return importlib.import_module("subquadratic.compat").load(folder, dtype=wanted)
         if content.pop("class") != cls.__name__:
             raise ValueError(f"{folder / CONFIG} describes a {read_config(folder)['class']}, not a {cls.__name__}")
         try:
@@ -72,11 +87,42 @@ class Pretrained(nn.Module):
         except (TypeError, KeyError) as error:
             raise ValueError(f"{folder / CONFIG} does not describe a {cls.__name__}: {error}") from error
         tensors = read_weights(folder)
+        take_dtypes_(model, tensors, wanted)
         try:
             model.load_state_dict(tensors, strict=True)
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
         return model.eval()
+
+
+def floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A floating-point dtype by its name or itself; None for None and "auto".
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype must be a floating-point torch.dtype or its name, such as 'float32' or 'bfloat16', or 'auto' for that of the saved "
+            f"weights, got {dtype!r}"
+        )
+    return found
+
+
+def take_dtypes_(model: nn.Module, tensors: dict[str, Tensor], wanted: torch.dtype | None) -> None:
+    """Give a model's floating-point tensors the dtypes of those that it will load, or the one ``wanted``: loading copies into what is
+    there, and would round or widen without a word."""
+    if wanted is not None:
+        model.to(wanted)
+        return
+    held = dict(model.state_dict(keep_vars=True))
+    for name, tensor in tensors.items():
+        here = held.get(name)
+        if here is not None and here.is_floating_point() and tensor.is_floating_point() and here.dtype is not tensor.dtype:
+            here.data = here.data.to(tensor.dtype)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -124,17 +170,59 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is damaged or cut short: {error}") from error
 
 
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """A .safetensors file.
+
+    Raises:
+        OSError: if it cannot be written; safetensors itself says so in words only.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Whether a model may be saved in a folder: what it would replace must be a model of this package.
+
+    Raises:
+        FileExistsError: if config.json or model.safetensors there are something else, another program's model perhaps.
+    """
+    present = [name for name in (CONFIG, WEIGHTS) if os.path.lexists(folder / name)]
+    if not present:
+        return
+    try:
+        read_config(folder)
+    except (OSError, ValueError) as error:
+        raise FileExistsError(
+            f"{folder} has {' and '.join(present)}, which would be replaced, but holds no model of this package ({error}): "
+            "choose another folder, or move them away"
+        ) from error
+
+
 def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``target``, then rename it: ``target`` is never half-written."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
+    replace_files({target: write})
+
+
+def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """`replace_file` for files that belong together: none is renamed before all are written, so that a full disk changes none."""
+    with contextlib.ExitStack() as stack:
+        written = []
+        for target, write in writers.items():
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            os.close(handle)
+            stack.callback(Path(name).unlink, missing_ok=True)
+            write(Path(name))
+            written.append((Path(name), target))
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        for temporary, target in written:
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            temporary.replace(target)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers.streaming import Carry, advance, default_device, part_with
+from ..ops.cross_entropy import IGNORE
 from ..ops.errors import require_choice, require_positive
 from ..ops.padding import count_on, count_real
+from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
@@ -45,6 +48,7 @@ class SequenceClassifier(Pretrained):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         config: BackboneConfig,
@@ -68,26 +72,33 @@ class SequenceClassifier(Pretrained):
     @property
     def max_length(self) -> int | None:
         """The most positions a sequence may have; None: any number."""
-        return self.embedding.max_length
+        return part_with(self.embedding, "max_length").max_length
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, carry: Carry | None = None) -> Tensor:
         """Class logits.
 
         Args:
             tokens: (B, N) int64 in [0, V).
             mask: (B, N) bool, True = real token.
+            carry: the state of a stream, of which ``tokens`` are the next ones: see ``extend``.
 
         Returns:
             (B, num_classes); zeros for a row with no real token.
         """
+        if carry is not None:
+            return self._step(tokens, mask, carry)
         x = self.norm(self.backbone(self.embedding(tokens, mask=mask), mask=mask))
         seen = count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device)
         nothing = torch.zeros(x.shape[0], x.shape[2], device=x.device)
         return self._classify(self._pool(x, valid_outputs(mask, x.shape[1], self.config), nothing), seen, x.dtype)
 
     def loss(self, tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of ``labels`` (B,) int64."""
-        return F.cross_entropy(self(tokens, mask=mask).float(), labels)
+        """Mean cross-entropy in nats of ``labels`` (B,) int64; rows of label -100 do not count, and where all are, it is 0."""
+        return F.cross_entropy(self(tokens, mask=mask).float(), labels, reduction="sum") / (labels != IGNORE).sum().clamp_min(1)
+
+    def count_predictions(self, tokens: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """How many rows ``loss`` is the mean of: see :meth:`LanguageModel.count_predictions`."""
+        return (labels != IGNORE).sum()
 
     def init_state(self, batch_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ClassifierState:
         """The state before the first token.
@@ -95,18 +106,23 @@ class SequenceClassifier(Pretrained):
         Raises:
             NotCausalError: if the backbone is bidirectional.
         """
-        before = self.backbone.init_state(batch_size, device=device, dtype=dtype)
-        place = device or self.head.weight.device
+        before = part_with(self.backbone, "init_state").init_state(batch_size, device=device, dtype=dtype)
+        place, _ = default_device(self, device, dtype)
         pooled = torch.zeros(batch_size, self.config.dim, device=place)
         return ClassifierState(before, pooled, torch.zeros(batch_size, dtype=torch.int64, device=place))
 
     def extend(self, tokens: Tensor, state: ClassifierState, *, mask: Tensor | None = None) -> tuple[Tensor, ClassifierState]:
         """Class logits (B, num_classes) of everything so far, and the state after; equal to ``forward`` over all pieces at once."""
-        x, backbone = self.backbone.extend(self.embedding(tokens, mask=mask, seen=state.seen), state.backbone, mask=mask)
+        return self._carried(tokens, state=state, mask=mask)
+
+    def _step(self, tokens: Tensor, mask: Tensor | None, carry: Carry) -> Tensor:
+        state = carry.before
+        x, backbone = advance(self.backbone, self.embedding(tokens, mask=mask, seen=state.seen), state=state.backbone, mask=mask)
         x = self.norm(x)
         pooled = self._pool(x, valid_outputs(mask, x.shape[1], self.config), state.pooled)
         seen = count_on(state.seen, mask, tokens.shape[1])
-        return self._classify(pooled, seen, x.dtype), ClassifierState(backbone, pooled, seen)
+        carry.after = ClassifierState(backbone, pooled, seen)
+        return self._classify(pooled, seen, x.dtype)
 
     def options(self) -> dict[str, Any]:
         """What the model was built with, as plain values."""

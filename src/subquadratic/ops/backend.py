@@ -46,7 +46,8 @@ def chosen_backend() -> str:
 
 
 def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> bool:
-    """Whether an op on ``values`` goes to Triton; "auto" does so only where the kernel ``fits`` the sizes.
+    """Whether an op on ``values`` goes to Triton; "auto" does so only where the kernel ``fits`` the sizes. Never with none: an empty batch
+    is PyTorch's.
 
     Raises:
         ValueError: for an unknown backend, or "triton" where it cannot run.
@@ -55,7 +56,8 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     if name in ("torch", "native"):
         return False
     if name == "auto":
-        return fits and values.is_cuda and values.dtype is torch.bfloat16 and kernels.available(values.device) and not is_transformed()
+        fits = fits and values.is_cuda and values.dtype is torch.bfloat16 and values.numel() > 0
+        return fits and kernels.available(values.device) and not is_transformed()
     if is_plain():
         return False
     require_choice("backend", name, BACKENDS)
@@ -69,11 +71,11 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
         "backend='triton' has no derivatives for torch.func and forward-mode differentiation: use backend='auto' or 'torch' there",
     )
     require(values.dtype != torch.float64, "backend='triton' computes in float32, float16 and bfloat16, got float64: use backend='torch'")
-    return True
+    return values.numel() > 0  # no grid has no programs
 
 
 def takes_native(backend: str | None, values: Tensor) -> bool:
-    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does.
+    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values.
 
     Raises:
         ValueError: for an unknown backend, or "native" where it cannot run.
@@ -81,7 +83,7 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
     name = _chosen if backend is None else backend
     fits = values.device.type == "cpu" and values.dtype is torch.float32 and not is_traced()
     if name == "auto":
-        return fits and why_not() is None
+        return fits and values.numel() > 0 and why_not() is None
     require_choice("backend", name, BACKENDS)
     if name != "native" or is_plain():
         return False
@@ -92,7 +94,7 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
     )
     require(fits, f"backend='native' computes in float32 on a CPU, got {values.dtype} on {values.device}")
     require(why_not() is None, f"backend='native' cannot run: {why_not()}")
-    return True
+    return values.numel() > 0
 
 
 def are_float32(device: torch.device, tensors: Iterable[Tensor]) -> bool:

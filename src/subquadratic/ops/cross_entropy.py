@@ -5,6 +5,7 @@ The gradients of a chunk follow from its logits at once, so forward takes them a
 Axes: T tokens (batch and length together), D width, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,44 +19,56 @@ from .linear import linear, outer_sum
 from .precision import exact_dtype, no_autocast
 
 IGNORE = -100  # PyTorch's: a target that is not counted
+Output = Tensor | Callable[[Tensor], Tensor]
 AT_ONCE = 1 << 21  # logits: fewer, and the gradient of the weight is read and written too often
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, logits_at_once: int = AT_ONCE) -> Tensor:
-    """Mean over the counted targets of -log softmax(hidden weight^T)[target].
+def chunked_cross_entropy(
+    hidden: Tensor, output: Output, targets: Tensor, *, vocab_size: int | None = None, logits_at_once: int = AT_ONCE
+) -> Tensor:
+    """Mean over the counted targets of -log softmax(logits)[target].
 
     Args:
         hidden: (T, D).
-        weight: (V, D).
+        output: the weight (V, D), or a function from (T', D) to logits (T', V): a module that is to be called. It is called once, or, with
+            more logits than are held at a time, once a chunk, and in backward again.
         targets: (T,) int64 in [0, V), or -100 for a position that does not count.
+        vocab_size: V, with a function.
         logits_at_once: most logits to hold at a time.
 
     Returns:
         Scalar in nats, float32 (float64 for float64 inputs); 0 with no counted target.
     """
-    inputs = (hidden, weight)
-    if needs_gradient(*inputs) and not is_traced():
-        return _Loss.apply(hidden, weight, targets, logits_at_once, _matmul_dtype(hidden))
-    return _by_formula(hidden, weight, targets, logits_at_once)
+    if isinstance(output, Tensor) and needs_gradient(hidden, output) and not is_traced():
+        return _Loss.apply(hidden, output, targets, logits_at_once, _matmul_dtype(hidden))
+    return _by_formula(hidden, output, targets, _width(output, vocab_size), logits_at_once)
 
 
-def _by_formula(hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int) -> Tensor:
+def _by_formula(hidden: Tensor, output: Output, targets: Tensor, vocab_size: int, logits_at_once: int) -> Tensor:
     total = torch.zeros((), device=hidden.device, dtype=exact_dtype(hidden))
-    for piece, wanted in _chunks(hidden, targets, weight, logits_at_once):
+    for piece, wanted in _chunks(hidden, targets, vocab_size, logits_at_once):
         if len(piece) < len(hidden) and torch.is_grad_enabled() and not is_transformed():
-            total = total + checkpoint(_summed, piece, weight, wanted, use_reentrant=False)
+            total = total + checkpoint(_summed, piece, output, wanted, use_reentrant=False)
         else:
-            total = total + _summed(piece, weight, wanted)
+            total = total + _summed(piece, output, wanted)
     return total / (targets != IGNORE).sum().clamp_min(1)
 
 
-def _chunks(hidden: Tensor, targets: Tensor, weight: Tensor, logits_at_once: int) -> list[tuple[Tensor, Tensor]]:
-    size = max(1, logits_at_once // weight.shape[0])
+def _width(output: Output, vocab_size: int | None) -> int:
+    if isinstance(output, Tensor):
+        return output.shape[0]
+    if vocab_size is None:
+        raise ValueError("vocab_size is required where output is a function: how many logits it gives for a position")
+    return vocab_size
+
+
+def _chunks(hidden: Tensor, targets: Tensor, vocab_size: int, logits_at_once: int) -> list[tuple[Tensor, Tensor]]:
+    size = max(1, logits_at_once // vocab_size)
     return list(zip(hidden.split(size), targets.split(size), strict=True))
 
 
 def _composition(hidden: Tensor, weight: Tensor, targets: Tensor, logits_at_once: int, low: torch.dtype) -> Tensor:
-    return _by_formula(hidden.to(low), weight, targets, logits_at_once)
+    return _by_formula(hidden.to(low), weight, targets, weight.shape[0], logits_at_once)
 
 
 class _Loss(torch.autograd.Function):
@@ -75,7 +88,7 @@ class _Loss(torch.autograd.Function):
         count = count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)
         total, d_rows, d_weight, factors = None, [], None, weight.to(low)
         with no_autocast(hidden):
-            for piece, wanted in _chunks(rows.to(low), targets, weight, logits_at_once):
+            for piece, wanted in _chunks(rows.to(low), targets, weight.shape[0], logits_at_once):
                 nats, gradient = _nats_and_gradient(linear(piece, factors).to(exact), wanted)
                 total, gradient = nats if total is None else total + nats, gradient.to(low)
                 if wants_hidden:
@@ -102,12 +115,14 @@ class _Loss(torch.autograd.Function):
 
 
 @torch.no_grad()
-def chunked_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, logits_at_once: int = AT_ONCE) -> tuple[Tensor, Tensor]:
-    """-log softmax(hidden weight^T)[target] of every target by itself, and whether it was the likeliest; without gradients.
+def chunked_token_losses(
+    hidden: Tensor, output: Output, targets: Tensor, *, vocab_size: int | None = None, logits_at_once: int = AT_ONCE
+) -> tuple[Tensor, Tensor]:
+    """-log softmax(logits)[target] of every target by itself, and whether it was the likeliest; without gradients.
 
     Args:
         hidden: (T, D).
-        weight: (V, D).
+        output, vocab_size: as in :func:`chunked_cross_entropy`.
         targets: (T,) int64 in [0, V).
         logits_at_once: most logits to hold at a time.
 
@@ -115,17 +130,20 @@ def chunked_token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, log
         (T,) nats, float32 (float64 for float64 inputs), and (T,) bool.
     """
     nats, right = [], []
-    for piece, wanted in _chunks(hidden, targets, weight, logits_at_once):
-        logits = linear(piece, weight.to(piece.dtype))
-        logits = logits.to(exact_dtype(logits))
+    for piece, wanted in _chunks(hidden, targets, _width(output, vocab_size), logits_at_once):
+        logits = _exact_logits(piece, output)
         nats.append(F.cross_entropy(logits, wanted, reduction="none"))
         right.append(logits.argmax(dim=-1) == wanted)
     return torch.cat(nats), torch.cat(right)
 
 
-def _summed(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = linear(hidden, weight.to(hidden.dtype))
-    return F.cross_entropy(logits.to(exact_dtype(logits)), targets, ignore_index=IGNORE, reduction="sum")
+def _summed(hidden: Tensor, output: Output, targets: Tensor) -> Tensor:
+    return F.cross_entropy(_exact_logits(hidden, output), targets, ignore_index=IGNORE, reduction="sum")
+
+
+def _exact_logits(hidden: Tensor, output: Output) -> Tensor:
+    logits = linear(hidden, output.to(hidden.dtype)) if isinstance(output, Tensor) else output(hidden)
+    return logits.to(exact_dtype(logits))
 
 
 def _may_ask(targets: Tensor) -> bool:

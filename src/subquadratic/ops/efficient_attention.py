@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .linear_attention import EMPTY, zero_keys
 from .precision import exact_dtype, no_autocast
@@ -45,7 +46,8 @@ def summarise_efficient(keys: Tensor, values: Tensor, mask: Tensor | None = None
 def read_efficient(queries: Tensor, summary: EfficientState) -> Tensor:
     """(B, H, N, K) queries -> (B, H, N, K); zeros where there is no key."""
     weight = summary.weight[..., None]
-    columns = torch.where(weight > 0, summary.total / torch.where(weight > 0, weight, 1.0), 0.0)
+    some = ~(weight <= 0)  # NaN stays
+    columns = torch.where(some, summary.total / torch.where(some, weight, 1.0), 0.0)
     return queries.softmax(dim=-1) @ columns
 
 
@@ -85,10 +87,15 @@ def causal_efficient_attention(
         state = empty_efficient(state_rows(bounds, batch), heads, width, values.shape[-1], device=values.device, dtype=exact)
     with no_autocast(values):
         queries = queries.softmax(dim=-1)
-        if bounds is None:
-            output, state = _causal(queries, keys, values, state, min(chunk, length))
-        else:
-            output, state = _each_document(queries, keys, values, state, bounds, chunk)
+        before = state
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, EfficientState]:
+            if bounds is None:
+                return _causal(q, k, v, before, min(chunk, length))
+            return _each_document(q, k, v, before, bounds, chunk)
+
+        output, state = attend(queries, keys, values)
+        output = keep_out(lambda *inputs: attend(*inputs)[0], (queries, keys, values), output, mask)
     return output.to(given), state
 
 
@@ -132,7 +139,8 @@ def _causal(queries: Tensor, keys: Tensor, values: Tensor, state: EfficientState
     weights = exponents.masked_fill(future, -torch.inf).exp()
     carried = (arriving[..., None, :] - maximum).exp()  # (B, H, G, C, K)
     normaliser = weights.sum(dim=-2) + carried * past[..., None, :, 0]
-    share = torch.where(normaliser > 0, queries / torch.where(normaliser > 0, normaliser, 1.0), 0.0)
+    some = ~(normaliser <= 0)  # NaN stays
+    share = torch.where(some, queries / torch.where(some, normaliser, 1.0), 0.0)
     scores = (share[..., None, :] * weights).sum(dim=-1)  # (B, H, G, C, C)
     output = scores @ values + (share * carried) @ past[..., 1:]
     return output.flatten(2, 3)[..., :length, :], EfficientState(running[..., 1:], running[..., 0], last[:, :, -1])

@@ -1,10 +1,14 @@
 """The errors users meet, and the small checks that raise them with the argument, its value and what is allowed."""
 
 import difflib
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .scalars import as_number, is_number, is_whole
 
 
 class NotCausalError(ValueError):
@@ -21,19 +25,46 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_positive(**values: int | None) -> None:
-    """Each keyword must be an integer of at least 1 (None passes)."""
-    for name, value in values.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    """Each keyword must be an integer of at least 1 (None passes), Python's, NumPy's or PyTorch's."""
+    for name, given in values.items():
+        value = as_number(given)
+        if value is not None and (not is_whole(value) or value < 1):
+            raise ValueError(f"{name} must be an integer of at least 1, got {given!r}")
+
+
+def whole_number(name: str, value: Any) -> int | None:
+    """``value`` as Python's own int; None stays None.
+
+    Raises:
+        ValueError: if it is no integer.
+    """
+    number = as_number(value)
+    if number is not None and not is_whole(number):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    return number
+
+
+def require_batch_size(batch_size: int) -> None:
+    """How many rows a state is for: an integer of at least 0, since a batch may be empty."""
+    number = as_number(batch_size)
+    if not is_whole(number) or number < 0:
+        raise ValueError(f"batch_size must be an integer of at least 0, got {batch_size!r}")
 
 
 def require_probability(**values: float) -> None:
-    """Each keyword must lie in [0, 1)."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
-            raise ValueError(f"{name} is a probability: it must be at least 0 and less than 1, got {value!r}")
+    """Each keyword must be a number in [0, 1)."""
+    for name, given in values.items():
+        value = as_number(given)
+        if not is_number(value) or not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} is a probability: it must be at least 0 and less than 1, got {given!r}")
+
+
+def require_above_zero(**values: float) -> None:
+    """Each keyword must be a finite number greater than 0."""
+    for name, given in values.items():
+        value = as_number(given)
+        if not is_number(value) or not 0.0 < value < math.inf:
+            raise ValueError(f"{name} must be greater than 0, got {given!r}")
 
 
 def require_choice(name: str, value: object, allowed: Iterable[object]) -> None:

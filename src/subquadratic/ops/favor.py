@@ -6,10 +6,13 @@ where a backward written by hand cannot go: under `torch.compile` and the transf
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .backend import is_traced, needs_gradient, takes_native, takes_triton
+from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
 from .favor_causal import CausalFavor
@@ -24,6 +27,7 @@ from .linear_attention import (
     empty_features,
     read_features,
     summarise_features,
+    unscaled,
     zero_keys,
 )
 from .precision import exact_dtype, no_autocast
@@ -54,7 +58,7 @@ def causal_favor(
         queries, keys: (B, H, N, K); without a projection features (B, H, N, M), which may be any positive numbers.
         values: (B, H, N, K).
         projection: (M, K), no gradient; None: queries and keys are features already, and nothing is stabilised.
-        state: what came before; None at the start of a sequence.
+        state: what came before; None at the start of a sequence. One of a narrower dtype is widened, and one of a single row holds for all.
         mask: (B, N) bool, True = real token.
         cu_seqlens: (documents + 1,) where documents begin and end in a packed row, B = 1; the state then has a row per document.
         turns: (N, K) or (B, 1, N, K), a :func:`~subquadratic.ops.rotary.rotation` of queries and keys, before anything else.
@@ -66,7 +70,7 @@ def causal_favor(
         (B, H, N, K) in the dtype of ``values`` (zeros where no real key has come yet), and the summary after the last token.
 
     Raises:
-        ValueError: if shapes disagree or ``chunk`` < 1.
+        ValueError: if shapes disagree, the state is of a wider dtype, or ``chunk`` < 1.
         NotImplementedError: for ``cu_seqlens`` while compiling.
 
     Cost O(N M K + N C (M + K)) a head. Kept for backward: the arguments, the output, 5 N numbers (by the C kernels N), and a summary (M K)
@@ -81,10 +85,11 @@ def causal_favor(
     require_positive(chunk=chunk, block=block)
     by_kernel = takes_triton(backend, values)
     before = (queries, keys, values) if state is None else (queries, keys, values, state.total, state.weight)
-    one = length == 1 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
+    one = length == 1 and batch > 0 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
     if turns is not None and not one:
         queries, keys = turn_both(queries, keys, turns)
-    if is_traced() and not by_kernel and document_bounds(cu_seqlens, batch, length) is None:  # which says that they cannot be compiled
+    if not batch or (is_traced() and not by_kernel and document_bounds(cu_seqlens, batch, length) is None):
+        # Blocks of an empty batch have no size; documents that are traced, document_bounds says, cannot be compiled.
         return _formula(queries, keys, values, projection, state, mask, chunk)
     dtype, given = exact_dtype(queries, values), values.dtype
     features = queries.shape[-1] if projection is None else projection.shape[0]
@@ -93,6 +98,9 @@ def causal_favor(
         bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.total.shape[0])
         if state is None:
             state = empty_features(state_rows(bounds, batch), heads, features, values.shape[-1], device=values.device, dtype=dtype)
+        elif state.total.dtype is not dtype or state.total.shape[0] != state_rows(bounds, batch):
+            state = _fitted(state, state_rows(bounds, batch), dtype)
+        state = state if one or projection is not None else unscaled(state)
         if by_kernel:
             output, total, weight, maximum = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
             counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
@@ -105,14 +113,14 @@ def causal_favor(
         if projection is not None and takes_native(backend, values):
             from .favor_native import NativeCausalFavor
 
-            output, total, weight, maximum = NativeCausalFavor.apply(
-                queries, keys, values, projection, mask, state.total, state.weight, state.maximum, bounds
-            )
+            form: Any = NativeCausalFavor.apply
+            options: tuple[Any, ...] = (bounds,)
         else:
             pieces = document_chunks(bounds, length, block or _block(values, features, chunk))
-            output, total, weight, maximum = (causal_by_formula if is_traced() else CausalFavor.apply)(
-                queries, keys, values, projection, mask, state.total, state.weight, state.maximum, pieces, chunk
-            )
+            form, options = (causal_by_formula if is_traced() else CausalFavor.apply), (pieces, chunk)
+        more = (projection, mask, state.total, state.weight, state.maximum, *options)
+        output, total, weight, maximum = form(queries, keys, values, *more)
+        output = keep_out(lambda *inputs: form(*inputs, *more)[0], (queries, keys, values), output, mask)
         after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
     return output.to(given), after
 
@@ -132,7 +140,7 @@ def summarise_favor(
     """
     dtype = exact_dtype(keys, values)
     with no_autocast(values):
-        if is_traced():
+        if is_traced() or not len(keys):
             return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
         keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
         if takes_native(None, values):
@@ -151,14 +159,16 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
 
     Args:
         queries: (B, H, N, K).
-        summary: from :func:`summarise_favor`, or what :func:`causal_favor` has seen.
+        summary: from :func:`summarise_favor`, or what :func:`causal_favor` has seen. One of a single row is read by all.
         projection: the one that the summary was made with.
         block: as there.
     """
     exact, given = exact_dtype(queries, summary.total), queries.dtype
     with no_autocast(queries):
         queries = queries.to(exact)
-        if is_traced():
+        if summary.total.dtype is not exact or summary.total.shape[0] != queries.shape[0]:
+            summary = _fitted(summary, queries.shape[0], exact)
+        if is_traced() or not len(queries):
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
         if takes_native(None, queries):
             from .favor_native import NativeRead
@@ -174,9 +184,24 @@ def _scaled(projection: Tensor, x: Tensor) -> Tensor:
     return projection.to(x.dtype) * x.shape[-1] ** -0.25
 
 
+def _fitted(state: FeatureState, rows: int, dtype: torch.dtype) -> FeatureState:
+    """A state in ``dtype`` and for ``rows``, of which it may be the one that holds for all.
+
+    Raises:
+        ValueError: if it is in a wider dtype, or for another number of rows.
+    """
+    given, count = state.total.dtype, state.total.shape[0]
+    require(
+        torch.promote_types(given, dtype) is dtype,
+        f"state must not be in a wider dtype than what is computed, {dtype}, got {given}: convert it with state.to(dtype={dtype})",
+    )
+    require(count in (1, rows), f"state must be for {rows} rows, as many as are given, or for one that holds for all, got one for {count}")
+    return state.map(lambda x: x.to(dtype).expand(rows, *x.shape[1:]))
+
+
 def _block(x: Tensor, features: int, chunk: int = 64) -> int:
     """Positions of a block of (B, H, N, .) inputs, a multiple of ``chunk``."""
-    return max(chunk, BLOCK_NUMBERS.get(x.device.type, 1 << 25) // (x.shape[0] * x.shape[1] * features) // chunk * chunk)
+    return max(chunk, BLOCK_NUMBERS.get(x.device.type, 1 << 25) // max(x.shape[0] * x.shape[1] * features, 1) // chunk * chunk)
 
 
 def _step(

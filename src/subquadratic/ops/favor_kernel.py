@@ -31,7 +31,7 @@ def favor_by_kernel(
     given, values = values.dtype, values.float() if values.dtype is torch.float16 else values
     if projection is None:
         features_q, features_k = queries, keys if mask is None else keys.masked_fill(~mask[:, None, :, None], 0.0)
-        running, start = torch.zeros_like(queries[..., 0], dtype=torch.float32), state.maximum.clamp_max(0.0)
+        running, start = torch.zeros_like(queries[..., 0], dtype=torch.float32), state.maximum
     else:
         log_q, log_k = (softmax_exponents(x.float(), projection)[0] for x in (queries, keys))
         features_q = (log_q - log_q.detach().amax(dim=-1, keepdim=True)).exp()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import takes_native
+from .backend import PLAIN, takes_native
 from .feedback import HIDDEN
 from .feedback_products import LONG
 from .feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights, Shape, Trace, with_gain
@@ -22,7 +22,7 @@ def suits(x: Tensor, layers: Sequence[LayerWeights], heads: int, length: int) ->
 
     wide, inner = layers[0].query.shape[0], layers[0].contract.shape[1]
     fits = not any(size % MULTIPLE for size in (x.shape[-1], wide // heads, inner))
-    return length >= LONG and fits and x.shape[0] > 0 and takes_native(None, x)
+    return length >= LONG and fits and x.shape[0] > 0 and type(x) in PLAIN and takes_native(None, x)
 
 
 def weight_places(shape: Shape, length: int, each: int) -> tuple[list[int], list[int], int]:

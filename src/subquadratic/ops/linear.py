@@ -120,9 +120,10 @@ def _is_for_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 def _are_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Float32 on the CPU, of no kind that has products of its own."""
     return (
-        x.device.type == "cpu"
+        x.is_cpu
+        and weight.is_cpu
         and x.dtype is weight.dtype is torch.float32
-        and (bias is None or bias.dtype is torch.float32)
+        and (bias is None or (bias.is_cpu and bias.dtype is torch.float32))
         and not torch.is_autocast_enabled("cpu")
         and type(x) in PLAIN
         and type(weight) in PLAIN

@@ -11,10 +11,13 @@ chunks.
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features, G chunks, C chunk length.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .causality import keep_out
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
 from .state import State, state
@@ -43,9 +46,15 @@ def empty_features(
     return FeatureState(zeros[..., :-1].clone(), zeros[..., -1].clone(), maximum, zeros[..., 0, :-1].clone(), zeros[..., 0, -1:].clone())
 
 
+def unscaled(state: FeatureState) -> FeatureState:
+    """A state of features that are no exponents: its sums are relative to nothing, whatever stands in the place of a maximum. It is EMPTY
+    in a new state and stays so token by token, and as a maximum it would scale away all that came before a piece."""
+    return dataclasses.replace(state, maximum=torch.zeros_like(state.maximum))
+
+
 def normalise(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, and exactly zero (gradient too) where the denominator says that there was no key."""
-    some = denominator.abs() > NOTHING  # features of a free kernel may be negative
+    some = ~(denominator.abs() <= NOTHING)  # features of a free kernel may be negative; NaN stays
     return torch.where(some, numerator / torch.where(some, denominator, 1.0), 0.0)
 
 
@@ -159,10 +168,15 @@ def causal_linear_attention(
     with no_autocast(values):
         if state is None:
             state = empty_features(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
-        output, state = _causal(
-            queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype), state, mask, exponents, candidates,
-            feature_epsilon, denominator_epsilon, min(chunk, length),
-        )  # fmt: skip
+        before = state if exponents else unscaled(state)
+        inputs = (queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, largest: Tensor | None = None) -> tuple[Tensor, FeatureState]:
+            return _causal(q, k, v, before, mask, exponents, largest, feature_epsilon, denominator_epsilon, min(chunk, length))
+
+        more = () if candidates is None else (candidates,)
+        output, state = attend(*inputs, *more)
+        output = keep_out(lambda *x: attend(*x)[0], (*inputs, *more), output, mask)
     return output.to(values.dtype), state
 
 

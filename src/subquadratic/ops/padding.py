@@ -34,7 +34,7 @@ def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None
 def check_positions(positions: Tensor, limit: int) -> None:
     """Raises ValueError for a position that a model of ``limit`` positions does not have. Not while a CUDA graph is captured: looking at a
     number would break that off."""
-    if positions.is_cuda and torch.cuda.is_current_stream_capturing():
+    if not positions.numel() or (positions.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
     longest = int(positions.max()) + 1
     require(

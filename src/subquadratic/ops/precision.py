@@ -15,6 +15,13 @@ def exact_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64: Apple's GPUs do not, nor do some of Intel's."""
+    if device.type == "xpu":
+        return bool(torch.xpu.get_device_properties(device).has_fp64)
+    return device.type != "mps"
+
+
 def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     """Context in which matmuls keep the dtype they are given."""
     kind = tensor.device.type

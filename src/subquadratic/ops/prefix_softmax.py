@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..kernels.derivatives import differentiable, keep, kept
 from .backend import is_traced, needs_gradient, takes_triton
+from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require_positive
 from .pool_state import EMPTY, PoolState, empty_pool
@@ -104,11 +105,17 @@ def prefix_softmax_mean(
         inputs = (logits, values, state.weight, state.total)
         if needs_gradient(*inputs):
             output, *after = _Pool.apply(*inputs, state.maximum, mask, bounds, chunk)
+            before = (state.weight, state.total, state.maximum, mask, bounds, chunk)
+            output = keep_out(lambda *parts: _Pool.apply(*parts, *before)[0], (logits, values), output, mask)
             return output, PoolState(*after)
         if length == 1 and bounds is None:
             return _step(*blank(logits.to(exact), values.to(exact), mask), state, values.dtype)
-        output, state, _, _ = _forward(logits, values, state, mask, bounds, chunk)
-        return output, state
+
+        def attend(x: Tensor, y: Tensor) -> tuple[Tensor, PoolState]:
+            return _forward(x, y, state, mask, bounds, chunk)[:2]
+
+        output, last = attend(logits, values)
+        return keep_out(lambda *x: attend(*x)[0], (logits, values), output, mask), last
 
 
 def _step(logits: Tensor, values: Tensor, state: PoolState, dtype: torch.dtype) -> tuple[Tensor, PoolState]:
@@ -251,7 +258,7 @@ class _Blocks:
     def __init__(self, values: Tensor, dtype: torch.dtype, bounds: list[int] | None, chunk: int):
         batch, heads, length, width = values.shape
         slow = values.device.type == "cpu"
-        groups = min(max((BLOCK if slow else 64 * BLOCK) // (batch * heads * width * chunk), 1), 64 if slow else 512)
+        groups = min(max((BLOCK if slow else 64 * BLOCK) // max(batch * heads * width * chunk, 1), 1), 64 if slow else 512)
         chunks = document_chunks(bounds, length, groups * chunk)
         self.parts = [(slice(part.start, part.stop), part.rows, part.first) for part in chunks]
         self.chunk, self.dtype = chunk, dtype

@@ -72,7 +72,8 @@ def _one(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple[
     carried = (arriving - maximum).exp()[..., None]  # the past, rescaled to the new maximum
     weight = weights.sum(dim=-1, keepdim=True) + carried * before[..., None, :1]
     total = weights @ values + carried * before[..., None, 1:]
-    output = torch.where(weight > 0, total / torch.where(weight > 0, weight, 1.0), 0.0)
+    some = ~(weight <= 0)  # NaN stays
+    output = torch.where(some, total / torch.where(some, weight, 1.0), 0.0)
     return output.flatten(2, 3)[..., :length, :], PoolState(borders[..., -1:], after[..., :1], after[..., 1:])
 
 

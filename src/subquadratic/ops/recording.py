@@ -32,6 +32,18 @@ CHANGING = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 COUNTING = {"masked_select", "nonzero", "argwhere", "unique", "unique_consecutive", "bincount", "repeat_interleave"}
 
 
+class Recording:
+    """A function as recorded. It holds none of the constants that the function read, so that whoever owns them can let them go."""
+
+    def __init__(self, bind: Callable[[list[Tensor]], Program]):
+        self._bind = bind
+
+    def bind(self, constants: Iterable[Tensor]) -> Program:
+        """A function of the inputs that reads these constants where they lie: as many as were recorded, of the same shapes, in the same
+        order. Views of them are taken now."""
+        return self._bind(list(constants))
+
+
 def in_one_call(function: Callable[P, T]) -> Callable[P, T]:
     """Decorator: recorded as one call, whatever the function does with the numbers in its tensors. Its first argument is a tensor."""
 
@@ -48,7 +60,7 @@ def in_one_call(function: Callable[P, T]) -> Callable[P, T]:
 
 def record(
     function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], constants: Iterable[Tensor]
-) -> tuple[list[Tensor], Program | None]:
+) -> tuple[list[Tensor], Recording | None]:
     """Call a function, and write down how to do it again.
 
     Args:
@@ -58,13 +70,13 @@ def record(
         constants: all other tensors that it reads.
 
     Returns:
-        The results, and a function that makes them of other inputs of the same shapes, types and layouts; None in its place where a value
+        The results, and a recording that makes them of other inputs of the same shapes, types and layouts; None in its place where a value
         was looked at that may be another one then, or a tensor came from nowhere.
     """
     recorder = _Recorder(inputs, constants)
     with recorder:
         results = list(function(*inputs))
-    return results, recorder.program(results)
+    return results, recorder.recording(results)
 
 
 class _Recorder(TorchFunctionMode):
@@ -73,11 +85,14 @@ class _Recorder(TorchFunctionMode):
         self.parameters = [f"i{number}" for number in range(len(inputs))]
         self.names = {id(tensor): name for name, tensor in zip(self.parameters, inputs, strict=True)}
         self.alive: list[Any] = [*inputs]  # so that no other object gets their identity
-        self.constants = {id(tensor): tensor for tensor in constants}
+        constants = list(constants)
+        self.constants = {id(tensor): f"w{number}" for number, tensor in enumerate(constants)}  # w: and their views
+        self.alive += constants
         self.fixed: set[str] = set()  # tensors of this recording's own that hold the same numbers every time
         self.near: set[str] = set()  # and those that may lie in their memory
         self.objects: dict[str, Any] = {}  # what lines name beside inputs and results
         self.functions: dict[Any, str] = {}
+        self.bound: list[str] = []  # lines that need constants alone
         self.lines: list[tuple[list[str], list[str], str]] = []  # names given, names read, the call
         self.views: dict[str, str] = {}
         self.refused: str | None = None
@@ -118,7 +133,8 @@ class _Recorder(TorchFunctionMode):
             return
         is_near = name not in PURE and not self.near.isdisjoint(read)
         is_fixed = self.fixed.issuperset(read)
-        read = [name for name in read if name[0] != "c"]
+        of_constants = any(name[0] == "w" for name in read)
+        read = [name for name in read if name[0] not in "cw"]
         if name in PURE and is_fixed and not several and not changes:
             self._keep(result, is_fixed)
             return
@@ -126,8 +142,13 @@ class _Recorder(TorchFunctionMode):
             self.functions[function] = self._object(function)
         call = f"{self.functions[function]}({', '.join(given)})"
         view = name in VIEWS or (name == "__getitem__" and _slices(args[1]))
-        if view and not read:  # of a constant
+        if view and not read and not of_constants:
             self._keep(result, is_fixed)
+            return
+        if view and not read and call not in self.views:
+            self.views[call] = self.names[id(result)] = f"w_{len(self.bound)}"
+            self.alive.append(result)
+            self.bound.append(f"{self.views[call]} = {call}")
             return
         if view and call in self.views:  # of the same tensor again
             self.names[id(result)] = self.views[call]
@@ -155,7 +176,7 @@ class _Recorder(TorchFunctionMode):
         if isinstance(value, Tensor):
             name = self.names.get(id(value))
             if name is None:
-                name = self.names[id(value)] = self._object(self.constants[id(value)])
+                name = self.names[id(value)] = self.constants[id(value)]
             read.append(name)
             return name
         if value is None or value is True or value is False or type(value) in (int, str) or (type(value) is float and math.isfinite(value)):
@@ -173,7 +194,7 @@ class _Recorder(TorchFunctionMode):
         self.objects[name] = value
         return name
 
-    def program(self, results: list[Tensor]) -> Program | None:
+    def recording(self, results: list[Tensor]) -> Recording | None:
         """The lines as a function; tensors go when nothing needs them any more: memory is used again while it is in the cache."""
         read: list[str] = []
         try:
@@ -191,9 +212,12 @@ class _Recorder(TorchFunctionMode):
             last = [name for name in dict.fromkeys([*used, *names]) if name not in needed]
             needed.update(used)
             body.append(f"    {call}" + (f"; del {', '.join(last)}" if last else ""))
-        source = "\n".join([f"def program({', '.join(self.parameters)}):", *reversed(body)])
-        exec(compile(source, "<recorded calls>", "exec"), self.objects)
-        return self.objects["program"]
+        program = [f"def program({', '.join(self.parameters)}):", *reversed(body)]
+        weights = "".join(f"{name}, " for name in self.constants.values())
+        unpacked = [f"{weights}= weights"] if weights else []
+        lines = [*unpacked, *self.bound, *program, "return program"]
+        exec(compile("\n    ".join(["def bind(weights):", *lines]), "<recorded calls>", "exec"), self.objects)
+        return Recording(self.objects["bind"])
 
 
 def _parts(index: Any) -> tuple[Any, ...]:

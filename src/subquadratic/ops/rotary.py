@@ -3,23 +3,57 @@
 Axes: B batch, H heads, N length, K head width.
 """
 
+import decimal
+import functools
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .backend import is_traced, needs_gradient, takes_native
+from .precision import has_float64
 
 BASE = 10000.0  # the paper's
 FEW = 1 << 13  # numbers that four small operations take no longer for
 LARGE = 1 << 20  # numbers from which a product on a CPU is made in pieces
 PIECE = 1 << 18  # numbers of a piece: it, what it is multiplied by and the product stay in a second-level cache
+TURN = decimal.Decimal("6.2831853071795864769252867665590057683943387987502")  # 2 pi
 
 
-def rotary_angles(positions: Tensor, width: int, *, base: float = BASE) -> Tensor:
-    """Angles of ``width // 2`` channel pairs: (..., N) integer positions -> (..., N, width // 2) float32."""
-    exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-    return positions[..., None].to(torch.float32) * (1.0 / base**exponents)
+def rotary_angles(positions: Tensor, width: int, *, base: float = BASE, dtype: torch.dtype | None = None) -> Tensor:
+    """Angles of channel pairs, position times base^(-2 i / width).
+
+    Args:
+        positions: (..., N) integers.
+        width: K; odd ones round up to pairs.
+        base: of the rates.
+        dtype: of the arithmetic. None: float64, in which angles are right to 1e-6 rad at positions up to 10^9, and to position times 1e-16
+            beyond; on devices without it, float32 angles from integers, less whole turns, which are as right. float32, as published models
+            have it, is off by position times 1e-7.
+
+    Returns:
+        (..., N, K / 2), float64 or float32.
+    """
+    if dtype is None and not has_float64(positions.device):
+        return angles_from_integers(positions, width, base=base)
+    dtype = dtype or torch.float64
+    exponents = torch.arange(0, width, 2, device=positions.device, dtype=dtype) / width
+    return positions[..., None].to(dtype) * (1.0 / base**exponents)
+
+
+def angles_from_integers(positions: Tensor, width: int, *, base: float = BASE) -> Tensor:
+    """:func:`rotary_angles` in [-pi, pi] without float64: a rate is a fraction of a turn in 64 bits, and what overflows when a position is
+    multiplied by it are whole turns."""
+    parts = positions[..., None] * torch.tensor(_rates(width, base), dtype=torch.int64, device=positions.device)
+    return parts.to(torch.float32) * (2 * math.pi / 2**64)
+
+
+@functools.lru_cache
+def _rates(width: int, base: float) -> list[int]:
+    """Turns per position, in units of 2^-64."""
+    with decimal.localcontext(prec=50):
+        return [round(decimal.Decimal(base) ** (decimal.Decimal(-i) / width) / TURN * 2**64) for i in range(0, width, 2)]
 
 
 def rotation(positions: Tensor, width: int) -> Tensor:
@@ -27,7 +61,8 @@ def rotation(positions: Tensor, width: int) -> Tensor:
     once for all tensors and layers that share it."""
     angles = rotary_angles(positions, width)
     angles = angles[:, None] if angles.dim() == 3 else angles  # the same for every head
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+    # float64 up to here: neighbours far along a stream have large angles that hardly differ, and float32 rounds them.
+    return torch.cat((angles.cos(), angles.sin()), dim=-1).to(torch.float32)
 
 
 def is_rotation_of(turns: Tensor, x: Tensor) -> bool:

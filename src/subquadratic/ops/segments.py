@@ -29,6 +29,8 @@ def lay_out(x: Tensor, mask: Tensor | None, phase: Tensor | None) -> Segments:
     """Columns for (B, N, D) with ``mask`` (B, N) bool or None, and ``phase`` (B,) int64; None: 0 in every row."""
     batch, length, _ = x.shape
     slot, ahead = 0, None
+    if not batch:
+        return Segments(x, slot, None, None, None)
     if phase is not None:
         slot = int(phase.min())
         ahead = phase - slot if bool((phase != slot).any()) else None

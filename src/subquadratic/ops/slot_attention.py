@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .backend import is_traced, needs_gradient, takes_triton
+from .causality import keep_out
 from .documents import document_bounds, state_rows
 from .errors import require_positive
 from .precision import exact_dtype, no_autocast
@@ -110,17 +111,22 @@ def causal_slot_attention(
             inputs = tuple(tensor.to(values.dtype) for tensor in inputs)  # type: ignore[assignment]
             output, *after = by_kernel(*inputs, state.keys, state.values, cu_seqlens=cu_seqlens)
             return output, SlotState(*after)
-        if dropout > 0.0 or is_traced():
+        if dropout > 0.0 or is_traced() or not batch:  # blocks of an empty batch have no size
             output, last_keys, last_values = slots_by_formula(inputs, state.keys, state.values, bounds, dropout, chunk)
             state = SlotState(last_keys, last_values)
         elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):
             output, state = _step(tuple(tensor.to(exact) for tensor in inputs), state)
-        elif bounds is None and suits(backend, inputs, state.keys, state.values):
-            output, last_keys, last_values = NativeSlots.apply(*inputs, state.keys, state.values)
-            state = SlotState(last_keys, last_values)
         else:
-            output, last_keys, last_values = slots_in_blocks(inputs, state.keys, state.values, bounds, chunk)
-            state = SlotState(last_keys, last_values)
+            before, native = state, bounds is None and suits(backend, inputs, state.keys, state.values)
+
+            def attend(*parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                parts = (*parts, key_weights, value_weights)
+                if native:
+                    return NativeSlots.apply(*parts, before.keys, before.values)
+                return slots_in_blocks(parts, before.keys, before.values, bounds, chunk)
+
+            output, *after = attend(queries, keys, values)
+            output, state = keep_out(lambda *parts: attend(*parts)[0], (queries, keys, values), output), SlotState(*after)
     return output.to(values.dtype), state
 
 

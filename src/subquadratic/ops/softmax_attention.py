@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend
 
 from ..kernels.derivatives import differentiable, is_transformed, keep, kept
 from .backend import is_traced, needs_gradient, takes_native
+from .causality import keep_out
 from .precision import exact_dtype, no_autocast
 from .recording import in_one_call
 
@@ -46,6 +47,13 @@ def softmax_attention(
     """
     if allowed is not None and causal:
         raise ValueError("allowed and causal=True exclude each other: put causality into allowed")
+    if causal and dropout == 0.0 and queries.dim() == 4:
+        output = _attend(queries, keys, values, None, True, dropout)
+        return keep_out(lambda q, k, v: _attend(q, k, v, None, True, dropout), (queries, keys, values), output)
+    return _attend(queries, keys, values, allowed, causal, dropout)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool, dropout: float) -> Tensor:
     length, past = queries.shape[-2], keys.shape[-2] - queries.shape[-2]
     if allowed is None and dropout == 0.0 and length >= FEWEST and (past >= 0 or not causal) and _for_kernel(queries, keys, values):
         from .softmax_native import NativeSoftmaxAttention

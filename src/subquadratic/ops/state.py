@@ -66,7 +66,8 @@ class State:
 
 @dataclass_transform(frozen_default=True)
 def state(cls: T) -> T:
-    """Class decorator: a frozen dataclass, registered as a pytree (so that compile, export and tree maps go through it)."""
+    """Class decorator: a frozen dataclass, registered as a pytree (so that compile, export and tree maps go through it), and as something
+    that plain ``torch.load`` builds again: it holds tensors and nothing that runs."""
     cls = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     pytree.register_pytree_node(
@@ -78,6 +79,7 @@ def state(cls: T) -> T:
         to_dumpable_context=lambda context: context,
         from_dumpable_context=lambda context: context,
     )
+    torch.serialization.add_safe_globals([cls])
     return cls
 
 

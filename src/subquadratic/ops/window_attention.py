@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .backend import is_traced
+from .causality import keep_out
 from .padding import pack_left
 from .recording import in_one_call
 from .softmax_attention import append, in_parts, softmax_attention
@@ -61,12 +62,16 @@ def window_attention(
     Returns:
         (B, H, N, K); zeros for padded positions.
     """
-    if not in_parts(queries, keys, values, dropout):
-        return windows_by_formula(queries, keys, values, window, causal, sliding, mask, dropout)
-    length = queries.shape[2]
-    if length <= (window if sliding else 2 * window):
-        window = length  # everything is near: one block
-    return windows_in_parts(queries, keys, values, window, causal, sliding, mask)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if not in_parts(q, k, v, dropout):
+            return windows_by_formula(q, k, v, window, causal, sliding, mask, dropout)
+        length = q.shape[2]
+        near_all = length <= (window if sliding else 2 * window)  # everything is near: one block
+        return windows_in_parts(q, k, v, length if near_all else window, causal, sliding, mask)
+
+    inputs, output = (queries, keys, values), attend(queries, keys, values)
+    return keep_out(attend, inputs, output, mask) if causal and dropout == 0.0 else output
 
 
 def extend_window_attention(

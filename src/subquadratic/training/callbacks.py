@@ -67,10 +67,7 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step = state.global_step
-        loss = torch.stack(self.trainer.losses).sum()
-        self.trainer.losses.clear()
-        if args.world_size > 1:
-            loss = self.trainer.accelerator.reduce(loss, reduction="mean")
+        loss = self.trainer.step_loss()
         self.waiting.append((step, loss, self.trainer.gradient_norm))
         logs = step == 1 or step % LOG_EVERY == 0
         if logs or loss.device.type == "cpu":

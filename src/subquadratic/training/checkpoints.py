@@ -8,11 +8,9 @@ run counts besides. A checkpoint is written under another name and renamed when 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 PREFIX = "step-"
 PROGRESS = "progress.json"
@@ -79,32 +77,14 @@ class Checkpoints:
         path = self.place(steps[-1])
         missing = [name for name in NEEDED if not (path / name).is_file()]
         if missing:
-            older = f"delete {path} to go on from step {steps[-2]:,}" if len(steps) > 1 else ""
-            other = older or "there is no older one: start again with --overwrite"
-            raise CheckpointError(f"resume: the checkpoint {path} lacks {' and '.join(missing)}; {other}")
+            from .integrity import way_back
+
+            raise CheckpointError(f"resume: the checkpoint {path} lacks {' and '.join(missing)}; {way_back(path)}")
         return path
 
-
-def read_progress(checkpoint: Path) -> dict[str, Any]:
-    """What `progress.json` holds.
-
-    Raises:
-        CheckpointError: it is damaged, or of another version.
-    """
-    try:
-        progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
-        found = progress["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        file = checkpoint / PROGRESS
-        raise CheckpointError(f"resume: {file} is damaged ({error}); delete {checkpoint} to go on from an older one") from error
-    if found != FORMAT:
-        raise CheckpointError(f"resume: the checkpoint {checkpoint} has format {found}; this version of subquadratic reads {FORMAT}")
-    return progress
-
-
-def write_progress(checkpoint: Path, progress: dict[str, Any]) -> None:
-    """Write `progress.json`."""
-    (checkpoint / PROGRESS).write_text(json.dumps({"format": FORMAT, **progress}), encoding="utf-8")
+    def whole(self) -> list[int]:
+        """Steps of those that lack nothing."""
+        return [step for step in self.steps() if all((self.place(step) / name).is_file() for name in NEEDED)]
 
 
 def is_full_disk(error: BaseException) -> bool:

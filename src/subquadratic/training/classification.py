@@ -23,7 +23,15 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         ValueError: the table cannot be used.
     """
     tokenizer = load_tokenizer(options.tokenizer)
-    examples = load_examples(options.data, text=options.text, label=options.label, tokenizer=tokenizer, max_length=options.context)
+    examples = load_examples(
+        options.data,
+        text=options.text,
+        label=options.label,
+        tokenizer=tokenizer,
+        max_length=options.context,
+        quotes=options.quotes,
+        skip_bad_rows=options.skip_bad_rows,
+    )
     options = dataclasses.replace(options, context=max(examples.longest))
     facts = {**examples_facts(examples), "labels": list(examples.labels)}
     problem = _problem(

@@ -71,7 +71,7 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
     display.say(f"step        {seconds * 1e3:.0f} ms for {tokens:,} tokens ({tokens / seconds:,.0f} tokens/s, median of {TIMED})")
     read = f"{steps * tokens:,} tokens, {epochs:.2f} of the training data"
     display.say(f"run         about {steps:,} steps in {clock(steps * seconds)}: {read}")
-    display.say("nothing was written; leave --dry_run out to train")
+    display.say("no run folder was written; leave --dry_run out to train")
     return {
         "parameters": cost.parameters,
         "memory_bytes": cost.total_bytes,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .callbacks import Signals
+from .callbacks import Signals, TrainingError
 from .checkpoints import Checkpoints
 from .display import PlainDisplay
 from .options import TrainOptions
@@ -42,8 +41,7 @@ class Record(TrainerCallback):
         self._mean = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        loss = float(torch.stack(self.trainer.losses).sum())
-        self.trainer.losses.clear()
+        loss = float(self.trainer.step_loss())
         step = state.global_step
         self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
         smooth = self._mean / (1 - SMOOTHING**step)
@@ -77,12 +75,15 @@ def find_lr(problem: Problem, options: TrainOptions, folder: RunFolder, display:
     suggested = float(f"{rates[lowest] / 3:.1g}")
     found = {"rates": rates, "losses": losses, "smoothed": smoothed, "suggested": suggested}
     _show(rates, smoothed, lowest, display)
-    if folder.writes:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write_text("find_lr.json", json.dumps(found) + "\n")
-        plot_rates(folder.path / "find_lr.svg", rates, losses, smoothed, suggested)
     display.say(f"suggested   --learning_rate {suggested:g} (a third of the rate with the lowest loss; now {options.learning_rate:g})")
-    display.say(f"plot        {Path(folder.path) / 'find_lr.svg'}")
+    if folder.writes:
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.write_text("find_lr.json", json.dumps(found) + "\n")
+            plot_rates(folder.path / "find_lr.svg", rates, losses, smoothed, suggested)
+        except OSError as error:
+            raise TrainingError(f"out: cannot write {folder.path}: {error.strerror or error}; the rates were shown") from error
+        display.say(f"plot        {folder.path / 'find_lr.svg'}")
     return found
 
 

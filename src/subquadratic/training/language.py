@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..data import Corpus, Windows, load_corpus, load_tokenizer
 from ..data.sources import STDLIB
 from ..data.tokenizer import Tokenizer
+from ..evaluation.trained import validation_text
+from ..evaluation.windows import TextWindows, scored_losses, stacked
 from ..models.language_model import LanguageModel
 from . import samples
 from .options import TrainOptions
 from .problem import Batch, Problem, Score, Sums
 from .setup import Progress, backbone_config, data_facts, length_limit, task_of
 
-MASK_PROBABILITY = 0.15
+MASK_PROBABILITY = 0.15  # of plain windows
 SMALL_TEXT = 20_000_000  # tokens
 OFFSETS = 8
 REFERENCE_TOKENS = 2_000_000  # of the validation text, for xz and byte frequencies
@@ -34,8 +35,17 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         ValueError: the corpus cannot be used, or either side of it is shorter than one window.
     """
     tokenizer = load_tokenizer(options.tokenizer)
-    corpus = load_corpus(options.data, tokenizer=tokenizer, text=options.text, progress=progress)
+    corpus = load_corpus(
+        options.data,
+        tokenizer=tokenizer,
+        text=options.text,
+        quotes=options.quotes,
+        skip_bad_rows=options.skip_bad_rows,
+        binary=options.binary,
+        progress=progress,
+    )
     train, validation = make_windows(corpus, options)
+    shown = Windows(corpus.validation, length=train.length)
     per_byte = len(corpus.train) / max(corpus.train_bytes, 1)
     return Problem(
         kind="language",
@@ -47,7 +57,7 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         build=_builder(options, tokenizer.vocab_size),
         sums=_summing(tokenizer),
         headline=_headline(causal=bool(options.causal)),
-        sample=lambda model, seed: samples.of_text(model, validation, tokenizer, seed=seed),
+        sample=lambda model, seed: samples.of_text(model, shown, tokenizer, seed=seed),
         tokens=train.length,
         size=len(corpus.train),
         bits=(per_byte / math.log(2), "bits/byte"),
@@ -71,10 +81,11 @@ def task_problem(options: TrainOptions) -> Problem:
         facts=facts,
         train=task.train,
         validation=task.validation,
-        collate=lambda items: {name: torch.stack([item[name] for item in items]) for name in ("tokens", "scored")},
+        collate=stacked,
         build=_builder(options, task.vocab_size),
         sums=_summing(None),
         loss=lambda model, batch: model.loss(**batch, **hidden),
+        count=lambda model, batch: model.count_predictions(**batch, **hidden),
         headline=lambda score: f"{score.accuracy:.2%} right of {score.predicted:,} tokens that can be known, loss {score.loss:.4f}",
         sample=lambda model, seed: samples.of_task(model, task.validation, task.vocabulary),
         tokens=task.length,
@@ -88,8 +99,8 @@ def _closing(options: TrainOptions, folder: str) -> str:
     return f"subq generate {folder}" + (' --prompt "def "' if options.data in (None, STDLIB) else "")
 
 
-def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Windows]:
-    """Windows to train on, and windows to validate on that overlap so that each token is predicted once.
+def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, TextWindows]:
+    """Windows to train on, and windows to validate on, in which each token is predicted once.
 
     Windows of a small text, which a run reads several times, begin at eight places where those of a large one begin at one: the
     second time a token is read it stands elsewhere in its window.
@@ -98,9 +109,6 @@ def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Window
         ValueError: either side of the corpus is shorter than one window.
     """
     assert options.context is not None
-    stride = options.context
-    if options.causal:
-        stride = max(1, min(options.context - 1, options.fields.get("latents", options.context)))
     for side, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         if len(tokens) < options.context:
             raise ValueError(
@@ -109,7 +117,11 @@ def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, Window
             )
     places = OFFSETS if len(corpus.train) <= SMALL_TEXT else 1
     windows = Windows(corpus.train, length=options.context, stride=max(1, options.context // places))
-    return windows, Windows(corpus.validation, length=options.context, stride=stride)
+    text = validation_text(corpus).after(corpus.tokenizer.eos_token)
+    advance = options.context
+    if options.causal:
+        advance = max(1, min(options.context - 1, getattr(backbone_config(options), "latents", options.context)))
+    return windows, TextWindows(text, length=options.context, advance=advance, masked=not options.causal, seed=options.seed)
 
 
 def corpus_facts(corpus: Corpus) -> dict[str, Any]:
@@ -139,12 +151,13 @@ def _summing(tokenizer: Tokenizer | None) -> Callable[[Any, Batch, torch.Generat
     sizes = None if tokenizer is None else torch.from_numpy(tokenizer.byte_lengths())
 
     def sums(model: Any, batch: Batch, generator: torch.Generator) -> Sums:
-        tokens, scored = batch["tokens"], batch.get("scored")
-        arguments = {}
-        if not model.config.causal:
-            masked = torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY if scored is None else scored.cpu()
-            arguments["masked"] = masked.to(tokens.device)
-        nats, right, predicted = model.token_losses(tokens, scored=scored, **arguments)
+        tokens, scored, masked = batch["tokens"], batch.get("scored"), batch.get("masked")
+        if scored is not None:
+            hidden = scored if masked is None and not model.config.causal else masked  # of a task, whatever can be known
+            nats, right, predicted, _ = scored_losses(model, tokens, scored, masked=hidden)
+        else:
+            drawn = {} if model.config.causal else {"masked": torch.rand(tokens.shape, generator=generator) < MASK_PROBABILITY}
+            nats, right, predicted = model.token_losses(tokens, **{name: places.to(tokens.device) for name, places in drawn.items()})
         size = 0 if sizes is None else int(sizes[predicted.cpu()].sum())
         return Sums(float(nats.double().sum()), int(right.sum()), len(predicted), size)
 
@@ -160,5 +173,6 @@ def _headline(*, causal: bool) -> Callable[[Score], str]:
     return headline
 
 
-def _stack(items: list[Tensor]) -> Batch:
-    return {"tokens": torch.stack(items)}
+def _stack(items: list[Any]) -> Batch:
+    """Of windows to train on, which are tensors, or to validate on."""
+    return stacked([item if isinstance(item, dict) else {"tokens": item} for item in items])

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .defaults import DEFAULTS, ModelDefaults
+from .numbers import check_numbers
+from .outputs import named
 
 DEFAULT_BUDGET = "5m"
 TRACKERS = ("tensorboard", "trackio", "wandb")
+LONGEST = 1e9  # seconds, some thirty years
+MOST_EVALUATIONS = 10_000  # their places in the run are in every checkpoint
 PATHS = ("data", "tokenizer", "weights")
 
 
@@ -27,14 +31,22 @@ class TrainOptions:
     model: str = "performer"
     """Backbone: performer, linformer, fastformer, feedback_transformer, perceiver_ar or transformer."""
     data: str | None = None
-    """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .csv .tsv .parquet are understood. Default: the source
+    """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet are understood. Default: the source
     of Python's own standard library."""
     text: str = "text"
-    """Column or field that holds the text, where the data has columns."""
+    """Column or field that holds the text, where the data has columns. Where another is named, only rows are read: a file
+    without columns is refused, or passed over in a folder."""
     label: str | None = None
     """Column with the class of each row: trains a classifier."""
     target: str | None = None
     """Column with the text to be written for each row: trains an encoder-decoder."""
+    quotes: Literal["auto", "double", "none"] = "auto"
+    """A quotation mark in CSV and TSV: one that opens a cell, over separators and lines (double), or a character (none). auto: double
+    in CSV, and in TSV where the columns bear it out."""
+    skip_bad_rows: bool = False
+    """Pass over rows that cannot be used, and count them. Otherwise the first ends the run."""
+    binary: bool = False
+    """Read every file as its bytes as they are, NUL bytes too; for the tokenizer of bytes."""
     task: str | None = None
     """Synthetic task instead of data: copy, mirror, recall, listops, variables or dyck."""
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -72,7 +84,7 @@ class TrainOptions:
     batch_size: int | None = None
     """Windows or rows in a batch, on each device."""
     accumulation: int = 1
-    """Batches in an optimizer step."""
+    """Batches in an optimizer step; each of their predictions counts the same."""
     learning_rate: float | None = None
     """Peak learning rate; it rises over the warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -131,6 +143,7 @@ class TrainOptions:
             from ..ops.errors import require_choice
 
             require_choice("model", self.model, model_types())
+        self._check_names()
         self._check_sources()
         defaults = DEFAULTS.get(self.model, ModelDefaults())
         rows = self.kind != "language" and self.task is None
@@ -166,6 +179,11 @@ class TrainOptions:
             _require(name in TRACKERS, "report_to", f"of {', '.join(TRACKERS)}", name)
         return names
 
+    def _check_names(self) -> None:
+        for name in (*PATHS, "out", "resume"):
+            if (path := getattr(self, name)) is not None:
+                named(name, str(path))
+
     def _check_sources(self) -> None:
         if self.task is not None:
             from ..data.task_names import TASKS
@@ -173,8 +191,8 @@ class TrainOptions:
             close = difflib.get_close_matches(self.task, TASKS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}{hint}", self.task)
-            for name in ("data", "label", "target", "tokenizer"):
-                if getattr(self, name) is not None:
+            for name in ("data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
+                if getattr(self, name) != getattr(TrainOptions, name):
                     raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")
         elif self.task_options:
             raise ValueError("task_options is for --task: name one")
@@ -183,8 +201,12 @@ class TrainOptions:
         for name in ("label", "target"):
             if getattr(self, name) is not None and self.data is None:
                 raise ValueError(f"{name} names a column of the data: give a .csv, .tsv, .jsonl or .parquet with --data")
+            if getattr(self, name) is not None and self.binary:
+                raise ValueError(f"binary reads bytes, and {name} names a column: leave one of the two")
 
     def _check(self) -> None:
+        for each in dataclasses.fields(self):
+            check_numbers(each.name, getattr(self, each.name))
         for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("max_steps", "validation_tokens", "patience", "save_every"):
@@ -192,7 +214,7 @@ class TrainOptions:
             _require(value is None or value >= 1, name, "at least 1", value)
         assert self.learning_rate is not None
         _require(self.context is None or self.context >= 2, "context", "at least 2", self.context)
-        _require(self.evaluations >= 0, "evaluations", "at least 0", self.evaluations)
+        _require(0 <= self.evaluations <= MOST_EVALUATIONS, "evaluations", f"from 0 to {MOST_EVALUATIONS:,}", self.evaluations)
         _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
         _require(0 <= self.warmup < 1, "warmup", "from 0 up to 1 (a share of the run)", self.warmup)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
@@ -216,7 +238,7 @@ def parse_duration(text: str) -> float:
     found = re.fullmatch(pattern, str(text).strip().lower())
     parts = found.groupdict(default="0") if found else {"h": "0", "m": "0", "s": "0"}
     seconds = 3600 * float(parts["h"]) + 60 * float(parts["m"]) + float(parts["s"])
-    if seconds <= 0:
+    if not 0 < seconds <= LONGEST:
         raise ValueError(f"budget must be a time such as 300, 90s, 5m or 1h30m, got {text!r}")
     return seconds
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from .options import TrainOptions
@@ -11,15 +10,16 @@ from .run_folder import RunFolder
 
 
 def run_page(folder: RunFolder, options: TrainOptions, problem: Problem, facts: dict[str, Any]) -> str:
-    """Markdown, from what `run.json` holds."""
+    """Markdown, from what `run.json` holds. It stays true where the folder is moved: paths and commands are relative to it."""
     result = facts["result"]
-    where = shlex.quote(str(folder.path))
+    where = "."
     state = "was stopped early" if result["interrupted"] else "is finished"
     numbers = "\n".join(f"| {name.replace('_', ' ')} | {_number(value)} |" for name, value in result.items() if name != "interrupted")
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     use, measure = problem.closing(where), f"subq evaluate {where}"
-    again = f"subq train --resume {where}" if result["interrupted"] else f"subq train --config {where}/run.yaml --out another_folder"
+    again = f"subq train --resume {where}" if result["interrupted"] else "subq train --config run.yaml --out ../another_run"
     commands = "\n".join(dict.fromkeys((use, measure, again)))
+    written = ", what the model wrote on the way in `samples.txt`" if (folder.path / "samples.txt").exists() else ""
     return f"""# {options.model}, {facts["parameters"]:,} parameters
 
 A {options.model} for {problem.kind.replace("_", " ")}, trained with subquadratic. The run {state}.
@@ -35,10 +35,12 @@ A {options.model} for {problem.kind.replace("_", " ")}, trained with subquadrati
 Data: {problem.text}.
 Digest of the data: `{problem.digest}`. Runs are comparable only where these agree.
 
-Every option is in `run.yaml`, every measurement in `metrics.jsonl`, what the model wrote on the way in `samples.txt`.
+Every option is in `run.yaml`, every measurement in `metrics.jsonl`{written}.
 Versions: {versions}.
 
 ## How to use it
+
+In this folder, wherever it is:
 
 ```console
 {commands}
@@ -47,7 +49,7 @@ Versions: {versions}.
 ```python
 import subquadratic as sq
 
-model = sq.{facts["class"]}.from_pretrained({str(folder.path)!r})
+model = sq.{facts["class"]}.from_pretrained(".")
 ```
 """
 

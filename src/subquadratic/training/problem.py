@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from ..layers.modes import evaluating
+
 Batch = dict[str, Tensor]
 SAMPLE_ITEMS = 64  # windows or rows in a validation during a run
 
@@ -74,6 +76,7 @@ class Problem:
         collate: items to a batch, the keyword arguments of the model's `loss`.
         build: a new model, with weights drawn from torch's generator.
         loss: (model, batch) to the mean loss in nats.
+        count: (model, batch) to how many predictions that is the mean of, a scalar: the batch's weight among those of a step.
         sums: (model in eval mode, batch, a seeded generator) to what the batch adds to the score.
         headline: a score in words.
         sample: (model, seed) to something to look at, or nothing.
@@ -94,6 +97,7 @@ class Problem:
     build: Callable[[], Any]
     sums: Callable[[Any, Batch, torch.Generator], Sums]
     loss: Callable[[Any, Batch], Tensor] = field(default=lambda model, batch: model.loss(**batch))
+    count: Callable[[Any, Batch], Tensor] = field(default=lambda model, batch: model.count_predictions(**batch))
     headline: Callable[[Score], str]
     sample: Callable[[Any, int], str]
     tokens: int
@@ -113,12 +117,10 @@ class Problem:
 def validate(problem: Problem, model: Any, items: Any, *, batch_size: int, seed: int, deadline: float = math.inf) -> Score:
     """The score of `model` on `items` of the validation data, in eval mode; what is masked depends on `seed` and the order alone.
     After `deadline`, on the monotonic clock, it looks at no more than a sample."""
-    started, training = time.monotonic(), model.training
-    device = next(model.parameters()).device
+    started, device = time.monotonic(), next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     nats, right, predicted, size, done = 0.0, 0, 0, 0, 0
-    model.eval()
-    try:
+    with evaluating(model):
         # A loader of its own generator: without, it would draw from torch's, and a run would depend on how often it is measured.
         for batch in DataLoader(items, batch_size=batch_size, collate_fn=problem.collate, generator=torch.Generator()):
             sums = problem.sums(model, {name: value.to(device) for name, value in batch.items()}, generator)
@@ -126,8 +128,6 @@ def validate(problem: Problem, model: Any, items: Any, *, batch_size: int, seed:
             done = min(done + batch_size, len(items))
             if done >= SAMPLE_ITEMS and time.monotonic() > deadline:
                 break
-    finally:
-        model.train(training)
     return Score(
         loss=nats / max(predicted, 1),
         accuracy=right / max(predicted, 1),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+from .checkpoints import Checkpoints
 from .options import TrainOptions
+from .outputs import named
 
 ALONE = "true"  # what `--resume` without a value stands for
+LAST = "find_lr"  # the last option that every version writes
 FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "dry_run", "find_lr")  # may differ when a run goes on
 
 
@@ -18,6 +23,9 @@ def resumed_folder(resume: str, out: str | None) -> Path:
     Raises:
         ValueError: there is none, or it is no run.
     """
+    for name, value in (("resume", resume), ("out", out)):
+        if value is not None:
+            named(name, value, "the folder of a run")
     if resume != ALONE:
         if out is not None and Path(out).expanduser().absolute() != Path(resume).expanduser().absolute():
             raise ValueError(f"resume: a run goes on in its own folder; got --resume {resume} and --out {out}: give one of them")
@@ -45,10 +53,42 @@ def saved_options(folder: Path) -> TrainOptions:
     import yaml
 
     try:
-        values = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+        text = (folder / "run.yaml").read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        if not isinstance(values, dict) or LAST not in values or not text.endswith("\n"):
+            raise TypeError("it is cut short" if isinstance(values, dict) else "it holds no options")
         return TrainOptions(**{**values, "out": str(folder), "resume": str(folder)})
     except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(f"resume: {folder / 'run.yaml'} cannot be read ({error})") from error
+        raise ValueError(f"resume: {folder / 'run.yaml'} is damaged and cannot be read ({error}); {_anew(folder)}") from error
+
+
+def saved_facts(folder: Path) -> dict[str, Any]:
+    """What `run.json` holds; nothing, where the run was stopped before it was written.
+
+    Raises:
+        ValueError: it is damaged, or missing though there is a checkpoint: nobody could say whether the data are the same.
+    """
+    file = folder / "run.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not isinstance(found.get("corpus"), dict):
+            raise ValueError("it does not say what the data are")
+        return found
+    except FileNotFoundError as error:
+        if not Checkpoints(folder).steps():
+            return {}
+        raise ValueError(f"resume: {file} is missing, which says what the data are; {_anew(folder)}") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"resume: {file} is damaged ({error}); {_anew(folder)}") from error
+
+
+def _anew(folder: Path) -> str:
+    """The way out where a run cannot go on."""
+    steps = Checkpoints(folder).whole()
+    place = Checkpoints(folder).place(steps[-1]) if steps else folder
+    if not (place / "model.safetensors").is_file():
+        return "put it back, or start a new run"
+    return f"put it back, or start a new run from its model with --weights {shlex.quote(str(place))}"
 
 
 def check_unchanged(saved: TrainOptions, given: TrainOptions) -> None:

@@ -18,8 +18,9 @@ from transformers import TrainerCallback
 
 from ..models.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
-from .checkpoints import Checkpoints, is_full_disk, write_progress
+from .checkpoints import Checkpoints, is_full_disk
 from .display import PlainDisplay, clock
+from .integrity import check_run, why_no_model, write_progress
 from .options import TrainOptions
 from .page import run_page
 from .plots import plot_losses
@@ -124,7 +125,7 @@ class Run:
                 factor, unit = self.problem.bits
                 title = f"{self.options.model}, {facts['parameters'] / 1e6:.2f} M parameters"
                 plot_losses(self.folder.path / "loss.svg", self.folder.measurements(), factor=factor, unit=unit, title=title)
-                self.folder.write_text("README.md", run_page(self.folder, self.options, self.problem, facts))
+                self.folder.write_page(run_page(self.folder, self.options, self.problem, facts))
             self.folder.write_facts(facts)  # last: who finds the result there finds the run complete
         where = shlex.quote(str(self.folder.path))
         going_on = f"subq train --resume {where}" if signal is not None else self.problem.closing(where)
@@ -132,12 +133,22 @@ class Run:
         return TrainResult(self.folder, model, steps, score, sample, signal)
 
     def restore(self, checkpoint: Path, progress: dict[str, Any]) -> None:
-        """Take up what a checkpoint holds besides what the Trainer reads."""
+        """Take up what a checkpoint holds besides what the Trainer reads.
+
+        Raises:
+            CheckpointError: a file of the run that the checkpoint counts on is damaged.
+        """
+        notes = check_run(self.folder.path, progress)
         self.progress, self.best, self.stale = progress, progress["best"], progress["stale"]
+        noted = self.folder.noted_best()
+        if why_no_model(self.folder.path) is not None or (self.best and noted and noted["step"] != self.best["step"]):
+            self.best = None  # deleted, or of a later step: the run was stopped after that was saved and before its checkpoint was
         self.folder.reopen(progress["sizes"])
         if self.average is not None:
             self.average.module.load_state_dict(read_tensors(checkpoint / AVERAGE), strict=True)
             self.average.n_averaged.fill_(progress["averaged"])
+        for note in notes:
+            self.display.say(f"note        {note}")
 
     def _add_callbacks(self, trainer: SubquadraticTrainer, signals: Signals) -> None:
         options, problem = self.options, self.problem
@@ -176,6 +187,8 @@ class Run:
     def _write_progress(self, folder: Path, marks: list[float]) -> None:
         from safetensors.torch import save_file
 
+        if self.average is not None:
+            save_file({name: tensor.contiguous() for name, tensor in self.average.module.state_dict().items()}, folder / AVERAGE)
         write_progress(
             folder,
             {
@@ -192,8 +205,6 @@ class Run:
                 "averaged": 0 if self.average is None else int(self.average.n_averaged),
             },
         )
-        if self.average is not None:
-            save_file({name: tensor.contiguous() for name, tensor in self.average.module.state_dict().items()}, folder / AVERAGE)
 
     def _milestone(self, step: int) -> bool:
         """A validation, its sample of text, and the model if it is the best; whether to go on."""
@@ -208,11 +219,13 @@ class Run:
         if self.best is not None and score.loss >= self.best["loss"]:
             self.stale += 1
             return
-        self.best, self.stale = {"step": step, "loss": score.loss}, 0
+        best = {"step": step, "loss": score.loss}
         if self.folder.writes:
             self.folder.path.stat()  # raises where it was deleted; `save_pretrained` would make it again
+            self.problem.save_extra(self.folder.path)  # first: without its tokenizer a model would be taken for one of bytes
             self.measured.save_pretrained(self.folder.path)
-            self.problem.save_extra(self.folder.path)
+        self.best, self.stale = best, 0  # only now: a failure before leaves the best model before
+        self.folder.note_best(best)
 
     def _best_model(self) -> Any:
         best = type(self.model).from_pretrained(self.folder.path)
@@ -240,7 +253,7 @@ class Run:
 
     def _say_result(self, references: dict[str, float], score: Score, steps: int, signal: int | None) -> None:
         if signal is not None:
-            self.display.say(f"stopped     by signal {signal} after step {steps:,}; everything is saved")
+            self.display.say(f"stopped     by signal {signal} after step {steps:,}; {self._kept()}")
         if self.best is not None and self.best["step"] != steps:
             self.display.say(f"best        step {self.best['step']:,} of {steps:,}: its model is the one in the folder")
         part = "all" if score.items >= len(self.items) else f"{score.items / len(self.items):.0%}"
@@ -270,11 +283,15 @@ class Run:
             raise
 
     def _kept(self) -> str:
-        steps = self.checkpoints.steps()
-        best = "no model was saved yet" if self.best is None else f"the model of step {self.best['step']:,} is kept in {self.folder.path}"
+        """What the folder holds, as it is found there."""
+        steps, path = self.checkpoints.whole(), self.folder.path
+        if self.best is None or why_no_model(path) is not None:
+            best = "no model is saved there" if self.best is None else "no whole model is left there"
+        else:
+            best = f"the model of step {self.best['step']:,} is kept in {path}"
         if not steps:
             return best
-        return f"{best}, and the checkpoint of step {steps[-1]:,} (subq train --resume {shlex.quote(str(self.folder.path))})"
+        return f"{best}, and the checkpoint of step {steps[-1]:,} (subq train --resume {shlex.quote(str(path))})"
 
 
 def _one_line(text: str, width: int = 100) -> str:

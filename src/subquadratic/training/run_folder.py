@@ -17,21 +17,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..models.saving import replace_file
+from .outputs import check_folder, named
+from .replacing import FILES, check_replaceable, is_page, remove_run
 
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-MODEL = ("config.json", "model.safetensors", "tokenizer.json")
-FILES = (*MODEL, "run.yaml", "run.json", "metrics.jsonl", "samples.txt", "loss.svg", "README.md")
-FOLDERS = ("checkpoints", "tracking")
 LOGS = ("metrics.jsonl", "samples.txt")  # grow line by line; a run that goes on cuts off what came after its checkpoint
 
 
@@ -47,18 +46,12 @@ class RunFolder:
         """The folder that `out` names, or the first free `runs/MODEL-N`. Nothing is written yet.
 
         Raises:
-            ValueError: `out` is a file, or a folder with something in it and `overwrite` is false, or cannot be written.
+            ValueError: `out` is empty or a file, a folder with something in it and `overwrite` is false or something would be lost that
+                no run made, or it cannot be written.
         """
-        path = _free(f"runs/{model}") if out is None else Path(out).expanduser()
-        try:
-            if path.exists() and not path.is_dir():
-                raise ValueError(f"out: {path} is a file; name a folder")
-        except OSError as error:  # a name too long
-            raise ValueError(f"out: cannot write {path}: {error.strerror or error}") from error
-        _check_empty(path, overwrite=overwrite)
-        parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if not os.access(parent, os.W_OK):
-            raise ValueError(f"out: cannot write {path}: {parent} is read-only; name another folder")
+        path = _free(f"runs/{model}") if out is None else named("out", out)
+        check_folder("out", path)
+        check_replaceable(path, overwrite=overwrite)
         return cls(path, numbered=out is None)
 
     @contextlib.contextmanager
@@ -85,7 +78,7 @@ class RunFolder:
             raise ValueError(f"out: cannot write {self.path}: {error.strerror or error}") from error
         try:
             with self.claimed():
-                _check_empty(self.path, overwrite=overwrite)
+                check_replaceable(self.path, overwrite=overwrite)
                 yield
         finally:
             with contextlib.suppress(OSError):
@@ -124,14 +117,11 @@ class RunFolder:
             return
         try:
             self._sweep()
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                shutil.rmtree(self.path / name, ignore_errors=True)
+            remove_run(self.path)
             self._write("run.yaml", _to_yaml(options))
             self.write_facts(facts)
         except OSError as error:
-            raise ValueError(f"out: cannot write {self.path}: {error.strerror or error}") from error
+            raise ValueError(f"out: cannot write {self.path}: {error.strerror or error}; no run is left there") from error
 
     def sizes(self) -> dict[str, int]:
         """How long the logs are now."""
@@ -158,6 +148,15 @@ class RunFolder:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def note_best(self, best: dict[str, Any]) -> None:
+        """Keep in `run.json` which step the model in the folder is of, and its loss."""
+        self.write_facts({**self.read_facts(), "best": best})
+
+    def noted_best(self) -> dict[str, Any] | None:
+        """What was noted last."""
+        found = self.read_facts().get("best")
+        return found if isinstance(found, dict) else None
+
     def result(self) -> dict[str, Any] | None:
         """What came out, once there is something; of an interrupted run, when it was interrupted."""
         found = self.read_facts().get("result")
@@ -173,15 +172,32 @@ class RunFolder:
         if self.writes:
             self._write(name, text)
 
+    def write_page(self, text: str) -> None:
+        """The `README.md`; one that somebody else wrote there meanwhile gives way to no page: ours is `README-run.md` then."""
+        page = self.path / "README.md"
+        self.write_text("README-run.md" if page.exists() and not is_page(page) else "README.md", text)
+
     def measure(self, **values: Any) -> None:
         """Append one line to `metrics.jsonl`; it is on disk when this returns."""
         self._append("metrics.jsonl", json.dumps(values) + "\n")
 
     def measurements(self) -> list[dict[str, Any]]:
-        """Every line of `metrics.jsonl`, but for one that a full disk cut off."""
+        """Every line of `metrics.jsonl`, but for one that a full disk cut off.
+
+        Raises:
+            ValueError: a line is none of a run.
+        """
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        found = []
+        for number, line in enumerate(lines):
+            try:
+                found.append(json.loads(line))
+                found[-1]["step"]
+            except (ValueError, TypeError, KeyError) as error:
+                if line.endswith("}") or number + 1 < len(lines):
+                    raise ValueError(f"{path} is damaged (line {number + 1}): put it back, or delete it to go on without") from error
+        return found
 
     def validations(self) -> int:
         """How many there were, that of the untrained model not among them."""
@@ -201,8 +217,9 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Delete what a killed process left half-written (see `replace_file`)."""
-        for name in FILES:
-            for file in self.path.glob(f".{name}.*"):
+        pattern = re.compile(rf"\.(?:{'|'.join(map(re.escape, FILES))})\.[a-z0-9_]{{4,8}}")  # not an editor's .README.md.swp
+        for file in self.path.iterdir():
+            if pattern.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 
 
@@ -212,12 +229,6 @@ def _free(start: str) -> Path:
     while (path := Path(f"{start}-{number}")).exists():
         number += 1
     return path
-
-
-def _check_empty(path: Path, *, overwrite: bool) -> None:
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        more = ", or --resume to go on with the run in it" if (path / "run.yaml").is_file() else ""
-        raise ValueError(f"out: {path} is not empty; name another folder, or give --overwrite to replace the run in it{more}")
 
 
 def _to_yaml(options: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ import torch
 
 from ..data import Windows
 from ..data.tokenizer import Tokenizer
+from ..generation.text import known_end
+from ..layers.modes import evaluating
 
 PROMPT_TOKENS = 24
 NEW_TOKENS = 300
@@ -28,8 +30,9 @@ def written(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) ->
     tokens = windows[len(windows) // 2][:length]
     new = NEW_TOKENS if model.max_length is None else min(NEW_TOKENS, model.max_length - length)
     generator = torch.Generator(device=device).manual_seed(seed)
+    end = known_end(tokenizer, model.vocab_size)
     out = model.generate(
-        tokens[None].to(device), max_new_tokens=new, temperature=0.7, top_p=0.95, eos_token=tokenizer.eos_token, generator=generator
+        tokens[None].to(device), max_new_tokens=new, temperature=0.7, top_p=0.95, eos_token=end, generator=generator
     )[0, length:]
     return f"{tokenizer.decode(tokens)}⟫{tokenizer.decode(out.cpu())}"
 
@@ -40,10 +43,8 @@ def filled_in(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) 
     device = next(model.parameters()).device
     tokens = windows[len(windows) // 2]
     masked = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.15
-    training = model.training
-    model.eval()
-    guesses = model(tokens[None].to(device), masked=masked[None].to(device))[0].argmax(-1).cpu()
-    model.train(training)
+    with evaluating(model):
+        guesses = model(tokens[None].to(device), masked=masked[None].to(device))[0].argmax(-1).cpu()
     gap = int(tokenizer.encode("_")[0])
     shown = [tokens, tokens.masked_fill(masked, gap), torch.where(masked, guesses, tokens)]
     names = ("text", "masked", "filled in")
@@ -56,15 +57,13 @@ def of_task(model: Any, items: Any, names: Sequence[str]) -> str:
     device = next(model.parameters()).device
     item = items[0]
     tokens, scored = item["tokens"], item["scored"]
-    training = model.training
-    model.eval()
-    if model.config.causal:
-        logits = model(tokens[None, :-1].to(device))[0]
-        guesses = tokens.clone()
-        guesses[-len(logits) :] = logits.argmax(-1).cpu()  # a Perceiver AR predicts its last positions only
-    else:
-        guesses = model(tokens[None].to(device), masked=scored[None].to(device))[0].argmax(-1).cpu()
-    model.train(training)
+    with evaluating(model):
+        if model.config.causal:
+            logits = model(tokens[None, :-1].to(device))[0]
+            guesses = tokens.clone()
+            guesses[-len(logits) :] = logits.argmax(-1).cpu()  # a Perceiver AR predicts its last positions only
+        else:
+            guesses = model(tokens[None].to(device), masked=scored[None].to(device))[0].argmax(-1).cpu()
     spelled = [names[int(t)] for t in tokens]
     guessed = [names[int(g)] for g in guesses]
     pairs = [f"{right}→{guess}" for right, guess, counts in zip(spelled, guessed, scored.tolist(), strict=True) if counts]
@@ -83,7 +82,7 @@ def of_pairs(model: Any, items: Any, tokenizer: Tokenizer, count: int = 3) -> st
             item["target"][None, :1].to(device),
             max_new_tokens=max(1, min(limit, len(item["target"]) + 20)),
             temperature=0.0,
-            eos_token=tokenizer.eos_token,
+            eos_token=known_end(tokenizer, model.decoder.vocab_size),
         )
         parts = {"source": item["source"], "target": item["target"], "model": out[0].cpu()}
         lines.append("\n".join(f"[{name}] {tokenizer.decode(part)}" for name, part in parts.items()))

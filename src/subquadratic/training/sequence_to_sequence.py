@@ -25,7 +25,15 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         ValueError: the table cannot be used, or the model cannot be an encoder or a decoder.
     """
     tokenizer = load_tokenizer(options.tokenizer)
-    examples = load_examples(options.data, text=options.text, target=options.target, tokenizer=tokenizer, max_length=options.context)
+    examples = load_examples(
+        options.data,
+        text=options.text,
+        target=options.target,
+        tokenizer=tokenizer,
+        max_length=options.context,
+        quotes=options.quotes,
+        skip_bad_rows=options.skip_bad_rows,
+    )
     source_length, target_length = examples.longest
     options = dataclasses.replace(options, context=max(source_length, target_length))
     encoder, decoder = _configs(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from ..data import Corpus, Examples, Task, make_task
+from ..evaluation.versions import versions
 from ..models.config import BackboneConfig, config_class
 from .options import TrainOptions
 
@@ -44,6 +44,7 @@ def data_facts(data: Corpus | Examples, **more: Any) -> dict[str, Any]:
         "tokenizer": data.tokenizer.name,
         "tokenizer_digest": data.tokenizer.digest,
         "split": data.split,
+        "passed_over": data.passed_over.to_dict(),
         **more,
     }
 
@@ -66,11 +67,13 @@ def task_of(options: TrainOptions) -> tuple[Task, dict[str, Any]]:
 
 def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> dict[str, Any]:
     """What `run.json` says from the start on."""
-    packages = ("subquadratic", "torch", "transformers", "accelerate", "numpy")
     return {
         "model": options.model,
         "parameters": parameters,
         "corpus": data,
-        "versions": {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()},
+        "versions": {
+            **versions("subquadratic", "torch", "transformers", "accelerate", "numpy"),
+            "python": platform.python_version(),
+        },
         "machine": {"cpu_threads": torch.get_num_threads(), "gpus": torch.cuda.device_count()},
     }

@@ -19,12 +19,14 @@ import torch
 from ..models.saving import read_config, read_weights
 from . import classification, language, sequence_to_sequence
 from .callbacks import Signals
-from .checkpoints import CheckpointError, Checkpoints, read_progress
+from .checkpoints import CheckpointError, Checkpoints
 from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
+from .integrity import check_files, read_progress, way_back
 from .options import TrainOptions
+from .outputs import check_folder, check_outside
 from .problem import Problem
-from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_options
+from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_facts, saved_options
 from .run import Run, TrainResult, is_main_process
 from .run_folder import RunFolder
 from .setup import Progress, describe
@@ -48,12 +50,16 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         if options.data == "-":
             raise ValueError("data: standard input is for one process, since it can be read once; name a file")
     folder = _folder(options)
+    facts = {} if saved is None else saved_facts(folder.path)
+    _check_sources(options, folder)
     options, problem = prepare(options, display.reading)
     if saved is not None:
         check_unchanged(saved if saved.context else dataclasses.replace(saved, context=options.context), options)
-        check_data(folder.read_facts(), problem.facts, options.data)
+        check_data(facts, problem.facts, options.data)
     check_memory(problem, options)
     _check_fit(problem, options)
+    if options.dry_run or options.find_lr:
+        display.say(f"data        {problem.text}")
     if options.dry_run:
         dry_run(problem, options, display)
         return None
@@ -63,6 +69,19 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         find_lr(problem, options, folder, display)
         return None
     return _run(options, problem, folder, display, started, resuming=saved is not None)
+
+
+def _check_sources(options: TrainOptions, folder: RunFolder) -> None:
+    """Raises ValueError where the run would write among what it reads, or `overwrite` would delete it."""
+    if options.dry_run or options.resume is not None:
+        return
+    check_outside("out", folder.path, options.data)
+    for name in ("data", "tokenizer", "weights"):
+        value = getattr(options, name)
+        if value is None or not options.overwrite or not os.path.lexists(value):
+            continue
+        if Path(value).resolve().is_relative_to(folder.path.resolve()):
+            raise ValueError(f"{name}: {value} is in the folder whose run --overwrite would delete; copy it, or name another --out")
 
 
 def _check_fit(problem: Problem, options: TrainOptions) -> None:
@@ -102,13 +121,19 @@ def _run(
         torch.manual_seed(options.seed)
         model = problem.build()
         checkpoint = newest_checkpoint(folder) if resuming else None
+        progress: dict[str, Any] = {}
         if checkpoint is not None:
-            load_weights(model, checkpoint, what="resume")
+            progress = read_progress(checkpoint)
+            try:
+                load_weights(model, checkpoint, what="resume")
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; {way_back(checkpoint)}") from error
+            check_files(checkpoint, progress, processes=int(os.environ.get("WORLD_SIZE", "1")))
         elif options.weights is not None:
             load_weights(model, Path(options.weights), what="weights")
         if not resuming:  # only now is it sure that nothing will be refused
             claims.enter_context(folder.made(overwrite=options.overwrite))
-        return _train(options, problem, model, folder, display, started, checkpoint, resuming=resuming)
+        return _train(options, problem, model, folder, display, started, checkpoint, progress, resuming=resuming)
 
 
 def _train(
@@ -119,12 +144,13 @@ def _train(
     display: PlainDisplay,
     started: float,
     checkpoint: Path | None,
+    progress: dict[str, Any],
     *,
     resuming: bool,
 ) -> TrainResult:
     run = Run(options, problem, model, folder, display)
     if checkpoint is not None:
-        run.restore(checkpoint, read_progress(checkpoint))
+        run.restore(checkpoint, progress)
     facts = describe(options, sum(parameter.numel() for parameter in model.parameters()), problem.facts)
     facts["class"] = type(model).__name__
     if checkpoint is None:
@@ -193,6 +219,8 @@ def _folder(options: TrainOptions) -> RunFolder:
         ValueError: see `RunFolder.choose`.
     """
     if options.resume is not None:
+        if is_main_process():
+            check_folder("resume", Path(options.resume))
         return RunFolder(Path(options.resume), writes=is_main_process())
     if options.dry_run and options.out is not None:
         return RunFolder(Path(options.out), writes=False)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from .checkpoints import Checkpoints
@@ -25,34 +28,40 @@ MANY_STEPS = 10**9  # the Trainer wants a number; the clock stops the run long b
 
 
 class Objective(nn.Module):
-    """`forward(**batch) -> {"loss": mean nats per prediction}`: what the Trainer wraps and calls.
+    """`forward(**batch) -> {"loss": ...}`: what the Trainer wraps and calls; it writes into a `config` it finds, and finds none here.
 
-    The Trainer writes into a `config` it finds and, where `forward` takes any keywords, hands the division by the number
-    of accumulated batches to the model. Behind this module it finds neither, and divides the mean losses itself.
+    The loss is the batch's summed nats over `num_items_in_batch`, the predictions of all batches of the step on all processes:
+    added up, the losses of a step are its mean per prediction, however unevenly its batches are filled. `predictions` is the
+    number of the batch's own, where it is not what `problem.count` finds.
     """
 
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = True
 
     def __init__(self, problem: Problem, model: nn.Module) -> None:
         super().__init__()
         self.problem, self.model = problem, model
 
-    def forward(self, **batch: Tensor) -> Batch:
-        return {"loss": self.problem.loss(self.model, batch)}
+    def forward(self, num_items_in_batch: Tensor | None = None, predictions: Tensor | None = None, **batch: Tensor) -> Batch:
+        loss = self.problem.loss(self.model, batch)
+        if num_items_in_batch is not None:
+            own = self.problem.count(self.model, batch) if predictions is None else predictions
+            loss = loss * (own.to(loss.dtype) / num_items_in_batch.clamp_min(1))
+        return {"loss": loss}
 
 
 class SubquadraticTrainer(Trainer):
     """The Trainer with our optimizer and our schedule, made where it makes its own, that is after it wrapped the model.
 
-    `losses` collects the loss of every batch since whoever reads it emptied it; `gradient_norm` is the last step's, before
-    clipping. `write_more(folder)` adds to a checkpoint what the Trainer does not know of.
+    `gradient_norm` is the last step's, before clipping. `write_more(folder)` adds to a checkpoint what the Trainer does not
+    know of.
     """
 
     def __init__(
         self, problem: Problem, model: Any, options: TrainOptions, *, schedule: Schedule, checkpoints: Checkpoints, output_dir: str
     ) -> None:
         self.options, self.schedule, self.checkpoints = options, schedule, checkpoints
-        self.losses: list[Tensor] = []
+        self.problem, self.network = problem, model
+        self._losses: list[Tensor] = []  # of the batches of this step
         self.gradient_norm: float | Tensor | None = None
         self.write_more: Callable[[Path], None] = lambda folder: None
         super().__init__(
@@ -85,9 +94,45 @@ class SubquadraticTrainer(Trainer):
         assert self.optimizer is not None
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def step_loss(self) -> Tensor:
+        """The mean loss per prediction of the step that was taken, on all processes; to be asked once a step, by each of them."""
+        loss = torch.stack(self._losses).sum()
+        self._losses.clear()
+        return self.accelerator.reduce(loss, reduction="mean") if self.args.world_size > 1 else loss
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = super().get_train_dataloader()
+        self._batches = len(loader)  # of an epoch, on each process
+        return loader
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | None]:
+        """The batches of a step, and the predictions in those of all processes."""
+        accumulation = self.args.gradient_accumulation_steps
+        place = self.state.global_step % math.ceil(self._batches / accumulation) * accumulation
+        batches = [self._once(batch, place + i) for i, batch in enumerate(itertools.islice(epoch_iterator, num_batches))]
+        if not batches:
+            return batches, None
+        counts = [batch["predictions"] if "predictions" in batch else self.problem.count(self.network, batch) for batch in batches]
+        count = self.accelerator.reduce(torch.stack(counts).sum().to(device), reduction="sum")
+        return batches, count.expand(self.args.n_gpu) if self.args.n_gpu > 1 else count
+
+    def _once(self, batch: Batch, place: int) -> Batch:
+        """The process's batch number `place` of the epoch without rows that the epoch has had: where its last batches do not go round,
+        accelerate fills them up with its first rows. A batch of nothing else keeps one row, which counts for nothing."""
+        size = self.args.per_device_train_batch_size
+        real = len(self.problem.train) - (place * self.args.world_size + self.args.process_index) * size
+        if self.args.world_size == 1 or real >= size:
+            return batch
+        batch = {name: values[: max(real, 1)] for name, values in batch.items()}
+        if real <= 0:
+            batch["predictions"] = torch.zeros((), dtype=torch.int64, device=next(iter(batch.values())).device)
+        return batch
+
     def training_step(self, *arguments: Any, **more: Any) -> Tensor:
         loss = super().training_step(*arguments, **more)
-        self.losses.append(loss.detach())
+        self._losses.append(loss.detach())
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...generation.sampling import check_sampling, sample
+from ...generation.stopping import EndTokens, end_tokens, is_end
+from ...layers.modes import evaluating
 from ...ops.errors import check_mask, require
+from ...ops.scalars import plain_scalars
 from .perceiver_ar_pytorch import PerceiverAR
 
 __all__ = ["AutoregressiveWrapper"]
@@ -27,6 +30,7 @@ class AutoregressiveWrapper(nn.Module):
         pad_value: what follows an end token.
     """
 
+    @plain_scalars
     def __init__(self, net: PerceiverAR, pad_value: int = 0):
         super().__init__()
         self.max_seq_len = net.max_seq_len
@@ -42,7 +46,7 @@ class AutoregressiveWrapper(nn.Module):
         self,
         start_tokens: Tensor,
         seq_len: int,
-        eos_token: int | None = None,
+        eos_token: EndTokens | None = None,
         temperature: float = 1.0,
         filter_thres: float = 0.9,
         *,
@@ -54,7 +58,8 @@ class AutoregressiveWrapper(nn.Module):
         Args:
             start_tokens: (B, N), any N from 1. Beyond ``max_seq_len`` the model sees the last tokens, numbered from 0 again.
             seq_len: T.
-            eos_token: a row ends after it, and holds ``pad_value`` from there on; sampling stops when all rows have ended.
+            eos_token: one, or several in a list: a row ends after one, and holds ``pad_value`` from there on;
+                sampling stops when all rows have ended.
             temperature: greater is more random; 0 takes the likeliest token.
             filter_thres: sample from the likeliest (1 - filter_thres) V tokens, at least one.
             prefix_mask: (B, M) bool for the first M tokens of the prompt.
@@ -75,9 +80,8 @@ class AutoregressiveWrapper(nn.Module):
         check_sampling(temperature=temperature, top_k=top_k, top_p=None)
         mask = _whole_mask(prefix_mask, start_tokens)
         out, ended = start_tokens, torch.zeros_like(start_tokens[:, :1], dtype=torch.bool)
-        training = self.net.training
-        self.net.eval()
-        try:
+        ends = end_tokens(eos_token, self.net.to_logits.out_features)
+        with evaluating(self.net):
             for _ in range(seq_len):
                 seen = None if mask is None else mask[:, -self.max_seq_len :]
                 logits = self.net(out[:, -self.max_seq_len :], prefix_mask=seen)[:, -1]
@@ -85,12 +89,10 @@ class AutoregressiveWrapper(nn.Module):
                 token = token.masked_fill(ended, self.pad_value)
                 out = torch.cat((out, token), dim=1)
                 mask = None if mask is None else F.pad(mask, (0, 1), value=True)
-                if eos_token is not None:
-                    ended = ended | (token == eos_token)
+                if ends:
+                    ended = ended | is_end(token, ends)
                     if bool(ended.all()):
                         break
-        finally:
-            self.net.train(training)
         return out[:, start_tokens.shape[1] :]
 
 

@@ -16,6 +16,7 @@ from ...ops.errors import check_mask, require, require_positive, require_probabi
 from ...ops.padding import pack
 from ...ops.right_aligned import allowed_pairs
 from ...ops.rotary import apply_rotary
+from ...ops.scalars import plain_scalars
 from ...ops.softmax_attention import softmax_attention
 
 __all__ = ["CausalAttention", "CausalPrefixAttention", "FeedForward", "PerceiverAR", "RotaryEmbedding"]
@@ -42,6 +43,7 @@ class PerceiverAR(nn.Module):
         ValueError: for sizes out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -128,6 +130,7 @@ class CausalPrefixAttention(nn.Module):
         max_heads_process: changes nothing, see there.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -141,7 +144,7 @@ class CausalPrefixAttention(nn.Module):
         super().__init__()
         require_positive(dim=dim, dim_head=dim_head, heads=heads, max_heads_process=max_heads_process)
         require_probability(dropout=dropout, cross_attn_dropout=cross_attn_dropout)
-        self.heads, self.cross_attn_dropout = heads, cross_attn_dropout
+        self.heads, self.dim_head, self.cross_attn_dropout = heads, dim_head, cross_attn_dropout
         self.norm, self.context_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
@@ -171,12 +174,12 @@ class CausalPrefixAttention(nn.Module):
             seen = seen.gather(1, places)
         allowed = None if context_mask is None else allowed_pairs(own, seen)
         x = self.norm(x)
-        queries = split_heads(self.to_q(x), self.heads)
+        queries = split_heads(self.to_q(x), self.dim_head)
         keys, values = self.to_kv(torch.cat((self.context_norm(context), x), dim=1)).chunk(2, dim=-1)
-        keys, values = split_heads(keys, self.heads), split_heads(values, self.heads)
+        keys, values = split_heads(keys, self.dim_head), split_heads(values, self.dim_head)
         if rotary_pos_emb is not None:
             queries, keys = _turn(queries, rotary_pos_emb[own]), _turn(keys, rotary_pos_emb[places])
-        dropout = self.dropout.p if self.training else 0.0
+        dropout = self.dropout.p if self.dropout.training else 0.0
         y = softmax_attention(queries, keys, values, allowed=allowed, causal=allowed is None, dropout=dropout)
         return self.to_out(merge_heads(y))
 
@@ -190,11 +193,12 @@ class CausalPrefixAttention(nn.Module):
 class CausalAttention(nn.Module):
     """Causal self-attention with its norm, without the residual. Arguments as in :class:`PerceiverAR`."""
 
+    @plain_scalars
     def __init__(self, *, dim: int, dim_head: int = 64, heads: int = 8, dropout: float = 0.0):
         super().__init__()
         require_positive(dim=dim, dim_head=dim_head, heads=heads)
         require_probability(dropout=dropout)
-        self.heads = heads
+        self.heads, self.dim_head = heads, dim_head
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
@@ -202,11 +206,11 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, rotary_pos_emb: Tensor | None = None) -> Tensor:
         """(B, N, D) and the angles of N positions or more, of which the last N count -> (B, N, D)."""
-        queries, keys, values = (split_heads(part, self.heads) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1))
+        queries, keys, values = (split_heads(part, self.dim_head) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1))
         if rotary_pos_emb is not None:
             angles = rotary_pos_emb[-x.shape[1] :]
             queries, keys = _turn(queries, angles), _turn(keys, angles)
-        dropout = self.dropout.p if self.training else 0.0
+        dropout = self.dropout.p if self.dropout.training else 0.0
         return self.to_out(merge_heads(softmax_attention(queries, keys, values, causal=True, dropout=dropout)))
 
 
@@ -215,6 +219,7 @@ class RotaryEmbedding(nn.Module):
 
     inv_freq: Tensor
 
+    @plain_scalars
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("inv_freq", 1.0 / 10000 ** (torch.arange(0, dim, 2).float() / dim))
@@ -225,13 +230,11 @@ class RotaryEmbedding(nn.Module):
         return torch.arange(length, device=rates.device, dtype=rates.dtype)[:, None] * rates
 
 
-class FeedForward(nn.Sequential):
-    """Norm, D -> mult D, GELU, dropout, mult D -> D; no biases."""
-
-    def __init__(self, dim: int, mult: float = 4, dropout: float = 0.0):
-        inner = int(dim * mult)
-        expand, contract = nn.Linear(dim, inner, bias=False), nn.Linear(inner, dim, bias=False)
-        super().__init__(nn.LayerNorm(dim), expand, nn.GELU(), nn.Dropout(dropout), contract)
+def FeedForward(dim: int, mult: float = 4, dropout: float = 0.0) -> nn.Sequential:
+    """Norm, D -> mult D, GELU, dropout, mult D -> D; no biases. A function of this name, as published."""
+    inner = int(dim * mult)
+    expand, contract = nn.Linear(dim, inner, bias=False), nn.Linear(inner, dim, bias=False)
+    return nn.Sequential(nn.LayerNorm(dim), expand, nn.GELU(), nn.Dropout(dropout), contract)
 
 
 def _pairs(layers: nn.ModuleList) -> list[tuple[nn.Module, nn.Module]]:

@@ -1,27 +1,24 @@
 """Attention layers as published: some heads use random features, the others a local window.
 
-Local heads are rotated relative to their window, and in the bidirectional form the published queries stand one window too far: a query at i
-meets a key at j as if they were i - j + W apart. Old weights have learned that, so it stays.
-
 Axes: B batch, H heads, N length, S length (context), D width, K head width, W window.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...ops.efficient_attention import EfficientState
 from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
 from ...ops.linear_attention import FeatureState
-from ...ops.padding import token_positions, zero_padding
-from ...ops.rotary import apply_rotary, rotary_angles
+from ...ops.padding import zero_padding
+from ...ops.scalars import plain_scalars
 from ...ops.state import State, state
-from ...ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
+from ...ops.window_attention import WindowState
 from .fast_attention import FastAttention
+from .local_attention import LocalAttention
 from .positions import rotate_by_sinusoid
+from .wrappers import Stream
 
 
 @state
@@ -58,6 +55,7 @@ class Attention(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -69,7 +67,7 @@ class Attention(nn.Module):
         nb_features: int | None = None,
         feature_redraw_interval: int | None = 1000,
         generalized_attention: bool = False,
-        kernel_fn: Callable[[Tensor], Tensor] = F.relu,
+        kernel_fn: Callable[[Tensor], Tensor] | None = None,
         dropout: float = 0.0,
         no_projection: bool = False,
         qkv_bias: bool = False,
@@ -92,13 +90,13 @@ class Attention(nn.Module):
             kernel_fn=kernel_fn,
             no_projection=no_projection,
         )
+        self.local_attn = LocalAttention(local_window_size, causal, dropout=dropout, dim=dim_head) if local_heads else None
         inner = dim_head * heads
         self.to_q = nn.Linear(dim, inner, bias=qkv_bias)
         self.to_k = nn.Linear(dim, inner, bias=qkv_bias)
         self.to_v = nn.Linear(dim, inner, bias=qkv_bias)
         self.to_out = nn.Linear(inner, dim, bias=attn_out_bias)
         self.dropout = nn.Dropout(dropout)
-        self.register_load_state_dict_pre_hook(_forget_window_frequencies)
 
     def redraw_(self, generator: torch.Generator | None = None) -> None:
         """Draw new random features; ``generator`` is a CPU generator, None the global one."""
@@ -111,6 +109,8 @@ class Attention(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
+        *,
+        stream: Stream | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D).
 
@@ -119,7 +119,11 @@ class Attention(nn.Module):
             context: (B, S, D) to attend to; None = x.
             mask: (B, N).
             context_mask: (B, S); without a context, which keys the global heads see instead of ``mask``.
+            stream: from a Performer's ``extend``: x are the next tokens after those that it remembers.
         """
+        if stream is not None:
+            y, stream.layer = self.extend(x, stream.before.layer, mask=mask, pos_emb=pos_emb)  # type: ignore[arg-type]
+            return y
         check_sequence(x, self.dim)
         check_mask(mask, *x.shape[:2])
         x = zero_padding(x, mask)
@@ -133,8 +137,8 @@ class Attention(nn.Module):
             if pos_emb is not None:
                 q, k = rotate_by_sinusoid(q, pos_emb), rotate_by_sinusoid(k, pos_emb)
             outputs.append(self.fast_attention(q, k, v, mask=mask if context_mask is None else context_mask))
-        if self.local_heads:
-            outputs.append(self._local(local_q, local_k, local_v, mask))
+        if self.local_attn is not None:
+            outputs.append(self.local_attn(local_q, local_k, local_v, input_mask=mask))
         return self._finish(outputs)
 
     def init_state(
@@ -154,10 +158,9 @@ class Attention(nn.Module):
             raise NotCausalError("this attention")
         like = torch.empty(0, device=device or self.to_q.weight.device, dtype=dtype or self.to_q.weight.dtype)
         features = self.fast_attention.init_state(batch_size, self.global_heads, like) if self.global_heads else None
-        if not self.local_heads:
+        if self.local_attn is None:
             return AttentionState(features, None)
-        window = empty_window(batch_size, self.local_heads, self.local_window_size, self.dim_head, device=like.device, dtype=like.dtype)
-        return AttentionState(features, window)
+        return AttentionState(features, self.local_attn.init_window(batch_size, self.local_heads, device=like.device, dtype=like.dtype))
 
     def extend(
         self, x: Tensor, state: AttentionState | ContextState, *, mask: Tensor | None = None, pos_emb: Tensor | None = None
@@ -173,10 +176,8 @@ class Attention(nn.Module):
                 q, k = rotate_by_sinusoid(q, pos_emb), rotate_by_sinusoid(k, pos_emb)
             output, features = self.fast_attention.extend(q, k, v, features, mask=mask)
             outputs.append(output)
-        if window is not None:
-            angles = self._angles(token_positions(mask, x.shape[1], window.seen))
-            local_q, local_k = apply_rotary(local_q, angles), apply_rotary(local_k, angles)
-            output, window = extend_window_attention(local_q, local_k, local_v, window, mask=mask, dropout=self._weight_dropout())
+        if window is not None and self.local_attn is not None:
+            output, window = self.local_attn.extend(local_q, local_k, local_v, window, mask=mask)
             outputs.append(output)
         return self._finish(outputs), AttentionState(features, window)
 
@@ -198,25 +199,6 @@ class Attention(nn.Module):
         context = zero_padding(context, context_mask)
         return self._split(self.to_k(context))[0], self._split(self.to_v(context))[0]
 
-    def _local(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        window, length = self.local_window_size, q.shape[-2]
-        positions = token_positions(mask, length, device=q.device)
-        k = apply_rotary(k, self._angles(positions))
-        q = apply_rotary(q, self._angles(positions if self.causal else positions + window))
-        if not self.causal and mask is None:
-            # As published: without a mask, the zeros that fill up the last block are keys too.
-            q, k, v = (F.pad(tensor, (0, 0, 0, -length % window)) for tensor in (q, k, v))
-        dropout = self._weight_dropout()
-        return window_attention(q, k, v, window=window, causal=self.causal, mask=mask, dropout=dropout)[..., :length, :]
-
-    def _angles(self, positions: Tensor) -> Tensor:
-        """In float64 where there is one: positions count from the start, but only their small differences matter."""
-        angles = rotary_angles(torch.ones_like(positions[..., :1]), self.dim_head)
-        return positions[..., None].to(torch.float32 if positions.device.type == "mps" else torch.float64) * angles
-
-    def _weight_dropout(self) -> float:
-        return self.dropout.p if self.training else 0.0
-
 
 class SelfAttention(Attention):
     """:class:`Attention` of a sequence to itself."""
@@ -228,11 +210,13 @@ class SelfAttention(Attention):
         context: Tensor | None = None,
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
+        *,
+        stream: Stream | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         if context is not None:
             raise ValueError("SelfAttention takes no context: use CrossAttention")
-        return super().forward(x, pos_emb, mask=mask, context_mask=context_mask)
+        return super().forward(x, pos_emb, mask=mask, context_mask=context_mask, stream=stream)
 
 
 class CrossAttention(Attention):
@@ -245,14 +229,10 @@ class CrossAttention(Attention):
         context: Tensor | None = None,
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
+        *,
+        stream: Stream | None = None,
     ) -> Tensor:
         """(B, N, D), context (B, S, D) -> (B, N, D)."""
-        if context is None:
+        if context is None and stream is None:
             raise ValueError("CrossAttention needs context, (batch, length, dim), got None")
-        return super().forward(x, context=context, mask=mask, context_mask=context_mask)
-
-
-def _forget_window_frequencies(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """The published local attention keeps its rotation frequencies, which follow from K, in the checkpoint."""
-    for key in [key for key in state_dict if key.startswith(prefix + "local_attn.")]:
-        del state_dict[key]
+        return super().forward(x, context=context, mask=mask, context_mask=context_mask, stream=stream)

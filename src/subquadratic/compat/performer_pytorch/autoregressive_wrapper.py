@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...generation.stopping import EndTokens, check_ends, end_tokens, is_end
+from ...layers.modes import evaluating
 from ...ops.errors import check_mask, require
+from ...ops.scalars import plain_scalars
 
 
 def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:
@@ -52,6 +55,7 @@ class AutoregressiveWrapper(nn.Module):
         pad_value: what follows the end of a row that ended before others.
     """
 
+    @plain_scalars
     def __init__(self, net: nn.Module, ignore_index: int = 0, pad_value: int = 0):
         super().__init__()
         self.net = net
@@ -63,7 +67,7 @@ class AutoregressiveWrapper(nn.Module):
         self,
         start_tokens: Tensor,
         seq_len: int,
-        eos_token: int | None = None,
+        eos_token: EndTokens | None = None,
         temperature: float = 1.0,
         filter_logits_fn: Callable[..., Tensor] = top_k,
         filter_thres: float = 0.9,
@@ -80,7 +84,8 @@ class AutoregressiveWrapper(nn.Module):
         other nets, the last ``max_seq_len`` tokens are read anew for each token, as published.
 
         Args:
-            eos_token: a row that has produced it is filled with ``pad_value``; when every row has, generation stops.
+            eos_token: one, or several in a list: a row that has produced one is filled with ``pad_value``;
+                when every row has, generation stops.
             temperature: 0 takes the most likely token.
             filter_logits_fn: ``(logits, thres=filter_thres)`` -> logits.
             repetition_penalty: 1 = none; see :func:`repetition_penalty_fn`. Looks at the last ``repetition_penalty_ctx`` tokens.
@@ -97,12 +102,12 @@ class AutoregressiveWrapper(nn.Module):
 
         length = tokens.shape[1]
         ended = torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
-        was_training = self.net.training
-        self.net.eval()
-        try:
+        ends = end_tokens(eos_token)
+        with evaluating(self.net):
             reader = _Reader(self.net, self.max_seq_len, kwargs)
             for _ in range(seq_len):
                 logits = reader.next_logits(tokens, mask)
+                check_ends(ends, logits.shape[-1])
                 if repetition_penalty != 1.0:
                     recent = slice(-repetition_penalty_ctx, None)
                     logits = repetition_penalty_fn(logits, tokens[:, recent], repetition_penalty, mask[:, recent])
@@ -114,12 +119,10 @@ class AutoregressiveWrapper(nn.Module):
                 drawn = drawn.masked_fill(ended, self.pad_value)
                 tokens = torch.cat((tokens, drawn[:, None]), dim=1)
                 mask = F.pad(mask, (0, 1), value=True)
-                if eos_token is not None:
-                    ended = ended | (drawn == eos_token)
+                if ends:
+                    ended = ended | is_end(drawn, ends)
                     if bool(ended.all()):
                         break
-        finally:
-            self.net.train(was_training)
         new = tokens[:, length:]
         return new[0] if start_tokens.dim() == 1 else new
 

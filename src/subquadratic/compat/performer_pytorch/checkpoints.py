@@ -1,41 +1,34 @@
-"""The published names of parameters, turned into ours while a state dict is loaded."""
+"""The names that checkpoints of the Performer have had, turned into those of today while a state dict is loaded."""
 
 import re
 from typing import Any
 
 from torch import nn
 
-# A branch of a layer, plain (layers.3.0) or reversible (blocks.3.f.net), under any number of wrappers (fn.)
-BRANCH = re.compile(r"net\.(?:layers\.(\d+)\.([01])|blocks\.(\d+)\.([fg])\.net)\.(?:fn\.)*(.+)")
 DUPLICATES = "proj_updater.instance."  # the published model registers its layers twice
+# Names of this twin before it had the published ones
+EARLIER = re.compile(r"net\.blocks\.(\d+)\.(attention|cross_attention|feed_forward)\.(.+)")
 
 
 def rename_performer_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load-state-dict hook of the Performer. Our own names pass unchanged; one that stands for nothing of ours stays, to be reported."""
+    """Load-state-dict hook of the Performer. A name that stands for nothing stays, to be reported."""
     for key in [key for key in state_dict if key.startswith(prefix)]:
         name = key.removeprefix(prefix)
         if name.startswith(DUPLICATES):  # a tool that drops duplicates may have kept this one only
-            tensor = state_dict.pop(key)
-            name = "net." + name.removeprefix(DUPLICATES)
-            if prefix + name in state_dict or prefix + rename(name, module) in state_dict:
-                continue
-            state_dict[prefix + rename(name, module)] = tensor
-        elif (ours := rename(name, module)) != name:
-            state_dict[prefix + ours] = state_dict.pop(key)
+            state_dict.setdefault(f"{prefix}net.{name.removeprefix(DUPLICATES)}", state_dict.pop(key))
+        elif match := EARLIER.fullmatch(name):
+            state_dict[prefix + _renamed(module, int(match[1]), match[2], match[3])] = state_dict.pop(key)
 
 
-def rename(name: str, module: Any) -> str:
-    """Our name for a published one, seen from the Performer ``module``."""
-    match = BRANCH.fullmatch(name)
-    if match is None:
-        return name
-    layer, which, rest = match[1] or match[3], match[2] or match[4], match[5]
-    if which in "1g":
-        branch = "feed_forward"
-    else:
-        branch = "cross_attention" if module.cross_attend and int(layer) % 2 else "attention"
-    if rest == "g":
-        rest = "gain.gain" if module.norm == "rezero" else "norm.gain"
-    elif not rest.startswith("norm."):
-        rest = "layer." + rest.replace("w1.", "expand.").replace("w2.", "contract.")
-    return f"net.blocks.{layer}.{branch}.{rest}"
+def _renamed(module: Any, layer: int, branch: str, rest: str) -> str:
+    turn = int(branch == "feed_forward")
+    start = f"net.layers.{layer}.{turn}."
+    if rest in ("norm.gain", "gain.gain"):
+        return start + "g"
+    if not rest.startswith("layer."):
+        return start + rest
+    wrappers = "fn." * (1 + turn)  # the feed-forward layer is in a Chunk
+    if len(module.net.layers) > layer and hasattr(module.net.layers[layer][turn].fn, "shifts"):
+        wrappers += "fn."
+    rest = rest.removeprefix("layer.").replace("expand.", "w1.", 1).replace("contract.", "w2.", 1)
+    return start + wrappers + rest

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...ops.efficient_attention import EfficientState, read_efficient, summarise_efficient
 from ...ops.errors import NotCausalError, check_mask, require_choice, require_positive
@@ -26,6 +25,7 @@ from ...ops.linear_attention import (
 )
 from ...ops.precision import exact_dtype, no_autocast
 from ...ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
+from ...ops.scalars import plain_scalars
 
 FEATURE_EPSILON = 1e-4  # added to every softmax feature, queries' and keys', after the exponential
 KERNEL_EPSILON = 1e-3  # added to every generalised feature
@@ -41,7 +41,7 @@ class FastAttention(nn.Module):
         ortho_scaling: 0 or 1, see :func:`subquadratic.ops.random_features.orthogonal_gaussian`.
         causal: position i sees keys up to i.
         generalized_attention: features are ``kernel_fn(w.x) + 1e-3`` instead of the softmax kernel's.
-        kernel_fn: of the generalised features, element by element.
+        kernel_fn: of the generalised features, element by element; None: ReLU.
         no_projection: efficient attention (softmax over a query's channels and over positions of the keys), without random features.
 
     Raises:
@@ -50,6 +50,7 @@ class FastAttention(nn.Module):
 
     projection_matrix: Tensor
 
+    @plain_scalars
     def __init__(
         self,
         dim_heads: int,
@@ -57,7 +58,7 @@ class FastAttention(nn.Module):
         ortho_scaling: int = 0,
         causal: bool = False,
         generalized_attention: bool = False,
-        kernel_fn: Callable[[Tensor], Tensor] = F.relu,
+        kernel_fn: Callable[[Tensor], Tensor] | None = None,
         no_projection: bool = False,
     ):
         super().__init__()
@@ -68,7 +69,7 @@ class FastAttention(nn.Module):
         self.ortho_scaling = ortho_scaling
         self.causal = causal
         self.generalized_attention = generalized_attention
-        self.kernel_fn = kernel_fn
+        self.kernel_fn = nn.ReLU() if kernel_fn is None else kernel_fn
         self.no_projection = no_projection
         self.register_buffer("projection_matrix", orthogonal_gaussian(self.nb_features, dim_heads, scaling=ortho_scaling))
 

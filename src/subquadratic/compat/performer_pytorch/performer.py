@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ...layers.feed_forward import FeedForward
-from ...layers.norms import ScaleNorm
-from ...layers.residual import Branch, ResidualStack, StackState, default_device
+from ...layers.residual import StackState
+from ...layers.streaming import default_device
 from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive
 from ...ops.padding import zero_padding
-from .attention import Attention, CrossAttention, SelfAttention
+from ...ops.scalars import plain_scalars
+from ..feed_forward import FeedForward
+from ..sequences import PreLayerNorm, ReversibleSequence, SequentialSequence
+from .attention import CrossAttention, SelfAttention
 from .checkpoints import rename_performer_keys
 from .redraw import ProjectionUpdater, redraw_all_
+from .wrappers import Chunk, PreScaleNorm, PreShiftTokens, ReZero, go_on, start
 
 
 class Performer(nn.Module):
@@ -43,6 +45,7 @@ class Performer(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -58,7 +61,7 @@ class Performer(nn.Module):
         reversible: bool = False,
         ff_chunks: int = 1,
         generalized_attention: bool = False,
-        kernel_fn: Callable[[Tensor], Tensor] = F.relu,
+        kernel_fn: Callable[[Tensor], Tensor] | None = None,
         use_scalenorm: bool = False,
         use_rezero: bool = False,
         ff_glu: bool = False,
@@ -74,34 +77,35 @@ class Performer(nn.Module):
         super().__init__()
         require_positive(depth=depth)
         local_heads = _per_layer(local_attn_heads, depth, heads)
-        norm = "scale" if use_scalenorm else "rezero" if use_rezero else "layer"
+        self.dim, self.causal, self.cross_attend = dim, causal, cross_attend
+        self.norm = "scale" if use_scalenorm else "rezero" if use_rezero else "layer"
         attention: dict[str, Any] = {
             "heads": heads, "dim_head": dim_head, "nb_features": nb_features, "generalized_attention": generalized_attention,
-            "kernel_fn": kernel_fn, "dropout": attn_dropout, "no_projection": no_projection, "qkv_bias": qkv_bias,
-            "attn_out_bias": attn_out_bias,
+            "kernel_fn": nn.ReLU() if kernel_fn is None else kernel_fn, "dropout": attn_dropout, "no_projection": no_projection,
+            "qkv_bias": qkv_bias, "attn_out_bias": attn_out_bias,
         }  # fmt: skip
-
-        def feed_forward(shift: bool) -> Branch:
-            layer = FeedForward(dim, mult=ff_mult, glu=ff_glu, chunks=ff_chunks, dropout=ff_dropout)
-            return Branch(layer, dim=dim, norm=norm, token_shift=shift, causal=causal)
-
-        blocks: list[dict[str, Branch | None]] = []
+        layers = nn.ModuleList()
         for local in local_heads:
-            layer: Attention = SelfAttention(dim, causal=causal, local_heads=local, local_window_size=local_window_size, **attention)
-            reads = ("mask", "pos_emb")
-            branch = Branch(layer, dim=dim, norm=norm, reads=reads, token_shift=shift_tokens, causal=causal)
-            blocks.append({"attention": branch, "feed_forward": feed_forward(shift_tokens)})
-            if cross_attend:
-                branch = Branch(CrossAttention(dim, **attention), dim=dim, norm=norm, reads=("context", "context_mask"))
-                blocks.append({"cross_attention": branch, "feed_forward": feed_forward(False)})
-        self.dim, self.causal, self.cross_attend, self.norm = dim, causal, cross_attend, norm
-        self.net = ResidualStack(blocks, reversible=reversible)
+            for cross in (False, True) if cross_attend else (False,):
+                attend: nn.Module = (
+                    CrossAttention(dim, **attention)
+                    if cross
+                    else SelfAttention(dim, causal, local_heads=local, local_window_size=local_window_size, **attention)
+                )
+                feed_forward = FeedForward(dim, ff_mult, ff_dropout, glu=ff_glu)
+                pair = (attend, Chunk(ff_chunks, feed_forward, along_dim=1))
+                layers.append(nn.ModuleList(self._wrap(layer, shift=shift_tokens and not cross) for layer in pair))
+        self.net = (ReversibleSequence if reversible else SequentialSequence)(layers, _routes(depth, cross_attend, shift_tokens))
         self.auto_check_redraw = auto_check_redraw
         self.proj_updater = ProjectionUpdater(self.net, feature_redraw_interval)
-        for module in self.modules():
-            if isinstance(module, ScaleNorm):
-                nn.init.ones_(module.gain)  # the published start
         self.register_load_state_dict_pre_hook(rename_performer_keys)
+
+    def _wrap(self, layer: nn.Module, *, shift: bool) -> nn.Module:
+        if shift:
+            layer = PreShiftTokens((0, 1) if self.causal else (-1, 0, 1), layer)
+        if self.norm == "rezero":
+            return ReZero(layer)
+        return (PreScaleNorm if self.norm == "scale" else PreLayerNorm)(self.dim, layer)
 
     def check_redraw_projections(self) -> None:
         """Count a call, and redraw the random features when it is time. Does nothing in eval mode."""
@@ -136,8 +140,8 @@ class Performer(nn.Module):
         self._check_context(context)
         if self.auto_check_redraw:
             self.check_redraw_projections()
-        x = self.net(zero_padding(x, mask), mask=mask, pos_emb=pos_emb, context=context, context_mask=context_mask)
-        return 2 * x if self.net.reversible else x  # the published sum of the streams
+        x = zero_padding(x, mask)
+        return self.net(x, mask=mask, shift_mask=mask, pos_emb=pos_emb, context=context, context_mask=context_mask)
 
     def init_state(
         self,
@@ -153,7 +157,7 @@ class Performer(nn.Module):
             raise NotCausalError("this Performer")
         self._check_context(context)
         where, kind = default_device(self, device, dtype)
-        return self.net.init_state(batch_size, device=where, dtype=kind, context=context, context_mask=context_mask)
+        return start(self.net, self.dim, batch_size, device=where, dtype=kind, context=context, context_mask=context_mask)
 
     def extend(
         self, x: Tensor, state: StackState, *, mask: Tensor | None = None, pos_emb: Tensor | None = None
@@ -161,8 +165,7 @@ class Performer(nn.Module):
         """The next N tokens, and the state after them."""
         check_sequence(x, self.dim)
         check_mask(mask, *x.shape[:2])
-        x, state = self.net.extend(zero_padding(x, mask), state, mask=mask, pos_emb=pos_emb)
-        return (2 * x if self.net.reversible else x), state
+        return go_on(self.net, zero_padding(x, mask), state, mask=mask, shift_mask=mask, pos_emb=pos_emb)
 
     def _check_context(self, context: Tensor | None) -> None:
         require(context is None or self.cross_attend, "context was given to a Performer without cross_attend=True")
@@ -176,3 +179,11 @@ def _per_layer(local_attn_heads: int | tuple[int, ...], depth: int, heads: int) 
     require(len(every) == depth, f"local_attn_heads must be one number, or one per layer ({depth}), got {local_attn_heads!r}")
     require(all(0 <= count <= heads for count in every), f"local_attn_heads must be from 0 to heads = {heads}, got {local_attn_heads!r}")
     return every
+
+
+def _routes(depth: int, cross_attend: bool, shift_tokens: bool) -> dict[str, tuple[tuple[bool, bool], ...]]:
+    """Which arguments go to the two branches of each layer. ``shift_mask`` is what a shift of tokens before a feed-forward layer reads."""
+    each = ((False,) if not cross_attend else (False, True)) * depth  # whether the layer attends to the context
+    own, context = tuple((not cross, False) for cross in each), tuple((cross, False) for cross in each)
+    shifted = tuple((False, shift_tokens and not cross) for cross in each)
+    return {"mask": own, "shift_mask": shifted, "pos_emb": own, "context": context, "context_mask": context}

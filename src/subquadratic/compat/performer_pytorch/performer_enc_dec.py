@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...layers.modes import evaluating
 from ...ops.errors import require
+from ...ops.scalars import plain_scalars
 from .autoregressive_wrapper import AutoregressiveWrapper
 from .performer_lm import PerformerLM
 
@@ -34,6 +36,7 @@ class PerformerEncDec(nn.Module):
         ValueError: for ``enc_dim`` or ``dec_dim``, or a decoder that is not causal and cross-attending.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,
@@ -85,12 +88,8 @@ class PerformerEncDec(nn.Module):
         encoder = {name.removeprefix("enc_"): kwargs.pop(name) for name in list(kwargs) if name.startswith("enc_")}
         decoder = {name.removeprefix("dec_"): kwargs.pop(name) for name in list(kwargs) if name.startswith("dec_")}
         decoder.setdefault("context_mask", encoder.get("mask"))
-        was_training = self.enc.training
-        self.enc.eval()
-        try:
+        with evaluating(self.enc):
             encodings = self.enc(seq_in, return_encodings=True, **encoder)
-        finally:
-            self.enc.train(was_training)
         return self.dec.generate(seq_out_start, seq_len, context=encodings, **{**decoder, **kwargs})
 
     def forward(self, seq_in: Tensor, seq_out: Tensor, enc_mask: Tensor | None = None, **kwargs: Any) -> Tensor:

@@ -5,18 +5,19 @@ Axes: B batch, N length, D width, V tokens.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers.residual import StackState, default_device
+from ...layers.residual import StackState
+from ...layers.streaming import default_device
 from ...ops.errors import check_mask, require_positive, require_probability
 from ...ops.padding import count_on, token_positions
+from ...ops.scalars import plain_scalars
 from ...ops.state import State, state
 from .performer import Performer
-from .positions import AbsolutePositionalEmbedding, AxialPositionalEmbedding, FixedPositionalEmbedding, sinusoid
+from .positions import AbsolutePositionalEmbedding, Always, AxialPositionalEmbedding, FixedPositionalEmbedding
 
 
 @state
@@ -42,6 +43,7 @@ class PerformerLM(nn.Module):
         ValueError: for values out of range.
     """
 
+    @plain_scalars
     def __init__(
         self,
         *,
@@ -64,7 +66,7 @@ class PerformerLM(nn.Module):
         ff_dropout: float = 0.0,
         attn_dropout: float = 0.0,
         generalized_attention: bool = False,
-        kernel_fn: Callable[[Tensor], Tensor] = F.relu,
+        kernel_fn: Callable[[Tensor], Tensor] | None = None,
         use_scalenorm: bool = False,
         use_rezero: bool = False,
         cross_attend: bool = False,
@@ -90,6 +92,8 @@ class PerformerLM(nn.Module):
             self.pos_emb = AxialPositionalEmbedding(dim, axial_position_shape or (math.ceil(max_seq_len / 64), 64))
         else:
             self.pos_emb = AbsolutePositionalEmbedding(dim, max_seq_len)
+        rotation = None if self.rotary_width is None else FixedPositionalEmbedding(self.rotary_width, max_seq_len, exact=True)
+        self.layer_pos_emb = Always(None) if rotation is None else rotation
         self.dropout = nn.Dropout(emb_dropout)
         self.performer = Performer(
             dim, depth, heads, dim_head, local_attn_heads, local_window_size, causal, ff_mult, nb_features, feature_redraw_interval,
@@ -98,7 +102,6 @@ class PerformerLM(nn.Module):
         )  # fmt: skip
         self.norm = nn.LayerNorm(dim)
         self.to_out = None if tie_embed else nn.Linear(dim, num_tokens)
-        self.register_load_state_dict_pre_hook(_forget_rotation_table)
 
     def check_redraw_projections(self) -> None:
         """See :meth:`Performer.check_redraw_projections`."""
@@ -158,14 +161,10 @@ class PerformerLM(nn.Module):
     def _embed(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         x = self.token_emb(tokens)
         x = self.dropout(x + self.pos_emb(x, positions))
-        return x, None if self.rotary_width is None else sinusoid(positions, self.rotary_width)
+        return x, self.layer_pos_emb(x, positions)
 
     def _finish(self, x: Tensor, return_encodings: bool) -> Tensor:
         x = self.norm(x)
         if return_encodings:
             return x
         return F.linear(x, self.token_emb.weight) if self.to_out is None else self.to_out(x)
-
-
-def _forget_rotation_table(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    state_dict.pop(prefix + "layer_pos_emb.emb", None)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ...ops.errors import require, require_positive
 from ...ops.rotary import rotary_angles
+from ...ops.scalars import plain_scalars
 
 
 def sinusoid(positions: Tensor, dim: int) -> Tensor:
     """(N,) or (B, N) positions -> (1 or B, N, dim) float32."""
-    angles = rotary_angles(positions, dim)
+    angles = rotary_angles(positions, dim, dtype=torch.float32)  # as in the published table, which ends at max_seq_len
     table = torch.cat((angles.sin(), angles.cos()), dim=-1)[..., :dim]
     return table if table.dim() == 3 else table[None]
 
@@ -35,22 +36,44 @@ def rotate_by_sinusoid(x: Tensor, table: Tensor) -> Tensor:
 
 
 class FixedPositionalEmbedding(nn.Module):
-    """Sinusoids, computed when asked: no table in the checkpoint, and the published table of any ``max_seq_len`` is accepted there."""
+    """Sinusoids, computed when asked: no table in the checkpoint, and the published table of any ``max_seq_len`` is accepted there.
 
-    def __init__(self, dim: int, max_seq_len: int):
+
+    Args:
+        dim: width.
+        max_seq_len: the longest sequence.
+        exact: in float32, whatever the precision of the model; for rotation.
+    """
+
+    @plain_scalars
+    def __init__(self, dim: int, max_seq_len: int, *, exact: bool = False):
         super().__init__()
         require_positive(dim=dim, max_seq_len=max_seq_len)
-        self.dim, self.max_seq_len = dim, max_seq_len
+        self.dim, self.max_seq_len, self.exact = dim, max_seq_len, exact
         self.register_load_state_dict_pre_hook(_forget_table)
 
     def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, N, ...) -> (1 or B, N, dim) like x; positions (N,) or (B, N), None = 0, 1, ..."""
-        return sinusoid(_positions(x, positions), self.dim).to(x)
+        table = sinusoid(_positions(x, positions), self.dim)
+        return table if self.exact else table.to(x)
+
+
+class Always(nn.Module):
+    """Gives the same value for any input: no rotation, where positions are a table."""
+
+    def __init__(self, val: Any):
+        super().__init__()
+        self.val = val
+
+    def forward(self, *unused: Any) -> Any:
+        """``val``."""
+        return self.val
 
 
 class AbsolutePositionalEmbedding(nn.Module):
     """A learned vector per position."""
 
+    @plain_scalars
     def __init__(self, dim: int, max_seq_len: int):
         super().__init__()
         require_positive(dim=dim, max_seq_len=max_seq_len)
@@ -70,6 +93,7 @@ class AxialPositionalEmbedding(nn.Module):
         axial_shape: the grid; its product is the largest length.
     """
 
+    @plain_scalars
     def __init__(self, dim: int, axial_shape: tuple[int, ...]):
         super().__init__()
         require(len(axial_shape) > 0, f"axial_position_shape must name at least one axis, got {axial_shape!r}")

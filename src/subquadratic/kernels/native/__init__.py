@@ -2,3 +2,7 @@
 
 ``library.py`` compiles and loads them; the C files beside it say what they compute. Nothing is compiled when this is imported.
 """
+
+from .flops import count_when_asked
+
+count_when_asked()

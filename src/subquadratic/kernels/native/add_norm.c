@@ -40,9 +40,10 @@ static void forward_row(const add_norm *a, long row) {
     a->stats[2 * row] = mean, a->stats[2 * row + 1] = over;
 }
 
-void add_norm_forward(const add_norm *a) {
+int add_norm_forward(const add_norm *a) {
 #pragma omp parallel for schedule(static) num_threads(a->threads)
     for (long row = 0; row < a->rows; row++) forward_row(a, row);
+    return 0;
 }
 
 static void backward_row(const add_norm *a, long row, float *d_weight, float *d_bias) {
@@ -63,7 +64,7 @@ static void backward_row(const add_norm *a, long row, float *d_weight, float *d_
          d_x[c] = (d_y[c] * weight[c] - even - (x[c] - mean) * over * along) * over + (d_sum ? d_sum[c] : 0););
 }
 
-void add_norm_backward(const add_norm *a) {
+int add_norm_backward(const add_norm *a) {
     long wide = WIDE(a->dim), share = (a->rows + a->shares - 1) / a->shares;
 #pragma omp parallel num_threads(a->threads)
     {
@@ -76,4 +77,5 @@ void add_norm_backward(const add_norm *a) {
         add_shares(a->shares, 1, a->dim, a->sums, 0, 2 * wide, a->d_weight);
         add_shares(a->shares, 1, a->dim, a->sums + wide, 0, 2 * wide, a->d_bias);
     }
+    return 0;
 }

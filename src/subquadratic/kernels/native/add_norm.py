@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asks, whole
 from .library import library
-from .tensors import LONG, POINTER, fields, operator, whole
+from .tensors import LONG, POINTER, fields, operator
 
 POINTERS = ("x", "delta", "weight", "bias", "sum", "y", "stats", "d_sum", "d_y", "d_x", "d_weight", "d_bias", "sums")
 
@@ -35,7 +36,7 @@ def _outputs_like(x: Tensor, delta: Tensor | None, *_: Any) -> tuple[Tensor, Ten
     return x.new_empty(0) if delta is None else torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x), 2)
 
 
-@operator(fake=_outputs_like)
+@operator(fake=_outputs_like, check=asks(x="T D", delta="T D", weight="D", bias="D"))
 def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """x + delta (nothing where there is no delta) and its layer norm, (T, D), and what backward needs: mean and 1 / deviation, (T, 2)."""
     total, y, stats = _outputs_like(x, delta)
@@ -48,11 +49,11 @@ def _gradients_like(d_sum: Tensor | None, d_y: Tensor, x: Tensor, weight: Tensor
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
 
 
-@operator(fake=_gradients_like)
+@operator(fake=_gradients_like, check=asks(x="T D", d_sum="T D", d_y="T D", weight="D", stats="T 2"))
 def add_norm_backward(d_sum: Tensor | None, d_y: Tensor, x: Tensor, weight: Tensor, stats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the sum ``x`` (T, D), which may have one of its own besides that of its norm, and of weight and bias."""
     d_x, d_weight, d_bias = _gradients_like(d_sum, d_y, x, weight, stats)
-    shares = min(torch.get_num_threads(), len(x))
+    shares = max(1, min(torch.get_num_threads(), len(x)))
     sums = x.new_empty(shares * 2 * whole(x.shape[1]))
     more = {} if d_sum is None else dict(d_sum=d_sum)
     _call("add_norm_backward", x, weight, stats=stats, d_y=d_y, d_x=d_x, d_weight=d_weight, d_bias=d_bias, sums=sums, shares=shares, **more)

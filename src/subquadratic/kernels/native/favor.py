@@ -12,11 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asks, check_tensor
 from .library import library
 from .tensors import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
 AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head
+BOUNDS = "B == 1 and bounds[0] == 0 and bounds[-1] == N and all(a <= b for a, b in zip(bounds, bounds[1:]))"
+RUNS: dict[str, Any] = dict(  # of packed documents, each of which has a state, or of the batch
+    sizes={"R": "len(bounds) - 1 if bounds else B"},
+    require={f"not bounds or {BOUNDS}": "bounds must rise from 0 to the length {N} of one row, got {bounds} for {B} rows"},
+)
 NOTHING, EMPTY = 1e-24, -1e30  # a normaliser below this has no key; the maximum of no exponents
 
 
@@ -47,7 +53,8 @@ class Plan:
         spans = [(0, a, b) for a, b in itertools.pairwise(bounds)] or [(row, 0, self.length) for row in range(batch)]
         chunks = [-(-(stop - start) // CHUNK) for _, start, stop in spans]
         self.each = features * (self.value_width + 1)
-        self.shares = shares_of(len(spans) * self.heads, max(stop - start for _, start, stop in spans), again=AGAIN)
+        longest = max((stop - start for _, start, stop in spans), default=0)
+        self.shares = shares_of(len(spans) * self.heads, longest, again=AGAIN)
         self.stride = max(1, -(-sum(chunks) * self.heads * self.each // MOST_KEPT))
         self.marks = self.kept = 0
         runs = []
@@ -93,7 +100,13 @@ def _favor_causal_like(
     return positions_first(values), *state, *plan.empty(values, keep=keep)
 
 
-@operator(fake=_favor_causal_like)
+@operator(
+    fake=_favor_causal_like,
+    check=asks(
+        queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool",
+        total="R H M V, copied", weight="R H M, copied", maximum="R H 1, copied", **RUNS,
+    ),
+)  # fmt: skip
 def favor_causal(
     queries: Tensor,
     keys: Tensor,
@@ -135,7 +148,14 @@ def _favor_causal_backward_like(
     return positions_first(queries), positions_first(keys), positions_first(values), *state
 
 
-@operator(fake=_favor_causal_backward_like)
+@operator(
+    fake=_favor_causal_backward_like,
+    check=asks(
+        queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool",
+        d_output="B H N V, rows", d_total="R H M V, copied", d_weight="R H M, copied", output="B H N V, rows", maximum="R H 1",
+        normaliser="B H N", marks="G H", kept="S H M*(V+1)", **RUNS,
+    ),
+)  # fmt: skip
 def favor_causal_backward(
     d_output: Tensor,
     d_total: Tensor,
@@ -154,6 +174,8 @@ def favor_causal_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of queries, keys, values and the state before, from those of the output and of the state after."""
     plan = Plan(bounds, values, len(projection))
+    check_tensor("favor_causal_backward", "marks", marks, (plan.marks, plan.heads))
+    check_tensor("favor_causal_backward", "kept", kept, (plan.kept, plan.heads, plan.each))
     runs = torch.tensor(plan.runs, dtype=torch.int64)
     d_queries, d_keys, d_values = positions_first(queries), positions_first(keys), positions_first(values)
     d_total, d_weight = d_total.clone(memory_format=torch.contiguous_format), d_weight.clone(memory_format=torch.contiguous_format)
@@ -184,7 +206,10 @@ def _summary_like(keys: Tensor, values: Tensor, projection: Tensor, live: Tensor
     return values.new_empty(*shape, values.shape[3]), values.new_empty(shape), values.new_empty(shape)
 
 
-@operator(fake=_summary_like)
+@operator(
+    fake=_summary_like,
+    check=asks(keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool"),
+)
 def favor_summarise(keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The summary (B, H, M, V), (B, H, M) of keys and values, and each feature's largest exponent (B, H, M), to base 2."""
     total, weight, maximum = _summary_like(keys, values, projection)
@@ -197,7 +222,13 @@ def _favor_summarise_backward_like(d_total: Tensor, d_weight: Tensor, keys: Tens
     return positions_first(keys), positions_first(values)
 
 
-@operator(fake=_favor_summarise_backward_like)
+@operator(
+    fake=_favor_summarise_backward_like,
+    check=asks(
+        keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool", maximum="B H M",
+        d_total="B H M V, copied", d_weight="B H M, copied",
+    ),
+)  # fmt: skip
 def favor_summarise_backward(
     d_total: Tensor, d_weight: Tensor, keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None, maximum: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -214,7 +245,10 @@ def _read_like(queries: Tensor, projection: Tensor, total: Tensor, weight: Tenso
     return queries.new_empty(batch, length, heads, total.shape[3]).transpose(1, 2), queries.new_empty(batch, heads, length)
 
 
-@operator(fake=_read_like)
+@operator(
+    fake=_read_like,
+    check=asks(queries="B H N K, rows", projection="M K, copied", total="B H M V", weight="B H M", maximum="B H M"),
+)
 def favor_read(queries: Tensor, projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
     """What queries read of a summary as :func:`favor_summarise` gives it, (B, H, N, V), and the normaliser (B, H, N)."""
     output, normaliser = _read_like(queries, projection, total, weight, maximum)
@@ -229,7 +263,13 @@ def _favor_read_backward_like(
     return positions_first(queries), torch.empty_like(total), torch.empty_like(weight)
 
 
-@operator(fake=_favor_read_backward_like)
+@operator(
+    fake=_favor_read_backward_like,
+    check=asks(
+        queries="B H N K, rows", projection="M K, copied", total="B H M V", weight="B H M", maximum="B H M",
+        d_output="B H N V, rows", output="B H N V, rows", normaliser="B H N",
+    ),
+)  # fmt: skip
 def favor_read_backward(
     d_output: Tensor,
     queries: Tensor,

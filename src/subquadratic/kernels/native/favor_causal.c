@@ -114,9 +114,10 @@ static float *share_place(const favor *f, long task) {
 }
 
 // What the keys and values of a share sum up to by themselves; nobody asks the last one.
-static void sum_share(const favor *f, long task) {
+static void sum_share(const favor *f, long task, int *failed) {
     if (task % f->shares + 1 == f->shares) return;
-    space s = space_of(space_for(f));
+    space s = space_of(space_for(f), failed);
+    if (!s.start) return;
     head h = head_of(f, task / f->shares, &s);
     float *sum = share_place(f, task);
     h.summary = sum, h.mark = f->empty;
@@ -131,9 +132,10 @@ static void sum_share(const favor *f, long task) {
 }
 
 // Makes of the sums of a run's shares what has come before each.
-static void add_up_shares(const favor *f, long index) {
+static void add_up_shares(const favor *f, long index, int *failed) {
     long step = PADDED(f->value_width + 1), numbers = f->features * step;
-    space s = space_of(2 * numbers);
+    space s = space_of(2 * numbers, failed);
+    if (!s.start) return;
     float *before = take(&s, numbers), *own = take(&s, numbers), mark = f->maximum[index];
     join(f, f->total + index * f->features * f->value_width, f->weight + index * f->features, before, step);
     for (long share = 0; share < f->shares; share++) {
@@ -149,8 +151,9 @@ static void add_up_shares(const favor *f, long index) {
     free(s.start);
 }
 
-static void forward_share(const favor *f, long task) {
-    space s = space_of(space_for(f));
+static void forward_share(const favor *f, long task, int *failed) {
+    space s = space_of(space_for(f), failed);
+    if (!s.start) return;
     long index = task / f->shares, share = task % f->shares;
     head h = head_of(f, index, &s);
     const int64_t *run = f->runs + h.run * 5;
@@ -239,9 +242,10 @@ static void backward_chunk(const favor *f, head *h, slopes *d, long at, long cou
 }
 
 // What the queries of a share give to the gradient of the summary before it; nobody asks the first one.
-static void sum_share_back(const favor *f, long task) {
+static void sum_share_back(const favor *f, long task, int *failed) {
     if (task % f->shares == 0) return;
-    space s = space_of(space_for(f) + space_for_slopes(f));
+    space s = space_of(space_for(f) + space_for_slopes(f), failed);
+    if (!s.start) return;
     head h = head_of(f, task / f->shares, &s);
     slopes d = slopes_of(f, &h, &s);
     const int64_t *run = f->runs + h.run * 5;
@@ -259,9 +263,10 @@ static void sum_share_back(const favor *f, long task) {
 }
 
 // Makes of these the gradient of the summary after each share.
-static void add_up_shares_back(const favor *f, long index) {
+static void add_up_shares_back(const favor *f, long index, int *failed) {
     long step = PADDED(f->value_width + 1), numbers = f->features * step;
-    space s = space_of(space_for(f) + 2 * numbers);
+    space s = space_of(space_for(f) + 2 * numbers, failed);
+    if (!s.start) return;
     head h = head_of(f, index, &s);
     const int64_t *run = f->runs + h.run * 5;
     float *after = take(&s, numbers), *own = take(&s, numbers);
@@ -278,9 +283,10 @@ static void add_up_shares_back(const favor *f, long index) {
     free(s.start);
 }
 
-static void backward_share(const favor *f, long task) {
+static void backward_share(const favor *f, long task, int *failed) {
     long numbers = f->features * (f->value_width + 1), index = task / f->shares, share = task % f->shares, chunk;
-    space s = space_of(space_for(f) + space_for_slopes(f) + f->stride * numbers);
+    space s = space_of(space_for(f) + space_for_slopes(f) + f->stride * numbers, failed);
+    if (!s.start) return;
     head h = head_of(f, index, &s);
     slopes d = slopes_of(f, &h, &s);
     float *between = take(&s, f->stride * numbers); // summaries before the chunks of a stretch of which only the first was kept
@@ -310,19 +316,23 @@ static void backward_share(const favor *f, long task) {
     free(s.start);
 }
 
+typedef void work(const favor *, long, int *);
+
 // Where there are fewer heads than threads, a run is cut into shares: first what each sums up to, then with what comes before each.
-static void in_shares(const favor *f, void sum(const favor *, long), void add_up(const favor *, long), void finish(const favor *, long)) {
+static int in_shares(const favor *f, work sum, work add_up, work finish) {
     long heads = f->run_count * f->heads;
+    int failed = 0;
     if (f->shares > 1) {
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
-        for (long task = 0; task < heads * f->shares; task++) sum(f, task);
+        for (long task = 0; task < heads * f->shares; task++) sum(f, task, &failed);
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
-        for (long index = 0; index < heads; index++) add_up(f, index);
+        for (long index = 0; index < heads; index++) add_up(f, index, &failed);
     }
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
-    for (long task = 0; task < heads * f->shares; task++) finish(f, task);
+    for (long task = 0; task < heads * f->shares; task++) finish(f, task, &failed);
+    return failed;
 }
 
-void favor_causal_forward(const favor *f) { in_shares(f, sum_share, add_up_shares, forward_share); }
+int favor_causal_forward(const favor *f) { return in_shares(f, sum_share, add_up_shares, forward_share); }
 
-void favor_causal_backward(const favor *f) { in_shares(f, sum_share_back, add_up_shares_back, backward_share); }
+int favor_causal_backward(const favor *f) { return in_shares(f, sum_share_back, add_up_shares_back, backward_share); }

@@ -69,11 +69,14 @@ static void step(const token *t, long index, space *s) {
     t->count_after[index] = t->count[index] + live;
 }
 
-void favor_step(const token *t) {
+int favor_step(const token *t) {
+    int failed = 0;
 #pragma omp parallel for schedule(static) num_threads(t->threads)
     for (long index = 0; index < t->batch * t->heads; index++) {
-        space s = space_of((t->width + t->features) * LANES + 2 * PADDED(t->features) + 2 * t->width + 128);
+        space s = space_of((t->width + t->features) * LANES + 2 * PADDED(t->features) + 2 * t->width + 128, &failed);
+        if (!s.start) continue;
         step(t, index, &s);
         free(s.start);
     }
+    return failed;
 }

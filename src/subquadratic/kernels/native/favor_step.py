@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asks
 from .favor import NOTHING
 from .library import library
 from .tensors import LONG, POINTER, operator
@@ -32,7 +33,14 @@ def _favor_step_like(
     return tuple(torch.empty_like(x) for x in (values, *state))
 
 
-@operator(fake=_favor_step_like)
+@operator(
+    fake=_favor_step_like,
+    check=asks(
+        queries="B H 1 K", keys="B H 1 K", values="B H 1 V", turns="1 K | 1 1 1 K | B 1 1 K", live="B 1, bool", projection="M K",
+        total="B H M V", weight="B H M", maximum="B H 1", sums="B H V", count="B H 1",
+        require={"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"},
+    ),
+)  # fmt: skip
 def favor_step(
     queries: Tensor,
     keys: Tensor,
@@ -53,7 +61,6 @@ def favor_step(
     read = (queries, keys, values, turns, live, projection, total, weight, maximum, sums, count)
     made: Any = _favor_step_like(*read)
     batch, heads, _, width = queries.shape
-    assert all(x is None or x.is_contiguous() for x in read) and (turns is None or width % 2 == 0)
     step = 0 if turns is None or turns.numel() == width else width
     pointers = [None if x is None else x.data_ptr() for x in (*read, *made)]
     sizes = batch, heads, width, values.shape[3], len(projection), step, torch.get_num_threads()

@@ -136,11 +136,13 @@ static void read_back(const favor *f, share *h, float *d_summary) {
 static float *total_of(const favor *f, float *total, long index) { return total + index * f->features * f->value_width; }
 
 // What each share sums up by itself, and then one thread a head adds together; one share alone is the sum.
-void favor_summarise(const favor *f) {
+int favor_summarise(const favor *f) {
+    int failed = 0;
     long shares = f->shares, heads = f->run_count * f->heads, each = summary_numbers(f), step = PADDED(f->value_width + 1);
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
     for (long task = 0; task < heads * shares; task++) {
-        space s = space_of(space_for(f) + each);
+        space s = space_of(space_for(f) + each, &failed);
+        if (!s.start) continue;
         share h = share_of(f, task, shares, &s);
         h.summary = shares > 1 ? f->sums + task * each : take(&s, each), h.largest = h.summary + f->features * step;
         summarise(f, &h);
@@ -157,6 +159,7 @@ void favor_summarise(const favor *f) {
         part(f, first, step, total_of(f, f->total, index), f->weight + index * f->features);
         copy(f->maximum + index * f->features, h.largest, f->features);
     }
+    return failed;
 }
 
 // Each share with the summary, or its gradient, of its head beside it.
@@ -168,25 +171,30 @@ static share with_summary(const favor *f, long task, long shares, const float *t
     return h;
 }
 
-static void each_share(const favor *f, const float *total, const float *weight, void work(const favor *, share *)) {
+static int each_share(const favor *f, const float *total, const float *weight, void work(const favor *, share *)) {
+    int failed = 0;
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
     for (long task = 0; task < f->run_count * f->heads * f->shares; task++) {
-        space s = space_of(space_for(f) + summary_numbers(f));
+        space s = space_of(space_for(f) + summary_numbers(f), &failed);
+        if (!s.start) continue;
         share h = with_summary(f, task, f->shares, total, weight, &s);
         work(f, &h);
         free(s.start);
     }
+    return failed;
 }
 
-void favor_summarise_backward(const favor *f) { each_share(f, f->d_total, f->d_weight, summarise_back); }
+int favor_summarise_backward(const favor *f) { return each_share(f, f->d_total, f->d_weight, summarise_back); }
 
-void favor_read(const favor *f) { each_share(f, f->total, f->weight, read); }
+int favor_read(const favor *f) { return each_share(f, f->total, f->weight, read); }
 
-void favor_read_backward(const favor *f) {
+int favor_read_backward(const favor *f) {
+    int failed = 0;
     long shares = f->shares, heads = f->run_count * f->heads, each = summary_numbers(f), step = PADDED(f->value_width + 1);
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
     for (long task = 0; task < heads * shares; task++) {
-        space s = space_of(space_for(f) + 2 * each);
+        space s = space_of(space_for(f) + 2 * each, &failed);
+        if (!s.start) continue;
         share h = with_summary(f, task, shares, f->total, f->weight, &s);
         float *d_summary = shares > 1 ? f->sums + task * each : take(&s, each);
         read_back(f, &h, d_summary);
@@ -199,4 +207,5 @@ void favor_read_backward(const favor *f) {
             for (long n = 0; n < f->features * step; n += LANES) store(first + n, load(first + n) + load(first + i * each + n));
         part(f, first, step, total_of(f, f->d_total, index), f->d_weight + index * f->features);
     }
+    return failed;
 }

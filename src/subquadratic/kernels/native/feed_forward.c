@@ -14,7 +14,8 @@ typedef struct {
     int64_t rows, dim, wide, out, maps, shares, threads; // T, D, F, E
 } feed_forward;
 
-void feed_forward_forward(const feed_forward *f) {
+int feed_forward_forward(const feed_forward *f) {
+    int failed = 0;
     long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, step = WIDE(out), inner_step = WIDE(wide);
     long block = block_of((f->rows + f->threads - 1) / f->threads);
 #pragma omp parallel num_threads(f->threads)
@@ -23,37 +24,41 @@ void feed_forward_forward(const feed_forward *f) {
         for (long map = 0; map < maps; map++)
             expand[map] = right_turned_together(dim, wide, f->expand + map * wide * dim, dim, f->packed + map * RIGHT_NUMBERS(wide, dim));
         contract = right_turned_together(wide, out, f->contract, wide, f->packed + maps * RIGHT_NUMBERS(wide, dim));
-        space s = space_of(2 * BLOCK * STEP + maps * inner_step + BLOCK * step + UNIT_NUMBERS(BLOCK, dim) + UNIT_NUMBERS(BLOCK, SLAB));
-        float *bias = take(&s, maps * inner_step), *y = take(&s, BLOCK * step), *x_memory = take(&s, UNIT_NUMBERS(BLOCK, dim));
-        slab inner = {.maps = maps, .wide = inner_step, .gates = take(&s, BLOCK * STEP), .active = take(&s, BLOCK * STEP)};
-        inner.active_memory = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
-        for (long map = 0; map < maps; map++) {
-            memset(bias + map * inner_step, 0, inner_step * 4);
-            copy(bias + map * inner_step, f->expand_bias + map * wide, wide);
-        }
-        tiles_begin();
+        space s = space_of(2 * BLOCK * STEP + maps * inner_step + BLOCK * step + UNIT_NUMBERS(BLOCK, dim) + UNIT_NUMBERS(BLOCK, SLAB), &failed);
+#pragma omp barrier
+        if (!failed) {
+            float *bias = take(&s, maps * inner_step), *y = take(&s, BLOCK * step), *x_memory = take(&s, UNIT_NUMBERS(BLOCK, dim));
+            slab inner = {.maps = maps, .wide = inner_step, .gates = take(&s, BLOCK * STEP), .active = take(&s, BLOCK * STEP)};
+            inner.active_memory = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
+            for (long map = 0; map < maps; map++) {
+                memset(bias + map * inner_step, 0, inner_step * 4);
+                copy(bias + map * inner_step, f->expand_bias + map * wide, wide);
+            }
+            tiles_begin();
 #pragma omp for schedule(dynamic)
-        for (long at = 0; at < f->rows; at += block) {
-            long rows = inner.rows = least(block, f->rows - at);
-            operand x = left_of(rows, dim, f->x + at * dim, dim, x_memory);
-            for (long first = 0; first < wide; first += SLAB) {
-                operand maps_here[2] = {part_of(expand[0], first, 0)};
-                if (maps == 2) maps_here[1] = part_of(expand[1], first, 0);
-                inner.width = least(SLAB, wide - first), inner.bias = bias + first;
-                inner.kept = f->inner ? f->inner + at * maps * inner_step + first : NULL;
-                forward_slab(&inner, dim, x, maps_here);
-                multiply(rows, out, inner.width, inner.active_rows, part_of(contract, 0, first), y, step, first > 0);
+            for (long at = 0; at < f->rows; at += block) {
+                long rows = inner.rows = least(block, f->rows - at);
+                operand x = left_of(rows, dim, f->x + at * dim, dim, x_memory);
+                for (long first = 0; first < wide; first += SLAB) {
+                    operand maps_here[2] = {part_of(expand[0], first, 0)};
+                    if (maps == 2) maps_here[1] = part_of(expand[1], first, 0);
+                    inner.width = least(SLAB, wide - first), inner.bias = bias + first;
+                    inner.kept = f->inner ? f->inner + at * maps * inner_step + first : NULL;
+                    forward_slab(&inner, dim, x, maps_here);
+                    multiply(rows, out, inner.width, inner.active_rows, part_of(contract, 0, first), y, step, first > 0);
+                }
+                for (long i = 0; i < rows; i++) {
+                    float *to = f->y + (at + i) * out;
+                    long c = 0;
+                    for (; c + LANES <= out; c += LANES) store(to + c, load(y + i * step + c) + load(f->contract_bias + c));
+                    for (; c < out; c++) to[c] = y[i * step + c] + f->contract_bias[c];
+                }
             }
-            for (long i = 0; i < rows; i++) {
-                float *to = f->y + (at + i) * out;
-                long c = 0;
-                for (; c + LANES <= out; c += LANES) store(to + c, load(y + i * step + c) + load(f->contract_bias + c));
-                for (; c < out; c++) to[c] = y[i * step + c] + f->contract_bias[c];
-            }
+            tiles_end();
         }
-        tiles_end();
         free(s.start);
     }
+    return failed;
 }
 
 typedef struct {
@@ -97,7 +102,8 @@ static long numbers_for_operands(long dim, long out, long maps) {
            (1 + maps) * RIGHT_NUMBERS(SLAB, BLOCK);
 }
 
-void feed_forward_backward(const feed_forward *f) {
+int feed_forward_backward(const feed_forward *f) {
+    int failed = 0;
     long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, x_step = WIDE(dim);
     long each = (maps * (dim + 1) + out) * WIDE(wide) + WIDE(out), share = (f->rows + f->shares - 1) / f->shares, block = block_of(share);
     long d_contract = maps * dim * WIDE(wide), d_expand_bias = d_contract + out * WIDE(wide), d_contract_bias = d_expand_bias + maps * WIDE(wide);
@@ -107,32 +113,35 @@ void feed_forward_backward(const feed_forward *f) {
         for (long map = 0; map < maps; map++)
             w.expand[map] = right_together(wide, dim, f->expand + map * wide * dim, dim, f->packed + map * RIGHT_NUMBERS(dim, wide));
         w.contract = right_together(out, wide, f->contract, wide, f->packed + maps * RIGHT_NUMBERS(dim, wide));
-        space s = space_of(BLOCK * (x_step + w.y_step + STEP + maps * STEP) + numbers_for_operands(dim, out, maps));
-        w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
-        w.d_y_rows = take(&s, UNIT_NUMBERS(BLOCK, out)), w.d_y_turned = take(&s, UNIT_NUMBERS(out, BLOCK));
-        w.x_turned = take(&s, UNIT_NUMBERS(dim, BLOCK));
-        w.inner = (slab){.maps = maps, .wide = WIDE(wide), .wants_rows = f->d_x != NULL};
-        w.inner.active = take(&s, BLOCK * STEP), w.inner.slopes = take(&s, maps * BLOCK * STEP);
-        w.inner.active_memory = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
-        for (long map = 0; map < maps; map++) {
-            w.inner.slopes_memory[map] = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
-            w.inner.slopes_rows_memory[map] = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
-        }
-        memset(w.d_y, 0, BLOCK * w.y_step * 4);
-        tiles_begin();
-#pragma omp for schedule(static)
-        for (long index = 0; index < f->shares; index++) {
-            if (f->d_expand) {
-                w.d_expand = f->sums + index * each, w.d_contract = w.d_expand + d_contract;
-                w.d_expand_bias = w.d_expand + d_expand_bias, w.d_contract_bias = w.d_expand + d_contract_bias;
-                memset(w.d_expand, 0, each * 4);
+        space s = space_of(BLOCK * (x_step + w.y_step + STEP + maps * STEP) + numbers_for_operands(dim, out, maps), &failed);
+#pragma omp barrier
+        if (!failed) {
+            w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
+            w.d_y_rows = take(&s, UNIT_NUMBERS(BLOCK, out)), w.d_y_turned = take(&s, UNIT_NUMBERS(out, BLOCK));
+            w.x_turned = take(&s, UNIT_NUMBERS(dim, BLOCK));
+            w.inner = (slab){.maps = maps, .wide = WIDE(wide), .wants_rows = f->d_x != NULL};
+            w.inner.active = take(&s, BLOCK * STEP), w.inner.slopes = take(&s, maps * BLOCK * STEP);
+            w.inner.active_memory = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
+            for (long map = 0; map < maps; map++) {
+                w.inner.slopes_memory[map] = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
+                w.inner.slopes_rows_memory[map] = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
             }
-            for (long at = index * share; at < least(f->rows, (index + 1) * share); at += block)
-                backward_block(f, &w, at, least(block, least(f->rows, (index + 1) * share) - at));
+            memset(w.d_y, 0, BLOCK * w.y_step * 4);
+            tiles_begin();
+#pragma omp for schedule(static)
+            for (long index = 0; index < f->shares; index++) {
+                if (f->d_expand) {
+                    w.d_expand = f->sums + index * each, w.d_contract = w.d_expand + d_contract;
+                    w.d_expand_bias = w.d_expand + d_expand_bias, w.d_contract_bias = w.d_expand + d_contract_bias;
+                    memset(w.d_expand, 0, each * 4);
+                }
+                for (long at = index * share; at < least(f->rows, (index + 1) * share); at += block)
+                    backward_block(f, &w, at, least(block, least(f->rows, (index + 1) * share) - at));
+            }
+            tiles_end();
         }
-        tiles_end();
         free(s.start);
-        if (f->d_expand) {
+        if (f->d_expand && !failed) {
             for (long map = 0; map < maps; map++)
                 add_shares_turned(f->shares, dim, wide, f->sums + map * dim * WIDE(wide), WIDE(wide), each, f->d_expand + map * wide * dim);
             add_shares(f->shares, out, wide, f->sums + d_contract, WIDE(wide), each, f->d_contract);
@@ -141,4 +150,5 @@ void feed_forward_backward(const feed_forward *f) {
             add_shares(f->shares, 1, out, f->sums + d_contract_bias, 0, each, f->d_contract_bias);
         }
     }
+    return failed;
 }

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asks, whole
 from .library import library
-from .tensors import LONG, POINTER, fields, operator, whole
+from .tensors import LONG, POINTER, fields, operator
 
+FITS = {"P in (F, 2 * F)": "expand must have as many rows as contract has columns, {F}, or of a gated layer twice as many, got {P}"}
 PANEL = 64  # the widest that a panel of feed_forward.c is
 POINTERS = ("x", "expand", "expand_bias", "contract", "contract_bias", "y", "inner", "d_y")
 GRADIENTS = ("d_x", "d_expand", "d_expand_bias", "d_contract", "d_contract_bias")
@@ -42,7 +44,10 @@ def _outputs_like(
     return x.new_empty(x.shape[0], out), inner
 
 
-@operator(fake=_outputs_like)
+@operator(
+    fake=_outputs_like,
+    check=asks(x="T D", contract="E F", contract_bias="E", expand="P D", expand_bias="P", require=FITS),
+)
 def feed_forward(
     x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
@@ -68,7 +73,12 @@ def _gradients_like(
     return torch.empty_like(x) if wants_x else nothing.clone(), *weights
 
 
-@operator(fake=_gradients_like)
+@operator(
+    fake=_gradients_like,
+    check=asks(
+        x="T D", contract="E F", expand="P D", d_y="T E", inner="T G W", sizes={"G": "2 if P > F else 1", "W": "whole(F)"}, require=FITS
+    ),
+)
 def feed_forward_backward(
     d_y: Tensor, x: Tensor, expand: Tensor, contract: Tensor, inner: Tensor, wants_x: bool, wants_weights: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asks, check_tensor
 from .library import library
-from .tensors import LONG, POINTER
+from .tensors import LONG, POINTER, operator
 
 MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
 PANEL = 48  # at most, as in feedback.h
@@ -20,6 +21,24 @@ MAPS = ("query", "output", "expand", "contract")
 LAYER_POINTERS = ("norm_weight", "norm_bias", "inner_weight", "inner_bias", "output_bias", "expand_bias", "contract_bias")
 SIZES: tuple[str, ...] = ("batch", "length", "dim", "depth", "heads", "width", "groups", "inner", "expanded", "places", "lead", "window")
 SIZES += ("hiding", "made", "keep", "threads")
+
+
+# What each tensor must be, by the sizes above. kept: of how many tokens the trace has room; numbers: of all softmax weights.
+SHAPES = {
+    "steps": "length batch dim", "outputs": "length batch dim", "d_y": "length batch dim", "mixture": "depth+1", "bias": "heads window",
+    "line": "2 groups batch heads places width", "d_line": "2 groups batch heads places width", "weights": "numbers",
+    "hidden": "kept depth+1 batch dim", "middle": "depth kept batch dim", "queries": "kept depth batch heads*width",
+    "attended": "kept depth batch heads*width", "before": "depth kept batch expanded", "active": "depth kept batch inner",
+    "merged": "kept batch dim", "d_hidden": "length depth+1 batch dim", "d_middle": "depth length batch dim",
+    "d_queries": "length depth batch heads*width", "d_attended": "length depth batch heads*width", "d_inner": "depth length batch dim",
+    "d_normed": "depth length batch dim", "d_expanded": "depth length batch expanded", "d_merged": "made batch dim",
+    "d_memory": "made batch dim", "d_made": "made batch 2*groups*heads*width", "d_bias": "batch*heads 1 window",
+    "query": "heads*width dim", "output": "dim heads*width", "expand": "expanded dim", "contract": "dim inner",
+    "key_value": "2*groups*heads*width dim", "output_bias": "dim", "expand_bias": "expanded", "contract_bias": "dim",
+    "norm_bias": "dim", "inner_bias": "dim", "begin": "length", "at": "length", "cut": "length", "empty": "batch",
+}  # fmt: skip
+INTEGERS = ("begin", "at", "cut", "empty")
+OF_MAPS = (*MAPS, "key_value")  # backward reads them transposed
 
 
 class Weight(ctypes.Structure):
@@ -49,37 +68,94 @@ class Feedback(ctypes.Structure):
     ]  # fmt: skip
 
 
+def _nothing_like(x: Tensor, multiply_adds: int) -> Tensor:
+    return x.new_empty(0)
+
+
+@operator(fake=_nothing_like, check=asks(x="N B D, copied"))
+def feedback_work(x: Tensor, multiply_adds: int) -> Tensor:
+    """Nothing: it tells whoever watches PyTorch's operators, as a counter of operations does, what a loop beside them takes."""
+    return _nothing_like(x, multiply_adds)
+
+
 class Call:
     """Arguments of one call, and all that they point to."""
 
     def __init__(self) -> None:
-        self._held: list[Any] = []
+        self._held: list[tuple[str, Tensor]] = []
 
-    def pointer(self, tensor: Tensor | None) -> int | None:
+    def pointer(self, name: str, tensor: Tensor | None) -> int | None:
         """Where a tensor's numbers lie, from now on for the length of the call."""
         if tensor is None:
             return None
-        assert tensor.is_contiguous()
-        self._held.append(tensor)
+        self._held.append((name, tensor))
         return tensor.data_ptr()
 
-    def weight(self, tensor: Tensor) -> Weight:
+    def weight(self, name: str, tensor: Tensor) -> Weight:
         """A map (O, I), which may be a transposed view."""
+        if tensor.dim() != 2:
+            raise ValueError(f"feedback: {name} must be (out, in), got {tuple(tensor.shape)}")
         outs, ins = tensor.shape
         panels = tensor.new_empty((outs + 2 * PANEL) * ins)
-        self._held += [tensor, panels]
+        self._held += [(name, tensor), ("", panels)]
         return Weight(tensor.data_ptr(), *tensor.stride(), outs, ins, panels.data_ptr())
 
     def layer(self, maps: Sequence[Tensor], **pointers: Tensor | None) -> Layer:
         """Of its maps in the order of ``MAPS``, and norms and biases."""
-        found = {name: self.pointer(None if tensor is None else tensor.contiguous()) for name, tensor in pointers.items()}
-        return Layer(**found, **{name: self.weight(tensor) for name, tensor in zip(MAPS, maps, strict=True)})
+        found = {name: self.pointer(name, None if tensor is None else tensor.contiguous()) for name, tensor in pointers.items()}
+        return Layer(**found, **{name: self.weight(name, tensor) for name, tensor in zip(MAPS, maps, strict=True)})
 
     def run(self, name: str, layers: list[Layer], key_value: Tensor, **arguments: Any) -> None:
-        """Call ``name`` with the fields of :class:`Feedback` that are given: tensors, lists of integers, and numbers."""
-        found: dict[str, Any] = {"layers": (Layer * len(layers))(*layers), "key_value": self.weight(key_value)}
+        """Call ``name`` with the fields of :class:`Feedback` that are given: tensors, lists of integers, and numbers.
+
+        Raises:
+            ValueError: for a tensor that is not what the kernel reads: no pointer is used before all have been looked at.
+        """
+        found: dict[str, Any] = {"layers": (Layer * len(layers))(*layers), "key_value": self.weight("key_value", key_value)}
         for field, value in arguments.items():
             if isinstance(value, list):
                 value = torch.tensor(value, dtype=torch.int64)
-            found[field] = self.pointer(value) if isinstance(value, Tensor) else value
+            found[field] = self.pointer(field, value) if isinstance(value, Tensor) else value
+        sizes = {size: found[size] for size in SIZES if size in found}
+        self._check(name, sizes, arguments["at"])
+        if torch._C._len_torch_dispatch_stack():
+            feedback_work(arguments["hidden"][:, 0], _multiply_adds(name, sizes, arguments["begin"]))
         getattr(library(), name)(ctypes.byref(Feedback(threads=torch.get_num_threads(), **found)))
+
+    def _check(self, name: str, sizes: dict[str, Any], at: list[int]) -> None:
+        held = dict(self._held)
+        sizes |= {"kept": sizes["length"] if sizes["keep"] else 1, "numbers": held["weights"].numel()}
+        begin = held["begin"].tolist()
+        seen = [sizes["lead"] + token - first for token, first in enumerate(begin)]
+        each = sizes["depth"] * sizes["batch"] * sizes["heads"]
+        fits = (
+            not any(sizes[width] % MULTIPLE for width in ("dim", "width", "inner"))
+            and sizes["expanded"] in (sizes["inner"], 2 * sizes["inner"])
+            and sizes["made"] <= sizes["length"]
+            and sizes["lead"] + sizes["length"] <= sizes["places"]
+            and all(0 <= count <= sizes["window"] and first >= 0 for count, first in zip(seen, begin, strict=True))
+            and all(place >= 0 and place + count * each <= sizes["numbers"] for place, count in zip(at, seen, strict=True))
+        )
+        if not fits:
+            raise ValueError(f"{name}: widths must be multiples of {MULTIPLE}, and windows lie within the line of memories, got {sizes}")
+        for field, x in self._held:
+            if not x.is_cpu:
+                raise ValueError(f"{name}: {field} must lie on the CPU, got {x.device}")
+            if field in ("norm_weight", "inner_weight"):  # one number: of a scale norm
+                check_tensor(name, field, x, (1,) if x.numel() == 1 else (sizes["dim"],))
+            elif field in SHAPES:
+                shape = tuple(eval(size, {}, sizes) for size in SHAPES[field].split())
+                is_map, dtype = field in OF_MAPS, torch.int64 if field in INTEGERS else torch.float32
+                shape = shape[::-1] if is_map and name == "feedback_backward" else shape
+                check_tensor(name, field, x, shape, dtype=dtype, layout="copied" if is_map else "contiguous")
+
+
+def _multiply_adds(name: str, sizes: dict[str, Any], begin: list[int]) -> int:
+    """Of a loop, as the products of PyTorch's operators in its place would be counted."""
+    batch, length, dim, depth, back = sizes["batch"], sizes["length"], sizes["dim"], sizes["depth"], name == "feedback_backward"
+    wide, seen = sizes["heads"] * sizes["width"], [sizes["lead"] + token - first for token, first in enumerate(begin)]
+    asking = sum(count > 0 for count in seen)  # tokens that have memories to attend to
+    queries = asking * (depth - 1) if back else length + asking * (depth - 1)  # backward, the first layer's are not in the loop
+    maps = (queries + asking * depth) * dim * wide + length * depth * dim * (sizes["expanded"] + sizes["inner"])
+    memories = sizes["made"] * dim * (2 * sizes["groups"] * wide + (0 if back else depth + 1))
+    return batch * (maps + memories + depth * sum(seen) * wide * (4 if back else 2))

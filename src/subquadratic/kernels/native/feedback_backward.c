@@ -107,15 +107,15 @@ static void memory_back(const feedback *f, const moment *m, long token) {
     MEET
 }
 
-static void backward(const feedback *f, float *shared) {
+static void backward(const feedback *f, float *shared, int *failed) {
     long each = f->batch * f->dim, rows = f->batch * f->heads;
-    space s = space_of(f->window + f->places + f->dim + f->depth * f->width + 64);
+    space s = space_of(f->window + f->places + f->dim + f->depth * f->width + 64, failed);
     moment m = {.scores = take(&s, f->window + f->places + f->dim + f->depth * f->width), .slopes = shared};
     for (long l = 0; l < f->depth; l++)
         pack(&f->layers[l].query), pack(&f->layers[l].output), pack(&f->layers[l].expand), pack(&f->layers[l].contract);
     pack(&f->key_value);
     MEET
-    for (long token = f->length - 1; token >= 0; token--) {
+    for (long token = f->length - 1; !*failed && token >= 0; token--) {
         m.begin = f->begin[token], m.end = f->lead + token;
         m.hidden = f->d_hidden + token * (f->depth + 1) * each;
         if (token < f->made) memory_back(f, &m, token);
@@ -139,9 +139,11 @@ static void backward(const feedback *f, float *shared) {
     free(s.start);
 }
 
-void feedback_backward(const feedback *f) {
-    space s = space_of(f->depth * f->batch * f->heads * f->window + 64);
+int feedback_backward(const feedback *f) {
+    int failed = 0;
+    space s = space_of(f->depth * f->batch * f->heads * f->window + 64, &failed);
 #pragma omp parallel num_threads(f->threads)
-    backward(f, s.start);
+    backward(f, s.start, &failed);
     free(s.start);
+    return failed;
 }

@@ -100,16 +100,16 @@ static void remember(const feedback *f, const moment *m, float *merged) {
     MEET
 }
 
-static void forward(const feedback *f) {
+static void forward(const feedback *f, int *failed) {
     long each = f->batch * f->dim;
-    space s = space_of(2 * each + f->window + f->places + 64);
+    space s = space_of(2 * each + f->window + f->places + 64, failed);
     moment m = {.normed = take(&s, each), .scores = take(&s, f->window + f->places + LANES)};
     float *merged = take(&s, each);
     for (long l = 0; l < f->depth; l++)
         pack(&f->layers[l].query), pack(&f->layers[l].output), pack(&f->layers[l].expand), pack(&f->layers[l].contract);
     pack(&f->key_value);
     MEET
-    for (long token = 0; token < f->length; token++) {
+    for (long token = 0; !*failed && token < f->length; token++) {
         m.slot = f->keep ? token : 0, m.begin = f->begin[token], m.end = f->lead + token;
         float *first = f->hidden + m.slot * (f->depth + 1) * each;
         if (THREAD == 0) copy(first, f->steps + token * each, each);
@@ -122,7 +122,9 @@ static void forward(const feedback *f) {
     free(s.start);
 }
 
-void feedback_forward(const feedback *f) {
+int feedback_forward(const feedback *f) {
+    int failed = 0;
 #pragma omp parallel num_threads(f->threads)
-    forward(f);
+    forward(f, &failed);
+    return failed;
 }

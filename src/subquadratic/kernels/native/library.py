@@ -16,11 +16,30 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
 HERE = Path(__file__).parent
 FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+
+
+class Kernels(ctypes.CDLL):
+    """A library of functions that say by a number below zero that they have failed."""
+
+    def __getitem__(self, name: str) -> Any:
+        function = super().__getitem__(name)
+        function.errcheck = _succeeded
+        return function
+
+
+def _succeeded(status: Any, function: Any, arguments: Any) -> Any:
+    if status < 0:
+        raise RuntimeError(
+            f"the C kernel {function.__name__} is out of memory. Make the batch smaller or the sequence shorter, or set "
+            f"SUBQUADRATIC_BACKEND=torch to compute with PyTorch's operators"
+        )
+    return status
 
 
 class NoLibrary(RuntimeError):
@@ -96,7 +115,7 @@ def _may_use_matrix_unit() -> bool:
 
 def _load(path: Path) -> ctypes.CDLL:
     try:
-        return ctypes.CDLL(str(path))
+        return Kernels(str(path))
     except OSError as error:
         raise NoLibrary(f"the C kernels were compiled but cannot be loaded: {error}") from error
 

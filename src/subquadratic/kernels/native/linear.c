@@ -32,8 +32,9 @@ typedef struct {
 } maps;
 
 // Outputs: for each the sum of all inputs' maps. plus: added to the first.
-void linear_maps(const maps *m) {
-    long high = least(HIGH, WHOLE((m->rows + m->threads - 1) / m->threads, SIDE));
+int linear_maps(const maps *m) {
+    int failed = 0;
+    long high = m->rows ? least(HIGH, WHOLE((m->rows + m->threads - 1) / m->threads, SIDE)) : HIGH;
 #pragma omp parallel num_threads(m->threads)
     {
         operand weights[MAPS * MAPS];
@@ -45,10 +46,11 @@ void linear_maps(const maps *m) {
                 else weights[pair] = right_turned_together(dim, out, m->weight[pair], step, packed);
                 packed += RIGHT_NUMBERS(out, dim);
             }
-        space s = space_of(UNIT_NUMBERS(HIGH, DEEP));
+        space s = space_of(UNIT_NUMBERS(HIGH, DEEP), &failed);
         tiles_begin();
 #pragma omp for schedule(static)
         for (long at = 0; at < m->rows; at += high) {
+            if (!s.start) continue;
             long rows = least(high, m->rows - at), next = at + high;
             soon later = no_soon;
             for (long i = 0; i < m->inputs; i++)
@@ -67,6 +69,7 @@ void linear_maps(const maps *m) {
         tiles_end();
         free(s.start);
     }
+    return failed;
 }
 
 // Where the sums of each pair lie, and behind them those of other's rows; how many numbers all of them are.
@@ -108,18 +111,19 @@ static void sum_share(const maps *m, long at, long end, float *own, space s) {
 }
 
 // y = other^T x of each pair, and the sums of other's rows.
-void sums_of_outer_products(const maps *m) {
+int sums_of_outer_products(const maps *m) {
+    int failed = 0;
     float *sums[MAPS * MAPS], *row_sums[MAPS];
     long each = lay_out(m, m->sums, sums, row_sums), share = WHOLE((m->rows + m->shares - 1) / m->shares, DEPTH);
     long depth = UNIT_NUMBERS(HIGH, DEEP_OF_SUM);
     for (long i = 0; i < m->inputs; i++) depth += RIGHT_NUMBERS(m->dim[i], DEEP_OF_SUM);
 #pragma omp parallel num_threads(m->threads)
     {
-        space s = space_of(depth);
+        space s = space_of(depth, &failed);
         tiles_begin();
 #pragma omp for schedule(static)
         for (long index = 0; index < m->shares; index++)
-            sum_share(m, index * share, least(m->rows, (index + 1) * share), m->sums + index * each, s);
+            if (s.start) sum_share(m, index * share, least(m->rows, (index + 1) * share), m->sums + index * each, s);
         tiles_end();
         free(s.start);
         for (long pair = 0; pair < m->inputs * m->outputs; pair++) {
@@ -129,6 +133,7 @@ void sums_of_outer_products(const maps *m) {
         for (long j = 0; j < m->outputs; j++)
             if (m->row_sum[j]) add_shares(m->shares, 1, m->out[j], row_sums[j], 0, each, m->row_sum[j]);
     }
+    return failed;
 }
 
 #endif

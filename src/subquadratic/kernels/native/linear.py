@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_tensor, whole
 from .library import library, why_not
-from .tensors import LONG, POINTER, fields, operator, whole
+from .tensors import LONG, POINTER, fields, operator
 
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
 
@@ -42,7 +43,35 @@ def _mapped_like(xs: Sequence[Tensor], weights: Sequence[Tensor], *_: Any) -> li
     return [xs[0].new_empty(xs[0].shape[0], weight.shape[0]) for weight in weights[: len(weights) // len(xs)]]
 
 
-@operator(fake=_mapped_like)
+def _check_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None], plus: Tensor | None) -> None:
+    name, inputs, outputs = "linear_maps", len(xs), len(biases)
+    if not (1 <= inputs <= MAPS and 1 <= outputs <= MAPS and len(weights) == inputs * outputs):
+        raise ValueError(
+            f"{name}: of 1 to {MAPS} inputs and outputs (a bias or None for each) there must be a weight for every pair, got {inputs} "
+            f"inputs, {outputs} biases and {len(weights)} weights"
+        )
+    rows = _check_rows(name, "xs", xs)
+    for index, weight in enumerate(weights):
+        x, first = xs[index // outputs], weights[index % outputs]
+        shape = (first.shape[0] if first.dim() == 2 else -1, x.shape[1])
+        by_row = weight.dim() != 2 or weight.stride(1) == 1 or weight.shape[1] == 1
+        check_tensor(name, f"weights[{index}]", weight if by_row else weight.T, shape if by_row else shape[::-1], layout="rows")
+    for index, bias in enumerate(biases):
+        if bias is not None:
+            check_tensor(name, f"biases[{index}]", bias, (weights[index].shape[0],))
+    if plus is not None:
+        check_tensor(name, "plus", plus, (rows, weights[0].shape[0]), layout="rows")
+
+
+def _check_rows(operator: str, name: str, tensors: Sequence[Tensor]) -> int:
+    """Whether all are (T, .) of one T, which comes back."""
+    rows = tensors[0].shape[0] if tensors[0].dim() == 2 else -1
+    for index, x in enumerate(tensors):
+        check_tensor(operator, f"{name}[{index}]", x, (rows, x.shape[1] if x.dim() == 2 else -1), layout="rows")
+    return rows
+
+
+@operator(fake=_mapped_like, check=_check_maps)
 def linear_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None], plus: Tensor | None) -> list[Tensor]:
     """Maps that read the same, or are added up, in one go: of an output j the sum of x_i W_ij^T over the inputs i, and b_j.
 
@@ -58,14 +87,14 @@ def linear_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequenc
     numbers = sum(whole(weight.shape[0], SIDE) * whole(weight.shape[1], DEPTH) for weight in weights) * PARTS // 2
     packed = xs[0].new_empty(numbers)
     given = fields(
-        x=_POINTERS(*map(_apart, xs)), weight=_PAIRS(*(_apart(w.T if t else w) for w, t in zip(weights, turned, strict=True))),
-        bias=_POINTERS(*(None if bias is None else _dense(bias) for bias in biases)), y=_PAIRS(*map(_dense, ys)), packed=packed,
+        x=_POINTERS(*map(Tensor.data_ptr, xs)), weight=_PAIRS(*map(Tensor.data_ptr, weights)),
+        bias=_POINTERS(*(None if bias is None else bias.data_ptr() for bias in biases)), y=_PAIRS(*map(Tensor.data_ptr, ys)), packed=packed,
         dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)), turned=_STEPS(*turned),
         weight_step=_STEPS(*(weight.stride(1 if t else 0) for weight, t in zip(weights, turned, strict=True))),
         inputs=len(xs), outputs=len(ys), rows=rows,
     )  # fmt: skip
     if plus is not None:
-        given |= {"plus": _apart(plus), "plus_step": plus.stride(0)}
+        given |= {"plus": plus.data_ptr(), "plus_step": plus.stride(0)}
     library().linear_maps(ctypes.byref(Maps(**given)))
     return ys
 
@@ -75,7 +104,19 @@ def _summed_like(others: Sequence[Tensor], xs: Sequence[Tensor], wants_rows: Seq
     return sums + [other.new_empty(other.shape[1] if wants else 0) for other, wants in zip(others, wants_rows, strict=True)]
 
 
-@operator(fake=_summed_like)
+def _check_sums(others: Sequence[Tensor], xs: Sequence[Tensor], wants_rows: Sequence[bool]) -> None:
+    name = "sums_of_outer_products"
+    if not (1 <= len(others) <= MAPS and 1 <= len(xs) <= MAPS and len(wants_rows) == len(others)):
+        raise ValueError(
+            f"{name}: there must be 1 to {MAPS} tensors in others and in xs, and a wish for each other, got {len(others)}, {len(xs)} and "
+            f"{len(wants_rows)}"
+        )
+    rows = _check_rows(name, "others", others)
+    if _check_rows(name, "xs", xs) != rows:
+        raise ValueError(f"{name}: others and xs must have as many rows, got {rows} and {xs[0].shape[0]}")
+
+
+@operator(fake=_summed_like, check=_check_sums)
 def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants_rows: Sequence[bool]) -> list[Tensor]:
     """Of each x_i (T, D_i) and other_j (T, F_j) the sum other_j^T x_i over the rows, (F_j, D_i), those of the first x first; then for each
     other the sum of its rows (F_j,), or nothing. Rows may lie apart, their numbers not."""
@@ -85,8 +126,9 @@ def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants
     shares = max(1, min(torch.get_num_threads(), rows // 128))
     sums = xs[0].new_empty(shares * sum(out * (sum(map(whole, dims))) + whole(out) for out in outs))
     given = fields(
-        x=_POINTERS(*map(_apart, xs)), other=_POINTERS(*map(_apart, others)), y=_PAIRS(*map(_dense, found[:pairs])),
-        row_sum=_POINTERS(*(_dense(row) if wants else None for row, wants in zip(found[pairs:], wants_rows, strict=True))), sums=sums,
+        x=_POINTERS(*map(Tensor.data_ptr, xs)), other=_POINTERS(*map(Tensor.data_ptr, others)),
+        y=_PAIRS(*map(Tensor.data_ptr, found[:pairs])),
+        row_sum=_POINTERS(*(row.data_ptr() if wants else None for row, wants in zip(found[pairs:], wants_rows, strict=True))), sums=sums,
         dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)),
         other_step=_LONGS(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
     )  # fmt: skip
@@ -94,11 +136,3 @@ def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants
     return found
 
 
-def _apart(x: Tensor) -> int:
-    assert x.stride(1) == 1 or x.shape[1] == 1, x.stride()
-    return x.data_ptr()
-
-
-def _dense(x: Tensor) -> int:
-    assert x.is_contiguous(), x.stride()
-    return x.data_ptr()

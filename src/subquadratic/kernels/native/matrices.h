@@ -38,7 +38,7 @@ static void add_rows(long rows, long width, const float *x, long step, float *su
 // How many rows a block has, so that blocks are alike.
 static long block_of(long rows) {
     long blocks = (rows + BLOCK - 1) / BLOCK;
-    return (rows + blocks - 1) / blocks;
+    return blocks ? (rows + blocks - 1) / blocks : 1;
 }
 
 #endif

@@ -43,8 +43,8 @@ static part part_of(const pool *p, long task, float scale, space *s) {
     part w = {.batch = task / p->shares, .share = task % p->shares, .head = head, .wide = wide};
     w.start = w.share * each, w.stop = least(w.start + each, p->length);
     w.turns = p->turns ? p->turns + w.batch * p->turns_step : NULL;
-    w.weights = take(s, p->heads * wide), w.asked = take(s, FEW * wide), w.seen = take(s, FEW * wide), w.by_head = take(s, p->heads * FEW);
-    memset(w.weights, 0, space_for_part(p) * 4);
+    w.weights = take_zeros(s, p->heads * wide), w.by_head = take_zeros(s, p->heads * FEW);
+    w.asked = take_zeros(s, FEW * wide), w.seen = take_zeros(s, FEW * wide);
     for (long i = 0; i < p->heads * p->heads; i++)
         for (long c = 0; c < p->width; c++)
             w.weights[i * head + c] = p->weights[w.batch * p->weights_step + i * p->width + c] * scale;
@@ -57,7 +57,7 @@ INLINE int is_live(const pool *p, const part *w, long at) { return !p->live || p
 static void look(const pool *p, part *w, long at, long count) {
     for (long j = 0; j < count; j++)
         for (long head = 0; head < p->heads; head++) {
-            const float *x = row_of(&p->queries, w->batch, head, at + j), *by = w->turns + (at + j) * p->width;
+            const float *x = row_of(&p->queries, w->batch, head, at + j), *by = w->turns ? w->turns + (at + j) * p->width : NULL;
             float *asked = w->asked + j * w->wide + head * w->head, *seen = w->seen + j * w->wide + head * w->head;
             if (w->turns && p->late) times_complex(p->width / 2, x, by, 1, asked);
             else copy(asked, x, p->width);
@@ -100,13 +100,15 @@ static void forward_part(const pool *p, part *w, float *sums) {
 
 static long each_share(const pool *p) { return p->heads * (p->heads * WIDE(p->width) + 16); }
 
-void pool_forward(const pool *p) {
+int pool_forward(const pool *p) {
+    int failed = 0;
     long heads = p->heads, width = p->width, each = each_share(p), step = 16 + WIDE(width);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of(space_for_part(p));
+            space s = space_of(space_for_part(p), &failed);
+            if (!s.start) continue;
             part w = part_of(p, task, LOG2E * p->scale, &s);
             float *own = p->sums + task * each;
             memset(own, 0, heads * step * 4);
@@ -130,6 +132,7 @@ void pool_forward(const pool *p) {
             p->normaliser[index] = most + log2f(sum);
         }
     }
+    return failed;
 }
 
 // Of positions at hand: what the mean and the logits hand back to each, there is d_seen (FEW, wide) to add to, and d_asked to be made.
@@ -156,8 +159,7 @@ static void backward_heads(const pool *p, part *w, long at, long count, const fl
 
 static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
     long width = p->width, half = width / 2;
-    float *d_asked = take(s, FEW * w->wide), *d_seen = take(s, FEW * w->wide), *d_mean = take(s, w->wide);
-    memset(d_seen, 0, FEW * w->wide * 4), memset(d_mean, 0, w->wide * 4);
+    float *d_asked = take(s, FEW * w->wide), *d_seen = take_zeros(s, FEW * w->wide), *d_mean = take_zeros(s, w->wide);
     for (long head = 0; head < p->heads; head++) copy(d_mean + head * w->head, p->d_mean + (w->batch * p->heads + head) * width, width);
     for (long at = w->start; at < w->stop; at += FEW) {
         long count = least(w->stop - at, FEW);
@@ -170,7 +172,8 @@ static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
         backward_heads(p, w, at, count, d_mean, d_seen, d_asked, d_weights);
         for (long i = 0; i < count * p->heads; i++) {
             long head = i % p->heads, position = at + i / p->heads;
-            const float *by = w->turns + position * width, *more = p->d_more.at ? row_of(&p->d_more, w->batch, head, position) : NULL;
+            const float *by = w->turns ? w->turns + position * width : NULL;
+            const float *more = p->d_more.at ? row_of(&p->d_more, w->batch, head, position) : NULL;
             float *given = d_seen + i * w->head, *to = row_of(&p->d_queries, w->batch, head, position);
             if (w->turns) times_complex(half, given, by, -1, given);
             add_to(given, d_asked + i * w->head, width);
@@ -181,13 +184,15 @@ static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
     }
 }
 
-void pool_backward(const pool *p) {
+int pool_backward(const pool *p) {
+    int failed = 0;
     long heads = p->heads, wide = heads * WIDE(p->width), each = each_share(p);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of(space_for_part(p) + (2 * FEW + 1) * wide);
+            space s = space_of(space_for_part(p) + (2 * FEW + 1) * wide, &failed);
+            if (!s.start) continue;
             part w = part_of(p, task, 1, &s);
             float *own = p->sums + task * each;
             memset(own, 0, heads * wide * 4);
@@ -198,4 +203,5 @@ void pool_backward(const pool *p) {
             add_shares(p->shares, heads * heads, p->width, p->sums + batch * p->shares * each, WIDE(p->width), each,
                        p->d_weights + batch * heads * heads * p->width);
     }
+    return failed;
 }

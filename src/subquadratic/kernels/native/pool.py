@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from .checks import asks, whole
 from .library import library
-from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step, whole
+from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
 
+GIVEN: dict[str, Any] = dict(x="B H N K, rows", turns="N K | 1 1 N K | B 1 N K", weights="H H*K | B H H*K", live="B N, bool")
+FITS = {"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"}
 ROWS = ("queries", "output", "d_output", "d_queries", "d_more")
 POINTERS = ("turns", "live", "weights", "logits", "normaliser", "mean", "d_mean", "d_weights", "sums")
 SIZES = ("batch", "heads", "length", "width", "turns_step", "weights_step", "shares", "threads", "late")
@@ -49,7 +52,7 @@ def _pool_like(
     return x.new_empty(batch, heads, 1, width), turned, x.new_empty(batch, length, heads), x.new_empty(batch, heads)
 
 
-@operator(fake=_pool_like)
+@operator(fake=_pool_like, check=asks(**GIVEN, require=FITS))
 def pool(
     x: Tensor, turns: Tensor | None, weights: Tensor, live: Tensor | None, late: bool, scale: float, write: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -79,7 +82,13 @@ def _gradients_like(
     return positions_first(x), x.new_empty(x.shape[0], *weights.shape[-2:])
 
 
-@operator(fake=_gradients_like)
+@operator(
+    fake=_gradients_like,
+    check=asks(
+        **GIVEN, d_mean="B H 1 K", d_turned="B H N K, rows", d_more="B H N K, rows", mean="B H 1 K", logits="B N H", normaliser="B H",
+        require=FITS,
+    ),
+)  # fmt: skip
 def pool_backward(
     d_mean: Tensor,
     d_turned: Tensor | None,

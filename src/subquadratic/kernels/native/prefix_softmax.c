@@ -30,13 +30,13 @@ typedef struct {
     float top[CHUNK], own[CHUNK], shrink[CHUNK], before[CHUNK], share[CHUNK]; // share: 1 / sum of weights, or zero
 } chunk;
 
-static chunk chunk_in(const running *r, space *m) {
+static chunk chunk_in(const running *r, space *m, int *failed) {
     chunk c = {.step = WIDE(r->width)};
-    *m = space_of((2 * CHUNK + 5) * c.step);
-    c.x = take(m, CHUNK * c.step), c.mean = take(m, CHUNK * c.step);
-    c.total = take(m, c.step), c.asked = take(m, c.step), c.d_asked = take(m, c.step), c.row = take(m, c.step);
-    c.d_total = take(m, c.step);
-    memset(m->start, 0, (2 * CHUNK + 5) * c.step * 4);
+    *m = space_of((2 * CHUNK + 5) * c.step, failed);
+    if (!m->start) return c;
+    c.x = take_zeros(m, CHUNK * c.step), c.mean = take_zeros(m, CHUNK * c.step);
+    c.total = take_zeros(m, c.step), c.asked = take_zeros(m, c.step), c.d_asked = take_zeros(m, c.step), c.row = take_zeros(m, c.step);
+    c.d_total = take_zeros(m, c.step);
     return c;
 }
 
@@ -189,16 +189,17 @@ static void backward_chunk(const running *r, chunk *c, long index) {
 }
 
 // Each thread takes heads that lie side by side, chunk by chunk: what one asks memory for stands beside what the next will.
-static void in_groups(const running *r, int backward, void each(const running *, chunk *, long)) {
+static int in_groups(const running *r, int backward, void each(const running *, chunk *, long)) {
     long groups = least(r->heads, r->threads), chunks = (r->length + CHUNK - 1) / CHUNK;
+    int failed = 0;
 #pragma omp parallel num_threads(r->threads)
     {
         space m;
-        chunk c = chunk_in(r, &m);
+        chunk c = chunk_in(r, &m, &failed);
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < r->batch * groups; task++) {
             long group = task % groups, first = task / groups * r->heads;
-            for (long i = 0; i < chunks; i++)
+            for (long i = 0; m.start && i < chunks; i++)
                 for (long head = r->heads * group / groups; head < r->heads * (group + 1) / groups; head++) {
                     turn_to(r, &c, first + head, (backward ? chunks - 1 - i : i) * CHUNK, backward ? -CHUNK : CHUNK);
                     each(r, &c, first + head);
@@ -206,8 +207,9 @@ static void in_groups(const running *r, int backward, void each(const running *,
         }
         free(m.start);
     }
+    return failed;
 }
 
-void prefix_softmax_forward(const running *r) { in_groups(r, 0, forward_chunk); }
+int prefix_softmax_forward(const running *r) { return in_groups(r, 0, forward_chunk); }
 
-void prefix_softmax_backward(const running *r) { in_groups(r, 1, backward_chunk); }
+int prefix_softmax_backward(const running *r) { return in_groups(r, 1, backward_chunk); }

@@ -10,9 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asks
 from .library import library
 from .tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
 
+GIVEN: dict[str, Any] = dict(
+    values="B H N K, rows", queries="B H N K, rows", logits="B H N", turns="N K | 1 1 N K | B 1 N K", live="B N, bool"
+)
+FITS = {"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"}
 ROWS = ("values", "queries", "output", "d_output", "d_values", "d_queries")
 POINTERS = ("logits", "d_logits", "turns", "live", "maximum", "weight", "total", "kept")
 
@@ -48,7 +53,7 @@ def _mean_like(
     return positions_first(values), torch.empty_like(maximum), torch.empty_like(weight), torch.empty_like(total), kept
 
 
-@operator(fake=_mean_like)
+@operator(fake=_mean_like, check=asks(**GIVEN, maximum="B H 1", weight="B H 1", total="B H K", require=FITS))
 def running_mean(
     logits: Tensor, values: Tensor, queries: Tensor | None, turns: Tensor | None, live: Tensor | None, maximum: Tensor, weight: Tensor,
     total: Tensor, keep: bool,
@@ -82,7 +87,12 @@ def _gradients_like(
     return torch.empty_like(logits), positions_first(values), d_queries, torch.empty_like(d_weight), torch.empty_like(d_total)
 
 
-@operator(fake=_gradients_like)
+@operator(
+    fake=_gradients_like,
+    check=asks(
+        **GIVEN, d_output="B H N K, rows", d_weight="B H 1", d_total="B H K", kept="C B H 2+K", sizes={"C": "-(-N // 64)"}, require=FITS
+    ),
+)
 def running_mean_backward(
     d_output: Tensor, d_weight: Tensor, d_total: Tensor, logits: Tensor, values: Tensor, queries: Tensor | None, turns: Tensor | None,
     live: Tensor | None, kept: Tensor,

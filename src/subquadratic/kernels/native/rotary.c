@@ -6,7 +6,7 @@ typedef struct {
     int64_t batch, heads, length, width, conjugate, threads;
 } turn_of;
 
-void complex_product(const turn_of *t) {
+int complex_product(const turn_of *t) {
     float sign = t->conjugate ? -1 : 1;
 #pragma omp parallel for schedule(static) num_threads(t->threads)
     for (long at = 0; at < t->batch * t->length; at++)
@@ -15,4 +15,5 @@ void complex_product(const turn_of *t) {
             const float *y = row_of(&t->keys, at / t->length, head, at % t->length);
             times_complex(t->width / 2, x, y, sign, row_of(&t->output, at / t->length, head, at % t->length));
         }
+    return 0;
 }

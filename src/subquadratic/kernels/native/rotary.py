@@ -8,6 +8,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from .checks import check_tensor
 from .library import library
 from .tensors import LONG, Rows, fields, operator
 
@@ -22,10 +23,18 @@ class Turn(ctypes.Structure):
 
 
 def _like(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
-    return torch.empty_like(x)
+    product = torch.empty_like(x)
+    return product if product.stride(3) == 1 else torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@operator(fake=_like)
+def _check(x: Tensor, y: Tensor, conjugate: bool) -> None:
+    if x.dim() != 4 or x.shape[3] % 2:
+        raise ValueError(f"complex_product: x must be (B, H, N, K) with channels in pairs, got {tuple(x.shape)}")
+    check_tensor("complex_product", "x", x, x.shape, layout="rows")
+    check_tensor("complex_product", "y", y.expand(x.shape), x.shape, layout="rows")
+
+
+@operator(fake=_like, check=_check)
 def complex_product(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     """x (B, H, N, K) times y, which broadcasts to it, or times its conjugate: channels (i, i + K/2) are the parts of a number."""
     product = _like(x, y, conjugate)

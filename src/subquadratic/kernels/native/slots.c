@@ -69,10 +69,11 @@ static long numbers_for_operands(const attention *s) {
     return 8 * (RIGHT_NUMBERS(s->slots, most) + RIGHT_NUMBERS(most, s->slots) + RIGHT_NUMBERS(most, most));
 }
 
-static chunk chunk_in(const attention *s, int backward, space *m) {
+static chunk chunk_in(const attention *s, int backward, space *m, int *failed) {
     long width = longer(s->width, s->value_width), once = (s->width + s->slots + 2 * CHUNK + width) * CHUNK;
     long more = (s->slots + 2 * CHUNK + s->value_width + WIDE(width)) * CHUNK + STRETCH * state_numbers(s);
-    *m = space_of(once + backward * more + numbers_for_operands(s));
+    *m = space_of(once + backward * more + numbers_for_operands(s), failed);
+    if (!m->start) return (chunk){0};
     chunk c = {.q = take(m, s->width * CHUNK), .weights = take(m, s->slots * CHUNK), .out = take(m, width * CHUNK)};
     c.near = take(m, CHUNK * CHUNK), c.mixed = take(m, CHUNK * CHUNK);
     if (backward) {
@@ -176,16 +177,18 @@ static void part(const attention *s, long index, const float *slots) {
     }
 }
 
-void slots_forward(const attention *s) {
+int slots_forward(const attention *s) {
+    int failed = 0;
     long heads = s->batch * s->heads;
 #pragma omp parallel num_threads(s->threads)
     {
         space m;
-        chunk c = chunk_in(s, 0, &m);
+        chunk c = chunk_in(s, 0, &m, &failed);
         c.m = m;
         tiles_begin();
 #pragma omp for schedule(dynamic)
         for (long index = 0; index < heads; index++) {
+            if (!m.start) continue;
             float *slots = s->state + index * state_numbers(s);
             join(s, index, slots);
             for (long at = 0; at < s->length; at += CHUNK) {
@@ -199,6 +202,7 @@ void slots_forward(const attention *s) {
         tiles_end();
         free(m.start);
     }
+    return failed;
 }
 
 // ds = p (dp - p . dp) / sqrt(K), in the place of dp, (R, C).
@@ -283,13 +287,14 @@ static void backward_stretch(const attention *s, chunk *c, long index, long star
 }
 
 // Threads go through a stretch together, each with its heads, and then add up what these give to E and F.
-void slots_backward(const attention *s) {
+int slots_backward(const attention *s) {
+    int failed = 0;
     long heads = s->batch * s->heads, together = s->each ? s->heads : heads, wide = WIDE(s->slots), numbers = state_numbers(s);
     long stretch = STRETCH * CHUNK, half = stretch * wide, stretches = (s->length + stretch - 1) / stretch;
 #pragma omp parallel num_threads(s->threads)
     {
         space m;
-        chunk c = chunk_in(s, 1, &m);
+        chunk c = chunk_in(s, 1, &m, &failed);
         c.m = m;
         float *own = s->sums + omp_get_thread_num() * 2 * half;
         tiles_begin();
@@ -301,8 +306,9 @@ void slots_backward(const attention *s) {
                 memset(own, 0, 2 * half * 4);
 #pragma omp for schedule(static)
                 for (long index = first; index < first + together; index++)
-                    backward_stretch(s, &c, index, at, s->kept + (at / stretch * heads + index) * numbers, s->state + index * numbers, own,
-                                     own + half);
+                    if (m.start)
+                        backward_stretch(s, &c, index, at, s->kept + (at / stretch * heads + index) * numbers, s->state + index * numbers,
+                                         own, own + half);
                 add_shares(omp_get_num_threads(), count, s->slots, s->sums, wide, 2 * half, s->d_key_weights + to);
                 add_shares(omp_get_num_threads(), count, s->slots, s->sums + half, wide, 2 * half, s->d_value_weights + to);
             }
@@ -311,4 +317,5 @@ void slots_backward(const attention *s) {
         tiles_end();
         free(m.start);
     }
+    return failed;
 }

@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asks, whole
 from .library import library
-from .tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, whole
+from .tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
 
+GIVEN: dict[str, Any] = dict(
+    queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", key_weights="E N R", value_weights="E N R"
+)
+FITS = {"E in (1, B)": "weights of slots must be for one row or for all {B}, got {E}"}
 STRETCH = 8  # chunks, as in slots.c
 
 
@@ -51,7 +56,9 @@ def _attended_like(
     return positions_first(values), torch.empty_like(key_slots), torch.empty_like(value_slots), kept
 
 
-@operator(fake=_attended_like)
+@operator(
+    fake=_attended_like, check=asks(**GIVEN, key_slots="B H R K, copied", value_slots="B H R V, copied", require=FITS)
+)
 def slot_attention(
     queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, value_weights: Tensor, key_slots: Tensor, value_slots: Tensor,
     keep: bool,
@@ -62,7 +69,7 @@ def slot_attention(
     """
     arguments = (queries, keys, values, key_weights, value_weights)
     output, _, _, kept = _attended_like(*arguments, key_slots, value_slots, keep)
-    key_slots, value_slots = key_slots.clone(), value_slots.clone()
+    key_slots, value_slots = (x.clone(memory_format=torch.contiguous_format) for x in (key_slots, value_slots))
     _call("slots_forward", *arguments, output=output, key_slots=key_slots, value_slots=value_slots, kept=kept if keep else None)
     return output, key_slots, value_slots, kept
 
@@ -76,7 +83,13 @@ def _gradients_like(
     return *inputs, *others  # type: ignore[return-value]
 
 
-@operator(fake=_gradients_like)
+@operator(
+    fake=_gradients_like,
+    check=asks(
+        **GIVEN, d_output="B H N V, rows", d_key_slots="B H R K", d_value_slots="B H R V", kept="G B*H R W",
+        sizes={"G": "-(-N // 512)", "W": "whole(K) + whole(V)"}, require=FITS,
+    ),
+)  # fmt: skip
 def slot_attention_backward(
     d_output: Tensor, d_key_slots: Tensor, d_value_slots: Tensor, queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor,
     value_weights: Tensor, kept: Tensor,

@@ -67,7 +67,8 @@ static void forward_chunks(const attention *a, long head, long at, long stop, sp
     for (long i = 0; i < count; i++) write_output(a, chunks + i);
 }
 
-void softmax_attention_forward(const attention *a) {
+int softmax_attention_forward(const attention *a) {
+    int failed = 0;
     long chunks = (a->length + CHUNK - 1) / CHUNK, heads = a->batch * a->heads, some = together(chunks * heads, a->threads);
     long tasks = (chunks + some - 1) / some;
 #pragma omp parallel num_threads(a->threads)
@@ -75,13 +76,15 @@ void softmax_attention_forward(const attention *a) {
         tiles_begin();
 #pragma omp for schedule(dynamic)
         for (long task = tasks * heads - 1; task >= 0; task--) { // the longest first
-            space s = space_of(space_for_block(a) + some * space_for_chunk(a));
+            space s = space_of(space_for_block(a) + some * space_for_chunk(a), &failed);
+            if (!s.start) continue;
             long at = task / heads * some * CHUNK;
             forward_chunks(a, task % heads, at, least(a->length, at + some * CHUNK), &s);
             free(s.start);
         }
         tiles_end();
     }
+    return failed;
 }
 
 static long space_for_slopes(const attention *a) {
@@ -146,7 +149,8 @@ static void backward_chunks(const attention *a, long head, long at, long step, l
 }
 
 // A head's chunks are dealt out to shares, each of which sums up gradients of all keys; these are added in order.
-void softmax_attention_backward(const attention *a) {
+int softmax_attention_backward(const attention *a) {
+    int failed = 0;
     long heads = a->batch * a->heads, shares = a->shares, some = UNIT_NUMBERS(1, 1) ? TOGETHER : 1, step = shares * CHUNK;
     long each = a->count * (PADDED(a->width) + PADDED(a->value_width));
 #pragma omp parallel num_threads(a->threads)
@@ -159,7 +163,8 @@ void softmax_attention_backward(const attention *a) {
             sums d = {.d_keys = own, .key_step = PADDED(a->width), .value_step = PADDED(a->value_width)};
             d.d_values = own + a->count * d.key_step;
             for (long at = task % shares * CHUNK; at < a->length; at += some * step) {
-                space s = space_of(space_for_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)));
+                space s = space_of(space_for_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)), &failed);
+                if (!s.start) continue;
                 backward_chunks(a, task / shares, at, step, least(some, (a->length - at + step - 1) / step), &d, &s);
                 free(s.start);
             }
@@ -176,4 +181,5 @@ void softmax_attention_backward(const attention *a) {
             copy(row_of(&a->d_values, index / a->heads, index % a->heads, j), values + j * PADDED(a->value_width), a->value_width);
         }
     }
+    return failed;
 }

@@ -8,8 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
+from .checks import asks
 from .library import library
 from .tensors import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+
+GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
+FITS = {
+    "S > 0 and K > 0": "there must be a key, and a channel, got {S} and {K}",
+    "not causal or S >= N": "causal: there must be a key for each of the {N} queries, got {S}",
+}
 
 
 class Attention(ctypes.Structure):
@@ -33,7 +40,7 @@ def _output_like(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) ->
     return queries.new_empty(batch, length, heads, values.shape[3]).transpose(1, 2), queries.new_empty(batch, heads, length)
 
 
-@operator(fake=_output_like)
+@operator(fake=_output_like, check=asks(**GIVEN, require=FITS))
 def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(K)) v of (B, H, N, K), (B, H, S, K), (B, H, S, V), and the logarithm to base 2 of its normaliser (B, H, N).
 
@@ -48,7 +55,10 @@ def _gradients_like(d_output: Tensor, queries: Tensor, keys: Tensor, values: Ten
     return positions_first(queries), positions_first(keys), positions_first(values)
 
 
-@operator(fake=_gradients_like)
+@operator(
+    fake=_gradients_like,
+    check=asks(**GIVEN, d_output="B H N V, rows", output="B H N V, rows", normaliser="B H N", require=FITS),
+)
 def softmax_attention_backward(
     d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, causal: bool, output: Tensor, normaliser: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -32,16 +32,40 @@ typedef struct {
     float *start, *next;
 } space;
 
-static space space_of(long numbers) {
+#define OUT_OF_MEMORY (-1) // what a kernel gives back then, after which nothing that it wrote may be read; else 0
+
+// Of no memory where there is none: `failed` says so to the thread that asks at the end.
+static space space_of(long numbers, int *failed) {
     space s;
-    if (posix_memalign((void **)&s.start, 64, (numbers + 4096) * 4)) abort();
+    if (posix_memalign((void **)&s.start, 64, (numbers + 4096) * 4)) {
+        s.start = NULL;
+#pragma omp atomic write
+        *failed = OUT_OF_MEMORY;
+    }
     s.next = s.start;
     return s;
 }
 
+#ifdef __SANITIZE_ADDRESS__ // pieces lie apart, and what is between them may not be touched
+#include <sanitizer/asan_interface.h>
+#define GAP 32
+#else
+#define GAP 0
+#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)0)
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)0)
+#endif
+
 static float *take(space *s, long numbers) {
     float *start = s->next;
-    s->next += (numbers + 15) / 16 * 16;
+    s->next += (numbers + 15) / 16 * 16 + GAP;
+    ASAN_UNPOISON_MEMORY_REGION(start, (s->next - start) * 4); // of a copy of the space that was there before
+    ASAN_POISON_MEMORY_REGION(s->next - GAP, GAP * 4);
+    return start;
+}
+
+static float *take_zeros(space *s, long numbers) {
+    float *start = take(s, numbers);
+    memset(start, 0, numbers * 4);
     return start;
 }
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import Asked, on_one_device
+
 CHUNK = 64
 LOG2E = math.log2(math.e)
 POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
@@ -20,17 +22,30 @@ ROWS = ("queries", "keys", "values", "output", "d_output", "d_queries", "d_keys"
 _OPERATORS = torch.library.Library("subquadratic", "FRAGMENT")
 
 
-def operator(*, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) -> Callable[[Callable[..., Any]], Any]:
     """Make an operator of a function on CPU tensors, with ``fake`` for tensors that have a shape and no memory.
+
+    ``check`` looks at the arguments before either sees them, and raises ValueError for what the kernel cannot read. That all tensors lie on
+    the CPU is PyTorch's doing: it calls the function for no others.
 
     As ``torch.library.custom_op``, whose first call imports PyTorch's compiler: a second, and 120 MB.
     """
 
     def make(function: Callable[..., Any]) -> Any:
-        name = function.__name__
+        name, fits = function.__name__, check.of(function) if isinstance(check, Asked) else check
+
+        def run(*arguments: Any) -> Any:
+            fits(*arguments)
+            return function(*arguments)
+
+        def run_without_memory(*arguments: Any) -> Any:
+            on_one_device(name, arguments)
+            fits(*arguments)
+            return fake(*arguments)
+
         _OPERATORS.define(name + torch.library.infer_schema(function, mutates_args=()))
-        _OPERATORS.impl(name, function, "CPU")
-        torch.library.register_fake(f"subquadratic::{name}", fake, lib=_OPERATORS)
+        _OPERATORS.impl(name, run, "CPU")
+        torch.library.register_fake(f"subquadratic::{name}", run_without_memory, lib=_OPERATORS)
         return getattr(torch.ops.subquadratic, name).default
 
     return make
@@ -52,15 +67,19 @@ def _field(name: str, value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     if name not in (*ROWS, "d_more"):
-        assert value.is_contiguous(), name
-        return value.data_ptr()
-    assert value.stride(-1) == 1 or value.shape[-1] == 1, name
+        return dense(value).data_ptr()
     return Rows(value.data_ptr(), *value.stride()[:3])
 
 
-def whole(count: int, of: int = 16) -> int:
-    """``count``, filled up to whole vectors or tiles: 16 is WIDE of tensor.h."""
-    return -(-count // of) * of
+def dense(x: Tensor) -> Tensor:
+    """``x`` itself.
+
+    Raises:
+        ValueError: if its numbers do not lie one after the other.
+    """
+    if not x.is_contiguous():
+        raise ValueError(f"a kernel reads and writes contiguous tensors, got one of shape {tuple(x.shape)} with strides {x.stride()}")
+    return x
 
 
 def positions_first(x: Tensor) -> Tensor:

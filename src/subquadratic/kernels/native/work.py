@@ -101,6 +101,10 @@ def _running_mean_backward(d_output: Tensor, *_: Any) -> int:
     return 2 * d_output.numel()
 
 
+def _feedback_work(x: Tensor, multiply_adds: int) -> int:
+    return multiply_adds
+
+
 def _positions(x: Tensor) -> int:
     return x.shape[0] * x.shape[1] * x.shape[2]
 
@@ -126,4 +130,5 @@ MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "subquadratic::running_mean_backward": _running_mean_backward,
     "subquadratic::feed_forward": _feed_forward,
     "subquadratic::feed_forward_backward": _feed_forward_backward,
+    "subquadratic::feedback_work": _feedback_work,
 }

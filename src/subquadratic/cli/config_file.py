@@ -1,0 +1,82 @@
+"""The file that `--config` names, looked at before its values are taken: one mapping of options, each given once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def check_config(name: str) -> None:
+    """Whether a file holds options.
+
+    Raises:
+        ValueError: there is none, it is no text or neither YAML nor JSON, it holds something else, or an option twice.
+    """
+    if not name.strip():
+        raise ValueError("config: the name is empty; name a YAML file")
+    path = Path(name).expanduser()
+    try:
+        if not path.exists():
+            raise ValueError(f"config: no such file: {path}")
+        if path.is_dir():
+            more = f"; name the file in it, {path / 'run.yaml'}" if (path / "run.yaml").is_file() else "; name a YAML file"
+            raise ValueError(f"config: {path} is a folder{more}")
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config: {path} is no text in UTF-8 (byte {error.start:,}); give a YAML file") from error
+    except OSError as error:
+        raise ValueError(f"config: cannot read {path}: {error.strerror or error}") from error
+    if "\0" in text:
+        raise ValueError(f"config: {path} is no text (it holds NUL bytes); give a YAML file")
+    values = _read(path, text)
+    if values is None:
+        raise ValueError(f"config: {path} is empty; give options, one a line, as in dim: 64")
+    if not isinstance(values, dict):
+        what = "a list" if isinstance(values, list) else "a text" if isinstance(values, str) else f"a {type(values).__name__}"
+        raise ValueError(f"config: {path} holds {what}, not options, one a line, as in dim: 64")
+    for key in values:
+        if not isinstance(key, str):
+            raise ValueError(f"config: {path} has the option {key!r}, which is no name")
+    if "config" in values:
+        raise ValueError(f"config: {path} names another file with config, which only the command line can; leave it out")
+
+
+def _read(path: Path, text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Takes no key twice, where PyYAML takes the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                word = str(getattr(key, "value", key))
+                if word in seen and word != "<<":
+                    raise ValueError(f"config: {path} gives {word} twice, again in line {key.start_mark.line + 1}; leave one of them")
+                seen.add(word)
+            return super().construct_mapping(node, deep=deep)
+
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text, object_pairs_hook=lambda pairs: _once(path, pairs))  # JSON with tabs is no YAML
+        raise ValueError(f"config: {path} is not valid YAML: {_spoken(error)}") from error
+    except RecursionError as error:
+        raise ValueError(f"config: {path} is nested too deeply") from error
+
+
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"config: {path} gives {key} twice; leave one of them")
+        found[key] = value
+    return found
+
+
+def _spoken(error: Exception) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return " ".join(str(error).split()) if mark is None or problem is None else f"{problem}, line {mark.line + 1}, column {mark.column + 1}"

@@ -1,0 +1,64 @@
+"""The feed-forward layer that performer-pytorch and linformer have in common, under its published names.
+
+Axes: B batch, N length, D width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..layers.linear import Linear
+from ..layers.untouched import is_untouched
+from ..ops.errors import require, require_positive, require_probability
+from ..ops.feed_forward_native import NativeFeedForward, suits
+from ..ops.gelu import gelu
+from ..ops.scalars import plain_scalars
+
+
+class FeedForward(nn.Module):
+    """D -> mult * D -> D.
+
+    Args:
+        dim: D.
+        mult: inner width over D.
+        dropout: after the activation.
+        activation: makes the activation; None: GELU.
+        glu: the first half of a doubled inner layer, activated, gates the second.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    @plain_scalars
+    def __init__(
+        self, dim: int, mult: float = 4, dropout: float = 0.0, activation: Callable[[], nn.Module] | None = None, glu: bool = False
+    ):
+        super().__init__()
+        require_positive(dim=dim)
+        require_probability(ff_dropout=dropout)
+        inner = int(dim * mult)
+        require(inner >= 1, f"ff_mult must give an inner width of at least 1, got {mult!r} times {dim}")
+        self.glu = glu
+        self.w1 = Linear(dim, inner * (2 if glu else 1))
+        self.act = (activation or nn.GELU)()
+        self.dropout = nn.Dropout(dropout)
+        self.w2 = Linear(inner, dim)
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        """(B, N, D) -> (B, N, D). What is for other layers is not read."""
+        plain = is_untouched(self.act, nn.GELU) and self.act.approximate == "none"
+        if plain and not (self.dropout.training and self.dropout.p):
+            maps = self.w1, self.w2
+            if all(is_untouched(part, Linear, nn.Dropout) for part in (*maps, self.dropout)):
+                parameters = [parameter for linear in maps for parameter in (linear.weight, linear.bias)]
+                if suits(x, *parameters):
+                    return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], -1)
+        activate = gelu if plain else self.act
+        x = self.w1(x)
+        if self.glu:
+            gate, value = x.chunk(2, dim=-1)
+            x = activate(gate) * value
+        else:
+            x = activate(x)
+        return self.w2(self.dropout(x))

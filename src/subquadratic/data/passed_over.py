@@ -1,0 +1,84 @@
+"""What was passed over while data were read: how much of it, why, and where it stood first. Nothing is left out in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .sniffing import BINARY, UTF16, UTF32
+
+EMPTY, REPEATED, LINK, BROKEN = "empty", "repeated", "linked folder", "broken link"
+NO_TEXT, BAD = "row without text", "bad row"
+AS_TEXT = "without the column 'text'"  # not passed over, but not read as its name says either
+FIRST, LAST = (BINARY, UTF16, UTF32, EMPTY, REPEATED), (LINK, BROKEN, NO_TEXT, BAD)  # in a line; other reasons between
+PLURALS = {LINK: "linked folders", BROKEN: "broken links", NO_TEXT: "rows without text", BAD: "bad rows"}
+NAMED = 3  # places that a line names
+KEPT = 10  # places that are remembered
+SKIP_HINT = "--skip_bad_rows leaves such rows out, and counts them"
+
+BadRow = Callable[[str, str], None]  # hears where a row is that cannot be used, and what is wrong with it; may raise
+
+
+class PassedOver:
+    """`counts` by reason; `first` the first places of each reason.
+
+    A row that cannot be used is counted only where `skip_bad_rows` was asked for; otherwise it is an error.
+    """
+
+    def __init__(self, *, skip_bad_rows: bool = False) -> None:
+        self.skip_bad_rows = skip_bad_rows
+        self.counts: dict[str, int] = {}
+        self.first: dict[str, list[str]] = {}
+        self.problem = ""  # of the first bad row
+
+    def add(self, why: str, where: str) -> None:
+        """One more, named `where`."""
+        self.counts[why] = self.counts.get(why, 0) + 1
+        places = self.first.setdefault(why, [])
+        if len(places) < KEPT:
+            places.append(where)
+
+    def bad_row(self, where: str, problem: str) -> None:
+        """A row that cannot be used.
+
+        Raises:
+            ValueError: bad rows are not to be skipped.
+        """
+        if not self.skip_bad_rows:
+            raise ValueError(f"{problem}; {SKIP_HINT}")
+        self.problem = self.problem or problem
+        self.add(BAD, Path(where).name)
+
+    def describe(self) -> str:
+        """`passed over: 2 binary, 1 UTF-16, 1 empty`; nothing where nothing was. Bad rows are named."""
+        between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT)]
+        left_out = [self._count(why) for why in (*FIRST, *between, *LAST) if why in self.counts]
+        as_text = [self._count(AS_TEXT)] if AS_TEXT in self.counts else []
+        said = (("passed over", left_out), ("read as text", as_text))
+        return "; ".join(f"{what}: {', '.join(counts)}" for what, counts in said if counts)
+
+    def _count(self, why: str) -> str:
+        count, places = self.counts[why], self.first[why]
+        said = f"{count:,} {why if count == 1 else PLURALS.get(why, why)}"
+        if why != BAD:
+            return said
+        return f"{said} ({', '.join(places[:NAMED])}{', ...' if count > NAMED else ''})"
+
+    def because(self) -> str:
+        """For the end of a message that says that nothing is left: what was passed over, and what was wrong with the first bad
+        row."""
+        said = self.describe() + (f"; the first of these: {self.problem}" if self.problem else "")
+        return f" ({said})" if said else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts and places by reason, as JSON holds them."""
+        return {why: {"count": count, "first": self.first[why]} for why, count in self.counts.items()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> PassedOver:
+        """What `to_dict` gave."""
+        found = cls()
+        found.counts = {why: entry["count"] for why, entry in content.items()}
+        found.first = {why: list(entry["first"]) for why, entry in content.items()}
+        return found

@@ -1,0 +1,60 @@
+"""Keeping what is no finite number out of the outputs of earlier positions.
+
+Causal mechanisms work on chunks: what an earlier position may not see is multiplied by zero, and zero times NaN or infinity is NaN. One sum
+over the outputs tells whether there is such a number among them; only then is the first position that makes one looked for.
+
+Axes: B batch, H heads, N length, S length of keys, V width of values.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .backend import PLAIN, is_traced
+
+
+def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``output`` = ``attend(*inputs)``, whose positions before the first that makes no finite number are as if there were zeros from it on.
+
+    On a CPU, outside of compilers and ``torch.func``: elsewhere the question would have a GPU wait, or cannot be asked.
+
+    Args:
+        attend: causal, bit for bit, of finite inputs.
+        inputs: (B, H, N, ...) or, with past before them, (B, H, S, ...).
+        output: (B, H, N, V).
+        mask: (B, N) bool: positions of which the output counts; None: all.
+    """
+    batch, _, length, _ = output.shape
+    if length == 1 or not output.is_cpu or type(output) not in PLAIN or is_traced():
+        return output
+    if math.isfinite(output.detach().sum(dtype=torch.promote_types(output.dtype, torch.float32)).item()):
+        return output
+    positions = torch.arange(length)
+
+    def until(stop: Tensor) -> Tensor:
+        """Output where each row (B,) has zeros from ``stop`` on."""
+        seen = positions < stop[:, None]
+        blank = []
+        for x in inputs:
+            past = seen.new_ones(batch, x.shape[2] - length)
+            here = torch.cat((past, seen), dim=1)[:, None].unflatten(-1, (-1, *[1] * (x.dim() - 3)))
+            blank.append(torch.where(here, x, 0.0))
+        return attend(*blank)
+
+    def spoils(stop: Tensor) -> Tensor:
+        """(B,) whether an output before ``stop`` is not finite."""
+        counts = positions < stop[:, None] if mask is None else (positions < stop[:, None]) & mask
+        return (~until(stop).isfinite().all(dim=-1).all(dim=1) & counts).any(dim=-1)
+
+    with torch.no_grad():
+        low, high = torch.zeros(batch, dtype=torch.int64), torch.full((batch,), length)  # how many positions are fine: at least, at most
+        middle = torch.ones_like(low)  # all of a model that has diverged is bad from the first position on
+        while (low < high).any():
+            bad = spoils(middle)
+            low, high = torch.where(bad, low, torch.maximum(low, middle)), torch.where(bad, torch.minimum(high, middle - 1), high)
+            middle = torch.where(low < high, (low + high + 1) // 2, low)
+    if not ((low > 0) & (low < length)).any():
+        return output
+    return torch.where((positions < low[:, None])[:, None, :, None], until(low), output)

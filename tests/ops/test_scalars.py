@@ -1,0 +1,113 @@
+"""NumPy's and PyTorch's scalars count as numbers wherever a number is asked for; a bool never does."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import subquadratic as sq
+from subquadratic import attention, compat
+from subquadratic.generation import Sampling, sample
+from subquadratic.ops.errors import require_above_zero, require_batch_size, require_positive, require_probability, whole_number
+from subquadratic.ops.scalars import as_number
+
+WHOLE: list[Callable[[int], Any]] = [np.int64, np.uint8, np.array, torch.tensor, lambda x: torch.tensor(x, dtype=torch.int32)]
+REAL: list[Callable[[float], Any]] = [np.float32, np.float64, np.float16, torch.tensor, lambda x: torch.tensor(x, dtype=torch.bfloat16)]
+NO_NUMBER = [True, np.bool_(True), torch.tensor(True), "3", np.array([3]), torch.tensor([3]), 1j, np.str_("3")]
+
+
+@pytest.mark.parametrize("make", WHOLE)
+def test_whole_numbers(make: Callable[[int], Any]) -> None:
+    assert type(as_number(make(3))) is int and as_number(make(3)) == 3
+    require_positive(count=make(3))
+    require_batch_size(make(0))
+    assert type(whole_number("count", make(3))) is int
+    with pytest.raises(ValueError, match="count must be an integer of at least 1"):
+        require_positive(count=make(0))
+
+
+@pytest.mark.parametrize("make", REAL)
+def test_real_numbers(make: Callable[[float], Any]) -> None:
+    assert type(as_number(make(0.5))) is float and as_number(make(0.5)) == 0.5
+    require_probability(dropout=make(0.5))
+    require_above_zero(mult=make(0.5))
+    with pytest.raises(ValueError, match="dropout is a probability"):
+        require_probability(dropout=make(1.0))
+    with pytest.raises(ValueError, match="count must be an integer"):
+        require_positive(count=make(2.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", NO_NUMBER, ids=repr)
+def test_no_numbers(value: Any) -> None:
+    for check in (require_positive, require_probability, require_above_zero):
+        with pytest.raises(ValueError, match="what"):
+            check(what=value)
+    with pytest.raises(ValueError, match="what"):
+        whole_number("what", value)
+    with pytest.raises(ValueError, match="batch_size"):
+        require_batch_size(value)
+
+
+@pytest.mark.parametrize("make", WHOLE[:1] + WHOLE[2:4])
+def test_configurations_and_heads_keep_plain_numbers(make: Callable[[Any], Any], tmp_path: Any) -> None:
+    whole: dict[str, Any] = {"dim": make(16), "depth": make(1), "heads": make(2), "ff_chunks": make(1)}
+    for kind, more in (
+        (sq.PerformerConfig, {"features": make(8), "local_heads": (make(1),), "local_window": make(4), "feature_epsilon": np.float32(0.0)}),
+        (sq.LinformerConfig, {"max_length": make(32), "slots": make(4)}),
+        (sq.FastformerConfig, {"ff_mult": np.float32(2.0), "dropout": torch.tensor(0.5)}),
+        (sq.FeedbackTransformerConfig, {"memory_length": make(8), "segment_length": make(2)}),
+        (sq.PerceiverARConfig, {"latents": make(8), "refill": make(2)}),
+        (sq.TransformerConfig, {"window": make(4), "positions": "axial", "axial_shape": (make(4), make(8))}),
+    ):
+        config = kind(**whole, **more)
+        again = sq.BackboneConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+        assert again == config and hash(again) == hash(config)
+        for model in (
+            sq.LanguageModel(config, vocab_size=make(11), max_length=make(32)),
+            sq.SequenceClassifier(config, vocab_size=make(11), num_classes=make(3), max_length=make(32)),
+        ):
+            json.dumps(model.options())
+            model.save_pretrained(tmp_path)
+            assert type(model).from_pretrained(tmp_path).options() == model.options()
+
+
+@pytest.mark.parametrize("value", [True, np.bool_(True), torch.tensor(True)], ids=repr)
+@pytest.mark.parametrize("field", ["dim", "depth", "heads", "ff_mult", "ff_chunks", "dropout", "head_dim", "features", "local_window"])
+def test_a_bool_is_refused_by_configurations(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=field):
+        sq.PerformerConfig(**{"dim": 16, "depth": 1, "heads": 2, field: value})
+
+
+@pytest.mark.parametrize("make", WHOLE[:1] + WHOLE[2:4])
+def test_layers_and_published_models(make: Callable[[Any], Any]) -> None:
+    x = torch.randn(1, 5, 16)
+    for layer in (
+        attention.FavorAttention(make(16), heads=make(2), features=make(8), local_heads=make(1), local_window=make(4)),
+        attention.LowRankAttention(make(16), heads=make(2), max_length=make(8), slots=make(4)),
+        attention.AdditiveAttention(make(16), heads=make(2)),
+        attention.SoftmaxAttention(make(16), heads=make(2), dropout=np.float32(0.5)),
+        attention.WindowAttention(make(16), window=make(4), heads=make(2)),
+    ):
+        assert layer(x).shape == x.shape
+        assert type(layer.heads) is int
+    tokens = torch.randint(0, 7, (1, 5))
+    model = compat.performer_pytorch.PerformerLM(num_tokens=make(7), max_seq_len=make(16), dim=make(16), depth=make(1), heads=make(2))
+    assert model(tokens).shape == (1, 5, 7)
+
+
+@pytest.mark.parametrize("make", WHOLE[:1] + WHOLE[2:4])
+def test_generation(make: Callable[[Any], Any]) -> None:
+    model = sq.LanguageModel(sq.FastformerConfig(dim=16, depth=1, heads=2), vocab_size=11, max_length=32).eval()
+    out = model.generate(
+        torch.tensor([[1, 2]]), max_new_tokens=make(3), samples=make(2), top_k=make(5), temperature=np.float32(0.7),
+        top_p=torch.tensor(0.9), repetition_penalty=np.float32(1.2), repetition_window=make(4), piece=make(2), eos_token=make(10),
+        pad_token=make(0),
+    )  # fmt: skip
+    assert out.shape[0] == 2
+    assert type(Sampling(temperature=np.float32(0.5)).temperature) is float
+    with pytest.raises(ValueError, match="temperature"):
+        Sampling(temperature=True)
+    assert sample(torch.zeros(1, 4), temperature=0).shape == (1,)

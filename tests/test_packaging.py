@@ -1,0 +1,42 @@
+"""What is declared to pip: bounds that the pins keep to, extras that something uses, and an sdist with all that its tests read."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.M))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+BOUNDS = [Requirement(line) for lines in (PROJECT["project"]["dependencies"], *EXTRAS.values()) for line in lines]
+IMPORTED = {"pyyaml": "yaml", "types-pyyaml": "yaml", "mkdocs-material": "mkdocs", "mkdocstrings": "mkdocs", "pytest-xdist": "xdist"}
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=str)
+def test_pins_keep_to_the_bounds(bound: Requirement) -> None:
+    pins = {canonicalize_name(name): version for name, version in PINS.items()}
+    pinned = pins.get(canonicalize_name(bound.name))
+    assert pinned is None or bound.specifier.contains(pinned)
+
+
+@pytest.mark.parametrize("extra", sorted(set(EXTRAS) - {"dev"}))
+def test_something_uses_what_an_extra_brings(extra: str) -> None:
+    files = [path for folder in ("src", "docs", "tests") for path in (ROOT / folder).rglob("*.py")] + [ROOT / "mkdocs.yml"]
+    text = "\n".join(path.read_text() for path in files if path.name != Path(__file__).name)
+    for line in EXTRAS[extra]:
+        name = canonicalize_name(Requirement(line).name)
+        module = IMPORTED.get(name, name).replace("-", "[-_]")
+        use = rf"(?:from|import) {module}\b" if extra in ("train", "data") else rf"\b{module}\b"  # others are asked for by name
+        assert re.search(use, text), name
+
+
+def test_the_sdist_has_what_its_tests_read() -> None:
+    shipped = {*PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"], "README.md", "LICENSE", "pyproject.toml"}
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py")) + (ROOT / "docs" / "_hooks.py").read_text()
+    read = re.findall(r'(?:ROOT|parent\.parent|parents\[\d\]) / "([^"/]+)', code)
+    assert len(set(read)) > 4
+    assert set(read) <= shipped

@@ -1,0 +1,43 @@
+"""What the page of a run says is true: of the files there, and in the folder wherever it is."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from subquadratic.cli.main import main
+
+
+def commands(page: str) -> list[list[str]]:
+    block = re.search(r"```console\n(.*?)```", page, flags=re.DOTALL)
+    assert block is not None
+    return [shlex.split(line)[1:] for line in block[1].splitlines()]
+
+
+def named_files(page: str) -> set[str]:
+    return set(re.findall(r"`([\w-]+\.(?:yaml|json|jsonl|txt|svg|md))`", page)) | set(re.findall(r"\]\(([^)]+)\)", page))
+
+
+@pytest.mark.parametrize("kind", ["text", "masked", "task", "rows"])
+def test_every_file_is_there_and_every_command_works_where_the_folder_is(
+    kind: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{'good' if i % 2 else 'bad'} day {i},{i % 2}\n" for i in range(60)))
+    options: dict[str, dict[str, Any]] = {
+        "text": {},
+        "masked": {"causal": False, "model": "fastformer"},
+        "task": {"task": "copy", "model": "transformer"},
+        "rows": {"data": str(tmp_path / "rows.csv"), "label": "label", "context": None, "model": "transformer"},
+    }
+    run(tmp_path / "run", **options[kind])
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    page = Path("README.md").read_text()
+    names = named_files(page)
+    assert {"run.yaml", "metrics.jsonl", "loss.svg"} <= names and all(Path(name).is_file() for name in names)
+    assert ("samples.txt" in names) == (kind != "rows") == Path("samples.txt").exists()
+    for command in commands(page):
+        assert main(command) == 0, command
+    assert Path("../another_run/model.safetensors").is_file()
