@@ -24,7 +24,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "linformer": [{}, {"projection": "conv", "share": "layer", "checkpointing": True}],
     "fastformer": [{}, {"tie_logit_vectors": True, "reversible": True}, {"positions": None, "token_shift": True}],
     "feedback_transformer": [
-        {}, {"segment_length": 3}, {"norm": "scale", "share_key_value": False}, {"checkpointing": True, "segment_length": 4},
+        {},
+        {"segment_length": 3},
+        {"norm": "scale", "share_key_value": False},
+        {"checkpointing": True, "segment_length": 4},
     ],
     "perceiver_ar": [{}, {"checkpointing": True}],
     "transformer": [{}, {"window": 3, "norm": "rezero"}],

@@ -20,6 +20,9 @@ from torch.autograd import forward_ad
 Composition = Callable[..., Tensor | Sequence[Tensor | None]]
 
 
+_is_compiling, _are_transforms_active = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+
+
 class _Here(threading.local):
     plain = False
 
@@ -45,9 +48,14 @@ def is_plain() -> bool:
 def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` is under way, dual numbers of forward-mode differentiation may come along, or
     :func:`plain_operators` are asked for: what has only a backward written by hand cannot take part."""
-    if torch.compiler.is_compiling():  # which follows what these would ask, and has ways of its own
-        return False
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or _here.plain
+    # A compiler follows what these ask, and has ways of its own.
+    return not _is_compiling() and (_are_transforms_active() or forward_ad._current_level >= 0 or _here.plain)
+
+
+def is_traced() -> bool:
+    """Whether a compiler, an export, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a backward by
+    hand cannot go there."""
+    return _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0 or _here.plain
 
 
 def is_followed() -> bool:
@@ -55,20 +63,22 @@ def is_followed() -> bool:
     return torch.is_grad_enabled() or is_transformed()
 
 
-_GIVEN = object()  # stands for a tensor among the arguments
-
-
 def keep(ctx: Any, arguments: Sequence[Any], *made: Tensor | None) -> None:
     """As ``ctx.save_for_backward``: all arguments of forward, as they were given, and what it made."""
-    ctx.arguments = [_GIVEN if isinstance(value, Tensor) else value for value in arguments]
-    ctx.save_for_backward(*(value for value in arguments if isinstance(value, Tensor)), *made)
+    places = [place for place, value in enumerate(arguments) if isinstance(value, Tensor)]
+    ctx.save_for_backward(*[arguments[place] for place in places], *made)
+    others = list(arguments)
+    for place in places:
+        others[place] = None  # a tensor is the graph's to hold and to let go
+    ctx.places, ctx.others = places, others
 
 
 def kept(ctx: Any) -> tuple[list[Any], list[Any]]:
     """The arguments that :func:`keep` kept, and what forward made."""
-    tensors = iter(ctx.saved_tensors)
-    arguments = [next(tensors) if value is _GIVEN else value for value in ctx.arguments]
-    return arguments, list(tensors)
+    tensors, arguments = ctx.saved_tensors, list(ctx.others)
+    for place, tensor in zip(ctx.places, tensors, strict=False):
+        arguments[place] = tensor
+    return arguments, list(tensors[len(ctx.places) :])
 
 
 def differentiable(composition: Composition) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

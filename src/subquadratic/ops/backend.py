@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..kernels.derivatives import is_plain, is_transformed
+from ..kernels.derivatives import is_plain, is_traced, is_transformed
 from ..kernels.native.library import why_not
 from .errors import require, require_choice
 
@@ -55,11 +55,11 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     name = _chosen if backend is None else backend
     if name in ("torch", "native"):
         return False
+    if name == "auto":
+        fits = fits and values.is_cuda and values.dtype is torch.bfloat16 and values.numel() > 0
+        return fits and kernels.available(values.device) and not is_transformed()
     if is_plain():
         return False
-    if name == "auto":
-        fits = fits and values.numel() > 0 and not is_transformed()
-        return fits and values.is_cuda and values.dtype is torch.bfloat16 and kernels.available(values.device)
     require_choice("backend", name, BACKENDS)
     require(
         kernels.available(values.device),
@@ -119,9 +119,3 @@ def may_look(tensor: Tensor) -> bool:
             return False
         tensor = inner.get_unwrapped(tensor)
     return True
-
-
-def is_traced() -> bool:
-    """Whether a compiler, an export, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a backward by
-    hand cannot go there."""
-    return torch.compiler.is_compiling() or is_transformed()
