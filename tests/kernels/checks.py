@@ -34,7 +34,7 @@ def with_second_derivatives(outputs: Sequence[Tensor], inputs: Sequence[Tensor])
     """What a penalty on the gradients of all inputs, and on the outputs, says of each input."""
     gradients = torch.autograd.grad(outputs, inputs, directions(outputs), create_graph=True)
     both = [*outputs, *gradients]
-    return list(torch.autograd.grad(both, inputs, directions(both)))
+    return list(torch.autograd.grad(both, inputs, directions(both), retain_graph=True))
 
 
 def compiled(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -175,7 +175,8 @@ def test_it_acts_in_forward_and_training(name: str, place: str) -> None:
             found = outcome(net, gradients=put is adapter)
         assert_alike(found, wanted)
         assert put is not adapter or found.keys() == wanted.keys()
-    assert not torch.allclose(wanted["logits"], bare["logits"], rtol=1e-4)
+    if place not in ("backbone", "backbone.stack"):  # the norm that follows takes their scale away
+        assert not torch.allclose(wanted["logits"], bare["logits"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("put", [pre_hook, backward_hook], ids=lambda put: put.__name__)

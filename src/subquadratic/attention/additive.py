@@ -194,8 +194,8 @@ class AdditiveAttention(Streaming):
         vector is linear, and goes into the weights that read it, or out of the mean over it. (A compiler fuses the products instead.)
         """
         rotary, shared, flat = turns is not None, values is queries, queries
-        queries, keys = split_heads(queries, self.width), split_heads(keys, self.width)
-        values = queries if shared else split_heads(values, self.width)
+        queries, keys = split_heads(queries, width=self.width), split_heads(keys, width=self.width)
+        values = queries if shared else split_heads(values, width=self.width)
         if self.causal:
             mixed, pools = self._running(queries, keys, values, mask, state, turns, query_logits, key_logits)
             return map_exactly(merge_heads(mixed), self.transform, given, plus=flat), pools
@@ -292,7 +292,7 @@ def logit_vectors(heads: int, inner: int) -> Tensor:
 
 def _folded(weight: Tensor, whole: Tensor, rotary: bool) -> Tensor:
     """The weight (O, H K) that gives of x what ``weight`` gives of x * whole, for each row: (B, O, H K)."""
-    rows = split_heads(weight.expand(whole.shape[0], -1, -1), whole.shape[3])
+    rows = split_heads(weight.expand(whole.shape[0], -1, -1), width=whole.shape[3])
     return merge_heads(_product(rows, whole, rotary, conjugate=False))
 
 

@@ -289,19 +289,19 @@ class FavorAttention(Streaming):
         return turns if self.rotary else None
 
     def _unturned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = (split_heads(y, self.width) for y in maps_of(x, self.query, self.key, self.value))
+        queries, keys, values = (split_heads(y, width=self.width) for y in maps_of(x, self.query, self.key, self.value))
         queries = queries if self.query_norm is None else self.query_norm(queries)
         return queries, keys if self.key_norm is None else self.key_norm(keys), values
 
     def _query(self, x: Tensor) -> Tensor:
-        queries = split_heads(self.query(x), self.width)
+        queries = split_heads(self.query(x), width=self.width)
         return queries if self.query_norm is None else self.query_norm(queries)
 
     def _context_maps(self, context: Tensor, context_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         require(not self.causal, "a context needs causal=False: there is no order between the two sequences")
         require(not self.local_heads, f"a context has no window: cross-attention needs local_heads=0, got {self.local_heads}")
         context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
-        keys, values = (split_heads(y, self.width) for y in maps_of(context, self.key, self.value))
+        keys, values = (split_heads(y, width=self.width) for y in maps_of(context, self.key, self.value))
         return keys if self.key_norm is None else self.key_norm(keys), values
 
     def _finish(self, y: Tensor, mask: Tensor | None) -> Tensor:

@@ -46,7 +46,7 @@ class FeedbackAttention(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, K), scaled."""
-        return split_heads(self.query(x) * self.scale, self.width)
+        return split_heads(self.query(x) * self.scale, width=self.width)
 
     def forward(self, x: Tensor, runs: Sequence[tuple[Tensor, Tensor]], bias: Tensor, *, queries: Tensor | None = None) -> Tensor:
         """Attention of (B, N, D) to keys and values (B, H, S_i, K), together: -> (B, N, D).

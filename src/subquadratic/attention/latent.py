@@ -86,14 +86,14 @@ class LatentAttention(Streaming):
             cache = self._step(x, positions, splice, carry)
         elif cache is None:
             cache = self.read(x, positions)
-        queries = self._turn(split_heads(self.query(x), self.width), positions)
+        queries = self._turn(split_heads(self.query(x), width=self.width), positions)
         dropout = self.dropout if self.training else 0.0
         y = softmax_attention(queries, cache.keys, cache.values, allowed=allowed, causal=allowed is None, dropout=dropout)
         return self.output(merge_heads(y))
 
     def read(self, context: Tensor, positions: Tensor) -> LatentCache:
         """Keys and values of (B, S, D) tokens at ``positions``, (S,) or (B, S)."""
-        keys, values = (split_heads(y, self.width) for y in maps_of(context, self.key, self.value))
+        keys, values = (split_heads(y, width=self.width) for y in maps_of(context, self.key, self.value))
         return LatentCache(self._turn(keys, positions), values)
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> LatentCache:

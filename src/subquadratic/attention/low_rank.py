@@ -124,7 +124,7 @@ class LowRankAttention(Streaming):
             ValueError: for wrong shapes, a sequence over ``max_length``, or a context given to a causal layer.
         """
         x = checked(x, mask, self.dim)
-        queries = split_heads(self.query(x), self.width)
+        queries = split_heads(self.query(x), width=self.width)
         if carry is not None:
             return self._finish(self._step(queries, x, mask, key_weights, value_weights, carry), mask)
         if context is None:
@@ -207,7 +207,7 @@ class LowRankAttention(Streaming):
     def _attend_causal(
         self, queries: Tensor, x: Tensor, weights: tuple[Tensor, Tensor], slots: SlotState | None
     ) -> tuple[Tensor, SlotState]:
-        keys, values = (split_heads(y, self.width) for y in maps_of(x, self.key, self.value))
+        keys, values = (split_heads(y, width=self.width) for y in maps_of(x, self.key, self.value))
         return causal_slot_attention(queries, keys, values, *weights, slots, dropout=self.dropout if self.training else 0.0)
 
     def _sum(self, source: Tensor, weights: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -217,7 +217,7 @@ class LowRankAttention(Streaming):
             key_slots = slot_sums(weights[0].to(dtype), source.to(dtype))
             value_slots = key_slots if weights[1] is weights[0] else slot_sums(weights[1].to(dtype), source.to(dtype))
         keys, values = self.key(key_slots.to(source.dtype)), self.value(value_slots.to(source.dtype))
-        return split_heads(keys, self.width), split_heads(values, self.width)
+        return split_heads(keys, width=self.width), split_heads(values, width=self.width)
 
     def _read(self, queries: Tensor, slots: tuple[Tensor, Tensor], filled: Tensor | None) -> Tensor:
         keys, values = (tensor.expand(-1, queries.shape[1], -1, -1) for tensor in slots)
@@ -245,7 +245,7 @@ class LowRankAttention(Streaming):
     def _implied(self, queries: Tensor, source: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
         everything = torch.eye(source.shape[1], dtype=queries.dtype, device=queries.device).expand(source.shape[0], 1, -1, -1)
         if self.causal:
-            keys = split_heads(self.key(source), self.width)
+            keys = split_heads(self.key(source), width=self.width)
             keys, everything = (tensor.expand(-1, queries.shape[1], -1, -1) for tensor in (keys, everything))
             return causal_slot_attention(queries, keys, everything, *weights)[0]
         value_slots = weights[1].transpose(-1, -2).to(queries.dtype)

@@ -223,7 +223,7 @@ class SoftmaxAttention(Streaming):
             weights = self._scores(queries, keys, everything, mask)
         y = self._scores(queries, keys, values, mask)
         if order is not None:
-            y = split_heads(unpack(merge_heads(y), order), self.width)
+            y = split_heads(unpack(merge_heads(y), order), width=self.width)
         return y, weights
 
     def _scores(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -235,7 +235,7 @@ class SoftmaxAttention(Streaming):
         return softmax_attention(queries, keys, values, allowed=allowed, causal=self.causal, dropout=self._dropping())
 
     def _attend_context(self, x: Tensor, context: ContextState, return_attention: bool) -> tuple[Tensor, Tensor | None]:
-        queries = split_heads(self.query(x), self.width)
+        queries = split_heads(self.query(x), width=self.width)
         if self.query_norm is not None:
             queries = self.query_norm(queries)
         allowed = context.real[:, None, None]
@@ -251,14 +251,14 @@ class SoftmaxAttention(Streaming):
             "a context needs causal=False and window=None: there is no order between the two sequences",
         )
         context = checked(context, context_mask, self.context_dim, name="context", mask_name="context_mask")
-        keys, values = (split_heads(y, self.width) for y in maps_of(context, self.key, self.value))
+        keys, values = (split_heads(y, width=self.width) for y in maps_of(context, self.key, self.value))
         if self.key_norm is not None:
             keys = self.key_norm(keys)
         real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if context_mask is None else context_mask
         return ContextState(keys, values, real)
 
     def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys, values = (split_heads(y, self.width) for y in maps_of(x, self.query, self.key, self.value))
+        queries, keys, values = (split_heads(y, width=self.width) for y in maps_of(x, self.query, self.key, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.rotary:

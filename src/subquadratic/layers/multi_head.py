@@ -12,7 +12,7 @@ from ..ops.precision import exact_dtype
 from ..ops.rotary import rotation, turn
 
 
-def split_heads(x: Tensor, width: int) -> Tensor:
+def split_heads(x: Tensor, *, width: int) -> Tensor:
     """(B, N, H K) -> (B, H, N, K) with heads of K = ``width``, as many as there are: a rank of tensor parallelism has some of them."""
     heads, rest = divmod(x.shape[2], width)
     if rest:

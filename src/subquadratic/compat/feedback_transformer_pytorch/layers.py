@@ -163,6 +163,6 @@ class Attention(nn.Module):
             runs.append((keys, values))
         if not runs:
             return torch.zeros_like(x)
-        queries = split_heads(self.to_q(x) * self.scale, self.dim_head)
+        queries = split_heads(self.to_q(x) * self.scale, width=self.dim_head)
         dropout = self.dropout.p if self.dropout.training else 0.0
         return self.to_out(merge_heads(attend_runs(queries, runs, pos_emb, dropout=dropout)))

@@ -174,9 +174,9 @@ class CausalPrefixAttention(nn.Module):
             seen = seen.gather(1, places)
         allowed = None if context_mask is None else allowed_pairs(own, seen)
         x = self.norm(x)
-        queries = split_heads(self.to_q(x), self.dim_head)
+        queries = split_heads(self.to_q(x), width=self.dim_head)
         keys, values = self.to_kv(torch.cat((self.context_norm(context), x), dim=1)).chunk(2, dim=-1)
-        keys, values = split_heads(keys, self.dim_head), split_heads(values, self.dim_head)
+        keys, values = split_heads(keys, width=self.dim_head), split_heads(values, width=self.dim_head)
         if rotary_pos_emb is not None:
             queries, keys = _turn(queries, rotary_pos_emb[own]), _turn(keys, rotary_pos_emb[places])
         dropout = self.dropout.p if self.dropout.training else 0.0
@@ -206,7 +206,7 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, rotary_pos_emb: Tensor | None = None) -> Tensor:
         """(B, N, D) and the angles of N positions or more, of which the last N count -> (B, N, D)."""
-        queries, keys, values = (split_heads(part, self.dim_head) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1))
+        queries, keys, values = (split_heads(part, width=self.dim_head) for part in self.to_qkv(self.norm(x)).chunk(3, dim=-1))
         if rotary_pos_emb is not None:
             angles = rotary_pos_emb[-x.shape[1] :]
             queries, keys = _turn(queries, angles), _turn(keys, angles)
