@@ -195,7 +195,7 @@ STREAMED = [case for case in PLACES if CONFIGS[str(case.values[0])].causal]
 @pytest.mark.parametrize(("name", "place"), STREAMED)
 @torch.no_grad()
 def test_it_acts_in_extend_and_generate(name: str, place: str) -> None:
-    for put in (hook, own_forward, adapter):
+    for put in (hook, adapter):
         net = model(name)
         net.generate(TOKENS[:, :9], max_new_tokens=6, temperature=0.0)  # a recording of the bare model is there
         put(net, place, Undo())
