@@ -20,6 +20,7 @@
 
 typedef float vec __attribute__((vector_size(BYTES)));
 typedef int32_t ivec __attribute__((vector_size(BYTES)));
+typedef uint32_t uvec __attribute__((vector_size(BYTES))); // sums of which wrap around
 typedef float loose __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
 INLINE vec load(const float *at) { return *(const loose *)at; }
@@ -74,7 +75,7 @@ INLINE vec exp2_of(vec x) {
     __mmask16 some = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ); // NaN stays
     return (vec)_mm512_maskz_scalef_ps(some, (__m512)p, _mm512_roundscale_ps((__m512)x, 0));
 #else
-    vec scaled = (vec)((ivec)p + ((ivec)shifted << 23));
+    vec scaled = (vec)((uvec)p + ((uvec)shifted << 23)); // the exponent, and what x < -126 makes of it
     return (vec)((ivec)scaled & ~(x < -126.0f));
 #endif
 }
