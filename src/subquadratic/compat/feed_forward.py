@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..layers.feed_forward import in_one_operation
 from ..layers.linear import Linear
 from ..layers.untouched import is_untouched
 from ..ops.errors import require, require_positive, require_probability
-from ..ops.feed_forward_native import NativeFeedForward, suits
 from ..ops.gelu import gelu
 from ..ops.scalars import plain_scalars
 
@@ -48,12 +48,9 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         """(B, N, D) -> (B, N, D). What is for other layers is not read."""
         plain = is_untouched(self.act, nn.GELU) and self.act.approximate == "none"
-        if plain and not (self.dropout.training and self.dropout.p):
-            maps = self.w1, self.w2
-            if all(is_untouched(part, Linear, nn.Dropout) for part in (*maps, self.dropout)):
-                parameters = [parameter for linear in maps for parameter in (linear.weight, linear.bias)]
-                if suits(x, *parameters):
-                    return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], -1)
+        fused = in_one_operation(x, self.w1, self.dropout, self.w2) if plain else None
+        if fused is not None:
+            return fused
         activate = gelu if plain else self.act
         x = self.w1(x)
         if self.glu:

@@ -93,6 +93,11 @@ class OneToken:
             self._watched = self._look(model)
         return self._watched is not None and self._watched.is_untouched()
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """All tensors of the model that ``is_plain`` has looked at, in an order that is the same until the key is another one."""
+        return [] if self._watched is None else self._watched.tensors
+
     def _look(self, model: nn.Module) -> Watched | None:
         """None if some part is not known here, or not untouched."""
         parts = untouched_parts(model, *FOREIGN)

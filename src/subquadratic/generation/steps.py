@@ -113,7 +113,8 @@ class Steps:
         return recording.bind(self._weights())
 
     def _weights(self) -> list[Tensor]:
-        return [*self.model.parameters(), *self.model.buffers()]
+        assert self.own is not None
+        return self.own.weights
 
 
 def _layout(reached: Reached) -> tuple[Any, ...]:

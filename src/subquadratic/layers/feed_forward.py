@@ -3,11 +3,13 @@
 Axes: B batch, N length, D width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..ops.errors import require, require_positive, require_probability
-from ..ops.feed_forward_native import NativeFeedForward, suits
+from ..ops.feed_forward_native import NativeFeedForward, are_rows_enough, suits
 from ..ops.gelu import gelu
 from ..ops.scalars import plain_scalars
 from .linear import Linear
@@ -47,8 +49,10 @@ class FeedForward(nn.Module):
         return torch.cat([self._run(piece) for piece in x.chunk(self.chunks, dim=1)], dim=1)
 
     def _run(self, x: Tensor) -> Tensor:
-        fused = self._fused(x)
+        fused = in_one_operation(x, self.expand, self.dropout, self.contract)
         if fused is not None:
+            if self.glu:
+                self._check_gates(self.expand.weight.shape[0])
             return fused
         x = self.expand(x)
         if self.glu:
@@ -59,18 +63,6 @@ class FeedForward(nn.Module):
             x = gelu(x)
         return self.contract(self.dropout(x))
 
-    def _fused(self, x: Tensor) -> Tensor | None:
-        """The layer as one operation; None where it is to be made of its modules."""
-        maps = self.expand, self.contract
-        if not all(is_untouched(part, Linear, nn.Dropout) for part in (*maps, self.dropout)) or (self.dropout.training and self.dropout.p):
-            return None
-        parameters = [parameter for linear in maps for parameter in (linear.weight, linear.bias)]
-        if not suits(x, *parameters):
-            return None
-        if self.glu:
-            self._check_gates(self.expand.weight.shape[0])
-        return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *parameters).view(*x.shape[:-1], -1)
-
     def _check_gates(self, width: int) -> None:
         """Tensor parallelism gives a rank some rows of ``expand``: not as many gates as values."""
         require(
@@ -78,3 +70,18 @@ class FeedForward(nn.Module):
             f"expand of a FeedForward with glu=True must give {self.inner} gates and then {self.inner} values, got {width} channels: "
             "its rows cannot be split over ranks (replicate this layer, or use glu=False)",
         )
+
+
+def in_one_operation(x: Tensor, expand: nn.Module, dropout: nn.Module, contract: nn.Module, *, gates_last: bool = False) -> Tensor | None:
+    """contract(dropout(gelu(expand(x)))) of (B, N, D) by the C kernels; None where it is to be made of the modules.
+
+    Where ``expand`` is twice as wide as ``contract`` reads, one half of its channels, the first unless ``gates_last``, gates the other.
+    """
+    if not are_rows_enough(x) or not all(map(is_untouched, (expand, dropout, contract), (Linear, nn.Dropout, Linear))):
+        return None
+    weights: list[Any] = [expand.weight, expand.bias, contract.weight, contract.bias]
+    if (dropout.training and dropout.p) or not suits(x, *weights):
+        return None
+    if gates_last:
+        weights[:2] = (torch.cat(tensor.chunk(2)[::-1]) for tensor in weights[:2])
+    return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *weights).view(*x.shape[:-1], -1)

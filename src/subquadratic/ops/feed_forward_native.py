@@ -21,12 +21,17 @@ KINDS = (*PLAIN, FakeTensor)  # the last has a shape alone, for estimates
 MOST_WEIGHTS = 1 << 20  # of one map: larger ones leave the caches, and a matrix library is at its best with them
 
 
+def are_rows_enough(x: Tensor) -> bool:
+    """Whether (..., D) has rows enough for the kernels to be the faster way."""
+    return x.numel() >= FEWEST_ROWS * max(x.shape[-1], 1)
+
+
 def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tensor, contract_bias: Tensor | None) -> bool:
     """Whether the kernels are the faster way for (..., D), (F, D), (F,), (E, F), (E,), and can be taken."""
     rows = x.numel() // max(x.shape[-1], 1)
     tensors = (x, expand, expand_bias, contract, contract_bias)
     return (
-        rows >= FEWEST_ROWS
+        are_rows_enough(x)
         and x.shape[-1] == expand.shape[1]  # else PyTorch says what does not fit
         and max(expand.numel(), contract.numel()) <= MOST_WEIGHTS
         and all(type(y) in KINDS for y in tensors)

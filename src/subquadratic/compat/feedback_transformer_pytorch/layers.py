@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...layers.feed_forward import in_one_operation
 from ...layers.linear import Linear
 from ...layers.multi_head import merge_heads, split_heads
 from ...layers.untouched import is_untouched
 from ...ops.errors import require_positive, require_probability
-from ...ops.feed_forward_native import NativeFeedForward, suits
 from ...ops.feedback import attend_runs
 from ...ops.gelu import gelu
 from ...ops.precision import exact_dtype
@@ -111,15 +111,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, n, D) -> (B, n, D)."""
-        kinds = Linear, GEGLU, nn.Dropout, Linear
-        plain = is_untouched(self.net, nn.Sequential) and len(self.net) == len(kinds)
-        if plain and all(is_untouched(part, kind) for part, kind in zip(self.net, kinds, strict=True)):
+        if is_untouched(self.net, nn.Sequential) and len(self.net) == 4 and is_untouched(self.net[1], GEGLU):
             expand, _, dropout, contract = self.net
-            ours = (expand.weight, expand.bias, contract.weight, contract.bias)
-            if not (dropout.training and dropout.p) and suits(x, *ours):  # type: ignore[arg-type]
-                weight, bias = (torch.cat(y.chunk(2)[::-1]) for y in (expand.weight, expand.bias))  # type: ignore[operator]
-                rows = NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), weight, bias, contract.weight, contract.bias)  # gates first
-                return rows.view(*x.shape[:-1], -1)
+            fused = in_one_operation(x, expand, dropout, contract, gates_last=True)
+            if fused is not None:
+                return fused
         return self.net(x)
 
 
