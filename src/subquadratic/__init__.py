@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TransformerConfig,
     )
     from .ops.backend import use_backend
+    from .ops.backend_info import BackendInfo, backend_info
     from .ops.errors import NotCausalError
     from .ops.state import State
 
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackboneConfig",
+    "BackendInfo",
     "EncoderDecoder",
     "Fastformer",
     "FastformerConfig",
@@ -53,17 +55,25 @@ __all__ = [
     "TransformerConfig",
     "__version__",
     "attention",
+    "backend_info",
     "compat",
     "use_backend",
 ]
+
+HOMES = {
+    "BackendInfo": ".ops.backend_info",
+    "NotCausalError": ".ops.errors",
+    "State": ".ops.state",
+    "backend_info": ".ops.backend_info",
+    "use_backend": ".ops.backend",
+}
 
 
 def __getattr__(name: str) -> object:
     if name in ("attention", "compat"):
         return importlib.import_module(f".{name}", __name__)
     if name in __all__:
-        home = {"NotCausalError": ".ops.errors", "State": ".ops.state", "use_backend": ".ops.backend"}.get(name, ".models")
-        value = getattr(importlib.import_module(home, __name__), name)
+        value = getattr(importlib.import_module(HOMES.get(name, ".models"), __name__), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,10 @@
 """Triton kernels run compiled where there is a GPU, elsewhere in Triton's interpreter, which tests/conftest.py asks for; C kernels are
-compiled for this processor, and for narrower ones."""
+those for this processor, and those for others."""
 
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,16 +24,14 @@ from subquadratic.kernels.native import (
     softmax,
 )
 
-# What the processor has, its vectors without a matrix unit, and narrower ones, which other processors have.
-TARGETS = {"native": None, "no matrix unit": ("-march=native",), "8 lanes": ("-march=x86-64-v3",), "4 lanes": ("-march=x86-64-v2",)}
+from .builds import BY_NAME, built, in_parts
 
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
-SANITIZED = os.environ.get("SUBQUADRATIC_SANITIZE")  # one of the targets: set by test_native_fuzz.py, which brings the sanitizers
+SANITIZED = os.environ.get("SUBQUADRATIC_SANITIZE")  # a library with sanitizers, which test_native_fuzz.py builds, and their runtimes
 if SANITIZED:
-    target = TARGETS[SANITIZED] or library._for_this_processor()
-    library.FLAGS += SANITIZERS
-    library._for_this_processor = lambda: target
-    library.library()  # without it everything here would be skipped
+    found = library.load(Path(SANITIZED))
+    library._own = lambda: (found, BY_NAME[Path(SANITIZED).stem.removeprefix("kernels-")])  # whatever has asked for it by now
+elif "have changed" in str(library.why_not()):
+    raise pytest.UsageError(f"tests of the kernels would be skipped: {library.why_not()}")
 
 INTERPRET = not torch.cuda.is_available()
 
@@ -68,20 +67,16 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-
-
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=["installed", *in_parts()])
 def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The C kernels as they are compiled for this processor, and as for others."""
-    target = TARGETS[request.param]
-    if target is None:
+    """The C kernels as they are installed here, and as they are for other processors."""
+    if request.param == "installed":
         return
     if SANITIZED:
-        pytest.skip("compiled for this processor alone")
-    if "avx2" not in library._processor():
-        pytest.skip("made for other processors than this one")
-    if target == library._for_this_processor():
-        pytest.skip("the same as native")
-    narrow, _ = library.compiled(target)
+        pytest.skip("one variant at a time")
+    variant = in_parts()[request.param]
+    if variant.name == library.variant():
+        pytest.skip("the same as installed")
+    other = library.load(built(variant))
     for module in (add_norm, favor, favor_step, feed_forward, feedback, pool, prefix_softmax, rotary, slots, softmax):
-        monkeypatch.setattr(module, "library", lambda: narrow)
+        monkeypatch.setattr(module, "library", lambda: other)

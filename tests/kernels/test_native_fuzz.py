@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from subquadratic.kernels.native import library
 
-from .conftest import SANITIZED, SANITIZERS, TARGETS
+from .builds import built, in_parts
+from .conftest import SANITIZED
 from .operator_cases import NAMES, Sizes, arguments_of, call, has_nan, operators, other_kinds, other_layouts, tensors_in, wrong_shapes
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
@@ -72,20 +73,17 @@ def test_any_mistake(name: str) -> None:
 
 
 @pytest.mark.sanitize
-@pytest.mark.parametrize("target", TARGETS)
-def test_kernels_keep_to_their_memory(target: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", in_parts())
+def test_kernels_keep_to_their_memory(what: str, tmp_path: Path) -> None:
     """The tests of the kernels and of the operators above them, in a process whose C library is built with sanitizers."""
-    if "avx2" not in library._processor() and TARGETS[target]:
-        pytest.skip("made for other processors than this one")
-    compiler = library._compilers()[0]
-    ask = [[compiler, f"-print-file-name=lib{name}.so"] for name in ("asan", "ubsan")]
+    kernels = built(in_parts()[what], sanitized=True)
+    ask = [["gcc", f"-print-file-name=lib{name}.so"] for name in ("asan", "ubsan")]
     runtimes = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in ask]
     if not all(os.path.isabs(path) for path in runtimes):
-        pytest.skip(f"{compiler} has no sanitizers")
-    flags = (*library.FLAGS, *SANITIZERS, *(TARGETS[target] or library._for_this_processor()))
-    library._made(compiler, flags)  # here: a compiler with sanitizers in it is slow
+        pytest.skip("gcc has no sanitizers")
     environment = os.environ | {
-        "LD_PRELOAD": " ".join(runtimes), "SUBQUADRATIC_SANITIZE": target, "OMP_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path),
+        "LD_PRELOAD": " ".join(runtimes), "SUBQUADRATIC_SANITIZE": str(kernels), "OMP_NUM_THREADS": "2",
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:log_path={tmp_path}/found",
         "UBSAN_OPTIONS": f"halt_on_error=1:print_stacktrace=1:log_path={tmp_path}/found",
     }  # fmt: skip

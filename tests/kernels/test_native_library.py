@@ -1,44 +1,30 @@
-"""Compiling the C kernels: once, in the user's cache, and a reason where it cannot be done."""
+"""The library of C kernels: which variant is taken, what is refused, and that whoever has none is told."""
 
+import ctypes
+import platform
+import shutil
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from subquadratic.kernels.native import library
+from subquadratic.kernels.native import library, processor
+from subquadratic.kernels.native.processor import TESTED, VARIANTS, Variant
+from subquadratic.kernels.native.tensors import LONG, POINTER
 from subquadratic.ops import backend
 from subquadratic.ops.backend import takes_native, use_backend
 from subquadratic.ops.favor import causal_favor
 
-needs_a_compiler = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
+INSTALLED = library.path_of(library._own()[1]) if library.why_not() is None else Path()
+needs_kernels = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(library, "_cache", lambda: tmp_path)
-    return tmp_path
-
-
-@needs_a_compiler
-def test_one_file_is_made_and_found_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library.compiled(("-march=native",) if "avx2" in library._processor() else ())
-    (made,) = cache.iterdir()  # and no scratch is left
-    monkeypatch.setattr(library, "_compile", None)  # would be called for another
-    library.compiled(("-march=native",) if "avx2" in library._processor() else ())
-    assert list(cache.iterdir()) == [made]
-
-
-@needs_a_compiler
-def test_another_processor_gets_another_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library.compiled(())
-    monkeypatch.setattr(library, "_processor", lambda: "another")
-    library.compiled(())
-    assert len(list(cache.iterdir())) == 2
-
-
-@needs_a_compiler
+@needs_kernels
 def test_the_threads_are_those_of_pytorch() -> None:
     """A second OpenMP would have a pool of its own, and both would wait for the same cores."""
     code = (
@@ -50,20 +36,138 @@ def test_the_threads_are_those_of_pytorch() -> None:
     assert len([path for path in found if "openblas" not in path]) <= 1
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the place of the one where the package's libraries lie."""
+    monkeypatch.setattr(library, "BUILT", tmp_path)
+    return tmp_path
+
+
+def chosen() -> str:
+    """The variant that a new process would load."""
+    return library._own.__wrapped__()[1].name
+
+
+def test_without_a_library_there_is_a_reason(folder: Path) -> None:
+    with pytest.raises(library.NoLibrary, match="no C kernels, since it was made without a C compiler: install gcc"):
+        chosen()
+
+
+@needs_kernels
+def test_the_best_of_what_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, other, narrow = (replace(VARIANTS[0], name=name, matrix_unit=False) for name in ("best", "other", "narrow"))
+    monkeypatch.setattr(library, "variants_here", lambda: [best, narrow])
+    shutil.copy(INSTALLED, folder / "kernels-other.so")
+    with pytest.raises(library.NoLibrary, match="has C kernels for other, and this processor needs best"):
+        chosen()
+    shutil.copy(INSTALLED, library.path_of(narrow))
+    assert chosen() == "narrow"
+    shutil.copy(INSTALLED, library.path_of(best))
+    assert chosen() == "best"
+
+
+@needs_kernels
+@pytest.mark.parametrize("share", [0, 0.0001, 0.02, 0.5, 0.999])
+def test_a_library_that_was_cut_short_is_not_loaded(share: float, tmp_path: Path) -> None:
+    whole = INSTALLED.read_bytes()
+    (tmp_path / "kernels.so").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(library.NoLibrary, match="is damaged: install this package again"):
+        library.load(tmp_path / "kernels.so")
+
+
+def test_what_is_no_library_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "kernels.so").write_text("not a library" * 10)
+    with pytest.raises(library.NoLibrary, match="is damaged"):
+        library.load(tmp_path / "kernels.so")
+
+
+@needs_kernels
+def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "digest_of_sources", lambda: "another")
+    with pytest.raises(library.NoLibrary, match=r"have changed since the kernels were built: .*pip install -e \."):
+        library.load(INSTALLED)
+
+
+@needs_kernels
 @pytest.mark.parametrize(
-    ("compiler", "reason"), [(None, "no C compiler found"), (sys.executable, "the C compiler failed"), ("/bin/true", "cannot be loaded")]
+    ("fields", "reason"),
+    [
+        ([("at", POINTER), ("batch", LONG), ("row", LONG), ("head", LONG)], "another struct rows"),  # two in each other's place
+        ([("at", POINTER), ("batch", LONG), ("head", LONG)], "another struct rows"),
+        ([("at", POINTER), *((name, LONG) for name in ("batch", "head", "row", "more"))], "another struct rows"),
+        ([("at", POINTER), ("batch", LONG), ("head", ctypes.c_int32), ("row", LONG)], "another struct rows"),
+    ],
 )
-def test_without_a_compiler_pytorch_computes(compiler: str | None, reason: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.shutil, "which", lambda name: compiler)
-    if compiler == "/bin/true":  # makes nothing, and says that all is well
-        monkeypatch.setattr(library, "_run", lambda command: "")
-        monkeypatch.setattr(library, "_compile", lambda compiler, flags, sources, target: target.write_text("no library"))
+def test_a_struct_that_differs_is_found_out(fields: list[Any], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(library.MIRRORED, "rows", type("Other", (ctypes.Structure,), {"_fields_": fields}))
     with pytest.raises(library.NoLibrary, match=reason):
-        library.compiled(())
-    monkeypatch.setattr(backend, "why_not", lambda: reason)
+        library.load(INSTALLED)
+
+
+@needs_kernels
+def test_a_struct_that_is_missing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(library.MIRRORED, "unheard_of", library.MIRRORED["rows"])
+    with pytest.raises(library.NoLibrary, match="another version, without unheard_of"):
+        library.load(INSTALLED)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "flags", "reason"),
+    [
+        ("darwin", "arm64", "", "for Linux, this is darwin"),
+        ("linux", "riscv64", "", "for aarch64 and x86_64, this is riscv64"),
+        ("linux", "x86_64", "sse4_2", "need AVX2"),
+    ],
+)
+def test_a_machine_without_variants(system: str, machine: str, flags: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    like(monkeypatch, system, machine, flags)
+    with pytest.raises(library.NoLibrary, match=reason):
+        chosen()
+
+
+def like(monkeypatch: pytest.MonkeyPatch, system: str, machine: str, flags: str) -> None:
+    """As on another machine."""
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(processor, "processor_flags", lambda: frozenset(flags.split()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "allowed", "names"),
+    [
+        (processor.AVX2, False, ["x86-64-v3"]),
+        (processor.AVX512, False, ["x86-64-v4", "x86-64-v3"]),
+        (processor.AVX512 | {"amx_tile", "amx_bf16"}, True, ["x86-64-v4-amx", "x86-64-v4", "x86-64-v3"]),
+        (processor.AVX512 | {"amx_tile", "amx_bf16"}, False, ["x86-64-v4", "x86-64-v3"]),  # the system keeps it to itself
+        (processor.AVX512 | {"amx_tile"}, True, ["x86-64-v4", "x86-64-v3"]),
+        (processor.AVX512 - {"fma"}, True, []),
+    ],
+)
+def test_variants_of_a_processor(flags: frozenset[str], allowed: bool, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    like(monkeypatch, "linux", "x86_64", " ".join(flags))
+    monkeypatch.setattr(processor, "may_use_matrix_unit", lambda: allowed)
+    assert [one.name for one in processor.variants_here()] == names
+    assert [one.name for one in processor.asked_for("this")] == names[:1]
+
+
+def test_what_a_build_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    like(monkeypatch, "linux", "aarch64", "asimd")
+    assert [one.name for one in processor.asked_for("all")] == ["aarch64"]
+    assert [one.name for one in processor.asked_for("x86-64-v3,x86-64-v2")] == ["x86-64-v3", "x86-64-v2"]
+    with pytest.raises(ValueError, match=r"names among x86-64-v4-amx, .*, got x86-64"):
+        processor.asked_for("x86-64")
+
+
+def test_pytorch_computes_where_the_kernels_cannot_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "why_not", lambda: "there are none")
+    backend._warn_of.cache_clear()
     x = torch.randn(1, 1, 5, 4)
-    causal_favor(x, x, x, torch.randn(6, 4))
-    with pytest.raises(ValueError, match=f"backend='native' cannot run: {reason}"):
+    with pytest.warns(RuntimeWarning, match="PyTorch's operators compute, .* slower: there are none"):
+        causal_favor(x, x, x, torch.randn(6, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        causal_favor(x, x, x, torch.randn(6, 4))
+    with pytest.raises(ValueError, match="backend='native' cannot run: there are none"):
         causal_favor(x, x, x, torch.randn(6, 4), backend="native")
 
 
@@ -89,23 +193,14 @@ def test_the_environment_may_choose() -> None:
     assert found.stdout.strip() == "torch"
 
 
-@needs_a_compiler
-@pytest.mark.parametrize("target", ["its own", "-march=native", "-march=x86-64-v3", "-march=x86-64-v2"])
-def test_the_compiler_has_nothing_to_say(target: str, tmp_path: Path) -> None:
-    if "x86" in target and "avx2" not in library._processor():
-        pytest.skip("made for other processors than this one")
-    flags = library._for_this_processor() if target == "its own" else (target,)
-    compiler = library.shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no gcc")
+@pytest.mark.parametrize("variant", [*VARIANTS, *TESTED], ids=lambda variant: variant.name)
+def test_the_compiler_has_nothing_to_say(variant: Variant, tmp_path: Path) -> None:
+    gcc = shutil.which("gcc")
+    if gcc is None or platform.machine() != variant.machine:
+        pytest.skip("no gcc for it here")
+    options = ["-O2", "-std=gnu11", "-fopenmp", *variant.options, "-DBUILT_BY=\"\"", "-DBUILT_FROM=\"\""]
+    quiet = ["-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"]
     for source in sorted(library.HERE.glob("*.c")):
-        command = [compiler, *library.FLAGS, *flags, "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"]
-        done = subprocess.run([*command, "-c", str(source), "-o", str(tmp_path / "made.o")], capture_output=True, text=True, check=True)
+        command = [gcc, *options, *quiet, "-c", str(source), "-o", str(tmp_path / "made.o")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert done.stderr == ""
-
-
-def test_a_matrix_unit_is_used_only_where_there_is_one_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_processor", lambda: "flags : sse2 avx2")
-    assert not library._may_use_matrix_unit() and "-DMATRIX_UNIT" not in library._for_this_processor()
-    monkeypatch.setattr(library, "_may_use_matrix_unit", lambda: True)
-    assert ("-DMATRIX_UNIT" in library._for_this_processor()) == (library.platform.machine() != "aarch64")

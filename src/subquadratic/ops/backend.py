@@ -1,6 +1,8 @@
 """Who computes a mechanism: PyTorch's own operators, the Triton kernels of `subquadratic.kernels`, or its C kernels."""
 
+import functools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -23,7 +25,7 @@ def use_backend(name: str) -> Iterator[None]:
 
     Args:
         name: "auto" (the default, or what the environment variable ``SUBQUADRATIC_BACKEND`` says): Triton on a CUDA device for
-            bfloat16, where it is installed; C kernels on a CPU for float32, where there is a C compiler; else PyTorch. "torch", "triton"
+            bfloat16, where it is installed; C kernels on a CPU for float32, where they were built; else PyTorch. "torch", "triton"
             or "native" (the C kernels): always that one, where the op has it.
 
     Raises:
@@ -83,7 +85,12 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
     name = _chosen if backend is None else backend
     fits = values.device.type == "cpu" and values.dtype is torch.float32 and not is_traced()
     if name == "auto":
-        return fits and values.numel() > 0 and why_not() is None
+        if not fits or values.numel() == 0:
+            return False
+        reason = why_not()
+        if reason is not None:
+            _warn_of(reason)
+        return reason is None
     require_choice("backend", name, BACKENDS)
     if name != "native" or is_plain():
         return False
@@ -95,6 +102,16 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
     require(fits, f"backend='native' computes in float32 on a CPU, got {values.dtype} on {values.device}")
     require(why_not() is None, f"backend='native' cannot run: {why_not()}")
     return values.numel() > 0
+
+
+@functools.cache
+def _warn_of(reason: str) -> None:
+    """Once a process."""
+    warnings.warn(
+        f"PyTorch's operators compute, on a CPU often several times slower: {reason} (to be quiet: SUBQUADRATIC_BACKEND=torch)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def are_float32(device: torch.device, tensors: Iterable[Tensor]) -> bool:

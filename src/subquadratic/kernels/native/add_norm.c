@@ -79,3 +79,10 @@ int add_norm_backward(const add_norm *a) {
     }
     return 0;
 }
+
+const field_layout add_norm_layout[] = {
+    STRUCT(add_norm), FIELD(add_norm, x), FIELD(add_norm, delta), FIELD(add_norm, weight), FIELD(add_norm, bias), FIELD(add_norm, sum),
+    FIELD(add_norm, y), FIELD(add_norm, stats), FIELD(add_norm, d_sum), FIELD(add_norm, d_y), FIELD(add_norm, d_x),
+    FIELD(add_norm, d_weight), FIELD(add_norm, d_bias), FIELD(add_norm, sums), FIELD(add_norm, rows), FIELD(add_norm, dim),
+    FIELD(add_norm, shares), FIELD(add_norm, threads), FIELD(add_norm, epsilon), END,
+};

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from .checks import asks, whole
-from .library import library
+from .library import Arguments, library
 from .tensors import LONG, POINTER, fields, operator
 
 POINTERS = ("x", "delta", "weight", "bias", "sum", "y", "stats", "d_sum", "d_y", "d_x", "d_weight", "d_bias", "sums")
 
 
-class AddNorm(ctypes.Structure):
+class AddNorm(Arguments, layout="add_norm"):
     """``add_norm`` of add_norm.c."""
 
     _fields_ = [

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .checks import asks, check_tensor
-from .library import library
+from .library import Arguments, library
 from .tensors import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
@@ -26,7 +26,7 @@ RUNS: dict[str, Any] = dict(  # of packed documents, each of which has a state, 
 NOTHING, EMPTY = 1e-24, -1e30  # a normaliser below this has no key; the maximum of no exponents
 
 
-class Favor(ctypes.Structure):
+class Favor(Arguments, layout="favor"):
     """``favor`` of favor.h."""
 
     _fields_ = [

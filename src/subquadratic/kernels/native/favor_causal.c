@@ -336,3 +336,13 @@ static int in_shares(const favor *f, work sum, work add_up, work finish) {
 int favor_causal_forward(const favor *f) { return in_shares(f, sum_share, add_up_shares, forward_share); }
 
 int favor_causal_backward(const favor *f) { return in_shares(f, sum_share_back, add_up_shares_back, backward_share); }
+
+const field_layout favor_layout[] = {
+    STRUCT(favor), FIELD(favor, queries), FIELD(favor, keys), FIELD(favor, values), FIELD(favor, output), FIELD(favor, d_output),
+    FIELD(favor, d_queries), FIELD(favor, d_keys), FIELD(favor, d_values), FIELD(favor, live), FIELD(favor, live_step),
+    FIELD(favor, projection), FIELD(favor, table), FIELD(favor, runs), FIELD(favor, run_count), FIELD(favor, heads), FIELD(favor, width),
+    FIELD(favor, value_width), FIELD(favor, features), FIELD(favor, stride), FIELD(favor, shares), FIELD(favor, threads),
+    FIELD(favor, total), FIELD(favor, weight), FIELD(favor, maximum), FIELD(favor, d_total), FIELD(favor, d_weight),
+    FIELD(favor, normaliser), FIELD(favor, length), FIELD(favor, marks), FIELD(favor, sums), FIELD(favor, kept), FIELD(favor, nothing),
+    FIELD(favor, empty), END,
+};

@@ -80,3 +80,11 @@ int favor_step(const token *t) {
     }
     return failed;
 }
+
+const field_layout favor_step_layout[] = {
+    STRUCT(token), FIELD(token, queries), FIELD(token, keys), FIELD(token, values), FIELD(token, turns), FIELD(token, live),
+    FIELD(token, projection), FIELD(token, total), FIELD(token, weight), FIELD(token, maximum), FIELD(token, sum), FIELD(token, count),
+    FIELD(token, output), FIELD(token, total_after), FIELD(token, weight_after), FIELD(token, maximum_after), FIELD(token, sum_after),
+    FIELD(token, count_after), FIELD(token, batch), FIELD(token, heads), FIELD(token, width), FIELD(token, value_width),
+    FIELD(token, features), FIELD(token, turns_step), FIELD(token, threads), FIELD(token, nothing), END,
+};

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .checks import asks
 from .favor import NOTHING
-from .library import library
+from .library import Arguments, library
 from .tensors import LONG, POINTER, operator
 
 BEFORE = ("total", "weight", "maximum", "sum", "count")
@@ -21,7 +21,7 @@ TENSORS = ("queries", "keys", "values", "turns", "live", "projection", *BEFORE, 
 SIZES = ("batch", "heads", "width", "value_width", "features", "turns_step", "threads")
 
 
-class Token(ctypes.Structure):
+class Token(Arguments, layout="favor_step"):
     """``token`` of favor_step.c."""
 
     _fields_ = [*((name, POINTER) for name in TENSORS), *((name, LONG) for name in SIZES), ("nothing", ctypes.c_float)]

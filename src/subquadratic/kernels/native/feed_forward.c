@@ -152,3 +152,12 @@ int feed_forward_backward(const feed_forward *f) {
     }
     return failed;
 }
+
+const field_layout feed_forward_layout[] = {
+    STRUCT(feed_forward), FIELD(feed_forward, x), FIELD(feed_forward, expand), FIELD(feed_forward, expand_bias),
+    FIELD(feed_forward, contract), FIELD(feed_forward, contract_bias), FIELD(feed_forward, y), FIELD(feed_forward, inner),
+    FIELD(feed_forward, d_y), FIELD(feed_forward, d_x), FIELD(feed_forward, d_expand), FIELD(feed_forward, d_expand_bias),
+    FIELD(feed_forward, d_contract), FIELD(feed_forward, d_contract_bias), FIELD(feed_forward, packed), FIELD(feed_forward, sums),
+    FIELD(feed_forward, rows), FIELD(feed_forward, dim), FIELD(feed_forward, wide), FIELD(feed_forward, out), FIELD(feed_forward, maps),
+    FIELD(feed_forward, shares), FIELD(feed_forward, threads), END,
+};

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import asks, whole
-from .library import library
+from .library import Arguments, library
 from .tensors import LONG, POINTER, fields, operator
 
 FITS = {"P in (F, 2 * F)": "expand must have as many rows as contract has columns, {F}, or of a gated layer twice as many, got {P}"}
@@ -19,7 +19,7 @@ POINTERS = ("x", "expand", "expand_bias", "contract", "contract_bias", "y", "inn
 GRADIENTS = ("d_x", "d_expand", "d_expand_bias", "d_contract", "d_contract_bias")
 
 
-class FeedForward(ctypes.Structure):
+class FeedForward(Arguments, layout="feed_forward"):
     """``feed_forward`` of feed_forward.c."""
 
     _fields_ = [

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import asks, check_tensor
-from .library import library
+from .library import Arguments, library
 from .tensors import LONG, POINTER, operator
 
 MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
@@ -41,19 +41,19 @@ INTEGERS = ("begin", "at", "cut", "empty")
 OF_MAPS = (*MAPS, "key_value")  # backward reads them transposed
 
 
-class Weight(ctypes.Structure):
+class Weight(Arguments, layout="feedback_weight"):
     """``weight`` of feedback.h."""
 
     _fields_ = [("at", POINTER), *((name, LONG) for name in ("out", "in", "outs", "ins")), ("panels", POINTER)]
 
 
-class Layer(ctypes.Structure):
+class Layer(Arguments, layout="feedback_layer"):
     """``layer`` of feedback.h."""
 
     _fields_ = [*((name, POINTER) for name in LAYER_POINTERS), *((name, Weight) for name in MAPS)]
 
 
-class Feedback(ctypes.Structure):
+class Feedback(Arguments, layout="feedback"):
     """``feedback`` of feedback.h."""
 
     _fields_ = [

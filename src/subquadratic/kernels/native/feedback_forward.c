@@ -128,3 +128,29 @@ int feedback_forward(const feedback *f) {
     forward(f, &failed);
     return failed;
 }
+
+const field_layout feedback_weight_layout[] = {
+    STRUCT(weight), FIELD(weight, at), FIELD(weight, out), FIELD(weight, in), FIELD(weight, outs), FIELD(weight, ins),
+    FIELD(weight, panels), END,
+};
+
+const field_layout feedback_layer_layout[] = {
+    STRUCT(layer), FIELD(layer, norm_weight), FIELD(layer, norm_bias), FIELD(layer, inner_weight), FIELD(layer, inner_bias),
+    FIELD(layer, output_bias), FIELD(layer, expand_bias), FIELD(layer, contract_bias), FIELD(layer, query), FIELD(layer, output),
+    FIELD(layer, expand), FIELD(layer, contract), END,
+};
+
+const field_layout feedback_layout[] = {
+    STRUCT(feedback), FIELD(feedback, batch), FIELD(feedback, length), FIELD(feedback, dim), FIELD(feedback, depth),
+    FIELD(feedback, heads), FIELD(feedback, width), FIELD(feedback, groups), FIELD(feedback, inner), FIELD(feedback, expanded),
+    FIELD(feedback, places), FIELD(feedback, lead), FIELD(feedback, window), FIELD(feedback, hiding), FIELD(feedback, made),
+    FIELD(feedback, keep), FIELD(feedback, threads), FIELD(feedback, layer_epsilon), FIELD(feedback, scale_epsilon),
+    FIELD(feedback, minus), FIELD(feedback, begin), FIELD(feedback, at), FIELD(feedback, cut), FIELD(feedback, empty),
+    FIELD(feedback, mixture), FIELD(feedback, norm_weight), FIELD(feedback, norm_bias), FIELD(feedback, bias), FIELD(feedback, key_value),
+    FIELD(feedback, layers), FIELD(feedback, line), FIELD(feedback, hidden), FIELD(feedback, middle), FIELD(feedback, queries),
+    FIELD(feedback, attended), FIELD(feedback, weights), FIELD(feedback, before), FIELD(feedback, active), FIELD(feedback, merged),
+    FIELD(feedback, steps), FIELD(feedback, outputs), FIELD(feedback, d_y), FIELD(feedback, d_hidden), FIELD(feedback, d_middle),
+    FIELD(feedback, d_queries), FIELD(feedback, d_attended), FIELD(feedback, d_inner), FIELD(feedback, d_normed),
+    FIELD(feedback, d_expanded), FIELD(feedback, d_merged), FIELD(feedback, d_memory), FIELD(feedback, d_made), FIELD(feedback, d_line),
+    FIELD(feedback, d_bias), END,
+};

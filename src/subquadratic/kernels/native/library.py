@@ -1,27 +1,39 @@
-"""The C kernels as a library of this machine: compiled once, kept in the user's cache, loaded into the process.
+"""The C kernels: the library that was built with the package for this kind of processor, chosen, checked and loaded.
 
-PyTorch's OpenMP is the one that the kernels run on: they are linked without any, and find that of the process, so that there is one pool of
-threads. A compiler whose OpenMP has other names (Clang's, beside a PyTorch made with GCC) is of no use here.
+CMakeLists.txt builds them when the package is installed from source, or when a wheel is made; nothing is ever compiled here. The libraries
+are linked without OpenMP, and find that of PyTorch in the process, so that there is one pool of threads.
 """
 
-import atexit
 import ctypes
 import functools
 import hashlib
-import os
+import itertools
+import logging
 import platform
-import shutil
-import subprocess
+import struct
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch  # noqa: F401  whose OpenMP the kernels find
+
+from .processor import VARIANTS, Variant, variants_here
 
 HERE = Path(__file__).parent
-FLAGS = ("-O3", "-fPIC", "-std=gnu11", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+BUILT = HERE / "built"
+AGAIN = "install gcc, and then this package again (pip install --force-reinstall --no-deps subquadratic)"
+ELF_HEADER = struct.Struct("<4s 36x Q 10x H H H")  # its mark; where the table of sections, which lies at the end, begins; its size
+
+MIRRORED: dict[str, type[ctypes.Structure]] = {}  # by the name of the struct's table, see layout.h
+log = logging.getLogger("subquadratic")
+
+
+class Arguments(ctypes.Structure):
+    """A struct of the C kernels. ``layout``: the name of the table that says where its fields lie, without ``_layout``."""
+
+    def __init_subclass__(cls, *, layout: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        MIRRORED[layout] = cls
 
 
 class Kernels(ctypes.CDLL):
@@ -48,22 +60,17 @@ class NoLibrary(RuntimeError):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The kernels, compiled first where no earlier process has done it (some seconds).
+    """The kernels.
 
     Raises:
-        NoLibrary: where there is no compiler, or what it made cannot be loaded; the text says which.
+        NoLibrary: where none were built for this processor, or what was built cannot be loaded; the text says which.
     """
     return _own()[0]
 
 
 @functools.cache
-def _own() -> tuple[ctypes.CDLL, str]:
-    return compiled(_for_this_processor())
-
-
-@functools.cache
 def why_not() -> str | None:
-    """None where the kernels can run, else the reason; compiles them."""
+    """None where the kernels can run, else the reason."""
     try:
         library()
     except NoLibrary as error:
@@ -71,107 +78,125 @@ def why_not() -> str | None:
     return None
 
 
-def compiled(target: tuple[str, ...]) -> tuple[ctypes.CDLL, str]:
-    """The kernels for a processor that the compiler's flags ``target`` name, and the compiler: the first that can make them.
+def variant() -> str | None:
+    """Which variant of the kernels computes here; None: none does."""
+    return _own()[1].name if why_not() is None else None
 
-    Raises:
-        NoLibrary: what the first compiler failed at.
-    """
-    if sys.platform != "linux":
-        raise NoLibrary(f"the C kernels are made for Linux, this is {sys.platform}")
-    failures = []
-    for compiler in _compilers():
-        try:
-            return _load(_made(compiler, (*FLAGS, *target))), compiler
-        except NoLibrary as error:
-            failures.append(error)
-    raise failures[0] if failures else NoLibrary("no C compiler found: install gcc, or set CC to one")
+
+def better_variant() -> str | None:
+    """The variant that this processor could run and this installation lacks; None: it has the best, or none."""
+    best = variants_here()[0].name if why_not() is None else None
+    return best if best != variant() else None
 
 
 def made_by() -> str:
-    """The compiler of the kernels, by its own words, or why there are none."""
-    return why_not() or _run([_own()[1], "--version"]).partition("\n")[0]
-
-
-def _compilers() -> list[str]:
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc"]
-    found = (shutil.which(name) for name in names)
-    return list(dict.fromkeys(path for path in found if path is not None))
-
-
-def _for_this_processor() -> tuple[str, ...]:
-    if platform.machine() == "aarch64":
-        return ("-mcpu=native",)
-    return ("-march=native", "-DMATRIX_UNIT") if _may_use_matrix_unit() else ("-march=native",)
-
-
-def _may_use_matrix_unit() -> bool:
-    """Ask Linux for the registers of AMX, which a process has only if it asks; it does so for all threads, once."""
-    if sys.platform != "linux" or platform.machine() != "x86_64" or "amx_bf16" not in _processor().split():
-        return False
-    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
-    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
-
-
-def _load(path: Path) -> ctypes.CDLL:
-    try:
-        return Kernels(str(path))
-    except OSError as error:
-        raise NoLibrary(f"the C kernels were compiled but cannot be loaded: {error}") from error
-
-
-def _made(compiler: str, flags: tuple[str, ...]) -> Path:
-    """The library's file, from the cache or made now."""
-    sources = sorted(HERE.glob("*.[ch]"))
-    recipe = [compiler, *flags, _run([compiler, "--version"]), _processor(), torch.__version__, *(source.read_text() for source in sources)]
-    digest = hashlib.sha256("\0".join(recipe).encode()).hexdigest()
-    name = f"kernels-{digest[:20]}.so"
-    folder = _cache()
-    if not (folder / name).exists():
-        _compile(compiler, flags, [source for source in sources if source.suffix == ".c"], folder / name)
-    return folder / name
-
-
-def _compile(compiler: str, flags: tuple[str, ...], sources: list[Path], target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = [str(Path(scratch, f"{source.stem}.o")) for source in sources]
-        commands = [[compiler, *flags, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)]
-        list(pool.map(_run, commands))
-        whole = Path(scratch, target.name)
-        _run([compiler, "-shared", *objects, "-lm", "-o", str(whole)])  # without -fopenmp: the process has it
-        whole.replace(target)  # at once: another process may be looking for it
-
-
-def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoLibrary(f"the C compiler did not run: {error}") from error
-    if done.returncode:
-        raise NoLibrary(f"the C compiler failed: {' '.join(command)}\n{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def _processor() -> str:
-    """What tells processors apart: a home folder may be shared between machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+    """The compiler of the kernels and their variant, or why there are none."""
+    return why_not() or _text(library(), "built_by")
 
 
 @functools.cache
-def _cache() -> Path:
-    """A folder of the user's own; where there is none that can be written, one for this process."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "subquadratic"
+def _own() -> tuple[ctypes.CDLL, Variant]:
+    fitting = variants_here()
+    if not fitting:
+        raise NoLibrary(_no_variant())
+    for one in fitting:
+        if path_of(one).exists():
+            found = load(path_of(one))
+            log.info("C kernels for %s compute in float32 on this CPU", one.name)
+            return found, one
+    built = sorted(path.stem.removeprefix("kernels-") for path in BUILT.glob("kernels-*.so"))
+    if built:
+        raise NoLibrary(f"this installation has C kernels for {', '.join(built)}, and this processor needs {fitting[0].name}: {AGAIN}")
+    raise NoLibrary(f"this installation has no C kernels, since it was made without a C compiler: {AGAIN}")
+
+
+def _no_variant() -> str:
+    if sys.platform != "linux":
+        return f"the C kernels are for Linux, this is {sys.platform}"
+    kinds = sorted({one.machine for one in VARIANTS})
+    if platform.machine() not in kinds:
+        return f"the C kernels are for {' and '.join(kinds)}, this is {platform.machine()}"
+    return "the C kernels need AVX2, which this processor does not have"
+
+
+def path_of(one: Variant) -> Path:
+    """Where the library of a variant lies, if it was built."""
+    return BUILT / f"kernels-{one.name}.so"
+
+
+def load(path: Path) -> Kernels:
+    """A library, once it is known to be whole, of these sources, and to mean by its structs what is meant here.
+
+    Raises:
+        NoLibrary: if it is not.
+    """
+    _check_whole(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError:
-        own = Path(tempfile.mkdtemp(prefix="subquadratic-"))
-        atexit.register(shutil.rmtree, own, ignore_errors=True)
-        return own
-    return folder
+        found = Kernels(str(path))
+    except OSError as error:
+        raise NoLibrary(f"the C kernels cannot be loaded: {error}") from error
+    _check_sources(found)
+    from . import add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax  # noqa: F401  theirs
+
+    for name, mirror in MIRRORED.items():
+        _check_layout(found, name, mirror)
+    return found
+
+
+def _check_whole(path: Path) -> None:
+    """A file that was cut short would end the process when a page is read that is not there."""
+    try:
+        with path.open("rb") as file:
+            head, size = file.read(ELF_HEADER.size), path.stat().st_size
+    except OSError as error:
+        raise NoLibrary(f"the C kernels cannot be read: {error}") from error
+    if len(head) == ELF_HEADER.size:
+        mark, sections, each, count, _ = ELF_HEADER.unpack(head)
+        if mark == b"\x7fELF" and sections and sections + each * count <= size:
+            return
+    raise NoLibrary(f"{path} is damaged: install this package again (pip install --force-reinstall --no-deps subquadratic)")
+
+
+def _check_sources(found: ctypes.CDLL) -> None:
+    """Where the sources lie beside the package, in a checkout, they may have changed since the library was built."""
+    digest = digest_of_sources()
+    if digest is not None and digest != _text(found, "built_from"):
+        raise NoLibrary(
+            "the C sources have changed since the kernels were built: build them again (pip install -e . in the checkout, or, where CMake "
+            "is installed, cmake -S . -B build && cmake --build build && cmake --install build)"
+        )
+
+
+@functools.cache
+def digest_of_sources() -> str | None:
+    """Of the C sources, as CMakeLists.txt makes it; None: there are none."""
+    sources = sorted(HERE.glob("*.[ch]"))
+    lines = (f"{source.name} {hashlib.sha256(source.read_bytes()).hexdigest()}\n" for source in sources)
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if sources else None
+
+
+class _FieldLayout(ctypes.Structure):
+    """``field_layout`` of layout.h."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("at", ctypes.c_int64), ("bytes", ctypes.c_int64)]
+
+
+def _check_layout(found: ctypes.CDLL, name: str, mirror: Any) -> None:
+    expected = [("", 0, ctypes.sizeof(mirror))]
+    for field, *_ in mirror._fields_:
+        place = getattr(mirror, field)
+        expected.append((field, place.offset, place.size))
+    try:
+        table = (_FieldLayout * (len(expected) + 1)).in_dll(found, f"{name}_layout")
+    except ValueError as error:
+        raise NoLibrary(f"the C kernels are those of another version, without {name}: {AGAIN}") from error
+    entries = itertools.takewhile(lambda entry: entry.name is not None, table)
+    if [(entry.name.decode(), entry.at, entry.bytes) for entry in entries] != expected:
+        raise NoLibrary(f"the C kernels are those of another version, with another struct {name}: {AGAIN}")
+
+
+def _text(found: ctypes.CDLL, name: str) -> str:
+    try:
+        return ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, name))).decode()
+    except ValueError as error:
+        raise NoLibrary(f"the C kernels are those of another version, without {name}: {AGAIN}") from error

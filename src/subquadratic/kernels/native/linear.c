@@ -12,12 +12,6 @@ int has_matrix_unit(void) {
 #endif
 }
 
-#ifdef SUBQUADRATIC_MATRIX_UNIT_H
-
-#define DEEP 512        // of the depth at a time
-#define DEEP_OF_SUM 128 // likewise, where it is the rows: both operands stay in the second cache
-#define HIGH 128        // of the rows
-
 #define MAPS 4 // that share an input or a sum, at most
 
 // From inputs to outputs, or the sums of outer products of outputs' gradients and inputs: of the input i and the output j the weight or sum
@@ -30,6 +24,19 @@ typedef struct {
     int64_t dim[MAPS], x_step[MAPS], out[MAPS], other_step[MAPS], weight_step[MAPS * MAPS], turned[MAPS * MAPS], plus_step;
     int64_t inputs, outputs, rows, shares, threads;
 } maps;
+
+const field_layout linear_layout[] = {
+    STRUCT(maps), FIELD(maps, x), FIELD(maps, weight), FIELD(maps, bias), FIELD(maps, plus), FIELD(maps, other), FIELD(maps, y),
+    FIELD(maps, row_sum), FIELD(maps, packed), FIELD(maps, sums), FIELD(maps, dim), FIELD(maps, x_step), FIELD(maps, out),
+    FIELD(maps, other_step), FIELD(maps, weight_step), FIELD(maps, turned), FIELD(maps, plus_step), FIELD(maps, inputs),
+    FIELD(maps, outputs), FIELD(maps, rows), FIELD(maps, shares), FIELD(maps, threads), END,
+};
+
+#ifdef SUBQUADRATIC_MATRIX_UNIT_H
+
+#define DEEP 512        // of the depth at a time
+#define DEEP_OF_SUM 128 // likewise, where it is the rows: both operands stay in the second cache
+#define HIGH 128        // of the rows
 
 // Outputs: for each the sum of all inputs' maps. plus: added to the first.
 int linear_maps(const maps *m) {

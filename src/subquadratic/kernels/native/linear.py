@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_tensor, whole
-from .library import library, why_not
+from .library import Arguments, library, why_not
 from .tensors import LONG, POINTER, fields, operator
 
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
@@ -22,7 +22,7 @@ MAPS = 4  # that share an input or a sum, at most: as in linear.c
 _POINTERS, _LONGS, _PAIRS, _STEPS = POINTER * MAPS, LONG * MAPS, POINTER * MAPS**2, LONG * MAPS**2
 
 
-class Maps(ctypes.Structure):
+class Maps(Arguments, layout="linear"):
     """``maps`` of linear.c."""
 
     _fields_ = [

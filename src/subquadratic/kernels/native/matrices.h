@@ -5,7 +5,10 @@
 
 #include "vector.h"
 
-#if defined(MATRIX_UNIT) && defined(__AMX_BF16__) && LANES == 16
+#ifdef MATRIX_UNIT
+#ifdef EMULATED_TILES
+#include "emulated_tiles.h"
+#endif
 #include "matrix_unit.h"
 #else
 #include "panels.h"

@@ -205,3 +205,11 @@ int pool_backward(const pool *p) {
     }
     return failed;
 }
+
+const field_layout pool_layout[] = {
+    STRUCT(pool), FIELD(pool, queries), FIELD(pool, output), FIELD(pool, d_output), FIELD(pool, d_queries), FIELD(pool, d_more),
+    FIELD(pool, turns), FIELD(pool, live), FIELD(pool, weights), FIELD(pool, logits), FIELD(pool, normaliser), FIELD(pool, mean),
+    FIELD(pool, d_mean), FIELD(pool, d_weights), FIELD(pool, sums), FIELD(pool, batch), FIELD(pool, heads), FIELD(pool, length),
+    FIELD(pool, width), FIELD(pool, turns_step), FIELD(pool, weights_step), FIELD(pool, shares), FIELD(pool, threads), FIELD(pool, late),
+    FIELD(pool, scale), END,
+};

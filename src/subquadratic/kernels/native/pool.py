@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .checks import asks, whole
-from .library import library
+from .library import Arguments, library
 from .tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
 
 GIVEN: dict[str, Any] = dict(x="B H N K, rows", turns="N K | 1 1 N K | B 1 N K", weights="H H*K | B H H*K", live="B N, bool")
@@ -19,7 +19,7 @@ POINTERS = ("turns", "live", "weights", "logits", "normaliser", "mean", "d_mean"
 SIZES = ("batch", "heads", "length", "width", "turns_step", "weights_step", "shares", "threads", "late")
 
 
-class Pool(ctypes.Structure):
+class Pool(Arguments, layout="pool"):
     """``pool`` of pool.c."""
 
     _fields_ = [

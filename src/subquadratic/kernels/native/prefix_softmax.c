@@ -213,3 +213,11 @@ static int in_groups(const running *r, int backward, void each(const running *, 
 int prefix_softmax_forward(const running *r) { return in_groups(r, 0, forward_chunk); }
 
 int prefix_softmax_backward(const running *r) { return in_groups(r, 1, backward_chunk); }
+
+const field_layout prefix_softmax_layout[] = {
+    STRUCT(running), FIELD(running, values), FIELD(running, queries), FIELD(running, output), FIELD(running, d_output),
+    FIELD(running, d_values), FIELD(running, d_queries), FIELD(running, logits), FIELD(running, d_logits), FIELD(running, turns),
+    FIELD(running, live), FIELD(running, maximum), FIELD(running, weight), FIELD(running, total), FIELD(running, kept),
+    FIELD(running, batch), FIELD(running, heads), FIELD(running, length), FIELD(running, width), FIELD(running, turns_step),
+    FIELD(running, threads), END,
+};

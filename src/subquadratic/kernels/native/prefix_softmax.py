@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checks import asks
-from .library import library
+from .library import Arguments, library
 from .tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
 
 GIVEN: dict[str, Any] = dict(
@@ -22,7 +22,7 @@ ROWS = ("values", "queries", "output", "d_output", "d_values", "d_queries")
 POINTERS = ("logits", "d_logits", "turns", "live", "maximum", "weight", "total", "kept")
 
 
-class Running(ctypes.Structure):
+class Running(Arguments, layout="prefix_softmax"):
     """``running`` of prefix_softmax.c."""
 
     _fields_ = [

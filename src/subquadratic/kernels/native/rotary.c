@@ -17,3 +17,12 @@ int complex_product(const turn_of *t) {
         }
     return 0;
 }
+
+const field_layout rotary_layout[] = {
+    STRUCT(turn_of), FIELD(turn_of, queries), FIELD(turn_of, keys), FIELD(turn_of, output), FIELD(turn_of, batch), FIELD(turn_of, heads),
+    FIELD(turn_of, length), FIELD(turn_of, width), FIELD(turn_of, conjugate), FIELD(turn_of, threads), END,
+};
+
+const field_layout rows_layout[] = {
+    STRUCT(rows), FIELD(rows, at), FIELD(rows, batch), FIELD(rows, head), FIELD(rows, row), END,
+};

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .checks import check_tensor
-from .library import library
+from .library import Arguments, library
 from .tensors import LONG, Rows, fields, operator
 
 
-class Turn(ctypes.Structure):
+class Turn(Arguments, layout="rotary"):
     """``turn_of`` of rotary.c."""
 
     _fields_ = [

@@ -319,3 +319,12 @@ int slots_backward(const attention *s) {
     }
     return failed;
 }
+
+const field_layout slots_layout[] = {
+    STRUCT(attention), FIELD(attention, queries), FIELD(attention, keys), FIELD(attention, values), FIELD(attention, output),
+    FIELD(attention, d_output), FIELD(attention, d_queries), FIELD(attention, d_keys), FIELD(attention, d_values),
+    FIELD(attention, key_weights), FIELD(attention, value_weights), FIELD(attention, d_key_weights), FIELD(attention, d_value_weights),
+    FIELD(attention, key_slots), FIELD(attention, value_slots), FIELD(attention, state), FIELD(attention, kept), FIELD(attention, sums),
+    FIELD(attention, batch), FIELD(attention, heads), FIELD(attention, length), FIELD(attention, slots), FIELD(attention, width),
+    FIELD(attention, value_width), FIELD(attention, each), FIELD(attention, threads), END,
+};

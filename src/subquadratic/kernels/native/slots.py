@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import asks, whole
-from .library import library
+from .library import Arguments, library
 from .tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
 
 GIVEN: dict[str, Any] = dict(
@@ -20,7 +20,7 @@ FITS = {"E in (1, B)": "weights of slots must be for one row or for all {B}, got
 STRETCH = 8  # chunks, as in slots.c
 
 
-class Slots(ctypes.Structure):
+class Slots(Arguments, layout="slots"):
     """``attention`` of slots.c."""
 
     _fields_ = [

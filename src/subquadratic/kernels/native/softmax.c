@@ -183,3 +183,11 @@ int softmax_attention_backward(const attention *a) {
     }
     return failed;
 }
+
+const field_layout softmax_layout[] = {
+    STRUCT(attention), FIELD(attention, queries), FIELD(attention, keys), FIELD(attention, values), FIELD(attention, output),
+    FIELD(attention, d_output), FIELD(attention, d_queries), FIELD(attention, d_keys), FIELD(attention, d_values),
+    FIELD(attention, normaliser), FIELD(attention, sums), FIELD(attention, batch), FIELD(attention, heads), FIELD(attention, length),
+    FIELD(attention, count), FIELD(attention, width), FIELD(attention, value_width), FIELD(attention, causal), FIELD(attention, shares),
+    FIELD(attention, threads), END,
+};

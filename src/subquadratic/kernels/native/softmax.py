@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .checks import asks
-from .library import library
+from .library import Arguments, library
 from .tensors import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
 GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
@@ -19,7 +19,7 @@ FITS = {
 }
 
 
-class Attention(ctypes.Structure):
+class Attention(Arguments, layout="softmax"):
     """``attention`` of softmax.c."""
 
     _fields_ = [

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 
+#include "layout.h"
 #include "product.h"
 
 #define CHUNK 64

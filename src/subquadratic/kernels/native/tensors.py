@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import Asked, on_one_device
+from .library import Arguments
 
 CHUNK = 64
 LOG2E = math.log2(math.e)
@@ -51,7 +52,7 @@ def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) ->
     return make
 
 
-class Rows(ctypes.Structure):
+class Rows(Arguments, layout="rows"):
     """``rows`` of tensor.h."""
 
     _fields_ = [("at", POINTER), ("batch", LONG), ("head", LONG), ("row", LONG)]
