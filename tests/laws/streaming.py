@@ -79,7 +79,7 @@ def causal_configs(*, cross: bool | None = None) -> list[Any]:
     """The matrix, and what only this law asks for: kernels that are no exponentials with every option that changes how they run.
     ``cross``: only those that can, or cannot, read a context."""
     more: list[tuple[str, sq.BackboneConfig]] = []
-    for name, kernel in (("relu", "relu"), ("callable", F.softplus), ("efficient", "efficient"), ("softmax", "softmax")):
+    for name, kernel in (("relu", "relu"), ("callable", F.softplus), ("signed", F.elu), ("efficient", "efficient"), ("softmax", "softmax")):
         performer = {**SMALL, "features": None if name == "efficient" else 12, "kernel": kernel}
         for label, options in (
             ("plain", {}),

@@ -139,6 +139,17 @@ def test_token_by_token_equals_the_whole(grad: bool) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=1e-9, atol=1e-10)
 
 
+def test_features_of_either_sign_go_token_by_token() -> None:
+    """Their normaliser may be negative."""
+    q, k, v = torch.randn(3, 1, 2, 30, 8, dtype=torch.float64)
+    outputs, state = [], None
+    with torch.no_grad():
+        for at in range(30):
+            y, state = causal_favor(*(x[..., at : at + 1, :] for x in (q, k, v)), None, state)
+            outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, dim=-2), causal_favor(q, k, v, None)[0])
+
+
 @pytest.mark.parametrize(("every", "features"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("bounds", [[0, 30], [0, 1, 9, 30], [0, 7, 7, 8, 24, 30, 30]])
 def test_packed_documents_are_as_if_alone(bounds: list[int], every: bool, features: bool) -> None:

@@ -15,13 +15,12 @@ from .backend import is_traced, needs_gradient, takes_native, takes_triton
 from .causality import keep_out
 from .documents import document_bounds, document_chunks, state_rows
 from .errors import require, require_positive
-from .favor_causal import CausalFavor
+from .favor_causal import CausalFavor, guarded
 from .favor_formula import causal_by_formula
 from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
 from .linear import linear
 from .linear_attention import (
-    NOTHING,
     FeatureState,
     causal_linear_attention,
     empty_features,
@@ -239,7 +238,7 @@ def _step(
     total, weight = (state.total, state.weight) if projection is None else _under(maximum, state.maximum, state.total, state.weight)
     total, weight = torch.addcmul(total, k.mT, values), weight + k[:, :, 0]
     normaliser = torch.linalg.vecdot(q, weight[:, :, None])[..., None]
-    output = (q @ total) / normaliser.clamp_min_(NOTHING)  # zero where there is no key
+    output = (q @ total) / guarded(normaliser)
     more = 1 if mask is None else mask[:, None].to(state.count.dtype)
     return output, FeatureState(total, weight, maximum, state.values + values[:, :, 0], state.count + more)
 
