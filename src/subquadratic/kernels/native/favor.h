@@ -55,12 +55,13 @@ static void features_of(const favor *f, long columns, const float *x, float *out
         for (long c = 0; c < columns; c += LANES) store(out + m * CHUNK + c, exp2_of(load(out + m * CHUNK + c) - load(top + c)));
 }
 
-// Half the squared norm of keys as they are projected, (C,).
+// Half the squared norm of keys as they are projected, (C,). In four sums, since it is an exponent: the error of one, to which each number
+// of a large key adds its own, would be several times what rounding the whole costs.
 static void half_squares(const favor *f, long columns, const float *keys, float *out) {
     for (long c = 0; c < columns; c += LANES) {
-        vec sum = {0};
-        for (long i = 0; i < f->width; i++) sum += load(keys + i * CHUNK + c) * load(keys + i * CHUNK + c);
-        store(out + c, sum * (0.5f / sqrtf(f->width)));
+        vec sums[4] = {{0}, {0}, {0}, {0}};
+        for (long i = 0; i < f->width; i++) sums[i % 4] += load(keys + i * CHUNK + c) * load(keys + i * CHUNK + c);
+        store(out + c, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * (0.5f / sqrtf(f->width)));
     }
 }
 

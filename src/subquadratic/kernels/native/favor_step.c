@@ -20,7 +20,7 @@ static void turned(const float *x, const float *by, long width, float *to) {
 static void step(const token *t, long index, space *s) {
     long row = index / t->heads, width = t->width, features = t->features, values = t->value_width;
     long live = !t->live || t->live[row];
-    float scale = LOG2E / sqrtf(sqrtf(width)), square = 0;
+    float scale = LOG2E / sqrtf(sqrtf(width)), squares[4] = {0}; // see half_squares
     float *q = take(s, width), *k = take(s, width), *both = take(s, width * LANES), *exponents = take(s, features * LANES);
     float *asked = take(s, PADDED(features)), *kept = take(s, PADDED(features)), *out = t->output + index * values;
     const float *v = t->values + index * values, *by = t->turns ? t->turns + row * t->turns_step : NULL;
@@ -28,9 +28,10 @@ static void step(const token *t, long index, space *s) {
     turned(t->keys + index * width, by, width, k);
     for (long i = 0; i < width; i++) { // the query in lane 0, the key in lane 1
         store(both + i * LANES, (vec){q[i] * scale, live ? k[i] * scale : 0});
-        square += live ? k[i] * k[i] : 0;
+        squares[i % 4] += live ? k[i] * k[i] : 0;
     }
     product(features, LANES, width, t->projection, width, both, LANES, exponents, LANES, 0);
+    float square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
     float top = -INFINITY, height = -INFINITY, half = square * 0.5f / sqrtf(width), mark = t->maximum[index];
     for (long m = 0; m < features; m++) {
         asked[m] = exponents[m * LANES], kept[m] = exponents[m * LANES + 1];

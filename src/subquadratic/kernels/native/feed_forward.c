@@ -113,14 +113,14 @@ int feed_forward_backward(const feed_forward *f) {
         for (long map = 0; map < maps; map++)
             w.expand[map] = right_together(wide, dim, f->expand + map * wide * dim, dim, f->packed + map * RIGHT_NUMBERS(dim, wide));
         w.contract = right_together(out, wide, f->contract, wide, f->packed + maps * RIGHT_NUMBERS(dim, wide));
-        space s = space_of(BLOCK * (x_step + w.y_step + STEP + maps * STEP) + numbers_for_operands(dim, out, maps), &failed);
+        space s = space_of(BLOCK * (x_step + w.y_step + STEP + maps * STEP) + maps * STEP + numbers_for_operands(dim, out, maps), &failed);
 #pragma omp barrier
         if (!failed) {
             w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
             w.d_y_rows = take(&s, UNIT_NUMBERS(BLOCK, out)), w.d_y_turned = take(&s, UNIT_NUMBERS(out, BLOCK));
             w.x_turned = take(&s, UNIT_NUMBERS(dim, BLOCK));
             w.inner = (slab){.maps = maps, .wide = WIDE(wide), .wants_rows = f->d_x != NULL};
-            w.inner.active = take(&s, BLOCK * STEP), w.inner.slopes = take(&s, maps * BLOCK * STEP);
+            w.inner.block_sums = take(&s, maps * STEP), w.inner.active = take(&s, BLOCK * STEP), w.inner.slopes = take(&s, maps * BLOCK * STEP);
             w.inner.active_memory = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
             for (long map = 0; map < maps; map++) {
                 w.inner.slopes_memory[map] = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));

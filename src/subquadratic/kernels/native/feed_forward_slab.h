@@ -15,6 +15,7 @@ typedef struct {
     const float *bias;            // (maps, wide), from the slab's first channel on
     float *kept;                  // what comes before the activation (rows, maps, wide), likewise; null: not wanted
     float *sums;                  // gradients of the biases (maps, wide), likewise; null: no gradients of weights are wanted
+    float *block_sums;            // (maps, STEP): with a matrix unit, those of the rows at hand alone
     int wants_rows;               // slopes as left operands
     float *gates, *active, *slopes;                               // (BLOCK, STEP) twice, (maps, BLOCK, STEP)
     float *active_memory, *slopes_memory[2], *slopes_rows_memory[2]; // for operands
@@ -34,11 +35,6 @@ INLINE vec activate(const slab *s, long i, long c, vec x, vec value) {
     return active * value;
 }
 
-INLINE void add_to_biases(const slab *s, long map, long c, vec slopes) {
-    float *sum = s->sums + map * s->wide + c;
-    store(sum, load(sum) + slopes);
-}
-
 // What is active, and slopes (one for each map) from the gradient of that.
 INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]) {
     const float *kept = s->kept + i * s->maps * s->wide + c;
@@ -53,6 +49,17 @@ INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]
 }
 
 #ifdef SUBQUADRATIC_MATRIX_UNIT_H
+
+// Gradients of the biases from slopes: those of a block of rows are summed up by themselves, since thousands of rows added one by one to the
+// sum of all would lose digits.
+INLINE void add_to_biases(const slab *s, long map, long c, vec slopes) {
+    float *sum = s->block_sums + map * STEP + c;
+    store(sum, load(sum) + slopes);
+}
+static void begin_biases(const slab *s) { memset(s->block_sums, 0, s->maps * STEP * 4); }
+static void end_biases(const slab *s) {
+    for (long map = 0; s->sums && map < s->maps; map++) add_to(s->sums + map * s->wide, s->block_sums + map * STEP, s->width);
+}
 
 // Ask for what is kept of the tiles after these, below them or at the top of the next columns: the processor does not foresee that.
 INLINE void ask_for_kept(const slab *s, const four *x, long row, int tile) {
@@ -111,7 +118,9 @@ static void backward_slab(slab *s, long depth, operand d_y, operand contract) {
         s->slopes_right[map] = operand_in(s->slopes_memory[map], s->rows);
     }
     s->active_right = operand_in(s->active_memory, s->rows);
+    begin_biases(s);
     multiply_then(s->rows, s->width, depth, d_y, contract, (put){put_slopes, 4}, s);
+    end_biases(s);
 }
 
 #else
@@ -132,13 +141,11 @@ static void backward_slab(slab *s, long depth, operand d_y, operand contract) {
         for (long c = i * STEP; c < i * STEP + s->width; c += LANES) {
             vec slopes[2];
             store(s->active + c, activate_back(s, i, c - i * STEP, load(s->slopes + c), slopes));
-            for (long map = 0; map < s->maps; map++) {
-                store(s->slopes + map * BLOCK * STEP + c, slopes[map]);
-                if (s->sums) add_to_biases(s, map, c - i * STEP, slopes[map]);
-            }
+            for (long map = 0; map < s->maps; map++) store(s->slopes + map * BLOCK * STEP + c, slopes[map]);
         }
     for (long map = 0; map < s->maps; map++) {
         const float *slopes = s->slopes + map * BLOCK * STEP;
+        if (s->sums) add_rows(s->rows, s->width, slopes, STEP, s->sums + map * s->wide);
         if (s->wants_rows) s->slopes_rows[map] = left_of(s->rows, s->width, slopes, STEP, s->slopes_rows_memory[map]);
         if (s->sums) s->slopes_right[map] = right_of(s->rows, s->width, slopes, STEP, s->slopes_memory[map]);
     }

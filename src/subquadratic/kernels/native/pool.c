@@ -15,7 +15,7 @@ typedef struct {
     const uint8_t *live;    // (B, N), 1 = a real token; null: all are
     const float *weights;   // (B or 1, H, D)
     float *logits;          // (B, N, H), to base 2
-    float *normaliser;      // (B, H), log2 of their sum of exponentials
+    float *normaliser;      // (B, H, 2): the largest, and 1 / the sum of exponentials relative to it (their logarithm would cost digits)
     float *mean;            // (B, H, K)
     const float *d_mean;
     float *d_weights;       // (B, H, D)
@@ -31,11 +31,12 @@ typedef struct {
     float *weights;                             // (H, wide)
     float *asked, *seen;                        // of positions at hand: what logits are of, and what goes into the mean, (FEW, wide)
     float *by_head;                             // (H, FEW)
+    float *mean, *apart;                        // backward: (wide); (FEW, head), a head's positions less its mean
 } part;
 
 static long space_for_part(const pool *p) {
     long wide = p->heads * WIDE(p->width);
-    return (p->heads + 2 * FEW) * wide + p->heads * FEW;
+    return (p->heads + 2 * FEW + 1) * wide + p->heads * FEW + FEW * WIDE(p->width);
 }
 
 static part part_of(const pool *p, long task, float scale, space *s) {
@@ -44,6 +45,7 @@ static part part_of(const pool *p, long task, float scale, space *s) {
     w.start = w.share * each, w.stop = least(w.start + each, p->length);
     w.turns = p->turns ? p->turns + w.batch * p->turns_step : NULL;
     w.weights = take_zeros(s, p->heads * wide), w.by_head = take_zeros(s, p->heads * FEW);
+    w.mean = take_zeros(s, wide), w.apart = take_zeros(s, FEW * head);
     w.asked = take_zeros(s, FEW * wide), w.seen = take_zeros(s, FEW * wide);
     for (long i = 0; i < p->heads * p->heads; i++)
         for (long c = 0; c < p->width; c++)
@@ -121,7 +123,7 @@ int pool_forward(const pool *p) {
             float most = -INFINITY, sum = 0, *mean = p->mean + index * width;
             for (long share = 0; share < p->shares; share++) most = most_of(most, first[share * each]);
             memset(mean, 0, width * 4);
-            p->normaliser[index] = INFINITY;
+            p->normaliser[2 * index] = p->normaliser[2 * index + 1] = 0;
             if (most == -INFINITY) continue; // no real token
             for (long share = 0; share < p->shares; share++) {
                 float shrink = exp2f(first[share * each] - most);
@@ -129,7 +131,7 @@ int pool_forward(const pool *p) {
                 for (long i = 0; i < width; i++) mean[i] += first[share * each + 16 + i] * shrink;
             }
             for (long i = 0; i < width; i++) mean[i] /= sum;
-            p->normaliser[index] = most + log2f(sum);
+            p->normaliser[2 * index] = most, p->normaliser[2 * index + 1] = 1 / sum;
         }
     }
     return failed;
@@ -137,17 +139,21 @@ int pool_forward(const pool *p) {
 
 // Of positions at hand: what the mean and the logits hand back to each, there is d_seen (FEW, wide) to add to, and d_asked to be made.
 static void backward_heads(const pool *p, part *w, long at, long count, const float *d_mean, float *d_seen, float *d_asked, float *d_weights) {
-    const float *mean = p->mean + w->batch * p->heads * p->width, *normaliser = p->normaliser + w->batch * p->heads;
+    const float *normaliser = p->normaliser + w->batch * p->heads * 2;
     for (long head = 0; head < p->heads; head++) {
         const float *given = d_mean + head * w->head;
-        float weights[FEW], inner = 0, *slopes = w->by_head + head * FEW;
-        for (long i = 0; i < p->width; i++) inner += given[i] * mean[head * p->width + i];
+        float weights[FEW], *slopes = w->by_head + head * FEW, *apart = w->apart;
+        // A logit's slope is that of its position less that of the mean. Where a position is nearly the mean itself both are alike to the last
+        // digits, so that what they differ by is computed first.
+        for (long j = 0; j < count; j++)
+            for (long c = 0; c < w->head; c += LANES)
+                store(apart + j * w->head + c, load(w->seen + j * w->wide + head * w->head + c) - load(w->mean + head * w->head + c));
         for (long j = 0; j < FEW; j++) weights[j] = j < count ? p->logits[(w->batch * p->length + at + j) * p->heads + head] : -INFINITY;
-        weighted_rows(FEW, w->head, w->seen + head * w->head, w->wide, given, slopes, 1, 0);
+        weighted_rows(count, w->head, apart, w->head, given, slopes, 1, 0);
         for (long j = 0; j < FEW; j += LANES) {
-            vec weight = exp2_of(load(weights + j) - normaliser[head]);
+            vec weight = exp2_of(load(weights + j) - normaliser[2 * head]) * normaliser[2 * head + 1];
             store(weights + j, weight);
-            store(slopes + j, weight * (load(slopes + j) - inner) * p->scale);
+            store(slopes + j, weight * load(slopes + j) * p->scale);
         }
         for (long j = 0; j < count; j++)
             for (float *to = d_seen + j * w->wide + head * w->head, *end = to + w->head; to < end; to += LANES)
@@ -160,7 +166,10 @@ static void backward_heads(const pool *p, part *w, long at, long count, const fl
 static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
     long width = p->width, half = width / 2;
     float *d_asked = take(s, FEW * w->wide), *d_seen = take_zeros(s, FEW * w->wide), *d_mean = take_zeros(s, w->wide);
-    for (long head = 0; head < p->heads; head++) copy(d_mean + head * w->head, p->d_mean + (w->batch * p->heads + head) * width, width);
+    for (long head = 0; head < p->heads; head++) {
+        copy(d_mean + head * w->head, p->d_mean + (w->batch * p->heads + head) * width, width);
+        copy(w->mean + head * w->head, p->mean + (w->batch * p->heads + head) * width, width);
+    }
     for (long at = w->start; at < w->stop; at += FEW) {
         long count = least(w->stop - at, FEW);
         look(p, w, at, count);

@@ -49,7 +49,7 @@ def _pool_like(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, heads, length, width = x.shape
     turned = positions_first(x) if write else x.new_empty(0)
-    return x.new_empty(batch, heads, 1, width), turned, x.new_empty(batch, length, heads), x.new_empty(batch, heads)
+    return x.new_empty(batch, heads, 1, width), turned, x.new_empty(batch, length, heads), x.new_empty(batch, heads, 2)
 
 
 @operator(fake=_pool_like, check=asks(**GIVEN, require=FITS))
@@ -68,7 +68,7 @@ def pool(
 
     Returns:
         The mean (B, H, 1, K), zero where there is no real token; what it is of (B, H, N, K), or nothing; logits (B, N, H) to base 2, and
-        log2 of their normaliser (B, H).
+        their largest and 1 / the sum of exponentials relative to it (B, H, 2).
     """
     mean, turned, logits, normaliser = _pool_like(x, turns, weights, live, late, scale, write)
     more = dict(output=turned) if write else {}
@@ -85,7 +85,7 @@ def _gradients_like(
 @operator(
     fake=_gradients_like,
     check=asks(
-        **GIVEN, d_mean="B H 1 K", d_turned="B H N K, rows", d_more="B H N K, rows", mean="B H 1 K", logits="B N H", normaliser="B H",
+        **GIVEN, d_mean="B H 1 K", d_turned="B H N K, rows", d_more="B H N K, rows", mean="B H 1 K", logits="B N H", normaliser="B H 2",
         require=FITS,
     ),
 )  # fmt: skip

@@ -87,9 +87,15 @@ static void weighted_rows(long rows, long columns, const float *a, long a_step, 
         vec sums[LANES];
         long high = rows - r < LANES ? rows - r : LANES;
         for (int i = 0; i < LANES; i++) {
+            vec more = {0}; // where vectors are short, many of them are added up: in two sums, for the digits
+            long c = 0;
             sums[i] = (vec){0};
-            if (i < high)
-                for (long c = 0; c < columns; c += LANES) sums[i] += load(a + (r + i) * a_step + c) * load(weights + c);
+            for (; LANES == 4 && i < high && c + LANES < columns; c += 2 * LANES) {
+                sums[i] += load(a + (r + i) * a_step + c) * load(weights + c);
+                more += load(a + (r + i) * a_step + c + LANES) * load(weights + c + LANES);
+            }
+            for (; i < high && c < columns; c += LANES) sums[i] += load(a + (r + i) * a_step + c) * load(weights + c);
+            sums[i] += more;
         }
         turn(sums);
         vec sum = {0};
