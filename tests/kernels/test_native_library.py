@@ -55,7 +55,7 @@ def test_without_a_library_there_is_a_reason(folder: Path) -> None:
 
 @needs_kernels
 def test_the_best_of_what_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    best, other, narrow = (replace(VARIANTS[0], name=name, matrix_unit=False) for name in ("best", "other", "narrow"))
+    best, narrow = (replace(VARIANTS[0], name=name, matrix_unit=False) for name in ("best", "narrow"))
     monkeypatch.setattr(library, "variants_here", lambda: [best, narrow])
     shutil.copy(INSTALLED, folder / "kernels-other.so")
     with pytest.raises(library.NoLibrary, match="has C kernels for other, and this processor needs best"):

@@ -31,7 +31,7 @@ def favor(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 def favor_steps(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     state, outputs = None, []
     with torch.no_grad():
-        for at in range(0, 24):
+        for at in range(24):
             y, state = causal_favor(*(x[..., at : at + 1, :] for x in (q, k, v)), w, state)
             outputs.append(y)
     return torch.cat(outputs, dim=-2) + 0 * q.sum()

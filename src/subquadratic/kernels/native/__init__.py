@@ -1,6 +1,6 @@
-"""C kernels for the CPU, compiled by the machine's own C compiler when they are first needed, for the processor it has.
+"""C kernels for the CPU, built with the package for each kind of processor.
 
-``library.py`` compiles and loads them; the C files beside it say what they compute. Nothing is compiled when this is imported.
+``library.py`` chooses and loads them; the C files beside it say what they compute. Nothing is ever compiled here.
 """
 
 from .flops import count_when_asked
