@@ -1,0 +1,112 @@
+"""What each C kernel gains: the training step that leans most on it, with all kernels and with all but that one, interleaved.
+
+    python benchmarks/kernels.py                                         # the variant that is loaded here
+    python benchmarks/kernels.py --variant x86-64-v3 --rounds 15         # another one that is installed
+    python benchmarks/kernels.py --kernels pool rotary --length 4096
+
+Width 256, depth 4, 4 heads, vocabulary 256, batch 1, float32. *Gain* is the time without the kernel over the time with it: the median of
+the rounds' ratios, with their quartiles.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+import subquadratic as sq
+from subquadratic.benchmark.machine import heading
+from subquadratic.benchmark.timing import interleave, ratios
+from subquadratic.kernels.native import library
+from subquadratic.kernels.native.processor import VARIANTS
+from subquadratic.ops.free_memory import keep_freed_memory
+
+OPS = "subquadratic.ops."
+SIZE: dict[str, Any] = {"dim": 256, "depth": 4, "heads": 4}
+# What is asked in the place of the kernel's condition, the models whose steps use it, and how it is turned off.
+KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "FAVOR+": (f"{OPS}favor.takes_native", ("performer", "performer, bidirectional")),
+    "exact attention": (f"{OPS}softmax_attention.takes_native", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
+    "slots": (f"{OPS}slots_native.takes_native", ("linformer",)),
+    "running mean": (f"{OPS}prefix_softmax_native.takes_native", ("fastformer",)),
+    "pool": (f"{OPS}pool_native.takes_native", ("fastformer, bidirectional",)),
+    "feed-forward": (f"{OPS}feed_forward_native.takes_native", ("performer", "linformer", "transformer")),
+    "residual sum and norm": (f"{OPS}add_norm_native.takes_native", ("performer", "fastformer, bidirectional")),
+    "rotary positions": (f"{OPS}rotary.takes_native", ("performer", "fastformer")),
+    "Feedback loop": (f"{OPS}feedback_native.takes_native", ("feedback",)),
+    "linear maps": (f"{OPS}linear.takes_native", ("performer", "linformer, bidirectional")),
+}
+CONFIGS = {
+    "performer": sq.PerformerConfig, "linformer": sq.LinformerConfig, "fastformer": sq.FastformerConfig,
+    "transformer": sq.TransformerConfig, "feedback": sq.FeedbackTransformerConfig,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=[one.name for one in VARIANTS])
+    parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=11)
+    given = parser.parse_args()
+    if given.variant is not None:
+        take(given.variant)
+    keep_freed_memory()
+    print(f"{heading()}, {given.length:,} tokens\n\n| kernel | training step | with it | gain | quartiles |\n|---|---|---:|---:|---:|")
+    for name in given.kernels:
+        if name == "linear maps" and library.variant() != "x86-64-v4-amx":
+            continue
+        place, models = KERNELS[name]
+        for model in models:
+            seconds, gains = measure(step_of(model, given.length), place, given.rounds)
+            first, middle, third = statistics.quantiles(gains, n=4)
+            print(f"| {name} | {model} | {1e3 * seconds:.0f} ms | {middle:.2f} | {first:.2f} to {third:.2f} |", flush=True)
+
+
+def take(name: str) -> None:
+    """Have this variant compute instead of the best one."""
+    variant = next(one for one in VARIANTS if one.name == name)
+    found = library.load(library.path_of(variant))
+    library._own = lambda: (found, variant)  # type: ignore[assignment]
+
+
+def step_of(name: str, length: int) -> Callable[[], None]:
+    """A training step without the optimizer's."""
+    kind, _, direction = name.partition(", ")
+    options: dict[str, Any] = {"causal": not direction} if kind != "feedback" else {"memory_length": 64}
+    if kind == "linformer":
+        options["max_length"] = length
+    torch.manual_seed(0)
+    model = sq.LanguageModel(CONFIGS[kind](**SIZE, **options), vocab_size=256)
+    tokens = torch.randint(0, 256, (1, length if kind != "feedback" else min(length, 256)))
+
+    def step() -> None:
+        model.zero_grad()
+        model.loss(tokens).backward()
+
+    return step
+
+
+@contextmanager
+def without(place: str) -> Iterator[None]:
+    """PyTorch's operators where the op at ``place`` asks for its kernel."""
+    with mock.patch(place, lambda *_: False):
+        yield
+
+
+def measure(step: Callable[[], None], place: str, rounds: int) -> tuple[float, list[float]]:
+    """Seconds of a step with the kernel, and of each round the time without it over the time with it."""
+
+    def step_without() -> None:
+        with without(place):
+            step()
+
+    found = interleave({"with": step, "without": step_without}, rounds=rounds, budget=60.0)
+    return statistics.median(found.seconds["with"]), ratios(found.seconds["with"], found.seconds["without"])
+
+
+if __name__ == "__main__":
+    main()
