@@ -22,6 +22,7 @@ from .schedule import Schedule
 from .trainer import SubquadraticTrainer
 
 LOG_EVERY = 10  # optimizer steps
+TRACKED = ("loss", "bits", "learning_rate", "gradient_norm", "tokens_per_second")  # what trackers hear of a step
 
 
 class TrainingError(RuntimeError):
@@ -98,16 +99,18 @@ class Watch(TrainerCallback):
         self._last = (step, seconds)
         loss = sum(self.losses) / max(len(self.losses), 1)
         self.losses.clear()
-        line = {
+        line: dict[str, Any] = {
             "loss": loss,
             "bits": loss * self.bits,
             "learning_rate": self.trainer.rate(),
             "gradient_norm": float(self.trainer.gradient_norm or 0.0),
             "tokens_per_second": round(speed),
         }
-        self.folder.measure(step=step, tokens=step * self.tokens_per_step, seconds=round(seconds, 3), **line)
+        line = {"step": step, "tokens": step * self.tokens_per_step, "seconds": round(seconds, 3), **line}
+        self.folder.measure(**line)
+        self.display.report("step", **line, seconds_left=round(schedule.remaining(step), 1))
         if self.trainer.options.trackers():
-            self.trainer.log(line)
+            self.trainer.log({name: line[name] for name in TRACKED})
         self.display.update(
             step=step, bits=line["bits"], speed=speed, left=schedule.remaining(step), progress=schedule.progress(step)
         )

@@ -27,6 +27,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         options.data,
         text=options.text,
         label=options.label,
+        validation=options.validation_data,
         tokenizer=tokenizer,
         max_length=options.context,
         quotes=options.quotes,

@@ -37,6 +37,7 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
     tokenizer = load_tokenizer(options.tokenizer)
     corpus = load_corpus(
         options.data,
+        validation=options.validation_data,
         tokenizer=tokenizer,
         text=options.text,
         quotes=options.quotes,

@@ -14,7 +14,9 @@ from .outputs import named
 
 ALONE = "true"  # what `--resume` without a value stands for
 LAST = "find_lr"  # the last option that every version writes
-FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "dry_run", "find_lr")  # may differ when a run goes on
+# What may differ when a run goes on; and when a finished one does, besides.
+FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "quiet", "json", "dry_run", "find_lr")
+FURTHER = ("max_steps", "budget", "learning_rate", "schedule", "warmup", "evaluations", "patience")
 
 
 def resumed_folder(resume: str, out: str | None) -> Path:

@@ -121,13 +121,14 @@ class Run:
             sample = "" if signal is not None else self.problem.sample(model, self.options.seed)
             if sample:
                 self.folder.add_sample(steps, sample)
-                self.display.say(f"sample      {'-' * 60}\n{sample}\n{'-' * 72}")
+                self.display.report("sample", f"sample      {'-' * 60}\n{sample}\n{'-' * 72}", step=steps, sample=sample)
             if self.folder.writes:
                 factor, unit = self.problem.bits
                 title = f"{self.options.model}, {facts['parameters'] / 1e6:.2f} M parameters"
                 plot_losses(self.folder.path / "loss.svg", self.folder.measurements(), factor=factor, unit=unit, title=title)
                 self.folder.write_page(run_page(self.folder, self.options, self.problem, facts))
             self.folder.write_facts(facts)  # last: who finds the result there finds the run complete
+        self.display.report("result", folder=str(self.folder.path), **facts["result"])
         where = shlex.quote(str(self.folder.path))
         going_on = f"subq train --resume {where}" if signal is not None else self.problem.closing(where)
         self.display.say(f"go on       {going_on}")
@@ -240,13 +241,14 @@ class Run:
         self.folder.measure(step=step, **score.to_dict())
         if not math.isfinite(score.loss):
             raise TrainingError(f"the validation loss is {score.loss} at step {step:,}")
+        after = clock(self.schedule.elapsed())
+        line = f"step {step:>6,}  {self.problem.headline(score)} in a validation sample, after {after}"
+        self.display.report("validation", line if step and sample else None, step=step, **score.to_dict())
         if step and sample:
-            after = clock(self.schedule.elapsed())
-            self.display.say(f"step {step:>6,}  {self.problem.headline(score)} in a validation sample, after {after}")
             text = self.problem.sample(self.measured, self.options.seed) if self.folder.writes else ""
             if text:
                 self.folder.add_sample(step, text)
-                self.display.say(f"            {_one_line(text)}")
+                self.display.report("sample", f"            {_one_line(text)}", step=step, sample=text)
             if self.options.trackers():
                 self.trainer.log({key: float(value) for key, value in score.to_dict().items()})
         self.schedule.aside += time.monotonic() - started

@@ -29,6 +29,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         options.data,
         text=options.text,
         target=options.target,
+        validation=options.validation_data,
         tokenizer=tokenizer,
         max_length=options.context,
         quotes=options.quotes,

@@ -23,7 +23,7 @@ from .checkpoints import CheckpointError, Checkpoints
 from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
 from .integrity import check_files, read_progress, way_back
-from .options import TrainOptions
+from .options import PATHS, TrainOptions
 from .outputs import check_folder, check_outside
 from .problem import Problem
 from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_facts, saved_options
@@ -42,12 +42,12 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         TrainingError: the loss became infinite or NaN, or the disk is full. What the folder then holds is in the message.
     """
     started = time.monotonic()
-    display = _display() if display is None else display
     options, saved = _options(options)
+    display = _display(options) if display is None else display
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if options.budget is not None:
             raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
-        if options.data == "-":
+        if "-" in (options.data, options.validation_data):
             raise ValueError("data: standard input is for one process, since it can be read once; name a file")
     folder = _folder(options)
     facts = {} if saved is None else saved_facts(folder.path)
@@ -75,9 +75,10 @@ def _check_sources(options: TrainOptions, folder: RunFolder) -> None:
     """Raises ValueError where the run would write among what it reads, or `overwrite` would delete it."""
     if options.dry_run or options.resume is not None:
         return
-    if options.data is not None and not os.path.isdir(os.path.expanduser(options.data)):  # in a folder, runs are passed over
-        check_outside("out", folder.path, options.data)
-    for name in ("data", "tokenizer", "weights"):
+    for source in (options.data, options.validation_data):
+        if source is not None and not os.path.isdir(os.path.expanduser(source)):  # in a folder, runs are passed over
+            check_outside("out", folder.path, source)
+    for name in PATHS:
         value = getattr(options, name)
         if value is None or not options.overwrite or not os.path.lexists(value):
             continue
@@ -155,7 +156,7 @@ def _train(
     facts = describe(options, sum(parameter.numel() for parameter in model.parameters()), problem.facts)
     facts["class"] = type(model).__name__
     if checkpoint is None:
-        folder.open({**dataclasses.asdict(options), "out": None, "overwrite": False, "resume": None}, facts)
+        folder.open({**dataclasses.asdict(options), "out": None, "overwrite": False, "resume": None, "quiet": False, "json": False}, facts)
     display.say(f"data        {problem.text}")
     display.say(f"model       {options.model}, {facts['parameters'] / 1e6:.2f} M parameters, in {folder.path}")
     if resuming:
@@ -238,7 +239,7 @@ def _folder(options: TrainOptions) -> RunFolder:
     return RunFolder(Path(str(found[0])), writes=is_main_process())
 
 
-def _display() -> PlainDisplay:
-    return make_display() if is_main_process() else PlainDisplay(nowhere())
+def _display(options: TrainOptions) -> PlainDisplay:
+    return make_display(quiet=options.quiet, as_json=options.json) if is_main_process() else PlainDisplay(nowhere())
 
 
