@@ -300,7 +300,7 @@ def rows_material(
     if place is None:
         raise ValueError("data: rows with a label or a target are needed, as in --data rows.csv")
     rows = {name: value for name, value in ways.items() if name != "binary"}
-    columns = {"label": label, "target": target, "validation": _own_validation(run, data)}
+    columns: dict[str, Any] = {"label": label, "target": target, "validation": _own_validation(run, data)}
     read = partial(load_examples, place, tokenizer=chosen, progress=progress, **columns, **rows)
     limit = getattr(run.model, "max_length", None) or getattr(getattr(run.model, "embedding", None), "max_length", None)
     # Its own rows are cut as they were in training, by which they are known again; others as far as the model reaches.

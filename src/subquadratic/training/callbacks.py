@@ -64,7 +64,11 @@ class Watch(TrainerCallback):
         self.tokens_per_step, self.bits = tokens_per_step, bits
         self.waiting: list[tuple[int, torch.Tensor, Any]] = []  # step, loss, gradient norm; not looked at yet
         self.losses: list[float] = []  # of the steps since the last line
-        self._last: tuple[int, float] | None = None  # step, seconds
+        self._last = (0, 0.0)  # step and seconds of the line before
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        schedule = self.trainer.schedule
+        self._last = (state.global_step, schedule.elapsed() - schedule.aside)  # of a run that goes on, speeds count from here
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step = state.global_step
@@ -94,7 +98,7 @@ class Watch(TrainerCallback):
     def _log(self, step: int) -> None:
         schedule = self.trainer.schedule
         seconds = schedule.elapsed() - schedule.aside
-        before = self._last or (step - len(self.losses), 0.0)
+        before = self._last
         speed = (step - before[0]) * self.tokens_per_step / max(seconds - before[1], 1e-9)
         self._last = (step, seconds)
         loss = sum(self.losses) / max(len(self.losses), 1)
