@@ -58,7 +58,7 @@ class LanguageModel(Pretrained):
         self.norm = final_norm(config)
         self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
         draw_weights_(self)
-        start_uniform_(self.norm, self.head, vocab_size=vocab_size)
+        start_uniform_(self.norm, self.head, self.embedding, vocab_size=vocab_size)
 
     @property
     def max_length(self) -> int | None:

@@ -68,7 +68,7 @@ class SequenceClassifier(Pretrained):
         self.norm = final_norm(config)
         self.head = nn.Linear(config.dim, num_classes)
         draw_weights_(self)
-        start_uniform_(self.norm, self.head, vocab_size=num_classes)
+        start_uniform_(self.norm, self.head, self.embedding, vocab_size=num_classes)
 
     @property
     def max_length(self) -> int | None:

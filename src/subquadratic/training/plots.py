@@ -30,15 +30,15 @@ def plot_run(
     steps = [line for line in lines if line.get("loss") is not None]
     training = [(line["step"], line["loss"] * factor) for line in steps]
     validation = [(line["step"], line["validation_loss"] * factor) for line in lines if "validation_loss" in line and not line.get("final")]
-    figure = _figure(height=5.4)
-    losses, rates, speeds = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1, 1))
+    figure = _figure(height=5.6)
+    losses, rates, speeds = figure.subplots(3, 1, sharex=True, height_ratios=(5, 1.2, 1.2))
     losses.plot(*_columns(training), color=TRAINING, linewidth=1, label="training")
     losses.plot(*_columns(validation), color=VALIDATION, marker="o", markersize=5, linestyle="none", label="validation sample")
     _draw_references(losses, references, *loss_range(training, validation, references))
     below = ((rates, "learning_rate", "learning rate", steps), (speeds, "tokens_per_second", "tokens/s", steps[1:]))  # step 1 warms up
     for axes, key, label, measured in below:
         axes.plot(*_columns([(line["step"], line[key]) for line in measured if key in line]), color=TRAINING, linewidth=1)
-        axes.set_ylabel(label)
+        axes.set_ylabel(label, fontsize=8)
         axes.set_ylim(bottom=0)
         axes.locator_params(axis="y", nbins=2)
     losses.set_ylabel(unit)
@@ -48,8 +48,8 @@ def plot_run(
     speeds.set_xlabel("optimizer step")
     _whole_numbers(speeds)
     figure.align_ylabels()
-    losses.set_title(title, fontsize=10, color=INK)
-    losses.legend(frameon=False, labelcolor=INK, loc="upper right", bbox_to_anchor=(1.0, 0.94))
+    losses.set_title(title, fontsize=10, color=INK, loc="left")
+    losses.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.985))
     _save(figure, path)
 
 
