@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.laws.matrix import configs
 
 import subquadratic as sq
-from tests.laws.matrix import configs
 
 VOCABULARY, CLASSES = 256, 5
 WITHIN = 0.05  # nats
