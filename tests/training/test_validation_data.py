@@ -23,6 +23,12 @@ def test_a_text_is_trained_on_whole_and_validated_on_another(text: Path, tmp_pat
     report = json.loads(capsys.readouterr().out)
     assert report["data"]["digest"] == corpus.digest and report["notes"] == []
     assert report["score"]["loss"] == pytest.approx(result.score.loss, rel=1e-5)
+    assert main(["evaluate", str(tmp_path / "run"), "--context", "32", "--quiet", "--out", str(tmp_path / "score.json")]) == 0
+    assert capsys.readouterr() == ("", "")
+    written = json.loads((tmp_path / "score.json").read_text())
+    assert written["data"] == report["data"] and written["score"]["loss"] == report["score"]["loss"]
+    assert main(["evaluate", str(tmp_path / "run"), "--quiet"]) == 2
+    assert "quiet prints nothing: name a file for the score" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(text)]) == 0
     assert "this is what it was trained on, all of it" in " ".join(capsys.readouterr().out.split())
 
