@@ -275,3 +275,28 @@ def test_train_then_generate(tmp_path: Path) -> None:
     assert first.stdout.startswith("thé ")
     assert first.stdout == second.stdout
     assert run("generate", tmp_path / "run", "--max_new_tokens", 5).returncode == 0
+
+
+def test_hyphens_stand_for_underscores() -> None:
+    from subquadratic.cli.options import parse
+    from subquadratic.training.options import TrainOptions
+
+    argv = ["--max-steps", "7", "--skip-bad-rows", "--fields.local-window=8", "--task-options.max-depth", "2"]
+    options = parse(TrainOptions, argv, verb="train", examples="")
+    assert (options.max_steps, options.skip_bad_rows, options.fields, options.task_options) == (
+        7, True, {"local_window": 8}, {"max_depth": 2},
+    )  # fmt: skip
+
+
+def test_every_option_of_train_is_under_one_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    import dataclasses
+
+    from subquadratic.cli.train import GROUPS
+    from subquadratic.training.options import TrainOptions
+
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(field.name for field in dataclasses.fields(TrainOptions))
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(f"\n{title}:\n") for title in GROUPS]
+    assert places == sorted(places)
+    assert places[0] < shown.index("--data DATA") < places[1] < shown.index("--model MODEL") < places[2]

@@ -1,13 +1,36 @@
 import io
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from subquadratic.training.display import LiveDisplay, PlainDisplay, clock, make_display
+from subquadratic.training.display import JsonDisplay, LiveDisplay, PlainDisplay, clock, make_display
 
 NUMBERS = {"step": 1234, "bits": 2.5, "speed": 9800.0, "left": 187.0, "progress": 0.4}
+
+
+def test_programs_get_an_object_a_line() -> None:
+    stream = Terminal()
+    display = make_display(stream, as_json=True)
+    assert isinstance(display, JsonDisplay)
+    display.say("data \x1b[2J\nmore")
+    display.report("step", "a line for people", step=3, loss=1.5)
+    display.update(**NUMBERS)  # type: ignore[arg-type]
+    display.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert lines == [{"event": "message", "text": "data \x1b[2J\nmore"}, {"event": "step", "step": 3, "loss": 1.5}]
+
+
+def test_quiet_shows_nothing() -> None:
+    stream = Terminal()
+    display = make_display(stream, quiet=True)
+    display.say("data")
+    display.report("step", "a line for people", step=3)
+    display.update(**NUMBERS)  # type: ignore[arg-type]
+    display.close()
+    assert stream.getvalue() == ""
 
 
 class Terminal(io.StringIO):

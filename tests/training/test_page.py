@@ -1,5 +1,7 @@
 """What the page of a run says is true: of the files there, and in the folder wherever it is."""
 
+import contextlib
+import io
 import re
 import shlex
 from pathlib import Path
@@ -20,15 +22,28 @@ def named_files(page: str) -> set[str]:
     return set(re.findall(r"`([\w-]+\.(?:yaml|json|jsonl|txt|svg|md))`", page)) | set(re.findall(r"\]\(([^)]+)\)", page))
 
 
-@pytest.mark.parametrize("kind", ["text", "masked", "task", "rows"])
+def printed(page: str, before: Path, now: Path) -> str:
+    """What the Python lines of a page print, with the folder's new place in them."""
+    block = re.search(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert block is not None and f'Path("{before.as_posix()}")' in block[1]
+    with contextlib.redirect_stdout(io.StringIO()) as stream:
+        exec(block[1].replace(before.as_posix(), now.as_posix()), {})
+    return stream.getvalue().strip()
+
+
+@pytest.mark.parametrize("kind", ["text", "masked", "task", "masked task", "classes of a task", "rows", "pairs"])
 def test_every_file_is_there_and_every_command_works_where_the_folder_is(
     kind: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{'good' if i % 2 else 'bad'} day {i},{i % 2}\n" for i in range(60)))
+    (tmp_path / "pairs.csv").write_text("text,target\n" + "".join(f"day {i},night {i}\n" for i in range(60)))
     options: dict[str, dict[str, Any]] = {
         "text": {},
         "masked": {"causal": False, "model": "fastformer"},
         "task": {"task": "copy", "model": "transformer"},
+        "masked task": {"task": "recall", "model": "transformer", "causal": False, "task_options": {"pairs": 4}},
+        "classes of a task": {"task": "listops", "model": "transformer", "task_options": {"depth": 2}},
+        "pairs": {"data": str(tmp_path / "pairs.csv"), "target": "target", "context": None, "model": "transformer"},
         "rows": {"data": str(tmp_path / "rows.csv"), "label": "label", "context": None, "model": "transformer"},
     }
     run(tmp_path / "run", **options[kind])
@@ -37,7 +52,12 @@ def test_every_file_is_there_and_every_command_works_where_the_folder_is(
     page = Path("README.md").read_text()
     names = named_files(page)
     assert {"run.yaml", "metrics.jsonl", "loss.svg"} <= names and all(Path(name).is_file() for name in names)
-    assert ("samples.txt" in names) == (kind != "rows") == Path("samples.txt").exists()
+    assert ("samples.txt" in names) == (kind not in ("rows", "classes of a task")) == Path("samples.txt").exists()
+    for name in ("context", "width, depth, heads", "machine", "versions", "date"):
+        assert re.search(rf"^\| {name} \| .*\w.* \|$", page, flags=re.MULTILINE), name
+    monkeypatch.chdir(tmp_path)
+    assert printed(page, tmp_path / "run", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
     for command in commands(page):
         assert main(command) == 0, command
     assert Path("../another_run/model.safetensors").is_file()

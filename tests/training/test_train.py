@@ -68,7 +68,7 @@ def test_defaults_make_way_for_what_is_given() -> None:
 
 
 def test_the_loss_falls_and_validation_follows(run: Any, tmp_path: Path, measurements: Any) -> None:
-    result = run(tmp_path / "run", model="transformer", dim=32, max_steps=60, evaluations=2)
+    result = run(tmp_path / "run", model="transformer", dim=32, max_steps=60, learning_rate=8e-3, evaluations=2)
     lines = measurements(tmp_path / "run")
     assert result.score.bits_per_byte < 4 < lines[0]["validation_bits_per_byte"]
     assert [line["step"] for line in lines if "validation_bits_per_byte" in line] == [0, 20, 40, 60, 60]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..evaluation.processor import processor
 from ..evaluation.versions import versions
 from ..kernels.native.library import made_by
 from ..kernels.native.linear import has_matrix_unit, linear_maps
@@ -52,7 +53,7 @@ def facts() -> dict[str, Any]:
     """Processor, threads, who compiled the C kernels (or why there are none), versions, date, and the code: its revision, and a digest of
     what times depend on."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -120,14 +121,6 @@ def _best(call: Callable[[], object], device: str, tries: int) -> float:
         times.append((time.perf_counter() - began) / count)
         count = max(1, min(100, round(SHORT / max(times[0], 1e-9))))
     return min(times)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _code() -> str:

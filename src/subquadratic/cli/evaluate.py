@@ -68,6 +68,10 @@ class EvaluateOptions:
     """Of which places are masked together, for masked models."""
     format: Literal["text", "json"] = "text"
     """What to print."""
+    json: bool = False
+    """Print the JSON on one line."""
+    quiet: bool = False
+    """Print nothing but errors; for --out and --by_position."""
     out: str | None = None
     """Also write the JSON to this file."""
     by_position: str | None = None
@@ -87,6 +91,10 @@ class EvaluateOptions:
             raise ValueError(f"seed must be at most 2**63 - 1, got {self.seed}")
         if self.context is not None and self.reset not in ("auto", "windows"):
             raise ValueError(f"context is for --reset windows, got --reset {self.reset}")
+        if self.quiet and (self.json or self.format == "json"):
+            raise ValueError("quiet prints nothing, and json the score: leave one of the two")
+        if self.quiet and self.out is None and self.by_position is None:
+            raise ValueError("quiet prints nothing: name a file for the score with --out, or for its drawing with --by_position")
         for name, path in (("out", self.out), ("by_position", self.by_position)):
             if path is not None:
                 _check_file(name, path)
@@ -136,11 +144,19 @@ def run(argv: Sequence[str]) -> int:
     written = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     printed = False
     try:
-        print_text(written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n")
-        printed = True
+        if not options.quiet:
+            print_text(_shown(options, report, written, trained, material, score))
+            printed = True
     finally:  # a score that nobody could read is kept in the files asked for
         _write(options, written, trained, score, printed=printed)
     return 0
+
+
+def _shown(options: EvaluateOptions, report: dict[str, Any], written: str, trained: Trained, material: Material, score: Any) -> str:
+    """What is printed."""
+    if options.json:
+        return json.dumps(report, ensure_ascii=False) + "\n"
+    return written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n"
 
 
 def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]:
@@ -151,7 +167,7 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
 
     kind = type(trained.model).__name__
     own = trained.options
-    with _progress() as show:
+    with _progress(hidden=options.quiet) as show:
         if options.data is None and own.get("task"):
             material = task_material(trained, batch_size=options.batch_size)
             assert material.batches is not None
@@ -293,9 +309,9 @@ def _rows_shown(show: Callable[[int, int | None], None] | None, material: Materi
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int | None], None] | None]:
+def _progress(*, hidden: bool) -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar on the terminal; nothing in a pipe."""
-    if not sys.stderr.isatty():
+    if hidden or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

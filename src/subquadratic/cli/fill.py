@@ -110,6 +110,7 @@ def _text_as_flag(argv: Sequence[str]) -> list[str]:
         position += 1
         if word.startswith("--") and len(word) > 2:
             rest.append(word)
+            word = word.replace("-", "_").replace("__", "--", 1)  # --at-once too
             takes = word not in flags or (word == "--at_once" and argv[position : position + 1] in (["true"], ["false"]))
             if "=" not in word and takes and position < len(argv):
                 rest.append(argv[position])

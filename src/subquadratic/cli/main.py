@@ -27,6 +27,7 @@ VERBS = {
     "models": "the table of models with their limits",
     "tokenizer": "train a tokenizer of your own",
     "convert": "turn a checkpoint of one of the published packages into a model of ours",
+    "completion": "print a script that completes all this in bash, zsh or fish",
 }
 # Which extra of this package brings what a verb may miss.
 PACKAGES = {
@@ -37,6 +38,7 @@ PACKAGES = {
         "matplotlib",
         "psutil",
         "rich",
+        "shtab",
         "tokenizers",
         "transformers",
         "yaml",

@@ -7,7 +7,9 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
 import docstring_parser
@@ -17,10 +19,47 @@ from .config_file import check_config
 from .values import check_values
 
 T = TypeVar("T")
+Groups = Mapping[str, Sequence[str]]
 
 
 class UsageError(Exception):
     """A command line that cannot be understood; the text is one line."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What a verb takes: a dataclass of options, the flag of each field, and the one given without a flag."""
+
+    options: type[Any]
+    flags: dict[str, str]
+    positional: str | None
+
+    def hints(self) -> dict[str, Any]:
+        """The type of each field."""
+        return get_type_hints(self.options)
+
+    def helps(self) -> dict[str, str]:
+        """The text under each field."""
+        return {param.arg_name: param.description or "" for param in docstring_parser.parse_from_object(self.options).params}
+
+
+class _Described(Exception):
+    """Carries what `parse` was about to parse with."""
+
+
+_describing: ContextVar[bool] = ContextVar("describing", default=False)
+
+
+def command_line(run: Callable[[Sequence[str]], int], argv: Sequence[str] = ()) -> CommandLine:
+    """What the verb that `run` is takes, with nothing parsed or run; `argv` names the part of a verb that has several."""
+    token = _describing.set(True)
+    try:
+        run(argv)
+    except _Described as described:
+        return described.args[0]
+    finally:
+        _describing.reset(token)
+    raise TypeError(f"{run.__module__} did not parse its options")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -38,20 +77,26 @@ def parse(
     positional: str | None = None,
     renamed: dict[str, str] | None = None,
     alone: dict[str, str] | None = None,
+    groups: Groups | None = None,
 ) -> T:
     """An instance of the dataclass `options` from flags `--field VALUE` and a YAML file; flags win.
 
     The first paragraph of the dataclass's docstring and the string under each field are the help. `positional` names the
     field given without a flag; `renamed` gives fields another flag, for words that Python keeps for itself. A boolean
-    flag may stand alone, and so may the flags in `alone`, which gives the value they then have. `--help` prints and leaves.
+    flag may stand alone, and so may the flags in `alone`, which gives the value they then have. `groups` are headings of
+    the help, each with its fields; the others stand before them. `--help` prints and leaves. A flag may be written with
+    hyphens for its underscores.
 
     Raises:
         UsageError: an unknown flag, a value of the wrong type.
         ValueError: a configuration file that cannot be read, a number that nothing takes, an empty name of a file.
     """
     flags = {field.name: (renamed or {}).get(field.name, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]
-    hints = get_type_hints(options)
-    parser = _parser(options, flags, hints, verb=verb, examples=examples, positional=positional)
+    taken = CommandLine(options, flags, positional)
+    if _describing.get():
+        raise _Described(taken)
+    hints = taken.hints()
+    parser = _parser(taken, hints, verb=verb, examples=examples, groups=groups or {})
     types = {flags[name]: hints[name] for name in flags if name != positional}
     words = _normalise(argv, types, alone or {}, positional=positional)
     for word in words:
@@ -60,7 +105,7 @@ def parse(
     try:
         found = parser.parse_args(words)
     except argparse.ArgumentError as error:
-        raise UsageError(_one_line(str(error), types, words)) from error
+        raise UsageError(_one_line(str(error), types, words, {} if positional is None else {positional: hints[positional]})) from error
     for word in words:  # the parser reads YAML: of a text that may be left out it would take `null` for nothing
         flag, equals, text = word[2:].partition("=")
         if equals and types.get(flag) == (str | None):
@@ -70,43 +115,36 @@ def parse(
     return given
 
 
-def _parser(
-    options: type[Any],
-    flags: dict[str, str],
-    hints: dict[str, Any],
-    *,
-    verb: str,
-    examples: str,
-    positional: str | None,
-) -> ArgumentParser:
-    documented = docstring_parser.parse_from_object(options)
-    helps = {param.arg_name: param.description for param in documented.params}
+def _parser(taken: CommandLine, hints: dict[str, Any], *, verb: str, examples: str, groups: Groups) -> ArgumentParser:
+    helps, positional = taken.helps(), taken.positional
     parser = ArgumentParser(
         prog=f"subq {verb}",
         usage=f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]",
-        description=documented.short_description,
+        description=docstring_parser.parse_from_object(taken.options).short_description,
         epilog=examples,
         exit_on_error=False,
         formatter_class=_Formatter,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options; flags win over it.")
-    for field in dataclasses.fields(options):
-        name, kind, text = flags[field.name], hints[field.name], helps[field.name]
+    holders = {name: group for title, names in groups.items() for group in [parser.add_argument_group(title)] for name in names}
+    for field in dataclasses.fields(taken.options):
+        name, kind, text = taken.flags[field.name], hints[field.name], helps[field.name]
+        holder = holders.get(field.name, parser)
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if field.name == positional:
-            parser.add_argument(name, type=kind, help=text, metavar=name.upper())
+            holder.add_argument(name, type=kind, help=text, metavar=name.upper())
         elif required:
-            parser.add_argument(f"--{name}", type=kind, help=text, required=True)
+            holder.add_argument(f"--{name}", type=kind, help=text, required=True)
         else:
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()
-            parser.add_argument(f"--{name}", type=kind, help=text, default=default)
+            holder.add_argument(f"--{name}", type=kind, help=text, default=default)
     return parser
 
 
 def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str], *, positional: str | None) -> list[str]:
-    """`--flag VALUE` as `--flag=VALUE`, so that a value may begin with a dash; boolean flags alone mean true; `--config`
-    comes first, so that flags win over it wherever it stands.
+    """`--flag VALUE` as `--flag=VALUE`, so that a value may begin with a dash; hyphens in a flag as underscores; boolean
+    flags alone mean true; `--config` comes first, so that flags win over it wherever it stands.
 
     Raises:
         UsageError: a flag that does not exist.
@@ -118,10 +156,12 @@ def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str]
     while position < len(argv):
         word = argv[position]
         position += 1
-        name, equals, _ = word[2:].partition("=")
+        name, equals, value = word[2:].partition("=")
         if not word.startswith("--") or word == "--":
             rest.append(word)
             continue
+        name = name.replace("-", "_")
+        word = f"--{name}{equals}{value}"
         top = name.partition(".")[0]
         if top not in known:
             raise UsageError(f"unknown option --{name}{nearest('--' + top, ['--' + flag for flag in known])}")
@@ -142,11 +182,11 @@ def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str]
 
 
 def _is_flag(word: str, known: Iterable[str]) -> bool:
-    return word.startswith("--") and re.split(r"[=.]", word[2:])[0] in known
+    return word.startswith("--") and re.split(r"[=.]", word[2:])[0].replace("-", "_") in known
 
 
-def _one_line(message: str, types: dict[str, Any], words: Sequence[str]) -> str:
-    """What the parser says over several lines, in one."""
+def _one_line(message: str, types: dict[str, Any], words: Sequence[str], bare: dict[str, Any]) -> str:
+    """What the parser says over several lines, in one; `bare` is the type of what is given without a flag."""
     missing_file = re.match(r"Parser key \"config\": File does not exist: '(.*)'", message)
     if missing_file:
         return f"config: no such file: {missing_file[1]}"
@@ -157,6 +197,8 @@ def _one_line(message: str, types: dict[str, Any], words: Sequence[str]) -> str:
     value = re.search(r"(?:Given value|Got value): (.*)\s*$", message)
     if found and value and found[1] in types:
         return f"--{found[1]} must be {_spell(types[found[1]]).replace('...', found[1] + '.')}, got {value[1]!r}"
+    if found and value and found[1] in bare:
+        return f"{found[1]} must be {_spell(bare[found[1]])}, got {value[1]!r}"
     required = re.match(r"the following arguments are required: (.*)", message)
     if required:
         names = required[1].split(", ")

@@ -9,13 +9,30 @@ from ..training.options import TrainOptions
 from ..training.resume import ALONE, resumed_folder, saved_options
 from .options import parse
 
+# The headings of the help.
+GROUPS = {
+    "data": (
+        "data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "task", "task_options", "tokenizer",
+    ),
+    "model": ("model", "causal", "dim", "depth", "heads", "context", "fields"),
+    "length of the run": ("max_steps", "budget", "patience"),
+    "optimisation": (
+        "batch_size", "accumulation", "learning_rate", "schedule", "warmup", "weight_decay", "clip", "ema", "precision", "checkpointing",
+    ),
+    "evaluation": ("evaluations", "validation_tokens", "report_to"),
+    "run folder": ("out", "overwrite", "resume", "weights", "save_every", "keep", "seed"),
+    "output": ("quiet", "json"),
+    "before you begin": ("dry_run", "find_lr"),
+}  # fmt: skip
 EXAMPLES = """\
 examples:
   subq train                                        a Performer on Python's standard library, five minutes
   subq train --model linformer --budget 20m         another model, more time
   subq train --data notes/ --out runs/notes         your own text files
   subq train --data 'logs/*.log.gz' --context 1024 --dry_run
+  subq train --data notes/ --validation_data held_out.txt
   subq train --resume runs/notes                    go on with a run that was stopped
+  subq train --resume runs/notes --budget 20m       train a finished run further, to 20 minutes in all
   subq train --data reviews.csv --label stars       a classifier of the column "text"
   subq train --data pairs.jsonl --text german --target english
   subq train --task recall --model transformer      a synthetic task
@@ -52,4 +69,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> TrainOptions:
-    return parse(TrainOptions, argv, verb="train", examples=f"{EXAMPLES}\n{_table()}", alone={"resume": ALONE})
+    return parse(TrainOptions, argv, verb="train", examples=f"{EXAMPLES}\n{_table()}", alone={"resume": ALONE}, groups=GROUPS)

@@ -14,6 +14,7 @@ PLACES = {
     "run": "the folder of a run",
     "out": "where to write",
     "data": "a file, a folder, a pattern, - for standard input, or stdlib",
+    "validation_data": "a file, a folder, a pattern, or - for standard input",
     "tokenizer": "a tokenizer.json, or a folder that has one",
     "weights": "the folder of a saved model",
     "resume": "the folder of a run",

@@ -10,7 +10,10 @@ files, parquet, pipes) goes through the token store (`store.py`) and is mapped f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,10 @@ from .delimited import AUTO
 from .documents import TEXT_FIELD
 from .passed_over import PassedOver
 from .reading import expand_user
-from .sources import STDLIB, Source, find_source
+from .sources import STDLIB, Source, find_source, fitting
 from .store import cache_folder, map_tokens, stored_tokens, tokens_in_memory
 from .tokenizer import BYTES, ByteTokenizer, Tokenizer
-from .tokenizing import Progress
+from .tokenizing import WHOLE, Progress
 
 MEMORY_BYTES = 64 << 20
 
@@ -72,6 +75,7 @@ class Corpus:
 def load_corpus(
     data: str | Path | None = None,
     *,
+    validation: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     text: str = TEXT_FIELD,
     quotes: str = AUTO,
@@ -83,6 +87,7 @@ def load_corpus(
     """The corpus that `data` names, as `sources.py` lists: `None` or `"stdlib"`, a file, a folder, a pattern, `"-"`.
 
     Args:
+        validation: what to validate on, read as `data` is, of which nothing is held out then.
         tokenizer: by default the bytes themselves.
         text: the field of JSON, CSV, TSV and parquet that holds the text. Where one other than `text` is named, only rows are
             read: a file without fields is refused, or passed over among several.
@@ -98,8 +103,37 @@ def load_corpus(
             be written. The message names it.
         ModuleNotFoundError: a package for this kind of file is missing (`zstandard`, `pyarrow`).
     """
-    source = find_source(data, text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary)
-    return corpus_of(source, tokenizer=tokenizer, cache=cache, progress=progress)
+    ways: dict[str, Any] = dict(text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary)
+    source = find_source(data, **ways)
+    if validation is None:
+        return corpus_of(source, tokenizer=tokenizer, cache=cache, progress=progress)
+    train = corpus_of(replace(source, whole=True), tokenizer=tokenizer, cache=cache, progress=progress)
+    with of_validation():
+        other = replace(find_source(validation, **fitting(validation, rows=False, **ways)), whole=True)
+        return _validated_on(train, corpus_of(other, tokenizer=tokenizer, cache=cache, progress=progress))
+
+
+@contextlib.contextmanager
+def of_validation() -> Iterator[None]:
+    """What is wrong with data in the block is said of `validation_data`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"validation_{error}" if str(error).startswith("data:") else f"validation_data: {error}") from error
+
+
+def _validated_on(train: Corpus, other: Corpus) -> Corpus:
+    """One corpus of two, each of which has one side."""
+    return replace(
+        train,
+        name=f"{train.name} (validated on {other.name})",
+        validation=other.train,
+        digest=hashlib.sha256(f"{WHOLE} {train.digest} {other.digest}".encode()).hexdigest(),
+        documents=(train.documents[0], other.documents[0]),
+        validation_bytes=other.train_bytes,
+        validation_starts=other.train_starts,
+        passed_over=train.passed_over.with_other(other.passed_over),
+    )
 
 
 def corpus_of(

@@ -22,13 +22,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..ops.errors import require, require_positive
+from .corpus import of_validation
 from .delimited import AUTO
 from .documents import TEXT_FIELD, rows_of
 from .fields import as_text, is_nothing
 from .passed_over import PassedOver
-from .sources import find_source
+from .sources import Source, find_source, fitting
 from .tokenizer import ByteTokenizer, Tokenizer
-from .tokenizing import Progress, by_hash, counter, token_dtype
+from .tokenizing import WHOLE, Progress, by_hash, counter, token_dtype
 
 BATCH_ROWS = 512
 MANY_CLASSES = 50  # at most so many, or one for two rows
@@ -92,6 +93,7 @@ def load_examples(
     text: str = TEXT_FIELD,
     label: str | None = None,
     target: str | None = None,
+    validation: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     max_length: int | None = None,
     quotes: str = AUTO,
@@ -103,6 +105,7 @@ def load_examples(
     Args:
         label: its values, text or integers, are the classes, in their order.
         target: its texts get a beginning and an end.
+        validation: rows to validate on, read alike; none of `data` are held out then. Their labels must be among those of `data`.
         max_length: cut texts (and targets, ends included) to so many tokens; None: nothing is cut.
         quotes: what a quotation mark means in CSV and TSV files: `"auto"`, `"double"` or `"none"`, as in `delimited.py`.
         skip_bad_rows: pass over rows that cannot be used, those without a label or target among them, and count them.
@@ -115,19 +118,35 @@ def load_examples(
     require((label is None) != (target is None), f"one of label and target must name a field, got {label!r} and {target!r}")
     require_positive(max_length=max_length)
     require(target is None or max_length is None or max_length >= 2, f"max_length must be at least 2 for targets, got {max_length}")
-    source = find_source(data, text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, rows=True)
+    ways: dict[str, Any] = dict(text=text, quotes=quotes, skip_bad_rows=skip_bad_rows)
+    source = find_source(data, **ways, rows=True)
     tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
     fields = {"text": text, **({"label": label} if label is not None else {"target": target or ""})}
     passed = source.passed()
     reader = _Reader(tokenizer, max_length, passed, pairs=target is not None)
+    if validation is None:
+        _read(source, reader, fields, progress)
+        return reader.finish(source.name)
+    reader.begin(held_out=False)
+    _read(source, reader, fields, progress)
+    with of_validation():
+        other = find_source(validation, **fitting(validation, rows=True, **ways), rows=True)
+        reader.begin(held_out=True)
+        for why, name in other.left:
+            passed.add(why, name)
+        _read(other, reader, fields, progress)
+        return reader.finish(f"{source.name} (validated on {other.name})")
+
+
+def _read(source: Source, reader: _Reader, fields: dict[str, str], progress: Progress | None) -> None:
+    """Every row of `source`, to the reader."""
     count = counter(source, progress)
     for name, path in source.files:
         if source.kind(name) is None:
-            passed.add(source.without_field, name)
+            reader.passed.add(source.without_field, name)
             continue
-        for where, row in rows_of(source, name, path, fields, passed, count):
+        for where, row in rows_of(source, name, path, fields, reader.passed, count):
             reader.add(where, row, fields)
-    return reader.finish(source.name)
 
 
 class _Lists:
@@ -165,6 +184,12 @@ class _Reader:
         self.held_out = bytearray()
         self.waiting: list[tuple[bytes, Any]] = []
         self.truncated = self.skipped = 0
+        self.side: bool | None = None  # of all rows that come now; None: a hash decides
+
+    def begin(self, *, held_out: bool) -> None:
+        """The rows of one side come now, those to train on first."""
+        self._encode()
+        self.side = held_out
 
     def add(self, where: str, row: dict[str, Any], fields: dict[str, str]) -> None:
         try:
@@ -173,6 +198,8 @@ class _Reader:
                 self.skipped += 1
                 return
             answer: Any = _answer(row, fields, where)
+            if self.side and not self.pairs and answer not in self.classes:
+                raise ValueError(f"label: {where} has {answer!r}, and no row that is trained on; these have {', '.join(self.classes)}")
         except ValueError as error:
             self.passed.bad_row(where, str(error))
             return
@@ -194,8 +221,11 @@ class _Reader:
                 "but a number or a name of each row; name another field"
             )
         held_out = np.frombuffer(self.held_out, dtype=np.uint8).astype(bool)
-        split = "by row (a hash of its text)"
-        if not 0.02 <= held_out.mean() <= 0.3:
+        split = WHOLE if self.side is not None else "by row (a hash of its text)"
+        if self.side is not None:
+            if not held_out.any() or held_out.all():
+                raise ValueError(f"data: {name} has no rows with text{self.passed.because()}")
+        elif not 0.02 <= held_out.mean() <= 0.3:
             split = "by row, every tenth to validate on"
             held_out = np.arange(rows) % 10 == min(9, rows - 1)
         labels = sorted(self.classes, key=_class_order(self.classes))
@@ -206,7 +236,7 @@ class _Reader:
             name=name,
             train=Rows(self.texts, answers, np.flatnonzero(~held_out)),
             validation=Rows(self.texts, answers, np.flatnonzero(held_out)),
-            digest=self._digest([split, labels], answers),
+            digest=self._digest([split, labels] + ([int(held_out.sum())] if self.side is not None else []), answers),
             split=split,
             labels=tuple(labels),
             longest=(self.texts.longest(), self.targets.longest()) if self.pairs else (self.texts.longest(),),
@@ -233,7 +263,7 @@ class _Reader:
                 self.targets.append(np.concatenate([ends[:1], kept_target, ends[1:]]))
             else:
                 self.labels.append(self.classes.setdefault(answer, len(self.classes)))
-            self.held_out.append(by_hash(hashlib.sha256(text).hexdigest()))
+            self.held_out.append(by_hash(hashlib.sha256(text).hexdigest()) if self.side is None else self.side)
         self.waiting = []
 
     def _tokens(self, texts: list[bytes]) -> list[NDArray[Any]]:

@@ -71,6 +71,15 @@ class PassedOver:
         said = self.describe() + (f"; the first of these: {self.problem}" if self.problem else "")
         return f" ({said})" if said else ""
 
+    def with_other(self, other: PassedOver) -> PassedOver:
+        """What both counted."""
+        both = PassedOver.from_dict(self.to_dict())
+        both.skip_bad_rows, both.problem = self.skip_bad_rows, self.problem or other.problem
+        for why, count in other.counts.items():
+            both.counts[why] = both.counts.get(why, 0) + count
+            both.first[why] = [*both.first.get(why, []), *other.first[why]][:KEPT]
+        return both
+
     def to_dict(self) -> dict[str, Any]:
         """Counts and places by reason, as JSON holds them."""
         return {why: {"count": count, "first": self.first[why]} for why, count in self.counts.items()}

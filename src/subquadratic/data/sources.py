@@ -55,6 +55,7 @@ class Source:
     `files` are (name, path), where a name does not depend on the machine; `several` says that they were not named one by
     one, so what is no text among them is passed over; `single` that all is one text. `rows`: only rows are wanted, since a
     field was named. `quotes`, `skip_bad_rows` and `binary` are those of `find_source`, `left` what it passed over: (why, name).
+    `whole`: nothing is held out to validate on.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Source:
     skip_bad_rows: bool = False
     binary: bool = False
     left: tuple[tuple[str, str], ...] = ()
+    whole: bool = False
 
     @property
     def single(self) -> bool:
@@ -103,6 +105,7 @@ class Source:
         stats = [(name, path, file_stat(path)) for name, path in self.files]
         files = [(name, str(path.resolve()), stat.st_size, stat.st_mtime_ns) for name, path, stat in stats]
         ways = [self.text, self.several, self.stdlib, self.rows, self.quotes, self.skip_bad_rows, self.binary, self.left]
+        ways += ["whole"] if self.whole else []
         return hashlib.sha256(json.dumps([files, *ways]).encode()).hexdigest()
 
     def kind(self, name: str) -> str | None:

@@ -2,7 +2,7 @@
 
 Documents follow each other with the end-of-document token between them. A hash of a document's key decides its side.
 Where that leaves either side with too little, as with a handful of files or one that is most of the text, and for a single
-text, the last tenth of all the tokens is the validation side instead.
+text, the last tenth of all the tokens is the validation side instead. Of a source that is `whole` there is one side.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .tokenizer import BYTES, Tokenizer
 VALIDATION_PERCENT = 10
 BATCH_BYTES = 1 << 21  # of text, encoded at once
 COPY_BYTES = 1 << 22
+WHOLE = "as given"  # the split where other data are validated on
 
 Progress = Callable[[int, int | None], None]
 
@@ -72,14 +73,17 @@ def write_tokens(
     sides = _Sides(tokenizer, new_file(), new_file())
     passed = source.passed()
     for document, tokens in _encoded(source, tokenizer, counter(source, progress), passed):
-        held_out = not source.single and by_hash(document.key)
+        held_out = not (source.single or source.whole) and by_hash(document.key)
         sides.add(document, tokens, held_out)
     if not sides.order:
         raise ValueError(f"data: {source.name} is empty" if source.single else f"data: {source.name} holds no text{passed.because()}")
-    if source.stdlib and not all(sides.texts):
+    if source.stdlib and not (source.whole or all(sides.texts)):
         raise ValueError(f"data: too few .py sources in the {source.name} to train on (a zipped or embedded Python?)")
     share = sides.texts[1] / sum(sides.texts)
-    if not source.single and (source.stdlib or 0.02 <= share <= 0.3):
+    if source.whole:
+        starts = [np.array(side, dtype=np.int64) for side in sides.starts]
+        file, layout = sides.files[0], _layout(tokenizer, sides.files[0], WHOLE, sides.counts, sides.texts, (len(starts[0]), 0), starts)
+    elif not source.single and (source.stdlib or 0.02 <= share <= 0.3):
         file, layout = _by_document(source, tokenizer, sides)
     else:
         file, layout = _by_position(tokenizer, sides, sides.files[0] if source.single else sides.in_order(new_file()))

@@ -179,9 +179,9 @@ def text_material(
     """
     chosen = load_tokenizer(tokenizer if tokenizer is not None else run.folder)
     _check_tokenizer(run, chosen)
-    corpus = load_corpus(_data_or_own(run, data), tokenizer=chosen, progress=progress, **ways)
+    corpus = load_corpus(_data_or_own(run, data), validation=_own_validation(run, data), tokenizer=chosen, progress=progress, **ways)
     own = corpus.digest == run.digest
-    notes = _passed_over(corpus)
+    notes = _passed_over(corpus) + _trained_on(run, data)
     if data is None and run.digest is not None and not own:
         notes.append("the data has changed since the training: part of this text may have been trained on")
     if data is not None and own:
@@ -225,6 +225,22 @@ def _data_or_own(run: Trained, data: str | None) -> str | None:
     if own == "-":
         raise ValueError("data: it was trained on standard input, which is gone; give --data PATH")
     return own
+
+
+def _own_validation(run: Trained, data: str | None) -> str | None:
+    """What the run validated on, where its own data are asked for and other data were named to validate on."""
+    own = run.options.get("validation_data")
+    if own == "-" and data is None:
+        raise ValueError("data: it was validated on standard input, which is gone; give --data PATH")
+    return own if data is None else None
+
+
+def _trained_on(run: Trained, data: str | None) -> list[str]:
+    """A note where all of `data` was trained on, since the run was validated on other data."""
+    own = run.options.get("data")
+    if data is None or run.options.get("validation_data") is None or Path(data).expanduser().absolute() != Path(own or "").absolute():
+        return []
+    return ["this is what it was trained on, all of it; what it was validated on is measured without --data"]
 
 
 def check_vocabulary(run: Trained, tokenizer: Tokenizer, *, bytes_needed: int = 256) -> None:
@@ -284,7 +300,8 @@ def rows_material(
     if place is None:
         raise ValueError("data: rows with a label or a target are needed, as in --data rows.csv")
     rows = {name: value for name, value in ways.items() if name != "binary"}
-    read = partial(load_examples, place, label=label, target=target, tokenizer=chosen, progress=progress, **rows)
+    columns: dict[str, Any] = {"label": label, "target": target, "validation": _own_validation(run, data)}
+    read = partial(load_examples, place, tokenizer=chosen, progress=progress, **columns, **rows)
     limit = getattr(run.model, "max_length", None) or getattr(getattr(run.model, "embedding", None), "max_length", None)
     # Its own rows are cut as they were in training, by which they are known again; others as far as the model reaches.
     again = data != STDIN and data in (None, run.options.get("data"))  # what is piped in is read once, and is other data
@@ -293,7 +310,7 @@ def rows_material(
     if examples.digest != run.digest and cut != limit:
         examples = read(max_length=limit)
     own = examples.digest == run.digest
-    notes = _passed_over(examples)
+    notes = _passed_over(examples) + _trained_on(run, data)
     if examples.skipped:
         notes.append(f"rows without text left out: {examples.skipped:,}")
     if examples.truncated:

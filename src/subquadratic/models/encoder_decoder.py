@@ -70,7 +70,8 @@ class EncoderDecoder(Pretrained):
             max_length=target_max_length or max_length,
             tie_embeddings=tie_embeddings,
         )
-        draw_weights_(self)
+        draw_weights_(self.embedding)  # the decoder drew its own
+        draw_weights_(self.encoder)
 
     def encode(self, source: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """What the decoder reads: (B, S) tokens -> (B, S, D), zero at padded positions."""

@@ -22,7 +22,7 @@ from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, check_tokens, final_norm
-from .initial_weights import draw_weights_
+from .initial_weights import draw_weights_, start_uniform_
 from .saving import Pretrained
 
 
@@ -58,6 +58,7 @@ class LanguageModel(Pretrained):
         self.norm = final_norm(config)
         self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
         draw_weights_(self)
+        start_uniform_(self.norm, self.head, self.embedding, vocab_size=vocab_size)
 
     @property
     def max_length(self) -> int | None:

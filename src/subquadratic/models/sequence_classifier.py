@@ -17,7 +17,7 @@ from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
-from .initial_weights import draw_weights_
+from .initial_weights import draw_weights_, start_uniform_
 from .language_model import last_outputs, valid_outputs
 from .saving import Pretrained
 
@@ -68,6 +68,7 @@ class SequenceClassifier(Pretrained):
         self.norm = final_norm(config)
         self.head = nn.Linear(config.dim, num_classes)
         draw_weights_(self)
+        start_uniform_(self.norm, self.head, self.embedding, vocab_size=num_classes)
 
     @property
     def max_length(self) -> int | None:

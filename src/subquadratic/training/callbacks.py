@@ -22,6 +22,7 @@ from .schedule import Schedule
 from .trainer import SubquadraticTrainer
 
 LOG_EVERY = 10  # optimizer steps
+TRACKED = ("loss", "bits", "learning_rate", "gradient_norm", "tokens_per_second")  # what trackers hear of a step
 
 
 class TrainingError(RuntimeError):
@@ -63,7 +64,11 @@ class Watch(TrainerCallback):
         self.tokens_per_step, self.bits = tokens_per_step, bits
         self.waiting: list[tuple[int, torch.Tensor, Any]] = []  # step, loss, gradient norm; not looked at yet
         self.losses: list[float] = []  # of the steps since the last line
-        self._last: tuple[int, float] | None = None  # step, seconds
+        self._last = (0, 0.0)  # step and seconds of the line before
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        schedule = self.trainer.schedule
+        self._last = (state.global_step, schedule.elapsed() - schedule.aside)  # of a run that goes on, speeds count from here
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step = state.global_step
@@ -93,21 +98,23 @@ class Watch(TrainerCallback):
     def _log(self, step: int) -> None:
         schedule = self.trainer.schedule
         seconds = schedule.elapsed() - schedule.aside
-        before = self._last or (step - len(self.losses), 0.0)
+        before = self._last
         speed = (step - before[0]) * self.tokens_per_step / max(seconds - before[1], 1e-9)
         self._last = (step, seconds)
         loss = sum(self.losses) / max(len(self.losses), 1)
         self.losses.clear()
-        line = {
+        line: dict[str, Any] = {
             "loss": loss,
             "bits": loss * self.bits,
             "learning_rate": self.trainer.rate(),
             "gradient_norm": float(self.trainer.gradient_norm or 0.0),
             "tokens_per_second": round(speed),
         }
-        self.folder.measure(step=step, tokens=step * self.tokens_per_step, seconds=round(seconds, 3), **line)
+        line = {"step": step, "tokens": step * self.tokens_per_step, "seconds": round(seconds, 3), **line}
+        self.folder.measure(**line)
+        self.display.report("step", **line, seconds_left=round(schedule.remaining(step), 1))
         if self.trainer.options.trackers():
-            self.trainer.log(line)
+            self.trainer.log({name: line[name] for name in TRACKED})
         self.display.update(
             step=step, bits=line["bits"], speed=speed, left=schedule.remaining(step), progress=schedule.progress(step)
         )

@@ -14,6 +14,7 @@ from ..models.sequence_classifier import SequenceClassifier
 from .options import TrainOptions
 from .problem import Batch, Problem, Sums
 from .setup import backbone_config, examples_facts, length_limit, task_of
+from .snippets import CLASSIFIES, SORTS, of_task
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
@@ -27,6 +28,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         options.data,
         text=options.text,
         label=options.label,
+        validation=options.validation_data,
         tokenizer=tokenizer,
         max_length=options.context,
         quotes=options.quotes,
@@ -76,6 +78,8 @@ def _problem(
         sample=lambda model, seed: "",
         tokens=options.context,
         size=len(data.train) * options.context,
+        uniform=math.log(len(labels)),
+        snippet=CLASSIFIES if options.task is None else of_task(SORTS, options),
         bits=(1 / math.log(2), "bits/sequence"),
         references=lambda: {"most_common_class_accuracy": _most_common(data.validation, len(labels))},
     )

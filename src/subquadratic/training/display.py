@@ -1,8 +1,9 @@
-"""Progress for people: a live line on a terminal, a line now and then elsewhere."""
+"""Progress for people: a live line on a terminal, a line now and then elsewhere; and for programs, an object a line."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import time
@@ -14,15 +15,17 @@ PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"
 PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
-def make_display(stream: TextIO | None = None) -> PlainDisplay:
+def make_display(stream: TextIO | None = None, *, quiet: bool = False, as_json: bool = False) -> PlainDisplay:
     """The display that suits `stream` (standard output): letters that it cannot write become `?`, and where there is none, or it can
-    no longer be written, the run goes on without a word."""
+    no longer be written, the run goes on without a word. `quiet` shows nothing, `as_json` one JSON object a line."""
     stream = sys.stdout if stream is None else stream
-    if stream is None:  # a process may be started without
+    if stream is None or quiet:  # a process may be started without
         return PlainDisplay(nowhere())
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
         stream = cast(TextIO, _Lasting(stream))
+    if as_json:
+        return JsonDisplay(stream)
     return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
 
 
@@ -80,6 +83,11 @@ class PlainDisplay:
         """A line that stays."""
         print(text.translate(PICTURES), file=self.stream, flush=True)
 
+    def report(self, event: str, text: str | None = None, **values: Any) -> None:
+        """Something that happened: a line for people where there is one, `values` for programs."""
+        if text is not None:
+            self.say(text)
+
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
         """Where the run is: training loss in bits per `unit`, `speed` in tokens a second, `left` in seconds."""
         if time.monotonic() - self._last >= self.interval:
@@ -93,13 +101,27 @@ class PlainDisplay:
         elif time.monotonic() - self._reading >= self.interval:
             self._reading = time.monotonic()
             share = "" if not total else f" of {total / 1e6:,.0f} MB, {done / total:.0%}"
-            self.say(f"reading     {done / 1e6:,.0f}{share or ' MB'}")
+            self.report("reading", f"reading     {done / 1e6:,.0f}{share or ' MB'}", bytes=done, total=total)
 
     def line(self, *, step: int, bits: float, speed: float, left: float) -> str:
         return f"step {step:>6,}  {bits:6.3f} {self.unit}  {speed:>9,.0f} tokens/s  {clock(left):>7} left"
 
     def close(self) -> None:
         """No more updates; `say` still works."""
+
+
+class JsonDisplay(PlainDisplay):
+    """One JSON object a line: `event` says what happened. What is said for people alone is a "message"."""
+
+    def say(self, text: str) -> None:
+        self.report("message", text=text)
+
+    def report(self, event: str, text: str | None = None, **values: Any) -> None:
+        content = {"event": event, **({"text": text} if event == "message" else values)}
+        print(json.dumps(content), file=self.stream, flush=True)
+
+    def update(self, **numbers: float) -> None:
+        """The same numbers come as the event "step"."""
 
 
 class LiveDisplay(PlainDisplay):

@@ -85,7 +85,7 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
     read = f"{steps * tokens:,} tokens, {epochs:.2f} of the training data"
     display.say(f"run         about {steps:,} steps in {clock(steps * seconds)}: {read}")
     display.say("no run folder was written; leave --dry_run out to train")
-    return {
+    found = {
         "parameters": cost.parameters,
         "memory_bytes": cost.total_bytes,
         "available_bytes": room,
@@ -94,6 +94,8 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
         "tokens": steps * tokens,
         "epochs": epochs,
     }
+    display.report("dry_run", None, **found)
+    return found
 
 
 def _cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:

@@ -84,6 +84,7 @@ def find_lr(problem: Problem, options: TrainOptions, folder: RunFolder, display:
         except OSError as error:
             raise TrainingError(f"out: cannot write {folder.path}: {error.strerror or error}; the rates were shown") from error
         display.say(f"plot        {folder.path / 'find_lr.svg'}")
+    display.report("find_lr", None, **found)
     return found
 
 

@@ -17,11 +17,12 @@ from ..data.tokenizer import Tokenizer
 from ..evaluation.trained import validation_text
 from ..evaluation.windows import TextWindows, scored_losses, stacked
 from ..models.language_model import LanguageModel
-from . import samples
+from . import samples, snippets
 from .options import TrainOptions
 from .problem import Batch, Problem, Score, Sums
 from .setup import Progress, backbone_config, data_facts, length_limit, task_of
 
+PROMPT = "def "  # of a model of Python
 MASK_PROBABILITY = 0.15  # of plain windows
 SMALL_TEXT = 20_000_000  # tokens
 OFFSETS = 8
@@ -37,6 +38,7 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
     tokenizer = load_tokenizer(options.tokenizer)
     corpus = load_corpus(
         options.data,
+        validation=options.validation_data,
         tokenizer=tokenizer,
         text=options.text,
         quotes=options.quotes,
@@ -60,6 +62,8 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         sample=lambda model, seed: samples.of_text(model, shown, tokenizer, seed=seed),
         tokens=train.length,
         size=len(corpus.train),
+        uniform=math.log(tokenizer.vocab_size),
+        snippet=snippets.WRITES.format(prompt=PROMPT if _writes_python(options) else "The ") if options.causal else snippets.FILLS,
         bits=(per_byte / math.log(2), "bits/byte"),
         references=lambda: references(corpus),
         save_extra=tokenizer.save,
@@ -90,13 +94,19 @@ def task_problem(options: TrainOptions) -> Problem:
         sample=lambda model, seed: samples.of_task(model, task.validation, task.vocabulary),
         tokens=task.length,
         size=len(task.train) * task.length,
+        uniform=math.log(task.vocab_size),
+        snippet=snippets.of_task(snippets.SOLVES, options),
     )
 
 
 def _closing(options: TrainOptions, folder: str) -> str:
     if not options.causal:
         return f'subq fill {folder} "some [MASK] text"'
-    return f"subq generate {folder}" + (' --prompt "def "' if options.data in (None, STDLIB) else "")
+    return f"subq generate {folder}" + (f' --prompt "{PROMPT}"' if _writes_python(options) else "")
+
+
+def _writes_python(options: TrainOptions) -> bool:
+    return options.data in (None, STDLIB)
 
 
 def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, TextWindows]:

@@ -19,7 +19,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 LONGEST = 1e9  # seconds, some thirty years
 MOST = 2**31 - 1  # of anything in a model's configuration
 MOST_EVALUATIONS = 10_000  # their places in the run are in every checkpoint
-PATHS = ("data", "tokenizer", "weights")
+PATHS = ("data", "validation_data", "tokenizer", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class TrainOptions:
     data: str | None = None
     """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet are understood. Default: the source
     of Python's own standard library."""
+    validation_data: str | None = None
+    """What to validate on, read as the data are, all of which is trained on then. Default: a tenth of the data."""
     text: str = "text"
     """Column or field that holds the text, where the data has columns. Where another is named, only rows are read: a file
     without columns is refused, or passed over in a folder."""
@@ -59,7 +61,8 @@ class TrainOptions:
     overwrite: bool = False
     """Replace an earlier run in the folder."""
     resume: str | None = None
-    """Go on with a run that was stopped: its folder, or alone together with --out (or for the newest in runs/)."""
+    """Go on with a run that was stopped: its folder, or alone together with --out (or for the newest in runs/). One that is
+    finished goes on with a larger --max_steps or --budget, which count from its beginning; the learning rate warms up again."""
     weights: str | None = None
     """Saved model whose weights to start from, with a new optimizer and schedule."""
 
@@ -79,7 +82,7 @@ class TrainOptions:
     """Any further field of the model's configuration, as --fields.NAME VALUE."""
 
     max_steps: int | None = None
-    """Optimizer steps to take."""
+    """Optimizer steps to take, in all."""
     budget: str | None = None
     """Time the whole run may take, as 300, 90s, 5m or 1h30m. Default: 5m, or none where max_steps is given."""
     batch_size: int | None = None
@@ -115,6 +118,10 @@ class TrainOptions:
     """Checkpoints to keep, newest first; the best model is kept besides."""
     report_to: str | None = None
     """Trackers besides metrics.jsonl, with commas between: tensorboard, trackio, wandb."""
+    quiet: bool = False
+    """Print nothing but errors."""
+    json: bool = False
+    """Print one JSON object a line: see docs/command_line.md for its keys."""
     dry_run: bool = False
     """Say what the run would need - shapes, parameters, memory, time - and stop."""
     find_lr: bool = False
@@ -192,13 +199,19 @@ class TrainOptions:
             close = difflib.get_close_matches(self.task, TASKS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}{hint}", self.task)
-            for name in ("data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
+            for name in ("data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
                 if getattr(self, name) != getattr(TrainOptions, name):
                     raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")
         elif self.task_options:
             raise ValueError("task_options is for --task: name one")
         if self.label is not None and self.target is not None:
             raise ValueError("label trains a classifier and target an encoder-decoder: leave one of the two")
+        if self.quiet and self.json:
+            raise ValueError("quiet prints nothing and json one object a line: leave one of the two")
+        if self.validation_data is not None and _absolute(self.validation_data) == _absolute(self.data or "stdlib"):
+            raise ValueError(
+                f"validation_data: {self.validation_data} is what is trained on; name other data, or leave it out to hold a tenth back"
+            )
         for name in ("label", "target"):
             if getattr(self, name) is not None and self.data is None:
                 raise ValueError(f"{name} names a column of the data: give a .csv, .tsv, .jsonl or .parquet with --data")

@@ -83,7 +83,9 @@ class Problem:
         tokens: tokens in an item of the training data (padding among them, the longest where they differ).
         size: tokens of the training data, counted alike.
         bits: factor from nats per prediction to what the progress line shows, and its unit.
+        uniform: nats per prediction of a guess among all tokens or classes alike.
         references: what a score may be compared with, by name; computed when asked for.
+        snippet: the Python lines that use the model, for the run's page (`snippets.py`).
         save_extra: writes what belongs to a saved model beside it, its tokenizer above all.
         closing: the command that uses the model, given the run's folder.
     """
@@ -102,6 +104,8 @@ class Problem:
     sample: Callable[[Any, int], str]
     tokens: int
     size: int
+    uniform: float
+    snippet: str
     bits: tuple[float, str] = (1 / math.log(2), "bits/token")
     references: Callable[[], dict[str, float]] = dict
     save_extra: Callable[[Any], None] = field(default=lambda folder: None)

@@ -14,7 +14,9 @@ from .outputs import named
 
 ALONE = "true"  # what `--resume` without a value stands for
 LAST = "find_lr"  # the last option that every version writes
-FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "dry_run", "find_lr")  # may differ when a run goes on
+# What may differ when a run goes on; and when a finished one does, besides.
+FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "quiet", "json", "dry_run", "find_lr")
+FURTHER = ("max_steps", "budget", "learning_rate", "schedule", "warmup", "evaluations", "patience")
 
 
 def resumed_folder(resume: str, out: str | None) -> Path:
@@ -91,18 +93,20 @@ def _anew(folder: Path) -> str:
     return f"put it back, or start a new run from its model with --weights {shlex.quote(str(place))}"
 
 
-def check_unchanged(saved: TrainOptions, given: TrainOptions) -> None:
-    """Whether a run may go on with what is given; both resolved.
+def check_unchanged(saved: TrainOptions, given: TrainOptions, *, further: bool = False) -> None:
+    """Whether a run may go on with what is given; both resolved. `further`: it is finished, and is to become longer.
 
     Raises:
         ValueError: an option differs; names the first and both values.
     """
+    free = (*FREE, *FURTHER) if further else FREE
     for field in dataclasses.fields(TrainOptions):
         before, now = getattr(saved, field.name), getattr(given, field.name)
-        if field.name not in FREE and before != now:
+        if field.name not in free and before != now:
             name, before, now = innermost(field.name, before, now)
+            end = " (once it is finished, it can be trained further)" if field.name in ("max_steps", "budget") else ""
             raise ValueError(
-                f"resume: {name} was {before!r} and is now {now!r}; a run goes on as it began: "
+                f"resume: {name} was {before!r} and is now {now!r}; a run goes on as it began{end}: "
                 "leave the option out, or start a new run (with --weights to start from this one's model)"
             )
 

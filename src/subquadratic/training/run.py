@@ -21,13 +21,15 @@ from ..models.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
 from .checkpoints import Checkpoints, is_full_disk
 from .display import PlainDisplay, clock
+from .further import Extension
 from .integrity import check_run, why_no_model, write_progress
 from .options import TrainOptions
 from .page import run_page
-from .plots import plot_losses
+from .plots import plot_run
 from .problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, validate
 from .run_folder import RunFolder
 from .schedule import Schedule
+from .setup import now
 from .trainer import SubquadraticTrainer
 
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
@@ -72,6 +74,7 @@ class Run:
         self.final_items = len(self.items) if wanted is None else min(len(self.items), math.ceil(wanted / problem.tokens))
         self.validate = partial(validate, problem, batch_size=options.batch_size or 1, seed=options.seed)
         self.progress: dict[str, Any] = {}  # of the checkpoint that the run goes on from
+        self.begins = False  # a new schedule, though there is one
 
     @property
     def measured(self) -> Any:
@@ -116,35 +119,55 @@ class Run:
             self.folder.measure(step=self.best["step"], final=True, **score.to_dict())
             result = {"steps": steps, "best_step": self.best["step"], "train_seconds": round(seconds, 1), "interrupted": signal is not None}
             references = self.problem.references()
-            facts = {**facts, "result": {**result, **score.to_dict(), **references}}
+            facts = {**facts, "result": {**result, **score.to_dict(), **references}, "finished": now()}
             self._say_result(references, score, steps, signal)
             sample = "" if signal is not None else self.problem.sample(model, self.options.seed)
             if sample:
                 self.folder.add_sample(steps, sample)
-                self.display.say(f"sample      {'-' * 60}\n{sample}\n{'-' * 72}")
+                self.display.report("sample", f"sample      {'-' * 60}\n{sample}\n{'-' * 72}", step=steps, sample=sample)
             if self.folder.writes:
-                factor, unit = self.problem.bits
                 title = f"{self.options.model}, {facts['parameters'] / 1e6:.2f} M parameters"
-                plot_losses(self.folder.path / "loss.svg", self.folder.measurements(), factor=factor, unit=unit, title=title)
+                plot_run(
+                    self.folder.path / "loss.svg",
+                    self.folder.measurements(),
+                    factor=self.problem.bits[0],
+                    unit=self.problem.bits[1],
+                    references=self._references(references),
+                    title=title,
+                )
                 self.folder.write_page(run_page(self.folder, self.options, self.problem, facts))
             self.folder.write_facts(facts)  # last: who finds the result there finds the run complete
+        self.display.report("result", folder=str(self.folder.path), **facts["result"])
         where = shlex.quote(str(self.folder.path))
         going_on = f"subq train --resume {where}" if signal is not None else self.problem.closing(where)
         self.display.say(f"go on       {going_on}")
         return TrainResult(self.folder, model, steps, score, sample, signal)
 
-    def restore(self, checkpoint: Path, progress: dict[str, Any]) -> None:
-        """Take up what a checkpoint holds besides what the Trainer reads.
+    def _references(self, found: dict[str, float]) -> dict[str, float]:
+        """What the losses are drawn beside, by name, in the unit of the drawing."""
+        end = f"_{self.problem.bits[1].replace('/', '_per_')}"
+        named = {name.removesuffix(end): value for name, value in found.items() if name.endswith(end)}
+        return {"uniform guess": self.problem.uniform * self.problem.bits[0], **named}
+
+    def restore(self, checkpoint: Path, progress: dict[str, Any], extension: Extension | None = None) -> None:
+        """Take up what a checkpoint holds besides what the Trainer reads; `extension` is where the run went on after its end.
 
         Raises:
             CheckpointError: a file of the run that the checkpoint counts on is damaged.
         """
         notes = check_run(self.folder.path, progress)
         self.progress, self.best, self.stale = progress, progress["best"], progress["stale"]
-        noted = self.folder.noted_best()
+        noted, sizes = self.folder.noted_best(), progress["sizes"]
+        if extension is not None:
+            self.schedule.first_step, self.schedule.first_elapsed = extension.step, extension.elapsed
+        self.begins = extension is not None and extension.begins(progress)
+        if extension is not None and self.begins:
+            self.stale, sizes = 0, extension.sizes
+            if noted and noted["step"] <= extension.step:  # measured after the last checkpoint was written
+                self.best = noted
         if why_no_model(self.folder.path) is not None or (self.best and noted and noted["step"] != self.best["step"]):
             self.best = None  # deleted, or of a later step: the run was stopped after that was saved and before its checkpoint was
-        self.folder.reopen(progress["sizes"])
+        self.folder.reopen(sizes)
         if self.average is not None:
             self.average.module.load_state_dict(read_tensors(checkpoint / AVERAGE), strict=True)
             self.average.n_averaged.fill_(progress["averaged"])
@@ -159,7 +182,8 @@ class Run:
         milestones = Milestones(
             self._milestone, self.watch, self.schedule, count=options.evaluations, save_every=options.save_every
         )
-        milestones.marks = list(self.progress.get("marks", milestones.marks))
+        if not self.begins:
+            milestones.marks = list(self.progress.get("marks", milestones.marks))
         trainer.write_more = lambda folder: self._write_progress(folder, milestones.marks)
         interval = getattr(getattr(self.model, "config", None), "redraw_interval", None)
         callbacks: list[TrainerCallback | None] = [
@@ -177,13 +201,14 @@ class Run:
     def _start_clock(self) -> None:
         seconds, before = self.options.seconds(), self.progress
         self.deadline = None if seconds is None else self.started + seconds * (1 - ENDING_SHARE)
-        if before:
+        if before and not self.begins:
             self.schedule.start(before["train_seconds"], elapsed=before["elapsed"], aside=before["aside"])
             return
+        elapsed, aside = before.get("elapsed", 0.0), before.get("aside", 0.0)
         if seconds is not None and self.deadline is not None:
-            final = min(seconds * FINAL_SHARE, self.final_items * self.window_seconds)
-            seconds = max(self.deadline - final - time.monotonic(), 1e-3)
-        self.schedule.start(seconds)
+            final = min(seconds * FINAL_SHARE, self.final_items * (self.window_seconds or before.get("window_seconds", 0.0)))
+            seconds = elapsed + max(self.deadline - final - time.monotonic(), 1e-3)
+        self.schedule.start(seconds, elapsed=elapsed, aside=aside)
 
     def _write_progress(self, folder: Path, marks: list[float]) -> None:
         from safetensors.torch import save_file
@@ -198,6 +223,7 @@ class Run:
                 "train_seconds": self.schedule.seconds,
                 "elapsed": self.schedule.elapsed(),
                 "aside": self.schedule.aside,
+                "window_seconds": self.window_seconds,
                 "sizes": self.folder.sizes(),
                 "marks": marks,
                 "losses": self.watch.losses,
@@ -240,13 +266,14 @@ class Run:
         self.folder.measure(step=step, **score.to_dict())
         if not math.isfinite(score.loss):
             raise TrainingError(f"the validation loss is {score.loss} at step {step:,}")
+        after = clock(self.schedule.elapsed())
+        line = f"step {step:>6,}  {self.problem.headline(score)} in a validation sample, after {after}"
+        self.display.report("validation", line if step and sample else None, step=step, **score.to_dict())
         if step and sample:
-            after = clock(self.schedule.elapsed())
-            self.display.say(f"step {step:>6,}  {self.problem.headline(score)} in a validation sample, after {after}")
             text = self.problem.sample(self.measured, self.options.seed) if self.folder.writes else ""
             if text:
                 self.folder.add_sample(step, text)
-                self.display.say(f"            {_one_line(text)}")
+                self.display.report("sample", f"            {_one_line(text)}", step=step, sample=text)
             if self.options.trackers():
                 self.trainer.log({key: float(value) for key, value in score.to_dict().items()})
         self.schedule.aside += time.monotonic() - started

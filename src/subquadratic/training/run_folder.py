@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.saving import replace_file
+from .options import TrainOptions
 from .outputs import check_folder, named
 from .replacing import FILES, check_replaceable, is_page, remove_run
 
@@ -107,7 +109,13 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def open(self, options: dict[str, Any], facts: dict[str, Any]) -> None:
+    def write_options(self, options: TrainOptions) -> None:
+        """`run.yaml`, without what says where the run is and how it is shown."""
+        if self.writes:
+            given = {**dataclasses.asdict(options), "out": None, "overwrite": False, "resume": None, "quiet": False, "json": False}
+            self._write("run.yaml", _to_yaml(given))
+
+    def open(self, options: TrainOptions, facts: dict[str, Any]) -> None:
         """Drop what an earlier run left there (and nothing else), write options and facts.
 
         Raises:
@@ -118,7 +126,7 @@ class RunFolder:
         try:
             self._sweep()
             remove_run(self.path)
-            self._write("run.yaml", _to_yaml(options))
+            self.write_options(options)
             self.write_facts(facts)
         except OSError as error:
             raise ValueError(f"out: cannot write {self.path}: {error.strerror or error}; no run is left there") from error

@@ -11,7 +11,7 @@ class Schedule:
 
     With a time budget the learning rate follows the clock, so it has come down to its end when the time is up, however
     fast the machine is and whatever else runs on it. `warmup` is a share of the run; `floor` the last rate of a cosine
-    over the peak.
+    over the peak. A run that goes on after its end has a second schedule, from `first_step` and `first_elapsed` seconds on.
     """
 
     def __init__(
@@ -21,6 +21,7 @@ class Schedule:
             raise ValueError("max_steps and seconds cannot both be None: the run would never end")
         self.max_steps, self.seconds, self.warmup, self.shape, self.floor = max_steps, seconds, warmup, shape, floor
         self.started = time.monotonic()
+        self.first_step, self.first_elapsed = 0, 0.0
         self.aside = 0.0  # seconds of the elapsed time that went into validations and samples
 
     def start(self, seconds: float | None, *, elapsed: float = 0.0, aside: float = 0.0) -> None:
@@ -32,22 +33,29 @@ class Schedule:
 
     def progress(self, step: int) -> float:
         """Share of the run that is done after `step` optimizer steps."""
-        by_steps = step / self.max_steps if self.max_steps is not None else 0.0
-        by_clock = self.elapsed() / self.seconds if self.seconds is not None else 0.0
-        return min(1.0, max(by_steps, by_clock))
+        by_steps = _share(step - self.first_step, self.max_steps, self.first_step)
+        by_clock = _share(self.elapsed() - self.first_elapsed, self.seconds, self.first_elapsed)
+        return max(0.0, min(1.0, max(by_steps, by_clock)))
 
     def remaining(self, step: int) -> float:
         """Seconds to the end of the training, at the speed so far."""
         progress = self.progress(step)
-        return self.elapsed() * (1 - progress) / progress if progress else 0.0
+        return (self.elapsed() - self.first_elapsed) * (1 - progress) / progress if progress else 0.0
 
     def factor(self, step: int) -> float:
         """The learning rate of the step after `step`, over its peak."""
         progress = self.progress(step)
         if progress < self.warmup:
-            one_step = 1 / self.max_steps if self.max_steps is not None else 0.0
+            one_step = _share(1, self.max_steps, self.first_step)
             return max(0.01, min(1.0, (progress + one_step) / self.warmup))
         if self.shape == "constant":
             return 1.0
         share = (progress - self.warmup) / (1 - self.warmup)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _share(done: float, end: float | None, first: float) -> float:
+    """Of the way from `first` to `end`, what `done` is; nothing where there is no end."""
+    if end is None:
+        return 0.0
+    return done / (end - first) if end > first else 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from . import samples
 from .options import TrainOptions
 from .problem import Batch, Problem, Sums
 from .setup import backbone_config, examples_facts, length_limit
+from .snippets import TRANSLATES
 
 CAN = "performer, linformer and transformer can be both"
 
@@ -29,6 +31,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         options.data,
         text=options.text,
         target=options.target,
+        validation=options.validation_data,
         tokenizer=tokenizer,
         max_length=options.context,
         quotes=options.quotes,
@@ -61,6 +64,8 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         sample=lambda model, seed: samples.of_pairs(model, examples.validation, tokenizer),
         tokens=source_length + target_length,
         size=len(examples.train) * (source_length + target_length),
+        uniform=math.log(tokenizer.vocab_size),
+        snippet=TRANSLATES,
         save_extra=tokenizer.save,
         closing=lambda folder: f'subq generate {folder} --prompt "a source text"',
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from ..data import Corpus, Examples, Task, make_task
+from ..evaluation.processor import processor
 from ..evaluation.versions import versions
 from ..models.config import BackboneConfig, config_class
 from .options import TrainOptions
@@ -65,6 +67,11 @@ def task_of(options: TrainOptions) -> tuple[Task, dict[str, Any]]:
     return task, {"name": task.name, "digest": task.digest, "options": dict(options.task_options)}
 
 
+def now() -> str:
+    """The date and time, in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> dict[str, Any]:
     """What `run.json` says from the start on."""
     return {
@@ -75,5 +82,12 @@ def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> di
             **versions("subquadratic", "torch", "transformers", "accelerate", "numpy"),
             "python": platform.python_version(),
         },
-        "machine": {"cpu_threads": torch.get_num_threads(), "gpus": torch.cuda.device_count()},
+        "machine": {
+            "processor": processor(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cpu_threads": torch.get_num_threads(),
+            "gpus": torch.cuda.device_count(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "started": now(),
     }

@@ -22,8 +22,9 @@ from .callbacks import Signals
 from .checkpoints import CheckpointError, Checkpoints
 from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
+from .further import EXTENDED, describe_extension, extend, last_extension, longer
 from .integrity import check_files, read_progress, way_back
-from .options import TrainOptions
+from .options import PATHS, TrainOptions
 from .outputs import check_folder, check_outside
 from .problem import Problem
 from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_facts, saved_options
@@ -42,19 +43,21 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         TrainingError: the loss became infinite or NaN, or the disk is full. What the folder then holds is in the message.
     """
     started = time.monotonic()
-    display = _display() if display is None else display
     options, saved = _options(options)
+    display = _display(options) if display is None else display
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if options.budget is not None:
             raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
-        if options.data == "-":
+        if "-" in (options.data, options.validation_data):
             raise ValueError("data: standard input is for one process, since it can be read once; name a file")
     folder = _folder(options)
     facts = {} if saved is None else saved_facts(folder.path)
     _check_sources(options, folder)
-    options, problem = prepare(options, display.reading)
+    further = None if saved is None or not folder.finished() else longer(saved, options)
+    options, problem = prepare(options if further is None else further, display.reading)
     if saved is not None:
-        check_unchanged(saved if saved.context else dataclasses.replace(saved, context=options.context), options)
+        before = saved if saved.context else dataclasses.replace(saved, context=options.context)
+        check_unchanged(before, options, further=further is not None)
         check_data(facts, problem.facts, options.data)
     check_memory(problem, options)
     _check_fit(problem, options)
@@ -68,16 +71,17 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
 
         find_lr(problem, options, folder, display)
         return None
-    return _run(options, problem, folder, display, started, resuming=saved is not None)
+    return _run(options, problem, folder, display, started, resuming=saved is not None, further=further is not None)
 
 
 def _check_sources(options: TrainOptions, folder: RunFolder) -> None:
     """Raises ValueError where the run would write among what it reads, or `overwrite` would delete it."""
     if options.dry_run or options.resume is not None:
         return
-    if options.data is not None and not os.path.isdir(os.path.expanduser(options.data)):  # in a folder, runs are passed over
-        check_outside("out", folder.path, options.data)
-    for name in ("data", "tokenizer", "weights"):
+    for source in (options.data, options.validation_data):
+        if source is not None and not os.path.isdir(os.path.expanduser(source)):  # in a folder, runs are passed over
+            check_outside("out", folder.path, source)
+    for name in PATHS:
         value = getattr(options, name)
         if value is None or not options.overwrite or not os.path.lexists(value):
             continue
@@ -110,14 +114,24 @@ def prepare(options: TrainOptions, progress: Progress = None) -> tuple[TrainOpti
 
 
 def _run(
-    options: TrainOptions, problem: Problem, folder: RunFolder, display: PlainDisplay, started: float, *, resuming: bool
+    options: TrainOptions,
+    problem: Problem,
+    folder: RunFolder,
+    display: PlainDisplay,
+    started: float,
+    *,
+    resuming: bool,
+    further: bool,
 ) -> TrainResult | None:
     with contextlib.ExitStack() as claims:
         if resuming:
             claims.enter_context(folder.claimed())
-            if folder.finished():
-                further = f"to train its model further, start a run with --weights {shlex.quote(str(folder.path))}"
-                display.say(f"finished    the run in {folder.path} is complete; {further}")
+            if further:
+                _together()  # each process has read what the run was before the first changes it
+                extend(folder, options, folder.read_facts())
+            elif folder.finished():
+                longer_one = "to train it further, give a larger --max_steps or --budget, which count from its beginning"
+                display.say(f"finished    the run in {folder.path} is complete; {longer_one}")
                 return None
         torch.manual_seed(options.seed)
         model = problem.build()
@@ -150,15 +164,23 @@ def _train(
     resuming: bool,
 ) -> TrainResult:
     run = Run(options, problem, model, folder, display)
+    before = folder.read_facts() if resuming else {}
+    extension = last_extension(before)
     if checkpoint is not None:
-        run.restore(checkpoint, progress)
+        run.restore(checkpoint, progress, extension)
     facts = describe(options, sum(parameter.numel() for parameter in model.parameters()), problem.facts)
     facts["class"] = type(model).__name__
     if checkpoint is None:
-        folder.open({**dataclasses.asdict(options), "out": None, "overwrite": False, "resume": None}, facts)
-    display.say(f"data        {problem.text}")
-    display.say(f"model       {options.model}, {facts['parameters'] / 1e6:.2f} M parameters, in {folder.path}")
-    if resuming:
+        folder.open(options, facts)
+    else:
+        facts |= {name: before[name] for name in ("started", EXTENDED) if name in before}
+    told = {name: facts[name] for name in ("model", "parameters", "class")}
+    data = {"kind": problem.kind, "data": problem.text, "digest": problem.digest}
+    lines = [f"data        {problem.text}", f"model       {options.model}, {facts['parameters'] / 1e6:.2f} M parameters, in {folder.path}"]
+    display.report("start", "\n".join(lines), folder=str(folder.path), step=progress.get("step", 0), **told, **data)
+    if extension is not None and extension.begins(progress):
+        display.say(f"going on    {describe_extension(options, extension)}")
+    elif resuming:
         where = "from its beginning: it had no checkpoint yet" if checkpoint is None else f"after step {run.progress['step']:,}"
         display.say(f"going on    {where}")
     with Signals() as signals:
@@ -238,7 +260,15 @@ def _folder(options: TrainOptions) -> RunFolder:
     return RunFolder(Path(str(found[0])), writes=is_main_process())
 
 
-def _display() -> PlainDisplay:
-    return make_display() if is_main_process() else PlainDisplay(nowhere())
+def _together() -> None:
+    """Wait for every process of a run of several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.accelerator.is_available()).wait_for_everyone()
+
+
+def _display(options: TrainOptions) -> PlainDisplay:
+    return make_display(quiet=options.quiet, as_json=options.json) if is_main_process() else PlainDisplay(nowhere())
 
 

@@ -89,6 +89,18 @@ class SubquadraticTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Also the rate, which may be another where a finished run goes on, and is then at the beginning of another schedule."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        scheduler: Any = self.lr_scheduler
+        if checkpoint is None or not self.schedule.first_step or scheduler.last_epoch != self.schedule.first_step:
+            return
+        assert self.optimizer is not None
+        peak = self.args.learning_rate
+        scheduler.base_lrs = [peak for _ in scheduler.base_lrs]
+        for group in self.optimizer.param_groups:
+            group["initial_lr"], group["lr"] = peak, peak * self.schedule.factor(scheduler.last_epoch)
+
     def rate(self) -> float:
         """The learning rate of the next step."""
         assert self.optimizer is not None
