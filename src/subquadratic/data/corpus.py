@@ -1,4 +1,4 @@
-"""Corpora: text as two sides of tokens, to train on and to validate on.
+"""Corpora: text, integers or numbers as two sides of tokens, to train on and to validate on.
 
 A corpus is two arrays of tokens and a digest that says which tokens they are: runs are comparable only when their digests
 agree. The standard library is there wherever Python is, so it needs no download; its digest differs between versions and
@@ -10,13 +10,15 @@ files, parquet, pipes) goes through the token store (`store.py`) and is mapped f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .binning import Binned, Binning
 from .delimited import AUTO
 from .documents import TEXT_FIELD
 from .passed_over import PassedOver
@@ -25,8 +27,11 @@ from .sources import STDLIB, Source, find_source
 from .store import cache_folder, map_tokens, stored_tokens, tokens_in_memory
 from .tokenizer import BYTES, ByteTokenizer, Tokenizer
 from .tokenizing import Progress
+from .value_files import INTEGER, NUMBER
+from .value_tokenizers import IntegerTokenizer, NumberTokenizer, Unbinned, reads_values
 
 MEMORY_BYTES = 64 << 20
+MEMORY_VALUES = 8 << 20  # bytes on disk, each of which may be a number of eight
 
 __all__ = ["STDLIB", "Corpus", "load_corpus"]
 
@@ -36,10 +41,12 @@ class Corpus:
     """Tokens to train on and to validate on.
 
     `train` and `validation` are uint16 or uint32, perhaps memory maps; `train_bytes` and `validation_bytes` say how many
-    bytes of text they stand for (bits per token times tokens over bytes is bits per byte); `train_starts` and
+    bytes of text they stand for (bits per token times tokens over bytes is bits per byte; 0 where they stand for none); those of a
+    series of numbers are `Binned`, found when they are read. `train_starts` and
     `validation_starts`, int64, where documents begin in them. `split` says in words how the two were told apart;
     `documents` counts those of each (a text split by position counts in both). `digest` is a SHA-256 over the split, the
-    tokens and the tokenizer. `passed_over` counts what was left out, and says why.
+    tokens and the tokenizer. `passed_over` counts what was left out, and says why; `read_as` says how files were read whose
+    bytes are not their text.
     """
 
     name: str
@@ -54,41 +61,56 @@ class Corpus:
     train_starts: NDArray[np.int64]
     validation_starts: NDArray[np.int64]
     passed_over: PassedOver = field(default_factory=PassedOver)
+    read_as: str = ""
 
     def describe(self) -> str:
         """One line for people."""
+        passed = self.passed_over.describe()
+        how = f"; {self.read_as}" if self.read_as else ""
+        return f"{self.name}: {self._sizes()}{self._documents()}, split {self.split}, digest {self.digest[:12]}{how}{f'; {passed}' if passed else ''}"
+
+    def _sizes(self) -> str:
+        if reads_values(self.tokenizer):
+            return f"{len(self.train):,} + {len(self.validation):,} values to train + validate on, {self.tokenizer.name}"
         size, unit = next((size, unit) for size, unit in ((1e6, "MB"), (1e3, "kB"), (1, "bytes")) if self.train_bytes >= size / 10)
         digits = 2 if size > 1 else 0
         sizes = f"{self.train_bytes / size:,.{digits}f} + {self.validation_bytes / size:,.{digits}f} {unit} to train + validate on"
         tokens = "" if self.tokenizer.name == BYTES else f", {len(self.train):,} + {len(self.validation):,} tokens of {self.tokenizer.name}"
+        return sizes + tokens
+
+    def _documents(self) -> str:
         first, second = self.documents
         whole = self.split.startswith("by position")
-        documents = "" if whole and first == 1 else f", {first:,} documents" if whole else f", {first:,} + {second:,} documents"
-        passed = self.passed_over.describe()
-        left_out = f"; {passed}" if passed else ""
-        return f"{self.name}: {sizes}{tokens}{documents}, split {self.split}, digest {self.digest[:12]}{left_out}"
+        return "" if whole and first == 1 else f", {first:,} documents" if whole else f", {first:,} + {second:,} documents"
 
 
 def load_corpus(
     data: str | Path | None = None,
     *,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | Binning | None = None,
     text: str = TEXT_FIELD,
     quotes: str = AUTO,
     skip_bad_rows: bool = False,
     binary: bool = False,
+    headers: bool = True,
+    column: str | None = None,
+    dtype: str | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
     """The corpus that `data` names, as `sources.py` lists: `None` or `"stdlib"`, a file, a folder, a pattern, `"-"`.
 
     Args:
-        tokenizer: by default the bytes themselves.
+        tokenizer: by default the bytes themselves. An `IntegerTokenizer` reads integers, and a `NumberTokenizer` numbers
+            (`value_files.py`); a `Binning` finds the bins of a `NumberTokenizer` on the training side.
         text: the field of JSON, CSV, TSV and parquet that holds the text. Where one other than `text` is named, only rows are
             read: a file without fields is refused, or passed over among several.
         quotes: what a quotation mark means in CSV and TSV files: `"auto"`, `"double"` or `"none"`, as in `delimited.py`.
         skip_bad_rows: pass over rows that cannot be used, and count them; otherwise the first is an error.
         binary: read every file as its bytes as they are, NUL bytes and line ends too; for the tokenizer bytes.
+        headers: the header lines of FASTA files are part of the text.
+        column: the field of JSON, CSV, TSV and parquet that holds the integers or numbers.
+        dtype: the type of the values of `.bin` files and pipes that hold nothing else.
         cache: folder for the token store, in place of the usual one.
         progress: hears how many bytes were read, and of how many (None: unknown); not called where a store is there.
 
@@ -98,18 +120,22 @@ def load_corpus(
             be written. The message names it.
         ModuleNotFoundError: a package for this kind of file is missing (`zstandard`, `pyarrow`).
     """
-    source = find_source(data, text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary)
+    ways: dict[str, Any] = dict(text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary, headers=headers)
+    source = find_source(data, values=_values(tokenizer), column=column, dtype=dtype, **ways)
     return corpus_of(source, tokenizer=tokenizer, cache=cache, progress=progress)
 
 
 def corpus_of(
-    source: Source, *, tokenizer: Tokenizer | None = None, cache: str | Path | None = None, progress: Progress | None = None
+    source: Source, *, tokenizer: Tokenizer | Binning | None = None, cache: str | Path | None = None, progress: Progress | None = None
 ) -> Corpus:
     """`load_corpus` of a source that is found already."""
+    if isinstance(tokenizer, Binning | NumberTokenizer):
+        return _series(corpus_of(source, tokenizer=Unbinned(), cache=cache, progress=progress), tokenizer)
     tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
     if source.binary and tokenizer.name != BYTES:
         raise ValueError(f"binary reads bytes as they are, and the tokenizer {tokenizer.name} reads text: leave one of the two out")
-    if tokenizer.name == BYTES and source.plain and (source.size() or 0) <= MEMORY_BYTES:
+    small = MEMORY_BYTES if tokenizer.name == BYTES else MEMORY_VALUES if reads_values(tokenizer) else 0
+    if source.plain and (source.size() or 0) <= small:
         tokens, layout = tokens_in_memory(source, tokenizer, progress)
         train, validation = tokens[: layout.train_tokens], tokens[layout.train_tokens :]
     else:
@@ -129,4 +155,27 @@ def corpus_of(
         train_starts=layout.train_starts,
         validation_starts=layout.validation_starts,
         passed_over=PassedOver.from_dict(layout.passed_over),
+        read_as=_read_as(source),
     )
+
+
+def _values(tokenizer: Any) -> str | None:
+    """What a tokenizer reads that is no text."""
+    return INTEGER if isinstance(tokenizer, IntegerTokenizer) else NUMBER if isinstance(tokenizer, Binning | NumberTokenizer) else None
+
+
+def _series(numbers: Corpus, tokenizer: NumberTokenizer | Binning) -> Corpus:
+    """A corpus of numbers as they are, in the bins of `tokenizer`."""
+    bins = tokenizer.fit(numbers.train) if isinstance(tokenizer, Binning) else tokenizer
+    train: Any = Binned(numbers.train, bins)
+    validation: Any = Binned(numbers.validation, bins)
+    digest = hashlib.sha256(f"{numbers.digest} {bins.digest}".encode()).hexdigest()
+    return replace(numbers, train=train, validation=validation, tokenizer=bins, digest=digest)
+
+
+def _read_as(source: Source) -> str:
+    """What becomes of FASTA files."""
+    if source.values is not None or not any(source.kind(name) is None and source.fasta(path) for name, path in source.files):
+        return ""
+    headers = "their headers kept (--headers false leaves them out)" if source.headers else "their headers left out"
+    return f"FASTA read as records, {headers}, sequences without line breaks"

@@ -70,6 +70,19 @@ def json_lines(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: 
         ValueError: what `bad` raises, or no row has the field of the text.
     """
     chosen = _Chosen(fields, bad)
+    for where, row in json_values(chunks, name, bad):
+        values = chosen.take(row, where)
+        if values is not None:
+            yield where, values
+    chosen.end()
+
+
+def json_values(chunks: Iterable[bytes], name: str, bad: BadRow) -> Iterator[tuple[str, Any]]:
+    """Where it is, and the value on each line, whatever JSON it is; blank lines do not count.
+
+    Raises:
+        ValueError: what `bad` raises.
+    """
     for number, text, problem in read_lines(chunks):
         where = f"{name}:{number}"
         if problem is not None:
@@ -78,18 +91,14 @@ def json_lines(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: 
         if not text.strip():
             continue
         try:
-            row = json.loads(text.rstrip("\r\n"))
+            value = json.loads(text.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             bad(where, f"data: {where} is not valid JSON: {error.msg} at column {error.colno}")
-            continue
         except (ValueError, RecursionError) as error:  # a number too long to be one
             reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
             bad(where, f"data: {where} is not JSON that can be read: {reason}")
-            continue
-        values = chosen.take(row, where)
-        if values is not None:
-            yield where, values
-    chosen.end()
+        else:
+            yield where, value
 
 
 def json_array(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow) -> Iterator[Row]:
@@ -99,8 +108,7 @@ def json_array(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: 
         ValueError: what `bad` raises, no JSON, or no row has the field of the text.
     """
     chosen = _Chosen(fields, bad)
-    for line, element in _elements(chunks, name):
-        where = f"{name}:{line}"
+    for where, element in json_elements(chunks, name):
         values = chosen.take(element, where)
         if values is not None:
             yield where, values
@@ -141,8 +149,12 @@ class _Window:
         return ValueError(f"data: {self.name}:{self.line} is not valid JSON: {reason}")
 
 
-def _elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[int, Any]]:
-    """Each element with the line on which it begins."""
+def json_elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[str, Any]]:
+    """Where it begins, and each element of an array.
+
+    Raises:
+        ValueError: no JSON.
+    """
     window = _Window(chunks, name)
     if window.token() != "[":
         raise window.refuse("an array begins with [")
@@ -153,7 +165,7 @@ def _elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[int, Any]]:
         while True:
             window.token()
             line = window.line
-            yield line, _element(window)
+            yield f"{name}:{line}", _element(window)
             separator = window.token()
             window.move(1)
             if separator == "]":

@@ -11,7 +11,7 @@ BINARY, UTF16, UTF32 = "binary", "UTF-16", "UTF-32"
 # The longer mark first: that of UTF-32 begins as that of UTF-16 does.
 MARKS = ((codecs.BOM_UTF32_LE, UTF32), (codecs.BOM_UTF32_BE, UTF32), (codecs.BOM_UTF16_LE, UTF16), (codecs.BOM_UTF16_BE, UTF16))
 FORMATS = {
-    b"\x93NUMPY": "a NumPy array",
+    b"\x93NUMPY": "a NumPy array: of integers it is read with --tokens, of numbers with --bins",
     b"\x1f\x8b": "gzip: name it .gz",
     b"BZh91AY&SY": "bzip2: name it .bz2",
     b"\xfd7zXZ\0": "xz: name it .xz",
