@@ -56,7 +56,8 @@ class Binning:
             same = f"all {what} are {found[0]:g}" if len(found) else f"there are no {what}"
             raise ValueError(f"data: {same} on the training side: there is nothing to learn, and bins cannot be found")
         edges = _quantiles(found, self.bins) if self.binning == "quantile" else _mu_law(found, self.bins)
-        return NumberTokenizer(edges, _centers(found, edges), difference=self.difference, binning=self.binning)
+        told = {"difference": self.difference, "binning": self.binning, "span": (found[0], found[-1])}
+        return NumberTokenizer(edges, _centers(found, edges), **told)
 
 
 class Binned:
@@ -75,6 +76,10 @@ class Binned:
         if not self.tokenizer.difference:
             return self.tokenizer.bins(np.asarray(self.values[start:stop]))
         return self.tokenizer.bins(self.changes(start, stop))
+
+    def cut(self, length: int) -> Binned:
+        """The first `length`."""
+        return Binned(self.values[:length], self.tokenizer)
 
     def changes(self, start: int, stop: int) -> NDArray[np.float64]:
         """From the value before to each of these; 0 for the first value of a document, NaN for what separates two."""

@@ -121,7 +121,7 @@ def load_corpus(
         ModuleNotFoundError: a package for this kind of file is missing (`zstandard`, `pyarrow`).
     """
     ways: dict[str, Any] = dict(text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary, headers=headers)
-    source = find_source(data, values=_values(tokenizer), column=column, dtype=dtype, **ways)
+    source = find_source(data, values=values_of(tokenizer), column=column, dtype=dtype, **ways)
     return corpus_of(source, tokenizer=tokenizer, cache=cache, progress=progress)
 
 
@@ -159,7 +159,7 @@ def corpus_of(
     )
 
 
-def _values(tokenizer: Any) -> str | None:
+def values_of(tokenizer: Any) -> str | None:
     """What a tokenizer reads that is no text."""
     return INTEGER if isinstance(tokenizer, IntegerTokenizer) else NUMBER if isinstance(tokenizer, Binning | NumberTokenizer) else None
 

@@ -117,8 +117,8 @@ class IntegerTokenizer(ValueTokenizer):
         if outside.any():
             place = int(outside.argmax())
             raise ValueError(
-                f"tokens: {where} holds {int(values[place])} at position {first + place:,}, and tokens must be from 0 to {self.size - 1:,}, "
-                f"as --tokens {self.size} says; give the largest token plus 1"
+                f"tokens: {where} holds {int(values[place])} at position {first + place:,}, and tokens must be from 0 to {self.size - 1:,}; "
+                "--tokens says how many there are, the largest plus 1"
             )
         return values.astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
@@ -140,6 +140,7 @@ class NumberTokenizer(ValueTokenizer):
         centers: (bins,) what stands for a number of each bin.
         difference: the bins are those of the change from the value before; the first value of a document has the change 0.
         binning: how the bins were found, for people.
+        span: the least and the largest of what the bins were found from.
 
     Raises:
         ValueError: edges and centers that do not fit each other.
@@ -147,12 +148,13 @@ class NumberTokenizer(ValueTokenizer):
 
     unit = "values"
 
-    def __init__(self, edges: ArrayLike, centers: ArrayLike, *, difference: bool, binning: str) -> None:
+    def __init__(self, edges: ArrayLike, centers: ArrayLike, *, difference: bool, binning: str, span: tuple[float, float]) -> None:
         self.edges, self.centers = np.asarray(edges, dtype=np.float64), np.asarray(centers, dtype=np.float64)
         if self.edges.ndim != 1 or self.centers.shape != (len(self.edges) + 1,) or (np.diff(self.edges) <= 0).any():
             raise ValueError("bins must have ascending edges, and one center more than edges")
         super().__init__(len(self.centers))
         self.difference, self.binning = difference, binning
+        self.lowest, self.highest = map(float, span)
         of_what = "changes" if difference else "numbers"
         self.name = f"{self.size:,} {binning.replace('_', '-')} bins of {of_what}"
         self.digest = _digest(["numbers", difference, self.edges.tolist(), self.centers.tolist()])
@@ -178,7 +180,7 @@ class NumberTokenizer(ValueTokenizer):
         return f"{value:+.6g}" if self.difference else f"{value:.6g}"
 
     def content(self) -> dict[str, Any]:
-        told = {"kind": "numbers", "binning": self.binning, "difference": self.difference}
+        told = {"kind": "numbers", "binning": self.binning, "difference": self.difference, "span": [self.lowest, self.highest]}
         return {**told, "edges": self.edges.tolist(), "centers": self.centers.tolist()}
 
 
@@ -229,7 +231,8 @@ def load_values(path: Path) -> ValueTokenizer:
             raise ValueError(f"it has the format {content['format']!r}, and this version reads {FORMAT}")
         if content["kind"] == "integers":
             return IntegerTokenizer(content["size"])
-        return NumberTokenizer(content["edges"], content["centers"], difference=content["difference"], binning=content["binning"])
+        arguments = {name: content[name] for name in ("edges", "centers", "difference", "binning", "span")}
+        return NumberTokenizer(**arguments)
     except OSError as error:
         raise ValueError(f"tokenizer: cannot read {path}: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError) as error:

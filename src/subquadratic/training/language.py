@@ -1,19 +1,22 @@
-"""Language modelling: windows of a text, or a synthetic task whose items say which tokens can be known."""
+"""Language modelling: windows of a text, of integers or of numbers, or a synthetic task whose items say which tokens can be known."""
 
 from __future__ import annotations
 
 import lzma
 import math
+import shlex
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..data import Corpus, Windows, load_corpus, load_tokenizer
+from ..data import Binning, Corpus, IntegerTokenizer, NumberTokenizer, Windows, load_corpus, load_tokenizer
 from ..data.sources import STDLIB
 from ..data.tokenizer import Tokenizer
+from ..data.value_tokenizers import reads_values
 from ..evaluation.trained import validation_text
 from ..evaluation.windows import TextWindows, scored_losses, stacked
 from ..models.language_model import LanguageModel
@@ -34,19 +37,23 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
     Raises:
         ValueError: the corpus cannot be used, or either side of it is shorter than one window.
     """
-    tokenizer = load_tokenizer(options.tokenizer)
     corpus = load_corpus(
         options.data,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(options),
         text=options.text,
         quotes=options.quotes,
         skip_bad_rows=options.skip_bad_rows,
         binary=options.binary,
+        headers=options.headers,
+        column=options.column,
+        dtype=options.dtype,
         progress=progress,
     )
+    tokenizer = corpus.tokenizer
     train, validation = make_windows(corpus, options)
     shown = Windows(corpus.validation, length=train.length)
-    per_byte = len(corpus.train) / max(corpus.train_bytes, 1)
+    unit = "value" if isinstance(tokenizer, NumberTokenizer) else "token" if reads_values(tokenizer) else "byte"
+    per_unit = len(corpus.train) / max(corpus.train_bytes, 1) if unit == "byte" else 1.0
     return Problem(
         kind="language",
         text=corpus.describe(),
@@ -56,14 +63,14 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         collate=_stack,
         build=_builder(options, tokenizer.vocab_size),
         sums=_summing(tokenizer),
-        headline=_headline(causal=bool(options.causal)),
+        headline=_headline(causal=bool(options.causal), unit=unit),
         sample=lambda model, seed: samples.of_text(model, shown, tokenizer, seed=seed),
         tokens=train.length,
         size=len(corpus.train),
-        bits=(per_byte / math.log(2), "bits/byte"),
+        bits=(per_unit / math.log(2), f"bits/{unit}"),
         references=lambda: references(corpus),
         save_extra=tokenizer.save,
-        closing=partial(_closing, options),
+        closing=partial(_closing, options, tokenizer),
     )
 
 
@@ -93,9 +100,26 @@ def task_problem(options: TrainOptions) -> Problem:
     )
 
 
-def _closing(options: TrainOptions, folder: str) -> str:
+def _tokenizer(options: TrainOptions) -> Any:
+    """What reads the data."""
+    if options.tokens is not None:
+        return IntegerTokenizer(options.tokens)
+    if options.bins is not None:
+        return Binning(bins=options.bins, binning=options.binning, difference=options.difference)
+    tokenizer = load_tokenizer(options.tokenizer)
+    if reads_values(tokenizer):
+        raise ValueError(f"tokenizer: {options.tokenizer} reads {tokenizer.name}, and no text: give --tokens or --bins in its place")
+    return tokenizer
+
+
+def _closing(options: TrainOptions, tokenizer: Tokenizer, folder: str) -> str:
     if not options.causal:
-        return f'subq fill {folder} "some [MASK] text"'
+        return f'subq fill {folder} "{"1 [MASK] 3" if reads_values(tokenizer) else "some [MASK] text"}"'
+    if isinstance(tokenizer, NumberTokenizer):
+        known = shlex.quote(options.data or "") if options.data != "-" else "new.npy"
+        return f"subq generate {folder} --prompt_file {known} --max_new_tokens 24 --samples 100 --out forecast.npy"
+    if reads_values(tokenizer):
+        return f"subq generate {folder} --max_new_tokens 200 --out new.npy"
     return f"subq generate {folder}" + (' --prompt "def "' if options.data in (None, STDLIB) else "")
 
 
@@ -131,14 +155,22 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 
 def references(corpus: Corpus) -> dict[str, float]:
-    """Bits per byte of the validation text by its byte frequencies, and by xz."""
+    """Bits per byte of the validation text by its byte frequencies, and by xz; of integers and numbers, bits per token by their
+    frequencies."""
+    if reads_values(corpus.tokenizer):
+        return {"unigram_bits_per_token": _entropy(corpus.validation[:REFERENCE_TOKENS])}
     text = corpus.tokenizer.decode_bytes(corpus.validation[:REFERENCE_TOKENS])
-    counts = np.bincount(np.frombuffer(text, dtype=np.uint8))
-    shares = counts[counts > 0] / max(len(text), 1)
     return {
-        "unigram_bits_per_byte": float(-(shares * np.log2(shares)).sum()),
+        "unigram_bits_per_byte": _entropy(np.frombuffer(text, dtype=np.uint8)),
         "xz_bits_per_byte": 8 * len(lzma.compress(text, preset=9)) / max(len(text), 1),
     }
+
+
+def _entropy(tokens: NDArray[Any]) -> float:
+    """In bits per token, by their frequencies."""
+    counts = np.bincount(tokens)
+    shares = counts[counts > 0] / max(len(tokens), 1)
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def _builder(options: TrainOptions, vocab_size: int) -> Callable[[], LanguageModel]:
@@ -164,10 +196,11 @@ def _summing(tokenizer: Tokenizer | None) -> Callable[[Any, Batch, torch.Generat
     return sums
 
 
-def _headline(*, causal: bool) -> Callable[[Score], str]:
+def _headline(*, causal: bool, unit: str) -> Callable[[Score], str]:
     def headline(score: Score) -> str:
-        what = "next tokens" if causal else "masked tokens"
-        rate = "" if score.bits_per_byte is None else f"{score.bits_per_byte:.3f} bits/byte, "
+        what = f"{'next' if causal else 'masked'} {'values' if unit == 'value' else 'tokens'}"
+        bits = score.loss / math.log(2) if unit != "byte" else score.bits_per_byte
+        rate = "" if bits is None else f"{bits:.3f} bits/{unit}, "
         return f"{rate}{score.accuracy:.1%} of {score.predicted:,} {what} right"
 
     return headline
