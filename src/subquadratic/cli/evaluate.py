@@ -160,7 +160,7 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
 
     kind = type(trained.model).__name__
     own = trained.options
-    with _progress() as show:
+    with progress_bar() as show:
         if options.data is None and own.get("task"):
             material = task_material(trained, batch_size=options.batch_size)
             assert material.batches is not None
@@ -184,8 +184,7 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
             if kind == "SequenceClassifier":
                 return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
             return material, evaluate_pairs(trained.model, material.batches(), progress=rows)
-        tokenizer = {"tokenizer": options.tokenizer, "tokens": options.tokens}
-        material = text_material(trained, options.data, ways=ways, progress=show, **tokenizer)
+        material = text_material(trained, options.data, ways=ways, tokenizer=options.tokenizer, tokens=options.tokens, progress=show)
         material = _cut(material, options.max_tokens)
         assert material.text is not None and material.tokenizer is not None
         score = evaluate_text(
@@ -209,7 +208,7 @@ def _with_forecast(options: EvaluateOptions, trained: Trained, material: Materia
     from ..evaluation.forecast import forecast_errors
 
     assert material.text is not None
-    series = [part for part in material.text.parts if isinstance(part, Binned)]
+    series: list[Any] = [part for part in material.text.parts if isinstance(part, Binned)]
     if not series or not trained.model.config.causal:
         return score
     context = options.context or trained.options.get("context") or USUAL_CONTEXT
@@ -283,9 +282,7 @@ def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
 def _wrapped(name: str, text: str) -> list[str]:
     """Words are not broken: a long path may pass the margin."""
     indent = " " * 12
-    return textwrap.wrap(
-        text, 100, initial_indent=name.ljust(12), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.wrap(text, 100, initial_indent=name.ljust(12), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any, *, printed: bool) -> None:
@@ -321,7 +318,7 @@ def _rows_shown(show: Callable[[int, int | None], None] | None, material: Materi
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int | None], None] | None]:
+def progress_bar() -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar on the terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None

@@ -89,7 +89,9 @@ def run(argv: Sequence[str]) -> int:
             f"run: the model in {loaded.folder} {what}, and only a bidirectional one can fill in; use subq generate {loaded.folder}"
         )
     if difference(loaded):
-        raise ValueError(f"run: the model in {loaded.folder} learned changes from one number to the next, whose gaps have no number to begin with")
+        raise ValueError(
+            f"run: the model in {loaded.folder} learned changes from one number to the next, and fill takes numbers themselves"
+        )
     filled, places = fill_in(loaded, options, parts)
     output = Output()
     if options.format == "json":

@@ -326,7 +326,6 @@ class _Report:
             self.output.write(self.before + b"".join(piece.data for piece in pieces))
             self.output.end()
 
-
     def _values(self, pieces: list[Piece]) -> Any:
         return values_after(self.loaded, self.prompt, [piece.token for piece in pieces])
 

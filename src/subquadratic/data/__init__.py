@@ -1,4 +1,4 @@
-"""Text, integers or numbers in, tokens out: tokenizers, sources of documents, corpora, the token store, windows, labelled examples, synthetic tasks.
+"""Text, integers or numbers in, tokens out: tokenizers, sources, corpora, the token store, windows, labelled examples, synthetic tasks.
 
 Names are loaded when they are first used: the names of the tasks are there without torch, and a tokenizer without pyarrow.
 """

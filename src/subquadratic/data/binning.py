@@ -56,8 +56,8 @@ class Binning:
             same = f"all {what} are {found[0]:g}" if len(found) else f"there are no {what}"
             raise ValueError(f"data: {same} on the training side: there is nothing to learn, and bins cannot be found")
         edges = _quantiles(found, self.bins) if self.binning == "quantile" else _mu_law(found, self.bins)
-        told = {"difference": self.difference, "binning": self.binning, "span": (found[0], found[-1])}
-        return NumberTokenizer(edges, _centers(found, edges), **told)
+        span = float(found[0]), float(found[-1])
+        return NumberTokenizer(edges, _centers(found, edges), difference=self.difference, binning=self.binning, span=span)
 
 
 class Binned:

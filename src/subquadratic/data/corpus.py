@@ -65,9 +65,8 @@ class Corpus:
 
     def describe(self) -> str:
         """One line for people."""
-        passed = self.passed_over.describe()
-        how = f"; {self.read_as}" if self.read_as else ""
-        return f"{self.name}: {self._sizes()}{self._documents()}, split {self.split}, digest {self.digest[:12]}{how}{f'; {passed}' if passed else ''}"
+        more = "".join(f"; {said}" for said in (self.read_as, self.passed_over.describe()) if said)
+        return f"{self.name}: {self._sizes()}{self._documents()}, split {self.split}, digest {self.digest[:12]}{more}"
 
     def _sizes(self) -> str:
         if reads_values(self.tokenizer):

@@ -16,7 +16,7 @@ from .fields import Row, as_text
 from .passed_over import AS_TEXT, EMPTY, NO_SEQUENCE, NO_TEXT, REPEATED, PassedOver
 from .reading import beginning, file_size, pieces_of, read_chunks, read_stream, read_text
 from .rows import read_rows, table_kind
-from .sniffing import encoding_of, no_text, refusal
+from .sniffing import encoding_of, json_shape, no_text, refusal
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -79,9 +79,17 @@ def read_documents(source: Source, passed: PassedOver, *, utf8: bool, progress: 
 
 
 def rows_of(
-    source: Source, name: str, path: Path, fields: dict[str, str], passed: PassedOver, progress: Callable[[int], None] | None
+    source: Source,
+    name: str,
+    path: Path,
+    fields: dict[str, str],
+    passed: PassedOver,
+    progress: Callable[[int], None] | None,
+    *,
+    whole: bool = False,
 ) -> Iterator[Row]:
-    """The rows of one of the tables of `source`; nothing of one in another encoding among several files, which is counted.
+    """The rows of one of the tables of `source`, with `whole` also the fields that `fields` do not name; nothing of one in another
+    encoding among several files, which is counted. What comes through a pipe is JSON, or else CSV, or TSV where its header has a tab.
 
     Raises:
         ValueError: as `read_rows`.
@@ -97,8 +105,10 @@ def rows_of(
         if encoding is not None:
             passed.add(encoding, name)
             return
+        if source.stream and kind == "json" and first.strip() and json_shape(first, whole=False)[0] is None:
+            kind = "tsv" if b"\t" in first.splitlines()[0] else "csv"
     told = Path(source.told(path))
-    yield from read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress)
+    yield from read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress, whole=whole)
 
 
 def _row_documents(source: Source, name: str, path: Path, passed: PassedOver, progress: Callable[[int], None] | None) -> Iterator[Document]:

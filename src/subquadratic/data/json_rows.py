@@ -24,8 +24,8 @@ TEXT = "text"  # the argument whose field a row may lack
 class _Chosen:
     """The fields asked for, of row after row."""
 
-    def __init__(self, fields: dict[str, str], bad: BadRow) -> None:
-        self.fields, self.bad = fields, bad
+    def __init__(self, fields: dict[str, str], bad: BadRow, whole: bool) -> None:
+        self.fields, self.bad, self.whole = fields, bad, whole
         self.rows, self.found = 0, False
         self.missing: ValueError | None = None  # what to say where no row has the text
 
@@ -55,7 +55,7 @@ class _Chosen:
                 self.missing = error
         if self.rows == FEW:
             self.end()
-        return values
+        return {**row, **values} if self.whole else values
 
     def end(self) -> None:
         """Raises ValueError where no row had the text."""
@@ -63,13 +63,13 @@ class _Chosen:
             raise self.missing
 
 
-def json_lines(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow) -> Iterator[Row]:
-    """`fields` of the object on each line; blank lines do not count.
+def json_lines(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool = False) -> Iterator[Row]:
+    """`fields` of the object on each line, with `whole` all it has; blank lines do not count.
 
     Raises:
         ValueError: what `bad` raises, or no row has the field of the text.
     """
-    chosen = _Chosen(fields, bad)
+    chosen = _Chosen(fields, bad, whole)
     for where, row in json_values(chunks, name, bad):
         values = chosen.take(row, where)
         if values is not None:
@@ -101,13 +101,14 @@ def json_values(chunks: Iterable[bytes], name: str, bad: BadRow) -> Iterator[tup
             yield where, value
 
 
-def json_array(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow) -> Iterator[Row]:
-    """`fields` of each object in an array. After bytes that are no JSON there is no way to go on, so these are not skipped.
+def json_array(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool = False) -> Iterator[Row]:
+    """`fields` of each object in an array, with `whole` all it has. After bytes that are no JSON there is no way to go on, so these are
+    not skipped.
 
     Raises:
         ValueError: what `bad` raises, no JSON, or no row has the field of the text.
     """
-    chosen = _Chosen(fields, bad)
+    chosen = _Chosen(fields, bad, whole)
     for where, element in json_elements(chunks, name):
         values = chosen.take(element, where)
         if values is not None:

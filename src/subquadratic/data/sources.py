@@ -266,18 +266,18 @@ def _check_ways(source: Source) -> None:
     if source.rows and kinds == {None}:
         tables = ".jsonl, .json, .csv, .tsv or .parquet files"
         if source.text == TEXT_FIELD:
-            raise ValueError(f"data: rows with a label or target come from {tables}, got {source.name}")
+            raise ValueError(f"data: rows come from {tables}, got {source.name}")
         raise ValueError(f"text: {source.name} has no field {source.text!r}: fields are those of {tables}; leave --text out")
     if source.stream and "parquet" in kinds:
         raise ValueError(f"data: parquet is not read from its beginning to its end, as a pipe is: save {source.name} as a file")
     if source.quotes != AUTO and not (kinds & {"csv", "tsv"} or (source.stream and source.rows)):
         raise ValueError(f"quotes is for rows of .csv and .tsv files, and there are none in {source.name}; leave it out")
-    tables = kinds & {"jsonl", "json", "csv", "tsv", "parquet"}
-    if source.skip_bad_rows and not tables and not (source.stream and source.values):
+    of_rows = kinds & {"jsonl", "json", "csv", "tsv", "parquet"}
+    if source.skip_bad_rows and not of_rows and not (source.stream and source.values):
         raise ValueError(f"skip_bad_rows is for rows of tables, and there are none in {source.name}; leave it out")
     if not source.headers and not any(source.fasta(path) for _, path in source.files):
         raise ValueError(f"headers is for FASTA files ({', '.join(FASTA)}), and there are none in {source.name}; leave it out")
-    if source.column is not None and not tables and not source.stream:
+    if source.column is not None and not of_rows and not source.stream:
         raise ValueError(f"column is for rows of tables, and there are none in {source.name}; leave it out")
     if source.dtype is not None and "raw" not in kinds:
         raise ValueError(f"dtype is for .bin files and pipes, and there are none in {source.name}; leave it out")

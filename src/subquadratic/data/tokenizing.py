@@ -79,7 +79,8 @@ def write_tokens(
         held_out = not source.single and by_hash(document.key)
         sides.add(document, tokens, held_out)
     if not sides.order:
-        raise ValueError(f"data: {source.name} is empty" if source.single else f"data: {source.name} holds no {'values' if reads_values(tokenizer) else 'text'}{passed.because()}")
+        nothing = f"holds no {'values' if reads_values(tokenizer) else 'text'}{passed.because()}"
+        raise ValueError(f"data: {source.name} {'is empty' if source.single else nothing}")
     if source.stdlib and not all(sides.texts):
         raise ValueError(f"data: too few .py sources in the {source.name} to train on (a zipped or embedded Python?)")
     share = sides.texts[1] / max(sum(sides.texts), 1)

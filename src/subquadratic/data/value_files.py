@@ -197,14 +197,14 @@ def _array(element: list[Any], wanted: str, place: str) -> NDArray[Any]:
     except (ValueError, OverflowError):  # lists of several lengths in it
         values = np.array([None])
     if values.ndim != 1 or values.dtype.kind not in "iuf":
-        raise ValueError(f"data: {place} must hold a list of {wanted}s, got {str(element):.60}")
+        raise ValueError(f"data: {place} must hold a list of {wanted}s, got {element!s:.60}")
     _check_dtype(values.dtype, wanted, place)
     return values
 
 
 def _single(element: Any, wanted: str, place: str) -> Any:
     if isinstance(element, bool) or not isinstance(element, str | int | float | np.integer | np.floating):
-        raise ValueError(f"data: {place} must hold {'an' if wanted == INTEGER else 'a'} {wanted}, got {str(element):.60}")
+        raise ValueError(f"data: {place} must hold {'an' if wanted == INTEGER else 'a'} {wanted}, got {element!s:.60}")
     if isinstance(element, str):
         values = parse_numerals(element.replace(",", "") if wanted == NUMBER else element, wanted, where=place)
         if len(values) != 1:

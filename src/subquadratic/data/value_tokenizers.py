@@ -160,7 +160,7 @@ class NumberTokenizer(ValueTokenizer):
         self.digest = _digest(["numbers", difference, self.edges.tolist(), self.centers.tolist()])
 
     def bins(self, values: NDArray[np.float64]) -> NDArray[Any]:
-        """The bin of each number (of each change, where these are what is binned); the end token for NaN, which separates documents."""
+        """The bin of each number, or of each change where these are binned; the end token for NaN, which is between documents."""
         found = np.searchsorted(self.edges, values, side="right")
         found = np.where(np.isnan(values), self.eos_token, found)
         return found.astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)

@@ -23,6 +23,7 @@ from ..models.encoder_decoder import EncoderDecoder
 from ..models.language_model import LanguageModel
 from ..models.saving import CONFIG, WEIGHTS, Pretrained, read_config
 from ..models.sequence_classifier import SequenceClassifier
+from .predict import row_limit
 from .report import shortened
 from .text import Text
 from .vocabulary import check_tokenizer, model_tokenizer
@@ -263,7 +264,7 @@ def rows_material(
         raise ValueError("data: rows with a label or a target are needed, as in --data rows.csv")
     rows = {name: ways[name] for name in ROW_WAYS}
     read = partial(load_examples, place, label=label, target=target, tokenizer=chosen, progress=progress, **rows)
-    limit = getattr(run.model, "max_length", None) or getattr(getattr(run.model, "embedding", None), "max_length", None)
+    limit = row_limit(run.model)
     # Its own rows are cut as they were in training, by which they are known again; others as far as the model reaches.
     again = data != STDIN and data in (None, run.options.get("data"))  # what is piped in is read once, and is other data
     cut = run.options.get("context", limit) if again else limit
@@ -305,14 +306,21 @@ def rows_material(
     )
 
 
+def known_labels(run: Trained) -> list[str]:
+    """The names of a classifier's classes in the order of its logits; none where neither the model nor its run says."""
+    if run.model.labels is not None:
+        return list(run.model.labels)
+    corpus = run.facts.get("corpus")
+    return list(corpus.get("labels") or []) if isinstance(corpus, dict) else []
+
+
 def _labels(run: Trained, found: list[str]) -> list[str]:
     """The classes of the model, in its order.
 
     Raises:
         ValueError: the rows have others.
     """
-    corpus = run.facts.get("corpus")
-    known = list(corpus.get("labels") or []) if isinstance(corpus, dict) else []
+    known = known_labels(run)
     if not known:
         if len(found) != run.model.num_classes:
             raise ValueError(f"label: the rows have {len(found)} classes ({', '.join(found[:5])}), the model {run.model.num_classes}")

@@ -34,7 +34,8 @@ def check_vocabulary(run: Trained, tokenizer: Tokenizer, *, bytes_needed: int = 
     Raises:
         ValueError: the model knows fewer tokens than the tokenizer has.
     """
-    wanted = bytes_needed if tokenizer.name == BYTES else tokenizer.size if isinstance(tokenizer, IntegerTokenizer) else tokenizer.vocab_size
+    needed = tokenizer.size if isinstance(tokenizer, IntegerTokenizer) else tokenizer.vocab_size
+    wanted = bytes_needed if tokenizer.name == BYTES else needed
     has = _vocab_size(run.model)
     if wanted > has:
         raise ValueError(

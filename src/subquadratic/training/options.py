@@ -237,7 +237,8 @@ class TrainOptions:
         for name in beside if chosen == "tokens" else (*beside[1:],):
             if getattr(self, name) != getattr(TrainOptions, name):
                 hint = "; the column is named by --column" if name == "text" else ""
-                raise ValueError(f"{chosen} reads {'integers' if chosen == 'tokens' else 'numbers'}, and {name} is for other data{hint}: leave one of the two")
+                what = "integers" if chosen == "tokens" else "numbers"
+                raise ValueError(f"{chosen} reads {what}, and {name} is for other data{hint}: leave one of the two")
         for name in ("binning", "difference") if chosen == "tokens" else ():
             if getattr(self, name) != getattr(TrainOptions, name):
                 raise ValueError(f"{name} is for --bins, and tokens are read as they are: leave it out")

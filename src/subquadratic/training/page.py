@@ -7,6 +7,7 @@ from typing import Any
 from .options import TrainOptions
 from .problem import Problem
 from .run_folder import RunFolder
+from .setup import predict_command
 
 
 def run_page(folder: RunFolder, options: TrainOptions, problem: Problem, facts: dict[str, Any]) -> str:
@@ -18,7 +19,8 @@ def run_page(folder: RunFolder, options: TrainOptions, problem: Problem, facts: 
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     use, measure = problem.closing(where), f"subq evaluate {where}"
     again = f"subq train --resume {where}" if result["interrupted"] else "subq train --config run.yaml --out ../another_run"
-    commands = "\n".join(dict.fromkeys((use, measure, again)))
+    rows = [predict_command(options, where)] if options.label is not None or options.target is not None else []
+    commands = "\n".join(dict.fromkeys((use, *rows, measure, again)))
     written = ", what the model wrote on the way in `samples.txt`" if (folder.path / "samples.txt").exists() else ""
     return f"""# {options.model}, {facts["parameters"]:,} parameters
 

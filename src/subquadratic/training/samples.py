@@ -50,15 +50,17 @@ def filled_in(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) 
     with evaluating(model):
         guesses = model(tokens[None].to(device), masked=masked[None].to(device))[0].argmax(-1).cpu()
     filled = torch.where(masked, guesses, tokens)
-    shown = {"text": tokenizer.decode(tokens[:200]), "masked": _with_gaps(tokenizer, tokens, masked), "filled in": tokenizer.decode(filled[:200])}
+    shown = {"text": tokenizer.decode(tokens[:200]), "masked": _with_gaps(tokenizer, tokens[:200], masked[:200])}
+    shown["filled in"] = tokenizer.decode(filled[:200])
     return "\n".join(f"[{name}]\n{text}" for name, text in shown.items())
 
 
 def _with_gaps(tokenizer: Tokenizer, tokens: Tensor, masked: Tensor) -> str:
     """What is not masked, and `_` for each token that is."""
     if reads_values(tokenizer):
-        return " ".join("_" if hidden else tokenizer.decode([token]) for token, hidden in zip(tokens[:200].tolist(), masked.tolist(), strict=False))
-    return tokenizer.decode(tokens.masked_fill(masked, int(tokenizer.encode("_")[0]))[:200])
+        pairs = zip(tokens.tolist(), masked.tolist(), strict=True)
+        return " ".join("_" if hidden else tokenizer.decode([token]) for token, hidden in pairs)
+    return tokenizer.decode(tokens.masked_fill(masked, int(tokenizer.encode("_")[0])))
 
 
 @torch.no_grad()

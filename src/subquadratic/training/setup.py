@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..data import Corpus, Examples, Task, make_task
+from ..data.documents import TEXT_FIELD
 from ..evaluation.versions import versions
 from ..models.config import BackboneConfig, config_class
 from .options import TrainOptions
@@ -63,6 +65,12 @@ def task_of(options: TrainOptions) -> tuple[Task, dict[str, Any]]:
     assert options.task and options.context
     task = make_task(options.task, length=options.context, seed=options.seed, **options.task_options)
     return task, {"name": task.name, "digest": task.digest, "options": dict(options.task_options)}
+
+
+def predict_command(options: TrainOptions, folder: str) -> str:
+    """How a classifier or an encoder-decoder is used on new rows."""
+    text = "" if options.text == TEXT_FIELD else f" --text {shlex.quote(options.text)}"
+    return f"subq predict {folder} --data new_rows.csv{text}"
 
 
 def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> dict[str, Any]:
