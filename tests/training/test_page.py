@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from subquadratic.cli.main import main
@@ -20,21 +21,28 @@ def named_files(page: str) -> set[str]:
     return set(re.findall(r"`([\w-]+\.(?:yaml|json|jsonl|txt|svg|md))`", page)) | set(re.findall(r"\]\(([^)]+)\)", page))
 
 
-@pytest.mark.parametrize("kind", ["text", "masked", "task", "rows"])
+@pytest.mark.parametrize("kind", ["text", "masked", "task", "rows", "pairs", "integers", "numbers"])
 def test_every_file_is_there_and_every_command_works_where_the_folder_is(
     kind: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{'good' if i % 2 else 'bad'} day {i},{i % 2}\n" for i in range(60)))
+    np.save(tmp_path / "integers.npy", np.arange(1000) % 7)
+    np.save(tmp_path / "numbers.npy", np.sin(np.arange(1000)))
     options: dict[str, dict[str, Any]] = {
         "text": {},
         "masked": {"causal": False, "model": "fastformer"},
         "task": {"task": "copy", "model": "transformer"},
         "rows": {"data": str(tmp_path / "rows.csv"), "label": "label", "context": None, "model": "transformer"},
+        "pairs": {"data": str(tmp_path / "rows.csv"), "target": "label", "context": None, "model": "transformer"},
+        "integers": {"data": str(tmp_path / "integers.npy"), "tokens": 7},
+        "numbers": {"data": str(tmp_path / "numbers.npy"), "bins": 16},
     }
     run(tmp_path / "run", **options[kind])
     (tmp_path / "run").rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
     page = Path("README.md").read_text()
+    if kind in ("rows", "pairs"):
+        Path("new_rows.csv").write_text("text\na good day\na bad day\n")
     names = named_files(page)
     assert {"run.yaml", "metrics.jsonl", "loss.svg"} <= names and all(Path(name).is_file() for name in names)
     assert ("samples.txt" in names) == (kind != "rows") == Path("samples.txt").exists()

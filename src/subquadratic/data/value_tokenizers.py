@@ -117,8 +117,8 @@ class IntegerTokenizer(ValueTokenizer):
         if outside.any():
             place = int(outside.argmax())
             raise ValueError(
-                f"tokens: {where} holds {int(values[place])} at position {first + place:,}, and tokens must be from 0 to {self.size - 1:,}; "
-                "--tokens says how many there are, the largest plus 1"
+                f"tokens: {where} holds {int(values[place])} at position {first + place:,}, and tokens must be from 0 to "
+                f"{self.size - 1:,}; --tokens says how many there are, the largest plus 1"
             )
         return values.astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
