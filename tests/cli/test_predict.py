@@ -62,11 +62,10 @@ def to_array(rows: list[dict[str, Any]]) -> bytes:
 
 
 def to_parquet(rows: list[dict[str, Any]]) -> bytes:
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
 
     written = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), written)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), written)
     return written.getvalue()
 
 

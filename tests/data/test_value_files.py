@@ -50,10 +50,9 @@ def to_csv(path: Path) -> dict[str, Any]:
 
 
 def to_parquet(path: Path) -> dict[str, Any]:
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
+    pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
 
-    pyarrow.parquet.write_table(pyarrow.table({"note": NOTES}), path)
+    parquet.write_table(pyarrow.table({"note": NOTES}), path)
     return {"column": "note"}
 
 

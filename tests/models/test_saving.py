@@ -39,8 +39,9 @@ def test_class_names_are_saved_with_the_model(tmp_path: Path) -> None:
     sq.SequenceClassifier(CONFIG, vocab_size=7, num_classes=2).save_pretrained(tmp_path / "nameless")
     assert sq.SequenceClassifier.from_pretrained(tmp_path / "nameless").labels is None
     assert "labels" not in json.loads((tmp_path / "nameless" / "config.json").read_text()), "as earlier versions read it"
-    for labels, message in ((["a"], "each of the 2 classes"), (["a", "a"], "different"), ("ab", "list of names"), ([1, 2], "list of names")):
-        with pytest.raises(ValueError, match=f"labels must .*{message}|labels must be {message}"):
+    wrong = ((["a"], "each of the 2 classes"), (["a", "a"], "different"), ("ab", "a list of names"), ([1, 2], "a list of names"))
+    for labels, message in wrong:
+        with pytest.raises(ValueError, match=f"labels must (be|name) {message}"):
             sq.SequenceClassifier(CONFIG, num_classes=2, labels=labels)
     with pytest.raises(ValueError, match="num_classes must be given, or labels"):
         sq.SequenceClassifier(CONFIG)
