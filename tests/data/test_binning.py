@@ -77,6 +77,7 @@ def test_changes_begin_anew_with_each_document(tmp_path: Path) -> None:
     pieces = np.concatenate([series[start : start + 7] for start in range(0, len(series), 7)])
     assert np.array_equal(pieces, series[:])
     assert np.array_equal(series[:100], bins.encode_values(rows[0]))
+    assert series[-1] == series[:][-1] and series[7] == pieces[7]
 
 
 def test_a_series_is_mapped_anew_by_another_process(tmp_path: Path) -> None:

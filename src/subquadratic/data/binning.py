@@ -71,7 +71,10 @@ class Binned:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, span: slice) -> NDArray[Any]:
+    def __getitem__(self, span: slice | int) -> Any:
+        if not isinstance(span, slice):
+            place = range(len(self))[span]
+            return self[place : place + 1][0]
         start, stop, _ = span.indices(len(self.values))
         if not self.tokenizer.difference:
             return self.tokenizer.bins(np.asarray(self.values[start:stop]))
