@@ -147,7 +147,7 @@ class TestNamedField:
             with pytest.raises(ValueError, match=r"^text: .* has no field 'body'.*leave --text out"):
                 load_corpus(data, text="body")
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT)))
-        with pytest.raises(ValueError, match="text: standard input has no field 'body'"):
+        with pytest.raises(ValueError, match="text: the header of standard input has no field 'body'"):
             load_corpus("-", text="body")
 
     def test_in_a_folder_rows_are_read_and_the_rest_is_said(self, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_bad_parquet_is_refused_by_name(tmp_path: Path) -> None:
 def test_only_tables_have_labels(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     for data in (tmp_path / "a.txt", tmp_path, None):
-        with pytest.raises(ValueError, match=r"rows with a label or target come from \.jsonl"):
+        with pytest.raises(ValueError, match=r"rows come from \.jsonl"):
             load_examples(data, label="label")
     write_csv(tmp_path / "a.csv", ROWS[:50])
     write_csv(tmp_path / "b.csv", ROWS[50:])

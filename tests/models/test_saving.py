@@ -32,6 +32,21 @@ def test_heads_come_back_with_their_options(tmp_path: Path) -> None:
     assert torch.equal(sq.EncoderDecoder.from_pretrained(tmp_path / "both")(x, x), model(x, x))
 
 
+def test_class_names_are_saved_with_the_model(tmp_path: Path) -> None:
+    sq.SequenceClassifier(CONFIG, vocab_size=7, labels=["no", "yes"]).save_pretrained(tmp_path / "named")
+    again = sq.SequenceClassifier.from_pretrained(tmp_path / "named")
+    assert again.labels == ("no", "yes") and again.num_classes == 2
+    sq.SequenceClassifier(CONFIG, vocab_size=7, num_classes=2).save_pretrained(tmp_path / "nameless")
+    assert sq.SequenceClassifier.from_pretrained(tmp_path / "nameless").labels is None
+    assert "labels" not in json.loads((tmp_path / "nameless" / "config.json").read_text()), "as earlier versions read it"
+    wrong = ((["a"], "each of the 2 classes"), (["a", "a"], "different"), ("ab", "a list of names"), ([1, 2], "a list of names"))
+    for labels, message in wrong:
+        with pytest.raises(ValueError, match=f"labels must (be|name) {message}"):
+            sq.SequenceClassifier(CONFIG, num_classes=2, labels=labels)
+    with pytest.raises(ValueError, match="num_classes must be given, or labels"):
+        sq.SequenceClassifier(CONFIG)
+
+
 def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = saved(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

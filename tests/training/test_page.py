@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from subquadratic.cli.main import main
@@ -31,12 +32,17 @@ def printed(page: str, before: Path, now: Path) -> str:
     return stream.getvalue().strip()
 
 
-@pytest.mark.parametrize("kind", ["text", "masked", "task", "masked task", "classes of a task", "rows", "pairs"])
+VALUE_KINDS = ["integers", "masked integers", "numbers", "changes"]
+
+
+@pytest.mark.parametrize("kind", ["text", "masked", "task", "masked task", "classes of a task", "rows", "pairs", *VALUE_KINDS])
 def test_every_file_is_there_and_every_command_works_where_the_folder_is(
     kind: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{'good' if i % 2 else 'bad'} day {i},{i % 2}\n" for i in range(60)))
     (tmp_path / "pairs.csv").write_text("text,target\n" + "".join(f"day {i},night {i}\n" for i in range(60)))
+    np.save(tmp_path / "integers.npy", np.arange(1000) % 7)
+    np.save(tmp_path / "numbers.npy", np.sin(np.arange(1000)))
     options: dict[str, dict[str, Any]] = {
         "text": {},
         "masked": {"causal": False, "model": "fastformer"},
@@ -45,11 +51,17 @@ def test_every_file_is_there_and_every_command_works_where_the_folder_is(
         "classes of a task": {"task": "listops", "model": "transformer", "task_options": {"depth": 2}},
         "pairs": {"data": str(tmp_path / "pairs.csv"), "target": "target", "context": None, "model": "transformer"},
         "rows": {"data": str(tmp_path / "rows.csv"), "label": "label", "context": None, "model": "transformer"},
+        "integers": {"data": str(tmp_path / "integers.npy"), "tokens": 7},
+        "masked integers": {"data": str(tmp_path / "integers.npy"), "tokens": 7, "causal": False, "model": "fastformer"},
+        "numbers": {"data": str(tmp_path / "numbers.npy"), "bins": 16},
+        "changes": {"data": str(tmp_path / "numbers.npy"), "bins": 16, "difference": True},
     }
     run(tmp_path / "run", **options[kind])
     (tmp_path / "run").rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
     page = Path("README.md").read_text()
+    if kind in ("rows", "pairs"):
+        Path("new_rows.csv").write_text("text\na good day\na bad day\n")
     names = named_files(page)
     assert {"run.yaml", "metrics.jsonl", "loss.svg"} <= names and all(Path(name).is_file() for name in names)
     assert ("samples.txt" in names) == (kind not in ("rows", "classes of a task")) == Path("samples.txt").exists()

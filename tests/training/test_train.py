@@ -381,8 +381,12 @@ def test_a_classifier_of_rows_trains(run: Any, tmp_path: Path) -> None:
     result = run(tmp_path / "run", model="transformer", dim=32, max_steps=60, learning_rate=3e-3, **options)
     assert result.score.accuracy > 0.9
     loaded = SequenceClassifier.from_pretrained(tmp_path / "run")
-    assert loaded.num_classes == 2
+    assert loaded.labels == ("0", "1") and loaded.num_classes == 2
     assert not loaded.config.causal
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["labels"]  # as versions before wrote it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    run(tmp_path / "further", model="transformer", dim=32, weights=str(tmp_path / "run"), **options)
 
 
 def test_a_task_with_classes_trains(run: Any, tmp_path: Path) -> None:

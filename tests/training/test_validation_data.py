@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from subquadratic.cli.main import main
-from subquadratic.data import load_corpus, load_examples
+from subquadratic.data import Binning, IntegerTokenizer, NumberTokenizer, load_corpus, load_examples, load_tokenizer
 
 
 def test_a_text_is_trained_on_whole_and_validated_on_another(text: Path, tmp_path: Path, run: Any, capsys: Any) -> None:
@@ -41,6 +42,48 @@ def test_files_of_a_folder_are_all_on_their_side(tmp_path: Path) -> None:
     corpus = load_corpus(tmp_path / "train", validation=tmp_path / "held", cache=tmp_path / "cache")
     assert corpus.documents == (30, 30) and corpus.split == "as given"
     assert b"held" not in bytes(corpus.train.astype("u1")) and b"train" not in bytes(corpus.validation.astype("u1"))
+
+
+def test_bins_are_those_of_the_numbers_trained_on(tmp_path: Path, run: Any, capsys: Any) -> None:
+    trained, held = np.sin(np.arange(600) / 7), 5 + np.sin(np.arange(200) / 7)
+    np.save(tmp_path / "train.npy", trained)
+    held.astype("<f4").tofile(tmp_path / "held.bin")
+    sides = {"data": str(tmp_path / "train.npy"), "validation_data": str(tmp_path / "held.bin"), "dtype": "float32", "bins": 8}
+    result = run(tmp_path / "run", **sides)
+    bins = load_tokenizer(tmp_path / "run")
+    assert isinstance(bins, NumberTokenizer) and (bins.lowest, bins.highest) == (trained.min(), trained.max())
+    assert bins.digest == Binning(bins=8).fit(trained).digest
+    corpus = load_corpus(sides["data"], validation=sides["validation_data"], dtype="float32", tokenizer=bins)
+    assert (len(corpus.train), len(corpus.validation)) == (600, 200) and set(corpus.validation[:]) == {7}  # above all of them
+
+    assert main(["evaluate", str(tmp_path / "run"), "--context", "32", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["data"]["digest"] == corpus.digest and report["notes"] == []
+    assert report["score"]["loss"] == pytest.approx(result.score.loss, rel=1e-5)
+    assert report["score"]["forecast"]["count"] == 199 and report["score"]["forecast"]["outside"] == 1
+
+
+def test_integers_are_validated_on_others(tmp_path: Path, run: Any) -> None:
+    np.save(tmp_path / "train.npy", np.arange(600) % 7)
+    (tmp_path / "held.jsonl").write_text("[1, 2, 3, 4]\n" * 20)
+    sides = {"data": str(tmp_path / "train.npy"), "validation_data": str(tmp_path / "held.jsonl"), "tokens": 7}
+    result = run(tmp_path / "run", **sides)
+    assert result.score.predicted in range(80, 100)
+    (tmp_path / "held.jsonl").write_text("[1, 2, 9, 4]\n" * 20)
+    with pytest.raises(ValueError, match=r"validation_data: tokens: .*held.jsonl.* holds 9 at position 2"):
+        load_corpus(sides["data"], validation=sides["validation_data"], tokenizer=IntegerTokenizer(7))
+    with pytest.raises(ValueError, match="column is for rows of tables"):
+        load_corpus(sides["data"], validation=sides["data"], column="notes", tokenizer=IntegerTokenizer(7))
+
+
+@pytest.mark.parametrize("fasta", ["train", "held"])
+def test_records_of_one_side_lose_their_headers(fasta: str, tmp_path: Path) -> None:
+    places = {side: tmp_path / f"{side}.{'fa' if side == fasta else 'txt'}" for side in ("train", "held")}
+    for side, place in places.items():
+        place.write_text(">one\nACGT\nACGT\n>two\nTT\n" if side == fasta else "ACGT\n")
+    corpus = load_corpus(places["train"], validation=places["held"], headers=False)
+    found = {"train": corpus.train, "held": corpus.validation}[fasta]
+    assert corpus.tokenizer.decode(found) == "ACGTACGTTT" and "their headers left out" in corpus.describe()
 
 
 @pytest.mark.parametrize("kind", ["label", "target"])

@@ -28,6 +28,7 @@ examples:
   subq evaluate runs/performer-1 --context 256          in windows, as training validates
   subq evaluate runs/performer-1 --data book.txt --format json --out score.json --by_position loss.svg
   subq evaluate runs/reviews --data more_reviews.csv    a classifier: accuracy and confusion matrix
+  subq evaluate runs/prices --data later.csv            a series: errors of the one-step forecast, in the units of the data
   cat book.txt | subq evaluate runs/performer-1 --data -
 """
 
@@ -53,6 +54,14 @@ class EvaluateOptions:
     """Pass over rows that cannot be used, and count them. Default: as in training."""
     binary: bool | None = None
     """Read every file as its bytes as they are, NUL bytes too. Default: as in training."""
+    headers: bool | None = None
+    """Header lines of FASTA files are part of the text. Default: as in training."""
+    tokens: int | None = None
+    """How many different integers a saved model reads, where it does not say so itself."""
+    column: str | None = None
+    """Column or field that holds integers or numbers. Default: as in training."""
+    dtype: str | None = None
+    """Type of integers or numbers in .bin files and pipes. Default: as in training."""
     tokenizer: str | None = None
     """A tokenizer.json or a folder that has one. Default: the model's own."""
     reset: Literal["auto", "documents", "never", "windows"] = "auto"
@@ -167,7 +176,7 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
 
     kind = type(trained.model).__name__
     own = trained.options
-    with _progress(hidden=options.quiet) as show:
+    with progress_bar(hidden=options.quiet) as show:
         if options.data is None and own.get("task"):
             material = task_material(trained, batch_size=options.batch_size)
             assert material.batches is not None
@@ -191,7 +200,7 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
             if kind == "SequenceClassifier":
                 return material, evaluate_classes(trained.model, material.batches(), labels=material.labels, progress=rows)
             return material, evaluate_pairs(trained.model, material.batches(), progress=rows)
-        material = text_material(trained, options.data, ways=ways, tokenizer=options.tokenizer, progress=show)
+        material = text_material(trained, options.data, ways=ways, tokenizer=options.tokenizer, tokens=options.tokens, progress=show)
         material = _cut(material, options.max_tokens)
         assert material.text is not None and material.tokenizer is not None
         score = evaluate_text(
@@ -206,7 +215,22 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
             seed=options.seed,
             progress=show,
         )
-        return material, score
+        return material, _with_forecast(options, trained, material, score)
+
+
+def _with_forecast(options: EvaluateOptions, trained: Trained, material: Material, score: Any) -> Any:
+    """The score of a series with the errors of its forecasts, where the model makes any."""
+    from ..data.binning import Binned
+    from ..evaluation.forecast import forecast_errors
+
+    assert material.text is not None
+    series: list[Any] = [part for part in material.text.parts if isinstance(part, Binned)]
+    if not series or not trained.model.config.causal:
+        return score
+    context = options.context or trained.options.get("context") or USUAL_CONTEXT
+    limits = [limit for limit in (getattr(trained.model, "max_length", None),) if limit is not None]
+    found = forecast_errors(trained.model, series, context=min([context, *limits]), batch_size=options.batch_size)
+    return dataclasses.replace(score, forecast=found)
 
 
 def _start_token(trained: Trained, material: Material) -> int | None:
@@ -239,18 +263,19 @@ def _refuse_unfit(options: EvaluateOptions, trained: Trained) -> None:
         if getattr(options, name) not in (None, "auto") and (rows or (task and name != "by_position")):
             raise ValueError(f"{name} is for texts, and this is a {'task' if task else 'model of rows'}; leave it out")
     if task:
-        for name in ("text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
+        for name in ("text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer", "headers", "tokens", "column", "dtype"):
             if getattr(options, name) is not None:
                 raise ValueError(f"{name} is for data, and {trained.folder} was trained on a task; leave it out")
     for name, wanted in (("label", "SequenceClassifier"), ("target", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
             raise ValueError(f"{name} is for a {wanted}, and the model in {trained.folder} is a {kind}; leave it out")
-    if options.binary and rows:
-        raise ValueError("binary is for texts, and this is a model of rows; leave it out")
+    for name in ("binary", "headers", "tokens", "column", "dtype") if rows else ():
+        if getattr(options, name) is not None:
+            raise ValueError(f"{name} is for texts, integers and numbers, and this is a model of rows; leave it out")
 
 
 def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
-    from ..evaluation.report import class_lines, pair_lines, position_lines, text_lines
+    from ..evaluation.report import class_lines, forecast_lines, pair_lines, position_lines, text_lines
 
     size = f"{material.size:,} {material.unit}"
     yield from _wrapped("model", f"{trained.folder} ({trained.describe()})")
@@ -264,6 +289,8 @@ def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
         yield from pair_lines(score)
     else:
         yield from text_lines(score)
+        if score.forecast is not None:
+            yield from forecast_lines(score.forecast)
         yield ""
         yield from position_lines(score)
 
@@ -271,9 +298,7 @@ def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
 def _wrapped(name: str, text: str) -> list[str]:
     """Words are not broken: a long path may pass the margin."""
     indent = " " * 12
-    return textwrap.wrap(
-        text, 100, initial_indent=name.ljust(12), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.wrap(text, 100, initial_indent=name.ljust(12), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any, *, printed: bool) -> None:
@@ -309,7 +334,7 @@ def _rows_shown(show: Callable[[int, int | None], None] | None, material: Materi
 
 
 @contextmanager
-def _progress(*, hidden: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+def progress_bar(*, hidden: bool) -> Iterator[Callable[[int, int | None], None] | None]:
     """A bar on the terminal; nothing in a pipe."""
     if hidden or not sys.stderr.isatty():
         yield None

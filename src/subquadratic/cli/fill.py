@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .options import UsageError, parse
 from .text_io import Output, read_file, to_bytes
+from .value_io import difference
 
 if TYPE_CHECKING:
     from .text_model import TextModel
@@ -87,6 +88,10 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(
             f"run: the model in {loaded.folder} {what}, and only a bidirectional one can fill in; use subq generate {loaded.folder}"
         )
+    if difference(loaded):
+        raise ValueError(
+            f"run: the model in {loaded.folder} learned changes from one number to the next, and fill takes numbers themselves"
+        )
     filled, places = fill_in(loaded, options, parts)
     output = Output()
     if options.format == "json":
@@ -154,14 +159,15 @@ def fill_in(loaded: TextModel, options: FillOptions, parts: list[bytes | int]) -
     Raises:
         ValueError: the text does not fit the model.
     """
+    import numpy as np
     import torch
 
     from ..generation import fill_steps
 
     tokens, masked = encode(loaded, parts)
     tokenizer, vocabulary = loaded.tokenizer, loaded.model.vocab_size
-    lengths = tokenizer.byte_lengths()
-    banned = [token for token in range(vocabulary) if token >= len(lengths) or lengths[token] == 0]
+    written = np.arange(tokenizer.vocab_size) < tokenizer.size if loaded.values else tokenizer.byte_lengths() > 0
+    banned = [token for token in range(vocabulary) if token >= len(written) or not written[token]]
     if len(banned) == vocabulary:
         raise ValueError(f"run: the model in {loaded.folder} has no token with text")
     seed = random.SystemRandom().getrandbits(63) if options.seed is None else options.seed

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .options import parse
 from .text_io import Output, notify, read_file, to_bytes
+from .value_io import Levels, check_out, check_unfit, difference, last_value, read_value_prompt, values_after, write_values
 
 if TYPE_CHECKING:
     from ..generation.text import Piece, RowText
@@ -28,6 +29,8 @@ examples:
   subq generate runs/performer-1 --prompt "import os" --log_probs | head
   subq generate runs/performer-1 --interactive                            line by line, reading nothing twice
   subq generate runs/translator --prompt "ein Text"                       an encoder-decoder: the prompt is its source
+  subq generate runs/music --prompt "60 62 64" --out tune.npy             a model of integers, or of numbers
+  subq generate runs/prices --prompt_file prices.csv --max_new_tokens 24 --samples 100 --out forecast.npy
 """
 NEW_TOKENS = 400
 LONG_PROMPT = 50_000  # tokens, from which on a terminal says why there is no text yet
@@ -40,10 +43,19 @@ class GenerateOptions:
     run: str
     """Run folder of a model of text, or any folder that save_pretrained or subq convert wrote."""
     prompt: str | None = None
-    """Text to continue; - reads it from standard input. Default: the beginning of a document. An encoder-decoder reads it as its source."""
+    """Text to continue; - reads it from standard input. Default: the beginning of a document. An encoder-decoder reads it as its source, a
+    model of integers or numbers as these, with spaces between."""
     prompt_file: str | None = None
     """File that holds the prompt; a line break at its end is left out. A prompt of any length takes the memory of a short one, where the
-    model's state does not grow."""
+    model's state does not grow. For integers and numbers, any file that subq train reads them from."""
+    prompt_length: int | None = None
+    """Of integers or numbers: read the last so many of the prompt. Default: all of --prompt, of a file as many as in a training window."""
+    column: str | None = None
+    """Of integers or numbers: the column or field of --prompt_file. Default: as in training."""
+    dtype: str | None = None
+    """Of integers or numbers: their type in a .bin file. Default: as in training."""
+    tokens: int | None = None
+    """How many different integers a saved model reads, where it does not say so itself."""
     max_new_tokens: int | None = None
     """Tokens to write at most; the model may end the document before. Default: 400, or what fits the model's max_length."""
     samples: int = 1
@@ -71,6 +83,11 @@ class GenerateOptions:
     (before temperature and filters). A token that holds a part of a character has bytes as well."""
     format: Literal["text", "json"] = "text"
     """json: one line per sample, with text, number of tokens, their log_prob together, and end: eos, stop, length or interrupted."""
+    out: str | None = None
+    """Of integers or numbers: write those after the prompt to this .npy file, and nothing to standard output. Several samples are its rows,
+    filled up with -1 or NaN where one has ended before the others."""
+    overwrite: bool = False
+    """Replace the file that --out names."""
     interactive: bool = False
     """A conversation: the model goes on from each line you type, and remembers everything so far. Ctrl-C stops a text, Ctrl-D or /quit
     ends."""
@@ -80,6 +97,7 @@ class GenerateOptions:
         for name, value, good, allowed in (
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
             ("samples", self.samples, self.samples >= 1, "at least 1"),
+            ("prompt_length", self.prompt_length, self.prompt_length is None or self.prompt_length >= 1, "at least 1"),
             ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
             ("stop", self.stop, all(self.stop or []), "texts of at least one character"),
         ):
@@ -89,6 +107,12 @@ class GenerateOptions:
             raise ValueError("prompt and prompt_file are both given; give one of them")
         if self.interactive and (self.samples > 1 or self.log_probs or self.format == "json"):
             raise ValueError("interactive shows one text at a time, as text: leave out samples, log_probs and format")
+        if self.out is not None:
+            if self.interactive or self.log_probs or self.format == "json":
+                raise ValueError("out writes values to a file, and nothing else: leave out interactive, log_probs and format")
+            check_out(self.out, overwrite=self.overwrite)
+        elif self.overwrite:
+            raise ValueError("overwrite is for --out: name a file")
         if self.interactive and "-" in (self.prompt, self.prompt_file):
             raise ValueError("interactive reads standard input line by line: give the first prompt in another way")
 
@@ -119,13 +143,14 @@ def run(argv: Sequence[str]) -> int:
     from .text_model import load
 
     Sampling(**options.sampling)  # says what is out of range before the model is loaded
-    loaded = load(options.run)
+    loaded = load(options.run, tokens=options.tokens)
     if loaded.kind == "masked":
         raise ValueError(
             f"run: the model in {loaded.folder} fills in masked tokens, and only a causal one can continue a text; "
             f'use subq fill {loaded.folder} "some [MASK] text"'
         )
-    prompt = read_prompt(options)
+    check_unfit(loaded, options)
+    prompt = read_value_prompt(loaded, options) if loaded.values else read_prompt(options)
     if options.interactive:
         from .conversation import converse
 
@@ -229,8 +254,10 @@ def new_seed(options: GenerateOptions) -> int:
 def _write(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
     """Write what follows the prompt, in the form asked for; the exit status."""
     steps = start(loaded, options, prompt)
-    report = _Report(options, prompt, source=loaded.kind == "pairs")
-    rows = [row_text(loaded, options, first=not prompt or loaded.kind == "pairs") for _ in range(options.samples)]
+    report = _Report(loaded, options, prompt)
+    level = last_value(loaded, prompt) if difference(loaded) else None
+    alone = not prompt or loaded.kind == "pairs" or (loaded.values and (not options.echo or options.format == "json"))
+    rows = [row_text(loaded, options, first=alone, level=level) for _ in range(options.samples)]
     began, count, interrupted = time.perf_counter(), 0, False
     try:
         for chosen, scores in steps:
@@ -250,23 +277,24 @@ def _write(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
     return 130 if interrupted else 0
 
 
-def row_text(loaded: TextModel, options: GenerateOptions, *, first: bool) -> RowText:
-    """What turns the tokens of one row into text."""
+def row_text(loaded: TextModel, options: GenerateOptions, *, first: bool, level: float | None = None) -> RowText:
+    """What turns the tokens of one row into text; changes into the numbers that they lead to from `level`."""
     from ..generation.text import RowText
 
-    return RowText(loaded.tokenizer, stop=options.stops, eos_token=loaded.tokenizer.eos_token, first=first)
+    tokenizer = loaded.tokenizer if level is None else Levels(loaded.tokenizer, level)
+    return RowText(tokenizer, stop=options.stops, eos_token=loaded.tokenizer.eos_token, first=first)
 
 
 class _Report:
     """What is written: text as it comes (one sample), token lines as they come, or everything at the end."""
 
-    def __init__(self, options: GenerateOptions, prompt: bytes, *, source: bool) -> None:
-        self.options, self.output = options, Output()
+    def __init__(self, loaded: TextModel, options: GenerateOptions, prompt: bytes) -> None:
+        self.loaded, self.options, self.output = loaded, options, Output()
         self.prompt = prompt
-        self.before = prompt if options.echo and not source else b""
+        self.before = prompt if options.echo and loaded.kind != "pairs" else b""
         self.written: list[list[Piece]] = [[] for _ in range(options.samples)]
         self.lines = options.log_probs and options.format == "text"
-        self.streams = options.samples == 1 and options.format == "text" and not self.lines
+        self.streams = options.samples == 1 and options.format == "text" and not self.lines and options.out is None
         if self.streams:
             self.output.write(self.before)
 
@@ -286,13 +314,20 @@ class _Report:
         if self.streams:
             self.output.end()
             return
+        if self.options.out is not None:
+            write_values(self.options.out, [self._values(pieces) for pieces in self.written])
+            return
         for number, pieces in enumerate([] if self.lines else self.written):
             if self.options.format == "json":
-                self.output.line(_sample_line(self.options, self.prompt, number, pieces, ends[number]))
+                values = {"values": self._values(pieces).tolist()} if self.loaded.values else {}
+                self.output.line(_sample_line(self.options, self.prompt, number, pieces, {**values, "end": ends[number]}))
                 continue
             self.output.line(f"===== sample {number + 1} of {self.options.samples}")
             self.output.write(self.before + b"".join(piece.data for piece in pieces))
             self.output.end()
+
+    def _values(self, pieces: list[Piece]) -> Any:
+        return values_after(self.loaded, self.prompt, [piece.token for piece in pieces])
 
 
 def _token(piece: Piece) -> dict[str, Any]:
@@ -301,12 +336,12 @@ def _token(piece: Piece) -> dict[str, Any]:
     return {"token": piece.token, "text": text, "log_prob": round(piece.log_prob, 6), **({} if whole else {"bytes": list(piece.data)})}
 
 
-def _sample_line(options: GenerateOptions, prompt: bytes, number: int, pieces: list[Piece], end: str) -> str:
+def _sample_line(options: GenerateOptions, prompt: bytes, number: int, pieces: list[Piece], more: dict[str, Any]) -> str:
     text = b"".join(piece.data for piece in pieces).decode("utf-8", errors="replace")
     content: dict[str, Any] = {"sample": number + 1}
     if options.echo:
         content["prompt"] = prompt.decode("utf-8", errors="replace")
-    content |= {"text": text, "tokens": len(pieces), "log_prob": round(sum(piece.log_prob for piece in pieces), 6), "end": end}
+    content |= {"text": text, "tokens": len(pieces), "log_prob": round(sum(piece.log_prob for piece in pieces), 6), **more}
     if options.log_probs:
         content["log_probs"] = [_token(piece) for piece in pieces]
     return json.dumps(content, ensure_ascii=False)

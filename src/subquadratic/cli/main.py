@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a model on text, by default on Python's own standard library",
     "generate": "continue a text with a trained model",
     "fill": "fill in the masked places of a text with a bidirectional model",
+    "predict": "classes of new rows from a classifier, or targets from an encoder-decoder",
     "evaluate": "measure a trained model on a text of any length",
     "bench": "measure time and memory here, beside other packages and what the machine could do",
     "info": "what a model costs: parameters, state, FLOPs and memory against length",

@@ -17,18 +17,26 @@ class TextModel:
     kind: str
 
     @property
+    def values(self) -> bool:
+        """Whether its tokens are integers or numbers, and no text."""
+        from ..data.value_tokenizers import reads_values
+
+        return reads_values(self.tokenizer)
+
+    @property
     def device(self) -> Any:
         return next(self.model.parameters()).device
 
 
-def load(path: str) -> TextModel:
-    """The model of text in a folder, on the GPU if there is one.
+def load(path: str, *, tokens: int | None = None) -> TextModel:
+    """The model of text in a folder, or of integers or numbers, on the GPU if there is one. `tokens` says that it is one of so many
+    integers, where the folder does not.
 
     Raises:
         ValueError: there is none; the message says what is there.
     """
-    from ..data import load_tokenizer
-    from ..evaluation.trained import Trained, check_vocabulary, learned_task, load_model
+    from ..evaluation.trained import Trained, learned_task, load_model
+    from ..evaluation.vocabulary import check_vocabulary, model_tokenizer
 
     folder, found = load_model(path)
     model, kind = _of_text(folder, found)
@@ -36,7 +44,7 @@ def load(path: str) -> TextModel:
     if task is not None:
         what = f"the model in {folder} learned the task {task}, whose tokens are no text"
         raise ValueError(f"run: {what}; measure it with subq evaluate {folder}")
-    tokenizer = load_tokenizer(folder)
+    tokenizer = model_tokenizer(folder, tokens=tokens)
     check_vocabulary(Trained(folder, found, {}, {}), tokenizer, bytes_needed=0)
     return TextModel(folder, model, tokenizer, kind)
 

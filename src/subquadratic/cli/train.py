@@ -12,8 +12,10 @@ from .options import parse
 # The headings of the help.
 GROUPS = {
     "data": (
-        "data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "task", "task_options", "tokenizer",
+        "data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "headers", "task", "task_options",
+        "tokenizer",
     ),
+    "integers and numbers": ("tokens", "bins", "binning", "difference", "column", "dtype"),
     "model": ("model", "causal", "dim", "depth", "heads", "context", "fields"),
     "length of the run": ("max_steps", "budget", "patience"),
     "optimisation": (

@@ -1,4 +1,4 @@
-"""Text in, tokens out: tokenizers, sources of documents, corpora, the token store, windows, labelled examples, synthetic tasks.
+"""Text, integers or numbers in, tokens out: tokenizers, sources, corpora, the token store, windows, labelled examples, synthetic tasks.
 
 Names are loaded when they are first used: the names of the tasks are there without torch, and a tokenizer without pyarrow.
 """
@@ -7,18 +7,23 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .binning import Binning
     from .corpus import Corpus, load_corpus
     from .examples import Examples, collate, load_examples
     from .tasks import Task, make_task
     from .text_tokenizer import TextTokenizer
     from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+    from .value_tokenizers import IntegerTokenizer, NumberTokenizer
     from .windows import Windows
 
 _HOMES = {
+    "Binning": "binning",
     "ByteTokenizer": "tokenizer",
     "Corpus": "corpus",
     "Examples": "examples",
     "Task": "tasks",
+    "IntegerTokenizer": "value_tokenizers",
+    "NumberTokenizer": "value_tokenizers",
     "TextTokenizer": "text_tokenizer",
     "Tokenizer": "tokenizer",
     "Windows": "windows",
@@ -30,9 +35,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Binning",
     "ByteTokenizer",
     "Corpus",
     "Examples",
+    "IntegerTokenizer",
+    "NumberTokenizer",
     "Task",
     "TextTokenizer",
     "Tokenizer",

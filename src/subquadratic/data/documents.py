@@ -11,11 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .fasta import fasta_records
 from .fields import Row, as_text
-from .passed_over import AS_TEXT, EMPTY, NO_TEXT, REPEATED, PassedOver
+from .passed_over import AS_TEXT, EMPTY, NO_SEQUENCE, NO_TEXT, REPEATED, PassedOver
 from .reading import beginning, file_size, pieces_of, read_chunks, read_stream, read_text
 from .rows import read_rows, table_kind
-from .sniffing import encoding_of, no_text, refusal
+from .sniffing import encoding_of, json_shape, no_text, refusal
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -36,6 +37,11 @@ class Document:
     text: bytes
     last: bool = True
 
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.text)
+
 
 def read_documents(source: Source, passed: PassedOver, *, utf8: bool, progress: Callable[[int], None] | None = None) -> Iterator[Document]:
     """See `Source.documents`."""
@@ -49,7 +55,7 @@ def read_documents(source: Source, passed: PassedOver, *, utf8: bool, progress: 
         if source.rows:
             passed.add(source.without_field, name)
             continue
-        first, chunks = beginning(_content(source, path, progress))
+        first, chunks = beginning(content_of(source, path, progress))
         reason = None if source.binary else no_text(first)
         if reason is not None and not source.several:
             raise refusal(first, source.told(path))
@@ -68,13 +74,22 @@ def read_documents(source: Source, passed: PassedOver, *, utf8: bool, progress: 
             if not source.binary and table_kind(path) in ("csv", "tsv"):
                 passed.add(AS_TEXT, name)
             key = name.split("/")[0] if source.stdlib else name
-            yield from _in_pieces(name, key, chain([beginning_of_it], [] if second is None else [second], pieces))
+            whole = chain([beginning_of_it], [] if second is None else [second], pieces)
+            yield from _records(source, name, whole, passed) if source.fasta(path) else _in_pieces(name, key, whole)
 
 
 def rows_of(
-    source: Source, name: str, path: Path, fields: dict[str, str], passed: PassedOver, progress: Callable[[int], None] | None
+    source: Source,
+    name: str,
+    path: Path,
+    fields: dict[str, str],
+    passed: PassedOver,
+    progress: Callable[[int], None] | None,
+    *,
+    whole: bool = False,
 ) -> Iterator[Row]:
-    """The rows of one of the tables of `source`; nothing of one in another encoding among several files, which is counted.
+    """The rows of one of the tables of `source`, with `whole` also the fields that `fields` do not name; nothing of one in another
+    encoding among several files, which is counted. What comes through a pipe is JSON, or else CSV, or TSV where its header has a tab.
 
     Raises:
         ValueError: as `read_rows`.
@@ -83,15 +98,17 @@ def rows_of(
     assert kind is not None
     chunks: Iterator[bytes] = iter(())
     if kind != "parquet":
-        first, chunks = beginning(_content(source, path, progress))
+        first, chunks = beginning(content_of(source, path, progress))
         encoding = encoding_of(first)
         if encoding is not None and not source.several:
             raise refusal(first, source.told(path), raw=False)
         if encoding is not None:
             passed.add(encoding, name)
             return
+        if source.stream and kind == "json" and first.strip() and json_shape(first, whole=False)[0] is None:
+            kind = "tsv" if b"\t" in first.splitlines()[0] else "csv"
     told = Path(source.told(path))
-    yield from read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress)
+    yield from read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress, whole=whole)
 
 
 def _row_documents(source: Source, name: str, path: Path, passed: PassedOver, progress: Callable[[int], None] | None) -> Iterator[Document]:
@@ -107,6 +124,16 @@ def _row_documents(source: Source, name: str, path: Path, passed: PassedOver, pr
             continue
         # A row goes by its content, so that the same text never stands on both sides of a split.
         yield from _in_pieces(place, hashlib.sha256(text).hexdigest(), pieces_of(text))
+
+
+def _records(source: Source, name: str, pieces: Iterator[bytes], passed: PassedOver) -> Iterator[Document]:
+    """Those of a FASTA file, one document each."""
+    for number, (title, record) in enumerate(fasta_records(pieces, headers=source.headers), start=1):
+        first = next(record, None)
+        if first is None:
+            passed.add(NO_SEQUENCE, f"{name}:{title or number}")
+        else:
+            yield from _in_pieces(f"{name}:{title or number}", f"{name}:{title}:{number}", chain([first], record))
 
 
 def _in_pieces(name: str, key: str, pieces: Iterator[bytes]) -> Iterator[Document]:
@@ -139,7 +166,7 @@ class _Seen:
         return known
 
 
-def _content(source: Source, path: Path, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+def content_of(source: Source, path: Path, progress: Callable[[int], None] | None) -> Iterator[bytes]:
     """The bytes of a file, of standard input or of a pipe."""
     if not source.stream:
         yield from read_chunks(path, progress)

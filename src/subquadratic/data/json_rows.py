@@ -24,8 +24,8 @@ TEXT = "text"  # the argument whose field a row may lack
 class _Chosen:
     """The fields asked for, of row after row."""
 
-    def __init__(self, fields: dict[str, str], bad: BadRow) -> None:
-        self.fields, self.bad = fields, bad
+    def __init__(self, fields: dict[str, str], bad: BadRow, whole: bool) -> None:
+        self.fields, self.bad, self.whole = fields, bad, whole
         self.rows, self.found = 0, False
         self.missing: ValueError | None = None  # what to say where no row has the text
 
@@ -55,7 +55,7 @@ class _Chosen:
                 self.missing = error
         if self.rows == FEW:
             self.end()
-        return values
+        return {**row, **values} if self.whole else values
 
     def end(self) -> None:
         """Raises ValueError where no row had the text."""
@@ -63,13 +63,26 @@ class _Chosen:
             raise self.missing
 
 
-def json_lines(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow) -> Iterator[Row]:
-    """`fields` of the object on each line; blank lines do not count.
+def json_lines(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool = False) -> Iterator[Row]:
+    """`fields` of the object on each line, with `whole` all it has; blank lines do not count.
 
     Raises:
         ValueError: what `bad` raises, or no row has the field of the text.
     """
-    chosen = _Chosen(fields, bad)
+    chosen = _Chosen(fields, bad, whole)
+    for where, row in json_values(chunks, name, bad):
+        values = chosen.take(row, where)
+        if values is not None:
+            yield where, values
+    chosen.end()
+
+
+def json_values(chunks: Iterable[bytes], name: str, bad: BadRow) -> Iterator[tuple[str, Any]]:
+    """Where it is, and the value on each line, whatever JSON it is; blank lines do not count.
+
+    Raises:
+        ValueError: what `bad` raises.
+    """
     for number, text, problem in read_lines(chunks):
         where = f"{name}:{number}"
         if problem is not None:
@@ -78,29 +91,25 @@ def json_lines(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: 
         if not text.strip():
             continue
         try:
-            row = json.loads(text.rstrip("\r\n"))
+            value = json.loads(text.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             bad(where, f"data: {where} is not valid JSON: {error.msg} at column {error.colno}")
-            continue
         except (ValueError, RecursionError) as error:  # a number too long to be one
             reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
             bad(where, f"data: {where} is not JSON that can be read: {reason}")
-            continue
-        values = chosen.take(row, where)
-        if values is not None:
-            yield where, values
-    chosen.end()
+        else:
+            yield where, value
 
 
-def json_array(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow) -> Iterator[Row]:
-    """`fields` of each object in an array. After bytes that are no JSON there is no way to go on, so these are not skipped.
+def json_array(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool = False) -> Iterator[Row]:
+    """`fields` of each object in an array, with `whole` all it has. After bytes that are no JSON there is no way to go on, so these are
+    not skipped.
 
     Raises:
         ValueError: what `bad` raises, no JSON, or no row has the field of the text.
     """
-    chosen = _Chosen(fields, bad)
-    for line, element in _elements(chunks, name):
-        where = f"{name}:{line}"
+    chosen = _Chosen(fields, bad, whole)
+    for where, element in json_elements(chunks, name):
         values = chosen.take(element, where)
         if values is not None:
             yield where, values
@@ -141,8 +150,12 @@ class _Window:
         return ValueError(f"data: {self.name}:{self.line} is not valid JSON: {reason}")
 
 
-def _elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[int, Any]]:
-    """Each element with the line on which it begins."""
+def json_elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[str, Any]]:
+    """Where it begins, and each element of an array.
+
+    Raises:
+        ValueError: no JSON.
+    """
     window = _Window(chunks, name)
     if window.token() != "[":
         raise window.refuse("an array begins with [")
@@ -153,7 +166,7 @@ def _elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[int, Any]]:
         while True:
             window.token()
             line = window.line
-            yield line, _element(window)
+            yield f"{name}:{line}", _element(window)
             separator = window.token()
             window.move(1)
             if separator == "]":

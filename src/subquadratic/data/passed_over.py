@@ -10,9 +10,11 @@ from .sniffing import BINARY, UTF16, UTF32
 
 EMPTY, REPEATED, LINK, BROKEN, RUN = "empty", "repeated", "linked folder", "broken link", "run"
 NO_TEXT, BAD = "row without text", "bad row"
+NO_VALUE, NO_VALUES, NO_SEQUENCE = "row without a value", "file without values", "record without a sequence"
 AS_TEXT = "without the column 'text'"  # not passed over, but not read as its name says either
 FIRST, LAST = (BINARY, UTF16, UTF32, EMPTY, REPEATED), (LINK, BROKEN, RUN, NO_TEXT, BAD)  # in a line; other reasons between
 PLURALS = {LINK: "linked folders", BROKEN: "broken links", RUN: "runs", NO_TEXT: "rows without text", BAD: "bad rows"}
+PLURALS |= {NO_VALUE: "rows without a value", NO_VALUES: "files without values", NO_SEQUENCE: "records without a sequence"}
 NAMED = 3  # places that a line names
 KEPT = 10  # places that are remembered
 SKIP_HINT = "--skip_bad_rows leaves such rows out, and counts them"

@@ -50,9 +50,17 @@ def has_field(path: Path, name: str, *, quotes: str = AUTO) -> bool:
 
 
 def read_rows(
-    path: Path, fields: dict[str, str], *, kind: str, chunks: Iterable[bytes], quotes: str, bad: BadRow, progress: Progress | None = None
+    path: Path,
+    fields: dict[str, str],
+    *,
+    kind: str,
+    chunks: Iterable[bytes],
+    quotes: str,
+    bad: BadRow,
+    progress: Progress | None = None,
+    whole: bool = False,
 ) -> Iterator[Row]:
-    """Each row's `fields`, which map an argument's name (for messages) to the field that it names.
+    """Each row's `fields`, which map an argument's name (for messages) to the field that it names; with `whole` all that it has.
 
     Args:
         kind: of `table_kind`.
@@ -65,31 +73,31 @@ def read_rows(
         ModuleNotFoundError: parquet without `pyarrow`.
     """
     if kind == "parquet":
-        yield from _parquet_rows(path, fields, progress)
+        yield from _parquet_rows(path, fields, progress, whole)
     elif kind == "jsonl":
-        yield from json_lines(chunks, str(path), fields, bad)
+        yield from json_lines(chunks, str(path), fields, bad, whole=whole)
     elif kind == "json":
-        yield from _json_rows(chunks, str(path), fields, bad)
+        yield from _json_rows(chunks, str(path), fields, bad, whole)
     else:
-        yield from _delimited_rows(chunks, str(path), fields, bad, **_dialect(kind, quotes))
+        yield from _delimited_rows(chunks, str(path), fields, bad, whole=whole, **_dialect(kind, quotes))
 
 
 def _dialect(kind: str | None, quotes: str) -> dict[str, str]:
     return {"delimiter": "\t" if kind == "tsv" else ",", "quotes": DOUBLE if quotes == AUTO and kind != "tsv" else quotes}
 
 
-def _json_rows(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow) -> Iterator[Row]:
+def _json_rows(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, whole: bool) -> Iterator[Row]:
     first, chunks = beginning(chunks)
     shape, _ = json_shape(first, whole=False)
     if shape is None:
         what = "it is empty" if not first.strip() else "it holds neither a JSON object on each line nor an array of them"
         way_out = "; leave --text out to read a text as it stands" if len(fields) == 1 else ""
         raise ValueError(f"text: {name} has no field {fields['text']!r}: {what}{way_out}")
-    yield from (json_array if shape == "array" else json_lines)(chunks, name, fields, bad)
+    yield from (json_array if shape == "array" else json_lines)(chunks, name, fields, bad, whole=whole)
 
 
 def _delimited_rows(
-    chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, delimiter: str, quotes: str
+    chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool, delimiter: str, quotes: str
 ) -> Iterator[Row]:
     records = read_records(read_lines(chunks), delimiter=delimiter, quotes=quotes)
     header = next(records, None)
@@ -101,7 +109,9 @@ def _delimited_rows(
         pick(dict.fromkeys(header.values, ""), argument, field, f"the header of {name}")
         if header.values.count(field) > 1:
             raise ValueError(f"{argument}: the header of {name} names {header.values.count(field)} columns {field!r}; rename all but one")
-    places = {field: header.values.index(field) for field in fields.values()}
+    if whole and len(set(header.values)) < len(header.values):
+        raise ValueError(f"data: the header of {name} names a column twice, so not all can be kept; rename one")
+    places = {field: header.values.index(field) for field in (header.values if whole else fields.values())}
     for number, values, problem, at_line in records:
         where = f"{name}:{number}"
         if problem is not None:
@@ -110,7 +120,7 @@ def _delimited_rows(
         yield where, {field: values[place] for field, place in places.items()}
 
 
-def _parquet_rows(path: Path, fields: dict[str, str], progress: Progress | None) -> Iterator[Row]:
+def _parquet_rows(path: Path, fields: dict[str, str], progress: Progress | None, whole: bool) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -120,7 +130,7 @@ def _parquet_rows(path: Path, fields: dict[str, str], progress: Progress | None)
                 pick(dict.fromkeys(file.schema_arrow.names, ""), argument, name, str(path))
             share = path.stat().st_size / max(1, file.metadata.num_rows)
             number = 0
-            for batch in file.iter_batches(batch_size=256, columns=list(dict.fromkeys(fields.values()))):
+            for batch in file.iter_batches(batch_size=256, columns=None if whole else list(dict.fromkeys(fields.values()))):
                 if progress is not None:
                     progress(int(share * (number + batch.num_rows)) - int(share * number))
                 for row in batch.to_pylist():

@@ -10,8 +10,9 @@ from typing import Any
 BINARY, UTF16, UTF32 = "binary", "UTF-16", "UTF-32"
 # The longer mark first: that of UTF-32 begins as that of UTF-16 does.
 MARKS = ((codecs.BOM_UTF32_LE, UTF32), (codecs.BOM_UTF32_BE, UTF32), (codecs.BOM_UTF16_LE, UTF16), (codecs.BOM_UTF16_BE, UTF16))
+NUMPY = "a NumPy array"
 FORMATS = {
-    b"\x93NUMPY": "a NumPy array",
+    b"\x93NUMPY": NUMPY,
     b"\x1f\x8b": "gzip: name it .gz",
     b"BZh91AY&SY": "bzip2: name it .bz2",
     b"\xfd7zXZ\0": "xz: name it .xz",
@@ -57,10 +58,11 @@ def refusal(first: bytes, name: str, *, raw: bool = True) -> ValueError:
         return ValueError(f"data: {name} is not UTF-8 at byte 0 (it looks like {found}): {convert}{_otherwise(raw)}")
     looks = next((said for magic, said in FORMATS.items() if first.startswith(magic)), None)
     like = "" if looks is None else f" (it looks like {looks})"
+    way_out = "; --tokens reads integers from it, --bins numbers" if looks == NUMPY else ""
     at = first.find(b"\0")
     if at >= 0:
-        return nul_refusal(f"{name}{like}", at, raw=raw)
-    return ValueError(f"data: {name} is no text{like}: give its text{_otherwise(raw)}")
+        return ValueError(f"{nul_refusal(f'{name}{like}', at, raw=raw)}{way_out}")
+    return ValueError(f"data: {name} is no text{like}: give its text{_otherwise(raw)}{way_out}")
 
 
 def nul_refusal(name: str, at: int, *, raw: bool = True) -> ValueError:

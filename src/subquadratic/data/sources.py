@@ -9,6 +9,8 @@
 | `"-"`, a pipe                 | one text, read as it comes, also compressed; where a field is named, rows of JSON |
 | `.jsonl`, `.csv`, `.tsv`, `.parquet` | a row is a document: its field `text`, or the one named                |
 | `.json`                       | the same where a field is named or the first row has the field `text`; else a text |
+| FASTA (`.fa`, `.fasta`, `.fna`, ...) | a record is a document (`fasta.py`)                                    |
+| integers and numbers, where `values` are wanted | see `value_files.py`                                        |
 
 In a folder, a CSV or TSV file without the column `text` is a text where no other column is named.
 
@@ -34,9 +36,12 @@ from typing import Any
 
 from .delimited import AUTO, QUOTES
 from .documents import STDIN, TEXT_FIELD, Document, read_documents
+from .fasta import SUFFIXES as FASTA
+from .fasta import is_fasta
 from .passed_over import BROKEN, LINK, RUN, PassedOver
 from .reading import COMPRESSED, expand_user, file_size, file_stat
 from .rows import has_field, table_kind
+from .value_files import DTYPES, ValuePiece, read_values, value_kind
 
 STDLIB = "stdlib"
 
@@ -54,8 +59,8 @@ class Source:
 
     `files` are (name, path), where a name does not depend on the machine; `several` says that they were not named one by
     one, so what is no text among them is passed over; `single` that all is one text. `rows`: only rows are wanted, since a
-    field was named. `quotes`, `skip_bad_rows` and `binary` are those of `find_source`, `left` what it passed over: (why, name).
-    `whole`: nothing is held out to validate on.
+    field was named. `left` is what was passed over: (why, name); `quotes` and what follows it are those of `find_source`. `whole`:
+    nothing is held out to validate on.
     """
 
     name: str
@@ -68,16 +73,21 @@ class Source:
     quotes: str = AUTO
     skip_bad_rows: bool = False
     binary: bool = False
+    headers: bool = True
+    values: str | None = None
+    column: str | None = None
+    dtype: str | None = None
     left: tuple[tuple[str, str], ...] = ()
     whole: bool = False
 
     @property
     def single(self) -> bool:
-        return not self.several and self.kind(self.files[0][0]) is None
+        name, path = self.files[0]
+        return not self.several and self.values is None and self.kind(name) is None and not self.fasta(path)
 
     @property
     def all_rows(self) -> bool:
-        return self.rows or all(kind is not None for kind in self._kinds.values())
+        return self.values is None and (self.rows or all(kind is not None for kind in self._kinds.values()))
 
     @property
     def plain(self) -> bool:
@@ -105,18 +115,26 @@ class Source:
         stats = [(name, path, file_stat(path)) for name, path in self.files]
         files = [(name, str(path.resolve()), stat.st_size, stat.st_mtime_ns) for name, path, stat in stats]
         ways = [self.text, self.several, self.stdlib, self.rows, self.quotes, self.skip_bad_rows, self.binary, self.left]
-        ways += ["whole"] if self.whole else []
+        ways += [self.headers, self.values, self.column, self.dtype, *(["whole"] if self.whole else [])]
         return hashlib.sha256(json.dumps([files, *ways]).encode()).hexdigest()
 
     def kind(self, name: str) -> str | None:
-        """How a file is read: as rows of a kind of table (`rows.table_kind`), or, for None, as a text."""
+        """How a file is read: as rows of a kind of table (`rows.table_kind`), or, for None, as a text. Where values are wanted, the kinds
+        are those of `value_kind`."""
         return self._kinds[name]
+
+    def fasta(self, path: Path) -> bool:
+        """Whether a text is read as the records of a FASTA file."""
+        return not (self.binary or self.stdlib) and is_fasta(path)
 
     @cached_property
     def _kinds(self) -> dict[str, str | None]:
         return {name: self._kind(path) for name, path in self.files}
 
     def _kind(self, path: Path) -> str | None:
+        if self.values is not None:
+            kind = value_kind(path, self.dtype)
+            return ("numerals" if self.dtype is None else "raw") if kind is None and self.stream else kind
         kind = None if self.binary or self.stdlib else table_kind(path)
         if self.stream:
             return kind if kind not in (None, "json") else "json" if self.rows else None
@@ -143,6 +161,14 @@ class Source:
         """
         return read_documents(self, self.passed() if passed is None else passed, utf8=utf8, progress=progress)
 
+    def pieces(self, passed: PassedOver, progress: Callable[[int], None] | None = None) -> Iterator[ValuePiece]:
+        """The same where values are wanted.
+
+        Raises:
+            ValueError: what cannot be read, by name.
+        """
+        return read_values(self, passed, progress)
+
 
 def find_source(
     data: str | Path | None = None,
@@ -152,6 +178,10 @@ def find_source(
     skip_bad_rows: bool = False,
     binary: bool = False,
     rows: bool = False,
+    headers: bool = True,
+    values: str | None = None,
+    column: str | None = None,
+    dtype: str | None = None,
 ) -> Source:
     """The source that `data` names.
 
@@ -162,6 +192,10 @@ def find_source(
         skip_bad_rows: pass over rows that cannot be used, and count them, where they would be an error.
         binary: read every file as one text of its bytes as they are, NUL bytes and line ends too; for the tokenizer bytes.
         rows: only rows are wanted, whatever the field is called.
+        headers: the header lines of FASTA files are part of the text.
+        values: `"integer"` or `"number"`: these are wanted, and no text.
+        column: the field of tables that holds them.
+        dtype: of the values of files that hold nothing else.
 
     Raises:
         ValueError: there is no such thing, or nothing in it; or an option that means nothing for it.
@@ -169,6 +203,9 @@ def find_source(
     if quotes not in QUOTES:
         raise ValueError(f"quotes must be one of {', '.join(QUOTES)}, got {quotes!r}")
     ways: dict[str, Any] = dict(text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary)
+    ways |= dict(headers=headers, values=values, column=column, dtype=dtype)
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     ways["rows"] = rows or text != TEXT_FIELD
     if binary and ways["rows"]:
         raise ValueError("binary reads bytes, which have no fields: leave it out, or the field's name")
@@ -185,9 +222,17 @@ def fitting(data: str | Path | None, *, rows: bool, **ways: Any) -> dict[str, An
         ValueError: there is no such data.
     """
     source = _find(data, {})
-    kinds = {None if source.stdlib else table_kind(path) for _, path in source.files}
+    paths = [] if source.stdlib else [path for _, path in source.files]
+    kinds = {table_kind(path) for path in paths} or {None}
     texts = kinds == {None} and not rows
-    useless = {"quotes": not kinds & {"csv", "tsv"}, "skip_bad_rows": texts, "text": texts}
+    useless = {
+        "quotes": not kinds & {"csv", "tsv"},
+        "skip_bad_rows": texts,
+        "text": texts,
+        "headers": not any(map(is_fasta, paths)),
+        "column": texts and not source.stream,
+        "dtype": not source.stream and not any(value_kind(path, None) == "raw" for path in paths),
+    }
     return {name: value for name, value in ways.items() if not useless.get(name)}
 
 
@@ -223,14 +268,21 @@ def _check_ways(source: Source) -> None:
     if source.rows and kinds == {None}:
         tables = ".jsonl, .json, .csv, .tsv or .parquet files"
         if source.text == TEXT_FIELD:
-            raise ValueError(f"data: rows with a label or target come from {tables}, got {source.name}")
+            raise ValueError(f"data: rows come from {tables}, got {source.name}")
         raise ValueError(f"text: {source.name} has no field {source.text!r}: fields are those of {tables}; leave --text out")
     if source.stream and "parquet" in kinds:
         raise ValueError(f"data: parquet is not read from its beginning to its end, as a pipe is: save {source.name} as a file")
-    if source.quotes != AUTO and not kinds & {"csv", "tsv"}:
+    if source.quotes != AUTO and not (kinds & {"csv", "tsv"} or (source.stream and source.rows)):
         raise ValueError(f"quotes is for rows of .csv and .tsv files, and there are none in {source.name}; leave it out")
-    if source.skip_bad_rows and kinds == {None}:
+    of_rows = kinds & {"jsonl", "json", "csv", "tsv", "parquet"}
+    if source.skip_bad_rows and not of_rows and not (source.stream and source.values):
         raise ValueError(f"skip_bad_rows is for rows of tables, and there are none in {source.name}; leave it out")
+    if not source.headers and not any(source.fasta(path) for _, path in source.files):
+        raise ValueError(f"headers is for FASTA files ({', '.join(FASTA)}), and there are none in {source.name}; leave it out")
+    if source.column is not None and not of_rows and not source.stream:
+        raise ValueError(f"column is for rows of tables, and there are none in {source.name}; leave it out")
+    if source.dtype is not None and "raw" not in kinds:
+        raise ValueError(f"dtype is for .bin files and pipes, and there are none in {source.name}; leave it out")
 
 
 def stdlib_source(root: str | Path | None = None) -> Source:

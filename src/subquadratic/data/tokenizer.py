@@ -29,6 +29,7 @@ from .reading import expand_user
 
 BYTES = "bytes"
 TOKENIZER_FILE = "tokenizer.json"
+VALUES_FILE = "values.json"  # in its place, for a model of integers or numbers
 # What a tokenizer folder without a tokenizer.json holds instead; transformers knows how to read these.
 OLDER_FILES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
@@ -141,8 +142,9 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
         return _from_file(place)
     if not place.is_dir():
         raise ValueError(f"tokenizer: no such file or folder: {place}; give bytes, a tokenizer.json or a folder that holds one")
-    if (place / TOKENIZER_FILE).is_file():
-        return _from_file(place / TOKENIZER_FILE)
+    for name in (VALUES_FILE, TOKENIZER_FILE):
+        if (place / name).is_file():
+            return _from_file(place / name)
     if any((place / name).is_file() for name in OLDER_FILES):
         from .text_tokenizer import convert_folder
 
@@ -163,6 +165,10 @@ def _is_our_model(folder: Path) -> bool:
 
 
 def _from_file(path: Path) -> Tokenizer:
+    if path.name == VALUES_FILE:
+        from .value_tokenizers import load_values
+
+        return load_values(path)
     from .text_tokenizer import TextTokenizer
 
     return TextTokenizer.from_file(path)

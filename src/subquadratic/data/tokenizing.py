@@ -22,6 +22,8 @@ from .documents import Document
 from .passed_over import PassedOver
 from .sources import Source
 from .tokenizer import BYTES, Tokenizer
+from .value_files import ValuePiece
+from .value_tokenizers import ValueTokenizer, reads_values
 
 VALIDATION_PERCENT = 10
 BATCH_BYTES = 1 << 21  # of text, encoded at once
@@ -59,6 +61,8 @@ def by_hash(key: str) -> bool:
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
     """Of the tokens on disk and in memory: little-endian, as small as the vocabulary allows."""
+    if isinstance(tokenizer, ValueTokenizer) and tokenizer.dtype is not None:
+        return np.dtype(tokenizer.dtype)
     return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
 
 
@@ -76,10 +80,11 @@ def write_tokens(
         held_out = not (source.single or source.whole) and by_hash(document.key)
         sides.add(document, tokens, held_out)
     if not sides.order:
-        raise ValueError(f"data: {source.name} is empty" if source.single else f"data: {source.name} holds no text{passed.because()}")
+        nothing = f"holds no {'values' if reads_values(tokenizer) else 'text'}{passed.because()}"
+        raise ValueError(f"data: {source.name} {'is empty' if source.single else nothing}")
     if source.stdlib and not (source.whole or all(sides.texts)):
         raise ValueError(f"data: too few .py sources in the {source.name} to train on (a zipped or embedded Python?)")
-    share = sides.texts[1] / sum(sides.texts)
+    share = sides.texts[1] / max(sum(sides.texts), 1)
     if source.whole:
         starts = [np.array(side, dtype=np.int64) for side in sides.starts]
         file, layout = sides.files[0], _layout(tokenizer, sides.files[0], WHOLE, sides.counts, sides.texts, (len(starts[0]), 0), starts)
@@ -98,12 +103,12 @@ class _Sides:
         self.end = np.array([tokenizer.eos_token], dtype=self.dtype).tobytes()
         self.files = (train, validation)
         self.counts = [0, 0]  # tokens
-        self.texts = [0, 0]  # bytes of text
+        self.texts = [0, 0]  # bytes of text, or values
         self.starts = (array("q"), array("q"))
         self.order = bytearray()  # the side of each document
         self.inside = False  # a document whose pieces are not all here
 
-    def add(self, document: Document, tokens: NDArray[Any], held_out: bool) -> None:
+    def add(self, document: Document | ValuePiece, tokens: NDArray[Any], held_out: bool) -> None:
         file = self.files[held_out]
         if not self.inside:
             if self.starts[held_out]:
@@ -113,7 +118,7 @@ class _Sides:
             self.order.append(held_out)
         file.write(tokens.astype(self.dtype, copy=False).tobytes())
         self.counts[held_out] += len(tokens)
-        self.texts[held_out] += len(document.text)
+        self.texts[held_out] += document.size
         self.inside = not document.last
 
     def in_order(self, file: BinaryIO) -> BinaryIO:
@@ -152,7 +157,7 @@ def _by_position(tokenizer: Tokenizer, sides: _Sides, file: BinaryIO) -> tuple[B
     counted = [0, 0]  # bytes that the tokens of each side stand for
     file.seek(0)
     position = 0
-    while block := file.read(COPY_BYTES):
+    while not reads_values(tokenizer) and (block := file.read(COPY_BYTES)):
         tokens = np.frombuffer(block, dtype=sides.dtype)
         inside = min(max(cut - position, 0), len(tokens))
         counted[0] += int(lengths[tokens[:inside]].sum())
@@ -172,6 +177,8 @@ def _by_position(tokenizer: Tokenizer, sides: _Sides, file: BinaryIO) -> tuple[B
 def _layout(
     tokenizer: Tokenizer, file: BinaryIO, split: str, counts: list[int], texts: list[int], documents: tuple[int, int], starts: list[Any]
 ) -> Layout:
+    if reads_values(tokenizer):
+        texts = [0, 0]
     digest = hashlib.sha256(json.dumps([tokenizer.digest, split, counts]).encode())
     file.seek(0)
     while block := file.read(COPY_BYTES):
@@ -193,8 +200,12 @@ def _layout(
 
 def _encoded(
     source: Source, tokenizer: Tokenizer, progress: Callable[[int], None] | None, passed: PassedOver
-) -> Iterator[tuple[Document, NDArray[Any]]]:
+) -> Iterator[tuple[Document | ValuePiece, NDArray[Any]]]:
     """Each document or piece with its tokens, encoded many at once where the tokenizer can."""
+    if isinstance(tokenizer, ValueTokenizer):
+        for piece in source.pieces(passed, progress):
+            yield piece, tokenizer.encode_values(piece.values, piece.where, piece.first)
+        return
     documents = source.documents(utf8=tokenizer.name != BYTES, progress=progress, passed=passed)
     encode_batch = getattr(tokenizer, "encode_batch", None)
     if encode_batch is None:

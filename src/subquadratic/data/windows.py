@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from .mapping import place_in_file
 
 
 class Windows(Dataset[Tensor]):
@@ -45,7 +45,7 @@ class Windows(Dataset[Tensor]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        place = _place(self.tokens)
+        place = place_in_file(self.tokens)
         if place is not None:
             state["tokens"] = place
         return state
@@ -54,17 +54,3 @@ class Windows(Dataset[Tensor]):
         self.__dict__.update(state)
         if isinstance(self.tokens, dict):
             self.tokens = np.memmap(mode="r", **self.tokens)
-
-
-def _place(tokens: NDArray[Any]) -> dict[str, Any] | None:
-    """Where a memory map or a slice of one lies in its file; None for an array in memory.
-
-    numpy leaves a slice the offset of what it was cut from, so the offset is taken from the addresses.
-    """
-    mapped = getattr(tokens, "_mmap", None)
-    if not isinstance(tokens, np.memmap) or tokens.filename is None or mapped is None or not tokens.flags.c_contiguous:
-        return None
-    whole = np.frombuffer(mapped, dtype=np.uint8)
-    mapped_from = tokens.offset - tokens.offset % mmap.ALLOCATIONGRANULARITY
-    offset = mapped_from + tokens.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-    return {"filename": str(Path(tokens.filename).resolve()), "dtype": tokens.dtype, "offset": offset, "shape": tokens.shape}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..models.saving import replace_file
+from .forecast import ForecastScore
 from .labelled import ClassScore, PairScore
 from .tally import TextScore
 
@@ -21,6 +22,18 @@ def text_lines(score: TextScore) -> list[str]:
     lines.append(f"score       {rate}{score.bits_per_token:.4f} bits/token, {score.loss:.4f} nats/token")
     lines.append(f"            perplexity {score.perplexity:.3f}, {score.accuracy:.2%} of {score.predicted:,} tokens right")
     lines.append(f"speed       {score.tokens_per_second:,.0f} tokens/s, {score.seconds:.1f} s")
+    return lines
+
+
+def forecast_lines(score: ForecastScore) -> list[str]:
+    """What the errors of a series' forecasts say, in the units of the data."""
+    lines = [
+        f"forecast    MAE {score.mae:.6g}, RMSE {score.rmse:.6g} of the next value, in the units of the data",
+        f"            the last value repeated: MAE {score.last_value_mae:.6g}, RMSE {score.last_value_rmse:.6g}",
+        f"            {score.count:,} forecasts, from at most {score.context - 1:,} values before",
+    ]
+    if score.outside > 0:
+        lines.append(f"            {score.outside:.1%} of what was to be forecast lies outside the range of the training part")
     return lines
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .forecast import ForecastScore
+
 FIRST_BUCKET = 16
 SUMS = ("count", "nats", "right", "bytes")
 
@@ -31,7 +33,8 @@ class TextScore:
 
     `loss` is the mean in nats per predicted token, `perplexity` its exponential, `accuracy` the share of predictions whose
     likeliest token was right, `bits_per_byte` the information per byte of text (None where tokens are no text),
-    `text_bytes` what the predicted tokens stand for, `state_bytes` the largest state carried (None: none was).
+    `text_bytes` what the predicted tokens stand for, `state_bytes` the largest state carried (None: none was), `forecast` the
+    errors of a series' forecasts (None: it is none).
     """
 
     predicted: int
@@ -46,6 +49,7 @@ class TextScore:
     state_bytes: int | None
     how: str
     by_position: list[Bucket]
+    forecast: ForecastScore | None = None
 
 
 @dataclass

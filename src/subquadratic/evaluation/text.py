@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.binning import Binned
+
 
 class Text:
     """Tokens `parts`, one after another, in which documents begin at `starts`.
@@ -31,7 +33,7 @@ class Text:
         """The first `length` tokens."""
         parts, left = [], length
         for part in self.parts:
-            parts.append(part[:left])
+            parts.append(part.cut(left) if isinstance(part, Binned) else part[:left])
             left -= len(parts[-1])
         return Text(parts, self.starts[self.starts < length])
 

@@ -17,17 +17,22 @@ from torch import Tensor
 from ..data import Corpus, Examples, collate, load_corpus, load_examples, load_tokenizer, make_task
 from ..data.documents import STDIN
 from ..data.sources import fitting
-from ..data.tokenizer import BYTES, Tokenizer
+from ..data.tokenizer import Tokenizer
+from ..data.value_tokenizers import reads_values
 from ..models.encoder_decoder import EncoderDecoder
 from ..models.language_model import LanguageModel
 from ..models.saving import CONFIG, WEIGHTS, Pretrained, read_config
 from ..models.sequence_classifier import SequenceClassifier
+from .predict import row_limit
 from .report import shortened
 from .text import Text
+from .vocabulary import check_tokenizer, model_tokenizer
 
 HEADS: dict[str, type[Pretrained]] = {head.__name__: head for head in (LanguageModel, SequenceClassifier, EncoderDecoder)}
 Progress = Callable[[int, int | None], None]
-WAYS = {"text": "text", "quotes": "auto", "skip_bad_rows": False, "binary": False}  # how data are read, unless something else is said
+# How data are read, unless something else is said.
+WAYS = {"text": "text", "quotes": "auto", "skip_bad_rows": False, "binary": False, "headers": True, "column": None, "dtype": None}
+ROW_WAYS = ("text", "quotes", "skip_bad_rows")
 LONGEST = 300  # characters of what a damaged file says of itself
 
 
@@ -124,16 +129,19 @@ def telling_why(folder: Path) -> Iterator[None]:
 
 def learned_task(folder: Path) -> str | None:
     """The synthetic task that a run learned; None for a model of text or rows, and where the folder does not say."""
-    with contextlib.suppress(ValueError):
-        return _read_options(folder / "run.yaml").get("task")
-    return None
+    return run_options(folder).get("task")
 
 
 def trained_on_bytes(folder: Path) -> bool:
     """Whether a run read files as their bytes as they are; False where the folder does not say."""
+    return bool(run_options(folder).get("binary"))
+
+
+def run_options(folder: Path) -> dict[str, Any]:
+    """The options of a run; none where the folder does not say."""
     with contextlib.suppress(ValueError):
-        return bool(_read_options(folder / "run.yaml").get("binary"))
-    return False
+        return _read_options(folder / "run.yaml")
+    return {}
 
 
 def _read_options(path: Path) -> dict[str, Any]:
@@ -170,22 +178,28 @@ def ways_to_read(run: Trained, data: str | None, *, rows: bool, **given: Any) ->
 
 
 def text_material(
-    run: Trained, data: str | None, *, ways: dict[str, Any], tokenizer: str | None, progress: Progress | None = None
+    run: Trained,
+    data: str | None,
+    *,
+    ways: dict[str, Any],
+    tokenizer: str | None,
+    tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> Material:
-    """The text that `data` names, or the validation side of the one that the run was trained on.
+    """The text, integers or numbers that `data` names, or the validation side of what the run was trained on.
 
     Raises:
         ValueError: no such text, a tokenizer that is not the model's.
     """
-    chosen = load_tokenizer(tokenizer if tokenizer is not None else run.folder)
-    _check_tokenizer(run, chosen)
+    chosen = model_tokenizer(run.folder, tokenizer=tokenizer, tokens=tokens)
+    check_tokenizer(run, chosen)
     corpus = load_corpus(_data_or_own(run, data), validation=_own_validation(run, data), tokenizer=chosen, progress=progress, **ways)
     own = corpus.digest == run.digest
-    notes = _passed_over(corpus) + _trained_on(run, data)
+    notes = _passed_over(corpus) + ([corpus.read_as] if corpus.read_as else []) + _trained_on(run, data)
     if data is None and run.digest is not None and not own:
-        notes.append("the data has changed since the training: part of this text may have been trained on")
+        notes.append("the data has changed since the training: part of it may have been trained on")
     if data is not None and own:
-        notes.append("this is the text it was trained on: only the validation side is measured")
+        notes.append(f"this is the {'data' if reads_values(chosen) else 'text'} it was trained on: only the validation side is measured")
     text = validation_text(corpus) if own or data is None else whole_text(corpus)
     side = "validation side" if own or data is None else "all of it"
     return Material(
@@ -243,41 +257,6 @@ def _trained_on(run: Trained, data: str | None) -> list[str]:
     return ["this is what it was trained on, all of it; what it was validated on is measured without --data"]
 
 
-def check_vocabulary(run: Trained, tokenizer: Tokenizer, *, bytes_needed: int = 256) -> None:
-    """Bytes without their special tokens are a vocabulary too; whether a text needs more is told when it is read.
-
-    Raises:
-        ValueError: the model knows fewer tokens than the tokenizer has.
-    """
-    wanted = bytes_needed if tokenizer.name == BYTES else tokenizer.vocab_size
-    has = _vocab_size(run.model)
-    if wanted > has:
-        raise ValueError(
-            f"tokenizer: {tokenizer.name} has {tokenizer.vocab_size:,} tokens, the model in {run.folder} knows {has:,}: "
-            "give the one it was trained with"
-        )
-
-
-def _check_tokenizer(run: Trained, tokenizer: Tokenizer) -> None:
-    check_vocabulary(run, tokenizer)
-    corpus = run.facts.get("corpus")
-    trained = corpus.get("tokenizer_digest") if isinstance(corpus, dict) else None
-    if trained is not None and trained != tokenizer.digest:
-        raise ValueError(
-            f"tokenizer: {tokenizer.name} is not the one that {run.folder} was trained with ({corpus.get('tokenizer')}), "  # type: ignore[union-attr]
-            "so its tokens mean nothing to the model"
-        )
-
-
-def _vocab_size(model: Any) -> int:
-    if hasattr(model, "vocab_size"):
-        return int(model.vocab_size)
-    embedding = getattr(model, "embedding", None) or getattr(model, "token_emb", None)
-    if embedding is None:
-        raise ValueError(f"run: {type(model).__name__} has no token embedding, so there is no text to measure it on")
-    return int(getattr(embedding, "vocab_size", None) or embedding.weight.shape[0])
-
-
 def rows_material(
     run: Trained,
     data: str | None,
@@ -295,14 +274,14 @@ def rows_material(
         ValueError: rows that cannot be read, or labels that the model does not know.
     """
     chosen = load_tokenizer(tokenizer if tokenizer is not None else run.folder)
-    _check_tokenizer(run, chosen)
+    check_tokenizer(run, chosen)
     place = _data_or_own(run, data)
     if place is None:
         raise ValueError("data: rows with a label or a target are needed, as in --data rows.csv")
-    rows = {name: value for name, value in ways.items() if name != "binary"}
+    rows = {name: ways[name] for name in ROW_WAYS}
     columns: dict[str, Any] = {"label": label, "target": target, "validation": _own_validation(run, data)}
     read = partial(load_examples, place, tokenizer=chosen, progress=progress, **columns, **rows)
-    limit = getattr(run.model, "max_length", None) or getattr(getattr(run.model, "embedding", None), "max_length", None)
+    limit = row_limit(run.model)
     # Its own rows are cut as they were in training, by which they are known again; others as far as the model reaches.
     again = data != STDIN and data in (None, run.options.get("data"))  # what is piped in is read once, and is other data
     cut = run.options.get("context", limit) if again else limit
@@ -344,14 +323,21 @@ def rows_material(
     )
 
 
+def known_labels(run: Trained) -> list[str]:
+    """The names of a classifier's classes in the order of its logits; none where neither the model nor its run says."""
+    if run.model.labels is not None:
+        return list(run.model.labels)
+    corpus = run.facts.get("corpus")
+    return list(corpus.get("labels") or []) if isinstance(corpus, dict) else []
+
+
 def _labels(run: Trained, found: list[str]) -> list[str]:
     """The classes of the model, in its order.
 
     Raises:
         ValueError: the rows have others.
     """
-    corpus = run.facts.get("corpus")
-    known = list(corpus.get("labels") or []) if isinstance(corpus, dict) else []
+    known = known_labels(run)
     if not known:
         if len(found) != run.model.num_classes:
             raise ValueError(f"label: the rows have {len(found)} classes ({', '.join(found[:5])}), the model {run.model.num_classes}")

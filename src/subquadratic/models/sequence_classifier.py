@@ -3,6 +3,7 @@
 Axes: B batch, N length, D width, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from ..layers.streaming import Carry, advance, default_device, part_with
 from ..ops.cross_entropy import IGNORE
-from ..ops.errors import require_choice, require_positive
+from ..ops.errors import require, require_choice, require_positive
 from ..ops.padding import count_on, count_real
 from ..ops.scalars import plain_scalars
 from ..ops.state import State, state
@@ -39,10 +40,11 @@ class SequenceClassifier(Pretrained):
     Args:
         config: the backbone's configuration.
         vocab_size: V; 256 for bytes.
-        num_classes: number of classes.
+        num_classes: number of classes; None: that of ``labels``.
         max_length: the most positions a sequence may have; required for learned and axial positions. None: no limit but the backbone's.
         pooling: "mean" over the real positions, or the "last" real one. None: "mean", and "last" for a Perceiver AR (whose outputs are its
             last positions only, so that a mean would depend on how the sequence was split).
+        labels: the names of the classes, in the order of the logits; saved with the model.
 
     Raises:
         ValueError: for values out of range.
@@ -54,11 +56,16 @@ class SequenceClassifier(Pretrained):
         config: BackboneConfig,
         *,
         vocab_size: int = 256,
-        num_classes: int,
+        num_classes: int | None = None,
         max_length: int | None = None,
         pooling: str | None = None,
+        labels: Sequence[str] | None = None,
     ):
         super().__init__()
+        self.labels = _checked(labels, num_classes)
+        if num_classes is None:
+            require(self.labels is not None, "num_classes must be given, or labels")
+            num_classes = len(self.labels or ())
         require_positive(num_classes=num_classes)
         pooling = pooling or ("last" if config.aligned_right else "mean")
         require_choice("pooling", pooling, ("last",) if config.aligned_right else POOLINGS)
@@ -133,6 +140,7 @@ class SequenceClassifier(Pretrained):
             "num_classes": self.num_classes,
             "max_length": self.max_length,
             "pooling": self.pooling,
+            **({} if self.labels is None else {"labels": list(self.labels)}),
         }
 
     @classmethod
@@ -153,3 +161,21 @@ class SequenceClassifier(Pretrained):
         if self.pooling == "mean":
             pooled = pooled / seen.clamp_min(1)[:, None]
         return self.head(pooled.to(dtype)).masked_fill(seen[:, None] == 0, 0.0)
+
+
+def _checked(labels: Sequence[str] | None, num_classes: int | None) -> tuple[str, ...] | None:
+    """Names of classes.
+
+    Raises:
+        ValueError: they are no names, not one for each class, or one of them names two.
+    """
+    if labels is None:
+        return None
+    names = isinstance(labels, Sequence) and not isinstance(labels, str) and all(isinstance(label, str) for label in labels)
+    require(names, f"labels must be a list of names, got {labels!r:.80}")
+    require(len(set(labels)) == len(labels), f"labels must be different from each other, got {list(labels)!r:.80}")
+    require(
+        num_classes is None or len(labels) == num_classes,
+        f"labels must name each of the {num_classes} classes of num_classes, got {len(labels)}: {list(labels)!r:.80}",
+    )
+    return tuple(labels)

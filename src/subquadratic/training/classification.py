@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ..data import collate, load_examples, load_tokenizer
 from ..models.sequence_classifier import SequenceClassifier
 from .options import TrainOptions
 from .problem import Batch, Problem, Sums
-from .setup import backbone_config, examples_facts, length_limit, task_of
+from .setup import backbone_config, examples_facts, length_limit, predict_command, task_of
 from .snippets import CLASSIFIES, SORTS, of_task
 
 
@@ -45,7 +46,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         labels=examples.labels,
         pad_token=tokenizer.pad_token,
     )
-    return options, dataclasses.replace(problem, save_extra=tokenizer.save)
+    return options, dataclasses.replace(problem, save_extra=tokenizer.save, closing=partial(predict_command, options))
 
 
 def task_problem(options: TrainOptions) -> Problem:
@@ -72,7 +73,7 @@ def _problem(
         train=data.train,
         validation=data.validation,
         collate=lambda items: _named(collate(items, pad_token)),
-        build=lambda: SequenceClassifier(config, vocab_size=vocab_size, num_classes=len(labels), max_length=limit),
+        build=lambda: SequenceClassifier(config, vocab_size=vocab_size, labels=labels, max_length=limit),
         sums=_sums,
         headline=lambda score: f"{score.accuracy:.2%} of {score.predicted:,} sequences right, loss {score.loss:.4f}",
         sample=lambda model, seed: "",

@@ -1,19 +1,21 @@
-"""Language modelling: windows of a text, or a synthetic task whose items say which tokens can be known."""
+"""Language modelling: windows of a text, of integers or of numbers, or a synthetic task whose items say which tokens can be known."""
 
 from __future__ import annotations
 
 import lzma
 import math
+import shlex
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..data import Corpus, Windows, load_corpus, load_tokenizer
-from ..data.sources import STDLIB
+from ..data import Binning, Corpus, IntegerTokenizer, NumberTokenizer, Windows, load_corpus, load_tokenizer
 from ..data.tokenizer import Tokenizer
+from ..data.value_tokenizers import ValueTokenizer, reads_values
 from ..evaluation.trained import validation_text
 from ..evaluation.windows import TextWindows, scored_losses, stacked
 from ..models.language_model import LanguageModel
@@ -22,7 +24,6 @@ from .options import TrainOptions
 from .problem import Batch, Problem, Score, Sums
 from .setup import Progress, backbone_config, data_facts, length_limit, task_of
 
-PROMPT = "def "  # of a model of Python
 MASK_PROBABILITY = 0.15  # of plain windows
 SMALL_TEXT = 20_000_000  # tokens
 OFFSETS = 8
@@ -35,20 +36,24 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
     Raises:
         ValueError: the corpus cannot be used, or either side of it is shorter than one window.
     """
-    tokenizer = load_tokenizer(options.tokenizer)
     corpus = load_corpus(
         options.data,
         validation=options.validation_data,
-        tokenizer=tokenizer,
+        tokenizer=_tokenizer(options),
         text=options.text,
         quotes=options.quotes,
         skip_bad_rows=options.skip_bad_rows,
         binary=options.binary,
+        headers=options.headers,
+        column=options.column,
+        dtype=options.dtype,
         progress=progress,
     )
+    tokenizer = corpus.tokenizer
     train, validation = make_windows(corpus, options)
     shown = Windows(corpus.validation, length=train.length)
-    per_byte = len(corpus.train) / max(corpus.train_bytes, 1)
+    unit = "value" if isinstance(tokenizer, NumberTokenizer) else "token" if reads_values(tokenizer) else "byte"
+    per_unit = len(corpus.train) / max(corpus.train_bytes, 1) if unit == "byte" else 1.0
     return Problem(
         kind="language",
         text=corpus.describe(),
@@ -58,16 +63,16 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         collate=_stack,
         build=_builder(options, tokenizer.vocab_size),
         sums=_summing(tokenizer),
-        headline=_headline(causal=bool(options.causal)),
+        headline=_headline(causal=bool(options.causal), unit=unit),
         sample=lambda model, seed: samples.of_text(model, shown, tokenizer, seed=seed),
         tokens=train.length,
         size=len(corpus.train),
-        uniform=math.log(tokenizer.vocab_size),
-        snippet=snippets.WRITES.format(prompt=PROMPT if _writes_python(options) else "The ") if options.causal else snippets.FILLS,
-        bits=(per_byte / math.log(2), "bits/byte"),
-        references=lambda: references(corpus),
+        uniform=math.log(tokenizer.size if isinstance(tokenizer, ValueTokenizer) else tokenizer.vocab_size),
+        snippet=snippets.of_corpus(options, corpus),
+        bits=(per_unit / math.log(2), f"bits/{unit}"),
+        references=lambda: references(corpus, unit=unit),
         save_extra=tokenizer.save,
-        closing=partial(_closing, options),
+        closing=partial(_closing, options, tokenizer),
     )
 
 
@@ -99,14 +104,27 @@ def task_problem(options: TrainOptions) -> Problem:
     )
 
 
-def _closing(options: TrainOptions, folder: str) -> str:
+def _tokenizer(options: TrainOptions) -> Any:
+    """What reads the data."""
+    if options.tokens is not None:
+        return IntegerTokenizer(options.tokens)
+    if options.bins is not None:
+        return Binning(bins=options.bins, binning=options.binning, difference=options.difference)
+    tokenizer = load_tokenizer(options.tokenizer)
+    if reads_values(tokenizer):
+        raise ValueError(f"tokenizer: {options.tokenizer} reads {tokenizer.name}, and no text: give --tokens or --bins in its place")
+    return tokenizer
+
+
+def _closing(options: TrainOptions, tokenizer: Tokenizer, folder: str) -> str:
     if not options.causal:
-        return f'subq fill {folder} "some [MASK] text"'
-    return f"subq generate {folder}" + (f' --prompt "{PROMPT}"' if _writes_python(options) else "")
-
-
-def _writes_python(options: TrainOptions) -> bool:
-    return options.data in (None, STDLIB)
+        return f'subq fill {folder} "{"1 [MASK] 3" if reads_values(tokenizer) else "some [MASK] text"}"'
+    if isinstance(tokenizer, NumberTokenizer):
+        known = shlex.quote(options.data or "") if options.data != "-" else "new.npy"
+        return f"subq generate {folder} --prompt_file {known} --max_new_tokens 24 --samples 100 --out forecast.npy"
+    if reads_values(tokenizer):
+        return f"subq generate {folder} --max_new_tokens 200 --out new.npy"
+    return f"subq generate {folder}" + (f' --prompt "{snippets.PYTHON}"' if snippets.writes_python(options) else "")
 
 
 def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, TextWindows]:
@@ -140,15 +158,22 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
     return data_facts(corpus, documents=list(corpus.documents), **sizes)
 
 
-def references(corpus: Corpus) -> dict[str, float]:
-    """Bits per byte of the validation text by its byte frequencies, and by xz."""
-    text = corpus.tokenizer.decode_bytes(corpus.validation[:REFERENCE_TOKENS])
-    counts = np.bincount(np.frombuffer(text, dtype=np.uint8))
-    shares = counts[counts > 0] / max(len(text), 1)
-    return {
-        "unigram_bits_per_byte": float(-(shares * np.log2(shares)).sum()),
-        "xz_bits_per_byte": 8 * len(lzma.compress(text, preset=9)) / max(len(text), 1),
-    }
+def references(corpus: Corpus, *, unit: str) -> dict[str, float]:
+    """Bits per byte of the validation text by its byte frequencies, and by xz; of integers and numbers, bits per token or value."""
+    tokens = corpus.validation[:REFERENCE_TOKENS]
+    if reads_values(corpus.tokenizer):
+        symbols = tokens.astype(np.uint8) if corpus.tokenizer.vocab_size <= 256 else tokens
+    else:
+        symbols = np.frombuffer(corpus.tokenizer.decode_bytes(tokens), dtype=np.uint8)
+    packed = lzma.compress(symbols.tobytes(), preset=9)
+    return {f"unigram_bits_per_{unit}": _entropy(symbols), f"xz_bits_per_{unit}": 8 * len(packed) / max(len(symbols), 1)}
+
+
+def _entropy(tokens: NDArray[Any]) -> float:
+    """In bits per token, by their frequencies."""
+    counts = np.bincount(tokens)
+    shares = counts[counts > 0] / max(len(tokens), 1)
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def _builder(options: TrainOptions, vocab_size: int) -> Callable[[], LanguageModel]:
@@ -174,10 +199,11 @@ def _summing(tokenizer: Tokenizer | None) -> Callable[[Any, Batch, torch.Generat
     return sums
 
 
-def _headline(*, causal: bool) -> Callable[[Score], str]:
+def _headline(*, causal: bool, unit: str) -> Callable[[Score], str]:
     def headline(score: Score) -> str:
-        what = "next tokens" if causal else "masked tokens"
-        rate = "" if score.bits_per_byte is None else f"{score.bits_per_byte:.3f} bits/byte, "
+        what = f"{'next' if causal else 'masked'} {'values' if unit == 'value' else 'tokens'}"
+        bits = score.loss / math.log(2) if unit != "byte" else score.bits_per_byte
+        rate = "" if bits is None else f"{bits:.3f} bits/{unit}, "
         return f"{rate}{score.accuracy:.1%} of {score.predicted:,} {what} right"
 
     return headline

@@ -20,6 +20,8 @@ LONGEST = 1e9  # seconds, some thirty years
 MOST = 2**31 - 1  # of anything in a model's configuration
 MOST_EVALUATIONS = 10_000  # their places in the run are in every checkpoint
 PATHS = ("data", "validation_data", "tokenizer", "weights")
+READING = ("data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "headers", "tokenizer")
+VALUES = ("tokens", "bins", "binning", "difference", "column", "dtype")  # of data that is no text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,8 @@ class TrainOptions:
     model: str = "performer"
     """Backbone: performer, linformer, fastformer, feedback_transformer, perceiver_ar or transformer."""
     data: str | None = None
-    """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet are understood. Default: the source
-    of Python's own standard library."""
+    """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet .fasta are understood, and with
+    --tokens or --bins .npy and .bin. Default: the source of Python's own standard library."""
     validation_data: str | None = None
     """What to validate on, read as the data are, all of which is trained on then. Default: a tenth of the data."""
     text: str = "text"
@@ -50,6 +52,20 @@ class TrainOptions:
     """Pass over rows that cannot be used, and count them. Otherwise the first ends the run."""
     binary: bool = False
     """Read every file as its bytes as they are, NUL bytes too; for the tokenizer of bytes."""
+    headers: bool = True
+    """Header lines of FASTA files are part of the text. Each record is a document, its sequence without line breaks."""
+    tokens: int | None = None
+    """The data holds integer tokens and no text: how many different ones there are, so that they run from 0 to this number less 1."""
+    bins: int | None = None
+    """The data holds numbers, a series: learn which of so many bins the next one falls into. The bins are found on the training part."""
+    binning: Literal["quantile", "mu_law"] = "quantile"
+    """Bins that hold equally many numbers each (quantile), or that are narrow around zero, as waveforms need (mu_law)."""
+    difference: bool = False
+    """The bins are those of the change from one number to the next: for a series whose level drifts, a price say."""
+    column: str | None = None
+    """Column or field that holds the tokens or numbers, where the data has columns. Default: tokens, or values."""
+    dtype: str | None = None
+    """Type of the values of .bin files and pipes, which hold nothing else: uint8, int16, float32, ..., little-endian."""
     task: str | None = None
     """Synthetic task instead of data: copy, mirror, recall, listops, variables or dyck."""
     task_options: dict[str, Any] = field(default_factory=dict)
@@ -199,7 +215,7 @@ class TrainOptions:
             close = difflib.get_close_matches(self.task, TASKS, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}{hint}", self.task)
-            for name in ("data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer"):
+            for name in (*READING, *VALUES):
                 if getattr(self, name) != getattr(TrainOptions, name):
                     raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")
         elif self.task_options:
@@ -217,6 +233,29 @@ class TrainOptions:
                 raise ValueError(f"{name} names a column of the data: give a .csv, .tsv, .jsonl or .parquet with --data")
             if getattr(self, name) is not None and self.binary:
                 raise ValueError(f"binary reads bytes, and {name} names a column: leave one of the two")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        if self.tokens is None and self.bins is None:
+            for name in VALUES:
+                if getattr(self, name) != getattr(TrainOptions, name):
+                    needed = "--tokens or --bins" if name in ("column", "dtype") else "--bins"
+                    raise ValueError(f"{name} is for data of {'integers or ' if 'tokens' in needed else ''}numbers: give {needed} with it")
+            return
+        chosen = "bins" if self.tokens is None else "tokens"
+        _require(self.tokens is None or self.tokens >= 1, "tokens", "at least 1", self.tokens)
+        _require(self.bins is None or self.bins >= 2, "bins", "at least 2", self.bins)
+        if self.data in (None, "stdlib"):
+            raise ValueError(f"{chosen} says what the data holds: name a file or folder of such data with --data")
+        beside = ("bins", "text", "label", "target", "binary", "tokenizer", "headers")
+        for name in beside if chosen == "tokens" else (*beside[1:],):
+            if getattr(self, name) != getattr(TrainOptions, name):
+                hint = "; the column is named by --column" if name == "text" else ""
+                what = "integers" if chosen == "tokens" else "numbers"
+                raise ValueError(f"{chosen} reads {what}, and {name} is for other data{hint}: leave one of the two")
+        for name in ("binning", "difference") if chosen == "tokens" else ():
+            if getattr(self, name) != getattr(TrainOptions, name):
+                raise ValueError(f"{name} is for --bins, and tokens are read as they are: leave it out")
 
     def _check(self) -> None:
         for each in dataclasses.fields(self):

@@ -8,6 +8,7 @@ from .further import EXTENDED
 from .options import TrainOptions
 from .problem import Problem
 from .run_folder import RunFolder
+from .setup import predict_command
 from .snippets import snippet
 
 
@@ -20,7 +21,8 @@ def run_page(folder: RunFolder, options: TrainOptions, problem: Problem, facts: 
     numbers = _table({name: value for name, value in result.items() if name != "interrupted"})
     use, measure = problem.closing(where), f"subq evaluate {where}"
     again = f"subq train --resume {where}" if result["interrupted"] else "subq train --config run.yaml --out ../another_run"
-    commands = "\n".join(dict.fromkeys((use, measure, again)))
+    rows = [predict_command(options, where)] if options.label is not None or options.target is not None else []
+    commands = "\n".join(dict.fromkeys((use, *rows, measure, again)))
     written = ", what the model wrote on the way in `samples.txt`" if (folder.path / "samples.txt").exists() else ""
     return f"""# {options.model}, {facts["parameters"]:,} parameters
 

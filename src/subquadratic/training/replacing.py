@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # Names that a run writes to. In FOLDERS, what matches; trackers name their files by the project and the machine.
-MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "values.json")
 FILES = (*MODEL, "run.yaml", "run.json", "metrics.jsonl", "samples.txt", "loss.svg", "README.md", "README-run.md")
 FOLDERS = {"checkpoints": ("step-*", ".step-*"), "tracking": ("events.out.tfevents.*", "subquadratic*")}
 PAGE = "trained with subquadratic. The run "  # on the page of every run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -285,7 +286,7 @@ class Run:
         if self.best is not None and self.best["step"] != steps:
             self.display.say(f"best        step {self.best['step']:,} of {steps:,}: its model is the one in the folder")
         part = "all" if score.items >= len(self.items) else f"{score.items / len(self.items):.0%}"
-        names = {name: name.removesuffix("_bits_per_byte").removesuffix("_accuracy").replace("_", " ") for name in references}
+        names = {name: re.sub("_(bits_per_byte|bits_per_token|accuracy)$", "", name).replace("_", " ") for name in references}
         words = ", ".join(f"{names[name]} {value:.2f}" for name, value in references.items())
         comparison = f"; for comparison {words}" if words else ""
         self.display.say(f"validation  {self.problem.headline(score)} ({part} of the validation data{comparison})")

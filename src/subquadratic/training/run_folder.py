@@ -4,7 +4,7 @@
 |-------------------------------------|-------------------------------------------------------------------------------|
 | `README.md`, `loss.svg`             | how the run was made and how to use it, and its curves                        |
 | `config.json`, `model.safetensors`  | the best model so far by its validation loss, as `save_pretrained` writes it  |
-| `tokenizer.json`                    | its tokenizer, unless it reads bytes                                          |
+| `tokenizer.json`                    | its tokenizer, unless it reads bytes; of integers and numbers, `values.json`  |
 | `run.yaml`                          | every option of the run, as resolved; `subq train --config` takes it as it is |
 | `run.json`                          | the data and its digest, versions, sizes, and at the end the result           |
 | `metrics.jsonl`                     | one line per measurement, written as it is made                               |

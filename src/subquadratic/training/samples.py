@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..data import Windows
 from ..data.tokenizer import Tokenizer
+from ..data.value_tokenizers import reads_values
 from ..generation.text import known_end
 from ..layers.modes import evaluating
 
 PROMPT_TOKENS = 24
 NEW_TOKENS = 300
+NEW_VALUES = 40  # integers or numbers, each of which is a word
 
 
 def of_text(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) -> str:
@@ -28,7 +31,8 @@ def written(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) ->
     device = next(model.parameters()).device
     length = max(1, min(PROMPT_TOKENS, windows.length // 2))
     tokens = windows[len(windows) // 2][:length]
-    new = NEW_TOKENS if model.max_length is None else min(NEW_TOKENS, model.max_length - length)
+    wanted = NEW_VALUES if reads_values(tokenizer) else NEW_TOKENS
+    new = wanted if model.max_length is None else min(wanted, model.max_length - length)
     generator = torch.Generator(device=device).manual_seed(seed)
     end = known_end(tokenizer, model.vocab_size)
     out = model.generate(
@@ -45,10 +49,18 @@ def filled_in(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) 
     masked = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(seed)) < 0.15
     with evaluating(model):
         guesses = model(tokens[None].to(device), masked=masked[None].to(device))[0].argmax(-1).cpu()
-    gap = int(tokenizer.encode("_")[0])
-    shown = [tokens, tokens.masked_fill(masked, gap), torch.where(masked, guesses, tokens)]
-    names = ("text", "masked", "filled in")
-    return "\n".join(f"[{name}]\n{tokenizer.decode(part[:200])}" for name, part in zip(names, shown, strict=True))
+    filled = torch.where(masked, guesses, tokens)
+    shown = {"text": tokenizer.decode(tokens[:200]), "masked": _with_gaps(tokenizer, tokens[:200], masked[:200])}
+    shown["filled in"] = tokenizer.decode(filled[:200])
+    return "\n".join(f"[{name}]\n{text}" for name, text in shown.items())
+
+
+def _with_gaps(tokenizer: Tokenizer, tokens: Tensor, masked: Tensor) -> str:
+    """What is not masked, and `_` for each token that is."""
+    if reads_values(tokenizer):
+        pairs = zip(tokens.tolist(), masked.tolist(), strict=True)
+        return " ".join("_" if hidden else tokenizer.decode([token]) for token, hidden in pairs)
+    return tokenizer.decode(tokens.masked_fill(masked, int(tokenizer.encode("_")[0])))
 
 
 @torch.no_grad()

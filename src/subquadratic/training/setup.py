@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..data import Corpus, Examples, Task, make_task
+from ..data.documents import TEXT_FIELD
 from ..evaluation.processor import processor
 from ..evaluation.versions import versions
 from ..models.config import BackboneConfig, config_class
@@ -70,6 +72,12 @@ def task_of(options: TrainOptions) -> tuple[Task, dict[str, Any]]:
 def now() -> str:
     """The date and time, in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def predict_command(options: TrainOptions, folder: str) -> str:
+    """How a classifier or an encoder-decoder is used on new rows."""
+    text = "" if options.text == TEXT_FIELD else f" --text {shlex.quote(options.text)}"
+    return f"subq predict {folder} --data new_rows.csv{text}"
 
 
 def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from ..data import Corpus, NumberTokenizer
+from ..data.sources import STDLIB
+from ..data.value_tokenizers import reads_values
 from .options import TrainOptions
 
+PYTHON = "def "  # a prompt for a model of Python
+VALUES = 8  # of the data, in the lines for a model of integers or numbers
 WRITES = """\
 from subquadratic.data import load_tokenizer
 from subquadratic.generation import generate_text
@@ -18,21 +25,30 @@ from subquadratic.data import load_tokenizer
 from subquadratic.generation import fill
 
 tokenizer = load_tokenizer(folder)
-tokens = torch.from_numpy(tokenizer.encode("for name in names:").astype("int64"))[None]
+tokens = torch.from_numpy(tokenizer.encode({text!r}).astype("int64"))[None]
 masked = torch.zeros_like(tokens, dtype=torch.bool)
 masked[:, 2:5] = True  # to be filled in
 print(tokenizer.decode(fill(model, tokens, masked)[0]))
 """
+FORECASTS = """\
+import numpy as np
+import torch
+from subquadratic.data import load_tokenizer
+
+bins = load_tokenizer(folder)
+known = np.array({known})  # the last numbers that are known
+tokens = torch.from_numpy(bins.encode_values(known).astype("int64"))[None]
+written = model.generate(tokens, max_new_tokens=24)[0, len(known):].cpu()
+print(*({numbers}).round(6))
+"""
 CLASSIFIES = """\
-import json
 import torch
 from subquadratic.data import load_tokenizer
 
 tokens = torch.from_numpy(load_tokenizer(folder).encode("a text").astype("int64"))[None]
 with torch.no_grad():
     probabilities = model(tokens).softmax(dim=-1)[0]
-labels = json.loads((folder / "run.json").read_text())["corpus"]["labels"]
-print({label: round(float(p), 3) for label, p in zip(labels, probabilities)})
+print({label: round(float(p), 3) for label, p in zip(model.labels, probabilities)})
 """
 TRANSLATES = """\
 import torch
@@ -83,6 +99,26 @@ import subquadratic as sq
 folder = {named}  # where the run was made; change it if it has moved
 model = sq.{model}.from_pretrained(folder)
 {rest}"""
+
+
+def of_corpus(options: TrainOptions, corpus: Corpus) -> str:
+    """The lines for a model of text, integers or numbers."""
+    tokenizer, values = corpus.tokenizer, None
+    if isinstance(tokenizer, NumberTokenizer):
+        numbers = np.asarray(corpus.validation.values[-VALUES:])  # type: ignore[attr-defined]
+        values = [float(f"{number:.6g}") for number in numbers[~np.isnan(numbers)]]
+        if options.causal:
+            decoded = "bins.decode_values(written)"
+            return FORECASTS.format(known=values, numbers=f"known[-1] + {decoded}.cumsum()" if tokenizer.difference else decoded)
+    known = None if not reads_values(tokenizer) else " ".join(map(str, values or [])) or tokenizer.decode(corpus.validation[:VALUES])
+    if options.causal:
+        return WRITES.format(prompt=known or (PYTHON if writes_python(options) else "The "))
+    return FILLS.format(text=known or "for name in names:")
+
+
+def writes_python(options: TrainOptions) -> bool:
+    """Whether a model learns Python's standard library."""
+    return options.data in (None, STDLIB)
 
 
 def of_task(body: str, options: TrainOptions) -> str:

@@ -1,0 +1,260 @@
+"""`subq predict`: the classes of new rows from a classifier, or their targets from an encoder-decoder, as JSON lines or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..training.outputs import check_file, check_outside
+from .options import parse
+from .text_io import Output, notify
+
+if TYPE_CHECKING:
+    from ..data.new_rows import NewRow
+    from ..data.passed_over import PassedOver
+    from ..evaluation.predict import Prediction
+    from ..evaluation.trained import Trained
+
+TARGET_TOKENS = 400  # where the run does not say how long its targets were
+PREDICTED, PROBABILITY, PROBABILITIES, LOG_PROB = "predicted", "probability", "probabilities", "log_prob"
+EXAMPLES = """\
+examples:
+  subq predict runs/reviews --data new.csv                          JSON lines, one for each row, in the order of the rows
+  subq predict runs/reviews --data new.csv --carry id,date --out classes.csv
+  subq predict runs/reviews --data 'new/*.parquet' --text body --carry '*' --top_k 3
+  subq predict runs/translator --data sentences.jsonl --out targets.jsonl
+  cat new.jsonl | subq predict runs/reviews --data -
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Predict the classes of new rows, which need no label, or the targets that belong to them. Rows are read and written as a stream."""
+
+    run: str
+    """Run folder of a classifier or an encoder-decoder, or any folder that save_pretrained wrote."""
+    data: str
+    """File, folder, glob pattern, or - for standard input, with rows as subq train reads them: .csv .tsv .jsonl .json .parquet, also
+    compressed. What is piped in is JSON, CSV, or TSV where its header has a tab."""
+    text: str | None = None
+    """Column or field that holds the text. Default: as in training."""
+    carry: str | None = None
+    """Columns or fields of the input to write before what is predicted, with commas between; * is all of them."""
+    top_k: int | None = None
+    """Write the probabilities of the most likely k classes. Default: of all classes."""
+    max_new_tokens: int | None = None
+    """Of an encoder-decoder: tokens of a target at most. Default: as many as the longest row of the training had."""
+    format: Literal["json", "csv"] | None = None
+    """What to write: JSON lines or CSV. Default: CSV where --out names a .csv file, else JSON lines."""
+    out: str | None = None
+    """File to write, whole or not at all. Default: standard output."""
+    overwrite: bool = False
+    """Replace the file that --out names."""
+    batch_size: int = 32
+    """Rows of about equal length side by side."""
+    quotes: Literal["auto", "double", "none"] | None = None
+    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). Default: as in training."""
+    skip_bad_rows: bool | None = None
+    """Leave out rows that cannot be used, and count them. Default: as in training."""
+    tokenizer: str | None = None
+    """A tokenizer.json or a folder that has one. Default: the model's own."""
+
+    def check(self) -> None:
+        """Raises ValueError for a value out of range, or a file that cannot be written or would be lost."""
+        for name in ("batch_size", "top_k", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.carry is not None and not all(self.carried):
+            raise ValueError(f"carry must be names of columns with commas between, or *, got {self.carry!r}")
+        if self.overwrite and self.out is None:
+            raise ValueError("overwrite is for --out: name a file")
+        if self.out is None:
+            return
+        place = Path(self.out).expanduser()
+        check_file("out", place)
+        check_outside("out", place, self.data)
+        if place.exists() and Path(self.data).expanduser().exists() and place.samefile(Path(self.data).expanduser()):
+            raise ValueError(f"out: {place} is the data; name another file")
+        if place.exists() and not self.overwrite:
+            raise ValueError(f"out: {place} exists; name another file, or give --overwrite to replace it")
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The names in `carry`."""
+        return () if self.carry is None else tuple(name.strip() for name in self.carry.split(","))
+
+    @property
+    def table(self) -> bool:
+        """Whether to write CSV."""
+        return self.format == "csv" or (self.format is None and (self.out or "").lower().endswith(".csv"))
+
+
+def run(argv: Sequence[str]) -> int:
+    options = parse(PredictOptions, argv, verb="predict", examples=EXAMPLES, positional="run")
+    options.check()
+    from ..evaluation.trained import load_trained
+    from ..models.saving import replace_file
+
+    trained = load_trained(options.run)
+    predicted = _Predicted(options, trained)
+    if options.out is None:
+        output = Output()
+        predicted.write(output.write, lambda: output.closed)
+    else:
+        replace_file(Path(options.out).expanduser(), lambda file: _to_file(file, predicted))
+    predicted.tell()
+    return 0
+
+
+def _to_file(file: Path, predicted: _Predicted) -> None:
+    with file.open("wb") as opened:
+        predicted.write(opened.write, lambda: False)
+
+
+class _Predicted:
+    """The rows of the data with what the model says of them."""
+
+    def __init__(self, options: PredictOptions, trained: Trained) -> None:
+        from ..data.sources import find_source
+        from ..evaluation.trained import ROW_WAYS, WAYS, known_labels, ways_to_read
+        from ..evaluation.vocabulary import check_tokenizer, model_tokenizer
+
+        _check_model(options, trained)
+        self.options, self.trained, self.model = options, trained, trained.model
+        self.tokenizer = model_tokenizer(trained.folder, tokenizer=options.tokenizer)
+        check_tokenizer(trained, self.tokenizer)
+        given = {name: getattr(options, name, None) for name in WAYS}
+        ways = ways_to_read(trained, options.data, rows=True, **given)
+        self.source = find_source(options.data, rows=True, **{name: ways[name] for name in ROW_WAYS})
+        self.passed: PassedOver = self.source.passed()
+        self.classes: list[str] | None = None
+        if hasattr(self.model, "num_classes"):
+            self.classes = known_labels(trained) or [str(number) for number in range(self.model.num_classes)]
+        self.rows = self.without_text = self.cut = 0
+
+    def write(self, write: Callable[[bytes], Any], closed: Callable[[], bool]) -> None:
+        """Every row, a pool of them at a time, until the reader has gone.
+
+        Raises:
+            ValueError: rows that cannot be read.
+        """
+        lines: Callable[[list[dict[str, Any]]], str] = _Table() if self.options.table else _json_lines
+        for pool in self._pools():
+            write(lines([self._line(row, prediction) for row, prediction in pool]).encode("utf-8", errors="replace"))
+            if closed():
+                return
+        if not self.rows:
+            raise ValueError(f"data: {self.source.name} has no rows{self.passed.because()}")
+
+    def tell(self) -> None:
+        """What a reader of the output should know, on standard error."""
+        said = [
+            self.passed.describe(),
+            f"without text, so that nothing is predicted: {self.without_text:,} of {self.rows:,} rows" if self.without_text else "",
+            f"cut to {self._limit():,} tokens, the most that the model reads: {self.cut:,} of {self.rows:,} rows" if self.cut else "",
+            f"wrote {self.options.out}: {self.rows:,} rows" if self.options.out is not None else "",
+        ]
+        notify("".join(f"{line}\n" for line in said if line))
+
+    def _pools(self) -> Iterator[list[tuple[NewRow, Prediction | None]]]:
+        from ..data.new_rows import read_new_rows
+        from ..evaluation.predict import classifying, predict_rows, translating
+
+        if self.classes is not None:
+            predict = classifying(self.model)
+        else:
+            first, most = self._target()
+            predict = translating(self.model, self.tokenizer, start_token=first, max_new_tokens=most)
+        rows = read_new_rows(self.source, self.passed, carry=self.options.carried)
+        batch_size = self.options.batch_size
+        return predict_rows(self.model, self.tokenizer, rows, predict, batch_size=batch_size, max_length=self._limit())
+
+    def _target(self) -> tuple[int, int]:
+        """The token that begins a target, and how many may follow."""
+        from .generate import target_start
+        from .text_model import TextModel
+
+        first = target_start(TextModel(self.trained.folder, self.model, self.tokenizer, "pairs"))
+        limit = self.model.decoder.max_length
+        most = self.options.max_new_tokens or self.trained.options.get("context") or TARGET_TOKENS
+        return first, most if limit is None else max(1, min(most, limit))
+
+    def _limit(self) -> int | None:
+        from ..evaluation.predict import row_limit
+
+        return row_limit(self.model)
+
+    def _line(self, row: NewRow, prediction: Prediction | None) -> dict[str, Any]:
+        self.rows += 1
+        self.without_text += prediction is None
+        self.cut += prediction is not None and prediction.cut
+        found = self._target_of(prediction) if self.classes is None else self._classes_of(prediction, self.classes)
+        taken = [name for name in row.carried if name in found]
+        if taken:
+            hint = f"rename it, or name with --carry others than {taken[0]}"
+            raise ValueError(f"carry: the field {taken[0]!r} of {row.where} has the name of what is predicted; {hint}")
+        return {**row.carried, **found}
+
+    def _target_of(self, prediction: Prediction | None) -> dict[str, Any]:
+        if prediction is None or prediction.log_prob is None:
+            return {PREDICTED: None, LOG_PROB: None}
+        return {PREDICTED: prediction.target, LOG_PROB: round(prediction.log_prob, 6)}
+
+    def _classes_of(self, prediction: Prediction | None, classes: list[str]) -> dict[str, Any]:
+        shares = [] if prediction is None else prediction.probabilities or []
+        order = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)
+        best = [(classes[index], round(shares[index], 6)) for index in order]
+        first, share = best[0] if best else (None, None)
+        found: dict[str, Any] = {PREDICTED: first, PROBABILITY: share}
+        if not self.options.table:
+            return {**found, PROBABILITIES: dict(best[: self.options.top_k]) if best else None}
+        if self.options.top_k is None:
+            known = dict(best)
+            return found | {f"{PROBABILITY}_{name}": known.get(name) for name in classes}
+        for rank in range(2, min(self.options.top_k, len(classes)) + 1):
+            name, share = best[rank - 1] if best else (None, None)
+            found |= {f"{PREDICTED}_{rank}": name, f"{PROBABILITY}_{rank}": share}
+        return found
+
+
+def _check_model(options: PredictOptions, trained: Trained) -> None:
+    """Raises ValueError for a model that predicts nothing of rows, and for options that mean nothing for it."""
+    kind = type(trained.model).__name__
+    if trained.options.get("task"):
+        raise ValueError(f"run: {trained.folder} learned the task {trained.options['task']}, whose tokens are no text of rows")
+    if kind not in ("SequenceClassifier", "EncoderDecoder"):
+        wanted = "classes and targets come from a SequenceClassifier or an EncoderDecoder"
+        raise ValueError(f"run: the model in {trained.folder} is a {kind}, and {wanted}; use subq generate {trained.folder}")
+    for name, wanted in (("top_k", "SequenceClassifier"), ("max_new_tokens", "EncoderDecoder")):
+        if getattr(options, name) is not None and kind != wanted:
+            raise ValueError(f"{name} is for a {wanted}, and the model in {trained.folder} is a {kind}; leave it out")
+
+
+def _json_lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+class _Table:
+    """Rows as CSV, below a header that the first of them gives."""
+
+    def __init__(self) -> None:
+        self.columns: list[str] = []
+
+    def __call__(self, rows: list[dict[str, Any]]) -> str:
+        written = io.StringIO()
+        if not self.columns:
+            self.columns = list(rows[0])
+            csv.writer(written, lineterminator="\n").writerow(self.columns)
+        writer = csv.DictWriter(written, self.columns, lineterminator="\n")
+        for row in rows:
+            more = [name for name in row if name not in self.columns]
+            if more:
+                raise ValueError(f"carry: a row has the field {more[0]!r}, and the rows before it do not: name fields, or write JSON lines")
+            writer.writerow({name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in row.items()})
+        return written.getvalue()

@@ -1,0 +1,160 @@
+"""What `subq generate` reads and writes for models of integers and numbers: prompts from files of values, and .npy files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .text_io import notify
+
+if TYPE_CHECKING:
+    from .generate import GenerateOptions
+    from .text_model import TextModel
+
+USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
+
+
+def check_out(out: str, *, overwrite: bool) -> None:
+    """Raises ValueError for an --out that cannot be written, or would be lost."""
+    from ..training.outputs import check_file
+
+    place = Path(out).expanduser()
+    if place.suffix.lower() != ".npy":
+        raise ValueError(f"out must name an .npy file, got {out!r}; text goes to standard output")
+    check_file("out", place)
+    if place.exists() and not overwrite:
+        raise ValueError(f"out: {place} exists; name another file, or give --overwrite to replace it")
+
+
+def check_unfit(loaded: TextModel, options: GenerateOptions) -> None:
+    """Options that mean nothing for this model are not passed over in silence.
+
+    Raises:
+        ValueError: there is one.
+    """
+    values = loaded.values
+    for name in ("out", "prompt_length", "column", "dtype"):
+        if getattr(options, name) is not None and not values:
+            way_out = "; write standard output to a file" if name == "out" else ""
+            raise ValueError(f"{name} is for models of integers and numbers, and {loaded.folder} is one of text; leave it out{way_out}")
+    if values and options.stop:
+        raise ValueError(f"stop is for text, and the model in {loaded.folder} writes {loaded.tokenizer.name}; leave it out")
+    if values and options.interactive and difference(loaded):
+        raise ValueError(f"interactive: the model in {loaded.folder} forecasts changes from the last value of a prompt; give --prompt")
+    if options.prompt_file is None and options.prompt != "-":
+        for name in ("column", "dtype"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name} is for --prompt_file; leave it out")
+
+
+def difference(loaded: TextModel) -> bool:
+    """Whether the model's tokens are changes from one number to the next."""
+    return bool(getattr(loaded.tokenizer, "difference", False))
+
+
+def read_value_prompt(loaded: TextModel, options: GenerateOptions) -> bytes:
+    """The values of the prompt as text, the last `prompt_length` of them; empty for the beginning of a document.
+
+    Raises:
+        ValueError: it cannot be read, or is empty; the message names the option.
+    """
+    file = "-" if options.prompt == "-" else options.prompt_file
+    name = "prompt" if options.prompt == "-" else "prompt_file"
+    if file is None:
+        values = loaded.tokenizer.parse(options.prompt or "").tolist()
+        count, told = len(values), options.prompt_length or len(values)
+    else:
+        told = options.prompt_length or _run_options(loaded).get("context") or USUAL_CONTEXT
+        values, count = _last_values(loaded, options, file, told)
+        if not values:
+            raise ValueError(f"{name}: {file} is empty; give it values")
+    if count > told:
+        values = values[-told:]
+        why = "" if options.prompt_length else ", as many as the model was trained on at a time; --prompt_length reads more"
+        notify(f"prompt      the last {told:,} of {count:,} values{why}\n")
+    if difference(loaded) and not values:
+        raise ValueError("prompt is missing: this model forecasts changes, and needs a value to begin with, as in --prompt 100.5")
+    return " ".join(map(repr, values)).encode()
+
+
+def _last_values(loaded: TextModel, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:
+    """The last values of the last document of a file, and how many the document has."""
+    from ..data.corpus import values_of
+    from ..data.sources import find_source, fitting
+
+    own = _run_options(loaded)
+    given = {name: value for name in ("column", "dtype") if (value := getattr(options, name)) is not None}
+    ways = {name: own[name] for name in ("column", "dtype", "quotes", "skip_bad_rows") if own.get(name) is not None}
+    source = find_source(file, values=values_of(loaded.tokenizer), **{**fitting(file, rows=False, **ways), **given})
+    kept: list[Any] = []
+    count = 0
+    for piece in source.pieces(source.passed()):
+        if piece.first == 0:
+            kept, count = [], 0
+        kept = [*kept, *piece.values[-wanted:].tolist()][-wanted:]
+        count += len(piece.values)
+    return kept, count
+
+
+def _run_options(loaded: TextModel) -> dict[str, Any]:
+    from ..evaluation.trained import run_options
+
+    return run_options(loaded.folder)
+
+
+class Levels:
+    """Decodes changes of one row, token by token, to the numbers that they lead to from `start`."""
+
+    def __init__(self, tokenizer: Any, start: float) -> None:
+        self.tokenizer, self.level = tokenizer, start
+        self.vocab_size = tokenizer.vocab_size
+
+    def decode_bytes(self, tokens: Any) -> bytes:
+        """The numbers after these changes, which are taken to come next."""
+        written = []
+        for change in self.tokenizer.decode_values(tokens).tolist():
+            self.level += change
+            written.append(f" {self.level:.6g}".encode())
+        return b"".join(written)
+
+    def decode(self, tokens: Any) -> str:
+        """Of the last of these alone, where it is a number."""
+        return f"{self.level:.6g}" if len(self.tokenizer.ordinary(tokens)) else ""
+
+
+def values_after(loaded: TextModel, prompt: bytes, tokens: list[int]) -> Any:
+    """The values that `tokens` stand for after a prompt: integers, or numbers in the units of the data."""
+    values = loaded.tokenizer.decode_values(tokens)
+    return last_value(loaded, prompt) + values.cumsum() if difference(loaded) else values
+
+
+def last_value(loaded: TextModel, prompt: bytes) -> float:
+    """Of a prompt; 0 where there is none."""
+    values = loaded.tokenizer.parse(prompt)
+    return float(values[-1]) if len(values) else 0.0
+
+
+def write_values(out: str, rows: list[Any]) -> None:
+    """One sample as an array of one axis, several as (samples, length), shorter ones filled up with NaN, or -1 for integers.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import numpy as np
+
+    from ..models.saving import replace_file
+
+    length = max(map(len, rows))
+    kind = rows[0].dtype
+    filler = -1 if kind.kind == "i" else np.nan
+    table = np.full((len(rows), length), filler, dtype=kind)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+
+    def save(file: Path) -> None:
+        with file.open("wb") as opened:  # np.save would put .npy after the temporary name
+            np.save(opened, table if len(rows) > 1 else table[0])
+
+    replace_file(Path(out).expanduser(), save)
+    shape = " x ".join(map(str, table.shape)) if len(rows) > 1 else str(length)
+    notify(f"wrote       {out}: {shape} {kind.name}\n")
