@@ -120,9 +120,7 @@ def _measure(options: InfoOptions, show: Callable[[str], None]) -> dict[str, Any
 def _changes(found: dict[str, Any], show: Callable[[str], None]) -> list[OptionRow]:
     from ..evaluation.info import option_rows
 
-    return option_rows(
-        found["config"], vocab_size=found["vocab_size"], progress=lambda done, of: show(f"options: {done + 1} of {of}")
-    )
+    return option_rows(found["config"], vocab_size=found["vocab_size"], progress=lambda done, of: show(f"options: {done + 1} of {of}"))
 
 
 def _new(options: InfoOptions) -> tuple[str, Any, Any, int]:
@@ -144,8 +142,8 @@ def _new(options: InfoOptions) -> tuple[str, Any, Any, int]:
 
 def _saved(options: InfoOptions) -> tuple[str, Any, Any, int]:
     """A model by its config.json alone; its weights are not read."""
-    import torch
 
+    from ..evaluation.shape_run import on_meta
     from ..evaluation.trained import HEADS, find_folder, telling_why
     from ..models.language_model import LanguageModel
     from ..models.saving import read_config
@@ -156,7 +154,7 @@ def _saved(options: InfoOptions) -> tuple[str, Any, Any, int]:
     if head is None:
         raise ValueError(f"run: {folder} holds a {content['class']} of a published package; subq info knows the models of subq models only")
     del content["class"]
-    with telling_why(folder), torch.device("meta"):
+    with telling_why(folder), on_meta():
         model: Any = head.from_options(content)
     limit = getattr(model, "max_length", None) or getattr(getattr(model, "embedding", None), "max_length", None)
     length = min(LENGTH, limit or LENGTH) if options.length is None else options.length
