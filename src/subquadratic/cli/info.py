@@ -145,8 +145,8 @@ def _saved(options: InfoOptions) -> tuple[str, Any, Any, int]:
 
     from ..evaluation.shape_run import on_meta
     from ..evaluation.trained import HEADS, find_folder, telling_why
+    from ..models.files import read_config
     from ..models.language_model import LanguageModel
-    from ..models.saving import read_config
 
     folder = find_folder(str(options.run))
     content = read_config(folder)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..models.saving import replace_file
-from .labelled import ClassScore, PairScore
-from .tally import TextScore
+from ..models.files import replace_file
+
+if TYPE_CHECKING:
+    from .labelled import ClassScore, PairScore
+    from .tally import TextScore
 
 CLASSES_SHOWN = 12
 

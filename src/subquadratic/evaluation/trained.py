@@ -19,8 +19,9 @@ from ..data.documents import STDIN
 from ..data.sources import fitting
 from ..data.tokenizer import BYTES, Tokenizer
 from ..models.encoder_decoder import EncoderDecoder
+from ..models.files import CONFIG, WEIGHTS, read_config
 from ..models.language_model import LanguageModel
-from ..models.saving import CONFIG, WEIGHTS, Pretrained, read_config
+from ..models.saving import Pretrained
 from ..models.sequence_classifier import SequenceClassifier
 from .report import shortened
 from .text import Text
