@@ -64,6 +64,8 @@ class EvaluateOptions:
     """Windows, rows or short documents side by side."""
     max_tokens: int | None = None
     """Measure only so many tokens, from the beginning."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int = 0
     """Of which places are masked together, for masked models."""
     format: Literal["text", "json"] = "text"
@@ -78,6 +80,7 @@ class EvaluateOptions:
         for name, value, least in (
             ("context", self.context, 2),
             ("batch_size", self.batch_size, 1),
+            ("threads", self.threads, 1),
             ("max_tokens", self.max_tokens, 2),
             ("seed", self.seed, 0),
         ):
@@ -122,7 +125,9 @@ def run(argv: Sequence[str]) -> int:
     options = parse(EvaluateOptions, argv, verb="evaluate", examples=EXAMPLES, positional="run")
     options.check()
     from ..evaluation.trained import load_trained
+    from ..ops.threads import use_threads
 
+    use_threads(options.threads)
     trained = load_trained(options.run)
     _refuse_unfit(options, trained)
     material, score = _measure(options, trained)
@@ -267,7 +272,7 @@ def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any,
         ValueError: a file cannot be written; says where the score is.
     """
     from ..evaluation.report import plot_positions
-    from ..models.saving import replace_file
+    from ..models.files import replace_file
 
     failed, done = [], ["the score was printed"] if printed else []
     cause: OSError | None = None

@@ -44,6 +44,8 @@ class FillOptions:
     """0 takes the likeliest token for each place; above 0 tokens are drawn."""
     top_k: int | None = None
     """Also show the so many best candidates for each place, with their probabilities when it was filled in; draw among them only."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int | None = None
     """The same seed draws the same tokens. Default: a new one each time."""
     format: Literal["text", "json"] = "text"
@@ -54,6 +56,7 @@ class FillOptions:
         for name, value, good, allowed in (
             ("mask_text", self.mask_text, bool(self.mask_text), "at least one character"),
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "at least 0"),
+            ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
             ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1"),
             ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
         ):
@@ -79,8 +82,10 @@ def run(argv: Sequence[str]) -> int:
     text = read_file("-", name="text", run=options.run) if options.text == "-" else to_bytes(options.text or "")
     parts = split(text, options.mask_text)
 
+    from ..ops.threads import use_threads
     from .text_model import load
 
+    use_threads(options.threads)
     loaded = load(options.run)
     if loaded.kind != "masked":
         what = "goes on with texts" if loaded.kind == "causal" else "writes a target for a source"

@@ -62,6 +62,8 @@ class GenerateOptions:
     """Before: among the last so many tokens. Default: anywhere in prompt and text."""
     stop: list[str] | None = None
     """End the text before this one; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int | None = None
     """The same seed gives the same text. Default: a new one each time."""
     echo: bool = True
@@ -80,6 +82,7 @@ class GenerateOptions:
         for name, value, good, allowed in (
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
             ("samples", self.samples, self.samples >= 1, "at least 1"),
+            ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
             ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
             ("stop", self.stop, all(self.stop or []), "texts of at least one character"),
         ):
@@ -116,8 +119,10 @@ def run(argv: Sequence[str]) -> int:
     options.check()
 
     from ..generation import Sampling
+    from ..ops.threads import use_threads
     from .text_model import load
 
+    use_threads(options.threads)
     Sampling(**options.sampling)  # says what is out of range before the model is loaded
     loaded = load(options.run)
     if loaded.kind == "masked":

@@ -100,6 +100,8 @@ class TrainOptions:
     """Decay of a moving average of the weights, 0.999 say; the average is what is validated and saved."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass. auto: bfloat16 where a GPU has it, else float32."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int = 0
     """Seed of weights, order of the data, dropout, masks and random features."""
 
@@ -212,7 +214,7 @@ class TrainOptions:
             _require(not isinstance(value, int) or abs(value) <= MOST, f"fields.{name}", f"at most {MOST:,}", value)
         for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("max_steps", "validation_tokens", "patience", "save_every"):
+        for name in ("max_steps", "threads", "validation_tokens", "patience", "save_every"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "at least 1", value)
         assert self.learning_rate is not None

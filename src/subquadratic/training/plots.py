@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..models.saving import replace_file
+from ..models.files import replace_file
 
 
 def plot_losses(path: Path, lines: list[dict[str, Any]], *, factor: float, unit: str, title: str) -> None:

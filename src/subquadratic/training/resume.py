@@ -14,7 +14,7 @@ from .outputs import named
 
 ALONE = "true"  # what `--resume` without a value stands for
 LAST = "find_lr"  # the last option that every version writes
-FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "dry_run", "find_lr")  # may differ when a run goes on
+FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "dry_run", "find_lr", "threads")  # may differ when a run goes on
 
 
 def resumed_folder(resume: str, out: str | None) -> Path:

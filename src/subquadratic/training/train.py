@@ -16,7 +16,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from ..models.saving import read_config, read_weights
+from ..models.files import read_config
+from ..models.saving import read_weights
+from ..ops.threads import use_threads
 from . import classification, language, sequence_to_sequence
 from .callbacks import Signals
 from .checkpoints import CheckpointError, Checkpoints
@@ -44,6 +46,7 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
     started = time.monotonic()
     display = _display() if display is None else display
     options, saved = _options(options)
+    use_threads(options.threads)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if options.budget is not None:
             raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
