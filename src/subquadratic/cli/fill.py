@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..training.status import status
 from .options import UsageError, parse
 from .text_io import Output, read_file, to_bytes
 
@@ -82,17 +83,17 @@ def run(argv: Sequence[str]) -> int:
     text = read_file("-", name="text", run=options.run) if options.text == "-" else to_bytes(options.text or "")
     parts = split(text, options.mask_text)
 
-    from ..ops.threads import use_threads
-    from .text_model import load
+    from .text_model import check, load
 
-    use_threads(options.threads)
-    loaded = load(options.run)
-    if loaded.kind != "masked":
-        what = "goes on with texts" if loaded.kind == "causal" else "writes a target for a source"
-        raise ValueError(
-            f"run: the model in {loaded.folder} {what}, and only a bidirectional one can fill in; use subq generate {loaded.folder}"
-        )
-    filled, places = fill_in(loaded, options, parts)
+    check(options.run, ("masked",))
+
+    with status("loading the model") as line:
+        from ..ops.threads import use_threads
+
+        use_threads(options.threads)
+        loaded = load(options.run, ("masked",))
+        line.show("filling in")
+        filled, places = fill_in(loaded, options, parts)
     output = Output()
     if options.format == "json":
         output.line(_json(loaded, options, filled, places))

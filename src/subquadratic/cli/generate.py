@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..training.status import status
 from .options import parse
 from .text_io import Output, notify, read_file, to_bytes
 
@@ -29,6 +30,7 @@ examples:
   subq generate runs/performer-1 --interactive                            line by line, reading nothing twice
   subq generate runs/translator --prompt "ein Text"                       an encoder-decoder: the prompt is its source
 """
+CONTINUES = ("causal", "pairs")  # kinds of models
 NEW_TOKENS = 400
 LONG_PROMPT = 50_000  # tokens, from which on a terminal says why there is no text yet
 
@@ -119,18 +121,17 @@ def run(argv: Sequence[str]) -> int:
     options.check()
 
     from ..generation import Sampling
-    from ..ops.threads import use_threads
-    from .text_model import load
+    from .text_model import check, load
 
-    use_threads(options.threads)
-    Sampling(**options.sampling)  # says what is out of range before the model is loaded
-    loaded = load(options.run)
-    if loaded.kind == "masked":
-        raise ValueError(
-            f"run: the model in {loaded.folder} fills in masked tokens, and only a causal one can continue a text; "
-            f'use subq fill {loaded.folder} "some [MASK] text"'
-        )
+    Sampling(**options.sampling)  # says what is out of range before PyTorch and the model are loaded
+    check(options.run, CONTINUES)
     prompt = read_prompt(options)
+
+    with status("loading the model"):
+        from ..ops.threads import use_threads
+
+        use_threads(options.threads)
+        loaded = load(options.run, CONTINUES)
     if options.interactive:
         from .conversation import converse
 

@@ -21,21 +21,53 @@ class TextModel:
         return next(self.model.parameters()).device
 
 
-def load(path: str) -> TextModel:
-    """The model of text in a folder, on the GPU if there is one.
+def check(path: str, wanted: tuple[str, ...]) -> None:
+    """Whether the model in a folder is one of text that does what is wanted ("causal", "masked" or "pairs"), before PyTorch is loaded. A
+    model of a published package is looked at by `load`.
 
     Raises:
-        ValueError: there is none; the message says what is there.
+        ValueError: it is not; the message says what it is for.
     """
-    from ..data import load_tokenizer
-    from ..evaluation.trained import Trained, check_vocabulary, learned_task, load_model
+    from ..evaluation.saved import find_saved, learned_task
 
-    folder, found = load_model(path)
-    model, kind = _of_text(folder, found)
+    saved = find_saved(path)
+    folder, kind = saved.folder, saved.kind
+    if kind == "classes":
+        raise ValueError(f"run: the model in {folder} is a classifier: it gives classes, not text; measure it with subq evaluate {folder}")
     task = learned_task(folder)
     if task is not None:
         what = f"the model in {folder} learned the task {task}, whose tokens are no text"
         raise ValueError(f"run: {what}; measure it with subq evaluate {folder}")
+    if kind is not None:
+        check_kind(folder, kind, wanted)
+
+
+def check_kind(folder: Path, kind: str, wanted: tuple[str, ...]) -> None:
+    """Raises ValueError where a model does something else than what is wanted, with the verb that it is for."""
+    if kind in wanted:
+        return
+    if kind == "masked":
+        raise ValueError(
+            f"run: the model in {folder} fills in masked tokens, and only a causal one can continue a text; "
+            f'use subq fill {folder} "some [MASK] text"'
+        )
+    what = "goes on with texts" if kind == "causal" else "writes a target for a source"
+    raise ValueError(f"run: the model in {folder} {what}, and only a bidirectional one can fill in; use subq generate {folder}")
+
+
+def load(path: str, wanted: tuple[str, ...]) -> TextModel:
+    """The model of text in a folder, on the GPU if there is one.
+
+    Raises:
+        ValueError: there is none that does what is wanted; the message says what is there.
+    """
+    from ..data import load_tokenizer
+    from ..evaluation.trained import Trained, check_vocabulary, load_model
+
+    check(path, wanted)
+    folder, found = load_model(path)
+    model, kind = _of_text(folder, found)
+    check_kind(folder, kind, wanted)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(Trained(folder, found, {}, {}), tokenizer, bytes_needed=0)
     return TextModel(folder, model, tokenizer, kind)
@@ -46,11 +78,8 @@ def _of_text(folder: Path, model: Any) -> tuple[Any, str]:
     from ..compat.continuation import Continuation
     from ..models.encoder_decoder import EncoderDecoder
     from ..models.language_model import LanguageModel
-    from ..models.sequence_classifier import SequenceClassifier
     from ..ops.errors import NotCausalError
 
-    if isinstance(model, SequenceClassifier):
-        raise ValueError(f"run: the model in {folder} is a classifier: it gives classes, not text; measure it with subq evaluate {folder}")
     if isinstance(model, EncoderDecoder):
         return model, "pairs"
     if isinstance(model, LanguageModel):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..training.before import check_before
 from ..training.defaults import DEFAULTS
 from ..training.options import TrainOptions
 from ..training.resume import ALONE, resumed_folder, saved_options
+from ..training.status import status
 from .options import parse
 
 EXAMPLES = """\
@@ -41,10 +43,11 @@ def run(argv: Sequence[str]) -> int:
         saved_options(folder)  # says what is wrong with its run.yaml, and what to do
         # The run's own options come first, so that what is given here and differs can be told.
         options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
-    options.resolve()  # so that a bad value is told before torch and transformers are imported
+    check_before(options.resolve())
 
-    from ..ops.free_memory import keep_freed_memory
-    from ..training.train import train
+    with status("loading PyTorch"):
+        from ..ops.free_memory import keep_freed_memory
+        from ..training.train import train
 
     keep_freed_memory()
     result = train(options)

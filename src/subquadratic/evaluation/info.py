@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..models.config import BackboneConfig, config_class
+from ..models.config import BackboneConfig
 from ..models.language_model import LanguageModel
 from ..models.transformer import TransformerConfig
 from ..ops.choices import POSITIONS
@@ -176,14 +176,3 @@ def _default_features(config: BackboneConfig) -> int:
     from ..ops.random_features import default_features
 
     return default_features(config.head_width)
-
-
-def config_of(name: str, *, length: int, values: dict[str, Any]) -> BackboneConfig:
-    """The configuration with these values, and with room for `length` tokens.
-
-    Raises:
-        ValueError: an unknown model or field, or a value out of range.
-    """
-    from .describe import with_needed
-
-    return with_needed(config_class(name), length, **values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,11 +18,11 @@ from ..data.documents import STDIN
 from ..data.sources import fitting
 from ..data.tokenizer import BYTES, Tokenizer
 from ..models.encoder_decoder import EncoderDecoder
-from ..models.files import CONFIG, WEIGHTS, read_config
 from ..models.language_model import LanguageModel
 from ..models.saving import Pretrained
 from ..models.sequence_classifier import SequenceClassifier
 from .report import shortened
+from .saved import find_saved, read_facts, read_options
 from .text import Text
 
 HEADS: dict[str, type[Pretrained]] = {head.__name__: head for head in (LanguageModel, SequenceClassifier, EncoderDecoder)}
@@ -80,7 +79,7 @@ def load_trained(path: str) -> Trained:
         ValueError: there is none, or its files are damaged; the message says what is there.
     """
     folder, model = load_model(path)
-    return Trained(folder, model, _read_options(folder / "run.yaml"), _read_facts(folder / "run.json"))
+    return Trained(folder, model, read_options(folder / "run.yaml"), read_facts(folder / "run.json"))
 
 
 def load_model(path: str) -> tuple[Path, Any]:
@@ -89,28 +88,11 @@ def load_model(path: str) -> tuple[Path, Any]:
     Raises:
         ValueError: as there.
     """
-    folder = find_folder(path)
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
-    name = str(read_config(folder)["class"])
-    if name not in HEADS and not name.startswith("compat."):
-        raise ValueError(f"run: {folder / CONFIG} describes a {shortened(name, 80)}, which is no model of this package")
+    saved = find_saved(path)
+    folder, name = saved.folder, saved.head
     with telling_why(folder):
         model = HEADS.get(name, LanguageModel).from_pretrained(folder)
     return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-def find_folder(path: str) -> Path:
-    """The folder that `run` names.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"run: {folder} is a file; name the folder it is in" if folder.exists() else f"run: no such folder: {folder}")
-    return folder
 
 
 @contextlib.contextmanager
@@ -121,41 +103,6 @@ def telling_why(folder: Path) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:  # RuntimeError: sizes that no memory holds
         reason = shortened(" ".join(str(error).split()), LONGEST)
         raise ValueError(f"run: the model in {folder} cannot be loaded: {reason}") from error
-
-
-def learned_task(folder: Path) -> str | None:
-    """The synthetic task that a run learned; None for a model of text or rows, and where the folder does not say."""
-    with contextlib.suppress(ValueError):
-        return _read_options(folder / "run.yaml").get("task")
-    return None
-
-
-def trained_on_bytes(folder: Path) -> bool:
-    """Whether a run read files as their bytes as they are; False where the folder does not say."""
-    with contextlib.suppress(ValueError):
-        return bool(_read_options(folder / "run.yaml").get("binary"))
-    return False
-
-
-def _read_options(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return _read(path, yaml.safe_load, (yaml.YAMLError, UnicodeDecodeError))
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    return _read(path, json.loads, (ValueError,))
-
-
-def _read(path: Path, parse: Callable[[str], Any], errors: tuple[type[Exception], ...]) -> dict[str, Any]:
-    way_out = "the model itself is whole: copy it without this file, and give --data"
-    try:
-        found = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except errors as error:
-        raise ValueError(f"run: {path} is damaged: {' '.join(str(error).split())}; {way_out}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"run: {path} is damaged: it holds {type(found).__name__}; {way_out}")
-    return found
 
 
 def ways_to_read(run: Trained, data: str | None, *, rows: bool, **given: Any) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from ..data import collate, load_examples, load_tokenizer
 from ..models.sequence_classifier import SequenceClassifier
+from .configuration import backbone_config, length_limit
 from .options import TrainOptions
 from .problem import Batch, Problem, Sums
-from .setup import backbone_config, examples_facts, length_limit, task_of
+from .setup import examples_facts, task_of
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
