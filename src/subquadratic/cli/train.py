@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..training.before import check_before
 from ..training.defaults import DEFAULTS
 from ..training.options import TrainOptions
 from ..training.resume import ALONE, resumed_folder, saved_options
@@ -43,6 +42,8 @@ def run(argv: Sequence[str]) -> int:
         saved_options(folder)  # says what is wrong with its run.yaml, and what to do
         # The run's own options come first, so that what is given here and differs can be told.
         options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
+    from ..training.before import check_before
+
     check_before(options.resolve())
 
     with status("loading PyTorch"):
