@@ -299,4 +299,5 @@ def test_every_option_of_train_is_under_one_heading(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     places = [shown.index(f"\n{title}:\n") for title in GROUPS]
     assert places == sorted(places)
-    assert places[0] < shown.index("--data DATA") < places[1] < shown.index("--model MODEL") < places[2]
+    for names, place, following in zip(GROUPS.values(), places, [*places[1:], len(shown)], strict=True):
+        assert all(f"\n  --{name} " in shown[place:following] for name in names)

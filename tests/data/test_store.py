@@ -15,6 +15,7 @@ from tests.data.tokenizers_for_tests import LINES, bpe
 
 from subquadratic.data import ByteTokenizer, Corpus, load_corpus, reading, store, tokenizing
 from subquadratic.data import corpus as corpus_file
+from subquadratic.data.sources import find_source
 
 BPE = bpe()
 FILES = {f"{i % 7}/{i}.txt": f"document {i:03} {LINES[i % len(LINES)]}\n" * (i % 5 + 1) for i in range(120)}
@@ -44,7 +45,7 @@ class TestContent:
     @pytest.mark.parametrize("tokenizer", [ByteTokenizer(), BPE], ids=["bytes", "bpe"])
     def test_on_disk_and_in_memory_are_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
         write(tmp_path, FILES)
-        whole, layout = store.tokens_in_memory(corpus_file.find_source(tmp_path), tokenizer)
+        whole, layout = store.tokens_in_memory(find_source(tmp_path), tokenizer)
         monkeypatch.setattr(corpus_file, "MEMORY_BYTES", 0)
         first, again = load_corpus(tmp_path, tokenizer=tokenizer), load_corpus(tmp_path, tokenizer=tokenizer)
         assert isinstance(first.train, np.memmap) and same(first, again)

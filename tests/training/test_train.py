@@ -22,9 +22,9 @@ from subquadratic.training import DEFAULTS, MODELS, TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.callbacks import Signals, TrainingError
 from subquadratic.training.checkpoints import Checkpoints
+from subquadratic.training.configuration import backbone_config
 from subquadratic.training.display import PlainDisplay
 from subquadratic.training.run_folder import RunFolder
-from subquadratic.training.setup import backbone_config
 from subquadratic.training.train import prepare, train
 
 

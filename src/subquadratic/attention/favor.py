@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
+from ..ops.choices import check_local
 from ..ops.errors import NotCausalError, require, require_positive, require_probability
 from ..ops.padding import checked, count_on, count_real, zero_padding
 from ..ops.rotary import turn_both
-from ..ops.scalars import as_number, is_whole, plain_scalars
+from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
@@ -309,14 +310,3 @@ class FavorAttention(Streaming):
 
     def _dropping(self) -> float:
         return part_with(self.dropout, "p").p if self.dropout.training else 0.0
-
-
-def check_local(*, heads: int, local_heads: int, local_window: int) -> None:
-    """Ranges of the local heads' options.
-
-    Raises:
-        ValueError: naming the first that is out of range.
-    """
-    require_positive(local_window=local_window)
-    if not is_whole(as_number(local_heads)) or not 0 <= local_heads <= heads:
-        raise ValueError(f"local_heads must be an integer from 0 to heads={heads}, got {local_heads!r}")

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..layers.streaming import Carry, Streaming
+from ..ops.choices import check_kernel
 from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
-from ..ops.errors import require, require_choice, require_positive
 from ..ops.favor import causal_favor, read_favor, summarise_favor
 from ..ops.linear_attention import (
     FeatureState,
@@ -24,9 +24,8 @@ from ..ops.linear_attention import (
 from ..ops.precision import exact_dtype, no_autocast
 from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
 from ..ops.rotary import turn_both
-from ..ops.scalars import is_number, plain_scalars
+from ..ops.scalars import plain_scalars
 
-KERNELS = ("softmax", "relu", "efficient")
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
 Kernel = str | Callable[[Tensor], Tensor]
 Summary = FeatureState | EfficientState
@@ -164,21 +163,3 @@ class FavorHeads(Streaming):
         """Generalised attention (section 2.2): f(W x) + epsilon."""
         function = F.relu if self.kernel == "relu" else self.kernel
         return function(x * self.width**-0.25 @ self.projection.to(x.dtype).T) + KERNEL_EPSILON  # type: ignore[operator]
-
-
-def check_kernel(*, kernel: Kernel, features: int | None, feature_epsilon: float, orthogonal_scaling: int) -> None:
-    """Ranges of the options that decide the features.
-
-    Raises:
-        ValueError: naming the first that is out of range.
-    """
-    if not callable(kernel):
-        require_choice("kernel", kernel, KERNELS)
-    require_positive(features=features)
-    require(
-        kernel != "efficient" or features is None,
-        f"features must be None with kernel='efficient', which has no projection, got {features!r}",
-    )
-    require(is_number(feature_epsilon) and feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
-    require(not feature_epsilon or kernel == "softmax", f"feature_epsilon is for kernel='softmax', got kernel={kernel!r}")
-    require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))

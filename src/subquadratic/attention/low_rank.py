@@ -15,6 +15,7 @@ from ..layers.slots import SlotProjection
 from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..layers.untouched import is_untouched
 from ..ops.backend import may_look
+from ..ops.choices import SHARING
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
 from ..ops.linear import slot_sums
 from ..ops.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
@@ -23,8 +24,6 @@ from ..ops.scalars import plain_scalars
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
 from ..ops.softmax_attention import softmax_attention
 from ..ops.state import State, state
-
-SHARING = ("none", "kv", "layer")
 
 
 @state

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.saving import replace_file
+from ..models.files import replace_file
 from .results import Run, Side
 
 COLOURS = {

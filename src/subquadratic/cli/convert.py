@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..training.outputs import check_folder
-from .options import parse
+from ..training.status import status
+from .options import nearest, parse
 from .text_io import print_text
 
+PACKAGES = ("performer_pytorch", "linformer", "fast_transformer_pytorch", "feedback_transformer_pytorch", "perceiver_ar_pytorch")
 EXAMPLES = """\
 examples:
   subq convert old.pt --from performer_pytorch --out models/old
@@ -48,10 +50,15 @@ def run(argv: Sequence[str]) -> int:
     if (out / "run.yaml").exists():
         raise ValueError(f"out: {out} holds a run of subq train, whose model would be replaced; name another folder")
 
-    from ..compat.convert import convert_checkpoint
+    if options.package not in PACKAGES:
+        allowed = ", ".join(map(repr, PACKAGES))
+        raise ValueError(f"--from must be one of {allowed}, got {options.package!r}{nearest(options.package, PACKAGES)}")
 
     try:
-        convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
+        with status("converting"):
+            from ..compat.convert import convert_checkpoint
+
+            convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
     except (ValueError, FileExistsError) as error:
         raise ValueError(_as_flags(str(error))) from error
     except OSError as error:

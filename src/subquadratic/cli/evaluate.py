@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.outputs import check_file, check_outside
+from ..training.status import status
 from .options import parse
 from .text_io import print_text
 
@@ -73,6 +74,8 @@ class EvaluateOptions:
     """Windows, rows or short documents side by side."""
     max_tokens: int | None = None
     """Measure only so many tokens, from the beginning."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int = 0
     """Of which places are masked together, for masked models."""
     format: Literal["text", "json"] = "text"
@@ -91,6 +94,7 @@ class EvaluateOptions:
         for name, value, least in (
             ("context", self.context, 2),
             ("batch_size", self.batch_size, 1),
+            ("threads", self.threads, 1),
             ("max_tokens", self.max_tokens, 2),
             ("seed", self.seed, 0),
         ):
@@ -138,10 +142,17 @@ def _is_score(content: bytes) -> bool:
 def run(argv: Sequence[str]) -> int:
     options = parse(EvaluateOptions, argv, verb="evaluate", examples=EXAMPLES, positional="run")
     options.check()
-    from ..evaluation.trained import load_trained
+    from ..evaluation.saved import find_saved, read_options
 
-    trained = load_trained(options.run)
-    _refuse_unfit(options, trained)
+    saved = find_saved(options.run)
+    _refuse_unfit(options, saved.folder, saved.head, read_options(saved.folder / "run.yaml"))
+
+    with status("loading the model", hidden=options.quiet):
+        from ..evaluation.trained import load_trained
+        from ..ops.threads import use_threads
+
+        use_threads(options.threads)
+        trained = load_trained(options.run)
     material, score = _measure(options, trained)
     report = {
         "run": str(trained.folder),
@@ -170,9 +181,10 @@ def _shown(options: EvaluateOptions, report: dict[str, Any], written: str, train
 
 def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]:
     """What is measured on, and the score."""
+    from ..data.sources import WAYS
     from ..evaluation.labelled import evaluate_classes, evaluate_pairs
     from ..evaluation.score import evaluate_items, evaluate_text
-    from ..evaluation.trained import WAYS, rows_material, task_material, text_material, ways_to_read
+    from ..evaluation.trained import rows_material, task_material, text_material, ways_to_read
 
     kind = type(trained.model).__name__
     own = trained.options
@@ -248,30 +260,39 @@ def _cut(material: Material, max_tokens: int | None) -> Material:
     return dataclasses.replace(material, text=material.text.cut(max_tokens), size=max_tokens, side=side)
 
 
-def _refuse_unfit(options: EvaluateOptions, trained: Trained) -> None:
+def _refuse_unfit(options: EvaluateOptions, folder: Path, kind: str, own: dict[str, Any]) -> None:
     """Options that mean nothing for this model are not passed over in silence.
 
     Raises:
         ValueError: there is one.
     """
-    kind = type(trained.model).__name__
-    task = options.data is None and trained.options.get("task")
+    task = options.data is None and own.get("task")
     rows = kind in ("SequenceClassifier", "EncoderDecoder")
-    if options.data is not None and trained.options.get("task"):
-        raise ValueError(f"data: {trained.folder} learned the task {trained.options['task']}, whose tokens are no text; leave --data out")
+    if options.data is not None and own.get("task"):
+        raise ValueError(f"data: {folder} learned the task {own['task']}, whose tokens are no text; leave --data out")
     for name in ("reset", "context", "max_tokens", "by_position"):
         if getattr(options, name) not in (None, "auto") and (rows or (task and name != "by_position")):
             raise ValueError(f"{name} is for texts, and this is a {'task' if task else 'model of rows'}; leave it out")
     if task:
         for name in ("text", "label", "target", "quotes", "skip_bad_rows", "binary", "tokenizer", "headers", "tokens", "column", "dtype"):
             if getattr(options, name) is not None:
-                raise ValueError(f"{name} is for data, and {trained.folder} was trained on a task; leave it out")
+                raise ValueError(f"{name} is for data, and {folder} was trained on a task; leave it out")
     for name, wanted in (("label", "SequenceClassifier"), ("target", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
-            raise ValueError(f"{name} is for a {wanted}, and the model in {trained.folder} is a {kind}; leave it out")
+            raise ValueError(f"{name} is for a {wanted}, and the model in {folder} is a {kind}; leave it out")
     for name in ("binary", "headers", "tokens", "column", "dtype") if rows else ():
         if getattr(options, name) is not None:
             raise ValueError(f"{name} is for texts, integers and numbers, and this is a model of rows; leave it out")
+    if options.data is None and not own:
+        raise ValueError(f"data: {folder} does not say what it was trained on (it has no run.yaml); give --data PATH")
+    if options.data not in (None, "-"):
+        from ..data.sources import fitting
+
+        fitting(options.data, rows=rows)  # says what is not there
+    if options.tokenizer is not None:
+        from ..data.tokenizer import find_tokenizer
+
+        find_tokenizer(options.tokenizer)
 
 
 def _lines(trained: Trained, material: Material, score: Any) -> Iterator[str]:
@@ -308,7 +329,7 @@ def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any,
         ValueError: a file cannot be written; says where the score is.
     """
     from ..evaluation.report import plot_positions
-    from ..models.saving import replace_file
+    from ..models.files import replace_file
 
     failed, done = [], ["the score was printed"] if printed else []
     cause: OSError | None = None

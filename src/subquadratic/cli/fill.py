@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..training.status import status
 from .options import UsageError, parse
 from .text_io import Output, read_file, to_bytes
 from .value_io import difference
@@ -45,6 +46,8 @@ class FillOptions:
     """0 takes the likeliest token for each place; above 0 tokens are drawn."""
     top_k: int | None = None
     """Also show the so many best candidates for each place, with their probabilities when it was filled in; draw among them only."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int | None = None
     """The same seed draws the same tokens. Default: a new one each time."""
     format: Literal["text", "json"] = "text"
@@ -55,6 +58,7 @@ class FillOptions:
         for name, value, good, allowed in (
             ("mask_text", self.mask_text, bool(self.mask_text), "at least one character"),
             ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "at least 0"),
+            ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
             ("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "at least 1"),
             ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
         ):
@@ -80,19 +84,21 @@ def run(argv: Sequence[str]) -> int:
     text = read_file("-", name="text", run=options.run) if options.text == "-" else to_bytes(options.text or "")
     parts = split(text, options.mask_text)
 
-    from .text_model import load
+    from ..data import load_tokenizer
+    from .text_model import check, load
 
-    loaded = load(options.run)
-    if loaded.kind != "masked":
-        what = "goes on with texts" if loaded.kind == "causal" else "writes a target for a source"
-        raise ValueError(
-            f"run: the model in {loaded.folder} {what}, and only a bidirectional one can fill in; use subq generate {loaded.folder}"
-        )
-    if difference(loaded):
-        raise ValueError(
-            f"run: the model in {loaded.folder} learned changes from one number to the next, and fill takes numbers themselves"
-        )
-    filled, places = fill_in(loaded, options, parts)
+    folder = check(options.run, ("masked",))
+    tokenizer = load_tokenizer(folder)
+    if difference(tokenizer):
+        raise ValueError(f"run: the model in {folder} learned changes from one number to the next, and fill takes numbers themselves")
+
+    with status("loading the model") as line:
+        from ..ops.threads import use_threads
+
+        use_threads(options.threads)
+        loaded = load(options.run, ("masked",), tokenizer=tokenizer)
+        line.show("filling in")
+        filled, places = fill_in(loaded, options, parts)
     output = Output()
     if options.format == "json":
         output.line(_json(loaded, options, filled, places))

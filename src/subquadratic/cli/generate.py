@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..training.status import status
 from .options import parse
 from .text_io import Output, notify, read_file, to_bytes
 from .value_io import Levels, check_out, check_unfit, difference, last_value, read_value_prompt, values_after, write_values
@@ -32,6 +33,7 @@ examples:
   subq generate runs/music --prompt "60 62 64" --out tune.npy             a model of integers, or of numbers
   subq generate runs/prices --prompt_file prices.csv --max_new_tokens 24 --samples 100 --out forecast.npy
 """
+CONTINUES = ("causal", "pairs")  # kinds of models
 NEW_TOKENS = 400
 LONG_PROMPT = 50_000  # tokens, from which on a terminal says why there is no text yet
 
@@ -74,6 +76,8 @@ class GenerateOptions:
     """Before: among the last so many tokens. Default: anywhere in prompt and text."""
     stop: list[str] | None = None
     """End the text before this one; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int | None = None
     """The same seed gives the same text. Default: a new one each time."""
     echo: bool = True
@@ -98,6 +102,7 @@ class GenerateOptions:
             ("max_new_tokens", self.max_new_tokens, self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
             ("samples", self.samples, self.samples >= 1, "at least 1"),
             ("prompt_length", self.prompt_length, self.prompt_length is None or self.prompt_length >= 1, "at least 1"),
+            ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
             ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
             ("stop", self.stop, all(self.stop or []), "texts of at least one character"),
         ):
@@ -139,18 +144,22 @@ def run(argv: Sequence[str]) -> int:
     options = parse(GenerateOptions, gather("stop", argv), verb="generate", examples=EXAMPLES, positional="run")
     options.check()
 
+    from ..data.value_tokenizers import ValueTokenizer
+    from ..evaluation.vocabulary import model_tokenizer
     from ..generation import Sampling
-    from .text_model import load
+    from .text_model import check, load
 
-    Sampling(**options.sampling)  # says what is out of range before the model is loaded
-    loaded = load(options.run, tokens=options.tokens)
-    if loaded.kind == "masked":
-        raise ValueError(
-            f"run: the model in {loaded.folder} fills in masked tokens, and only a causal one can continue a text; "
-            f'use subq fill {loaded.folder} "some [MASK] text"'
-        )
-    check_unfit(loaded, options)
-    prompt = read_value_prompt(loaded, options) if loaded.values else read_prompt(options)
+    Sampling(**options.sampling)  # says what is out of range before PyTorch and the model are loaded
+    folder = check(options.run, CONTINUES)
+    tokenizer = model_tokenizer(folder, tokens=options.tokens)
+    check_unfit(folder, tokenizer, options)
+    prompt = read_value_prompt(folder, tokenizer, options) if isinstance(tokenizer, ValueTokenizer) else read_prompt(options)
+
+    with status("loading the model"):
+        from ..ops.threads import use_threads
+
+        use_threads(options.threads)
+        loaded = load(options.run, CONTINUES, tokenizer=tokenizer)
     if options.interactive:
         from .conversation import converse
 
@@ -255,7 +264,7 @@ def _write(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:
     """Write what follows the prompt, in the form asked for; the exit status."""
     steps = start(loaded, options, prompt)
     report = _Report(loaded, options, prompt)
-    level = last_value(loaded, prompt) if difference(loaded) else None
+    level = last_value(loaded.tokenizer, prompt) if difference(loaded.tokenizer) else None
     alone = not prompt or loaded.kind == "pairs" or (loaded.values and (not options.echo or options.format == "json"))
     rows = [row_text(loaded, options, first=alone, level=level) for _ in range(options.samples)]
     began, count, interrupted = time.perf_counter(), 0, False
@@ -327,7 +336,7 @@ class _Report:
             self.output.end()
 
     def _values(self, pieces: list[Piece]) -> Any:
-        return values_after(self.loaded, self.prompt, [piece.token for piece in pieces])
+        return values_after(self.loaded.tokenizer, self.prompt, [piece.token for piece in pieces])
 
 
 def _token(piece: Piece) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.defaults import DEFAULTS, ModelDefaults
+from ..training.status import status
 from .models import WIDTH, first_word
 from .options import parse
 from .text_io import print_text
@@ -84,13 +84,14 @@ class InfoOptions:
 def run(argv: Sequence[str]) -> int:
     options = parse(InfoOptions, first_word(argv, "run"), verb="info", examples=EXAMPLES)
     options.check()
-    with _progress() as show:
-        found = _measure(options, show)
+    asked = _asked(options)
+    with status("loading PyTorch") as line:
+        found = _measure(options, asked, line.show)
     if options.format == "text":
         print_text("\n".join(_lines(found)) + "\n")
     if options.options and found["config"] is not None:  # takes longer: the rest is there by now
-        with _progress() as show:
-            found["options"] = _changes(found, show)
+        with status("options") as line:
+            found["options"] = _changes(found, line.show)
         if options.format == "text":
             print_text("\n".join(["", *_option_lines(found["options"])]) + "\n")
     if options.format == "json":
@@ -98,12 +99,12 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _measure(options: InfoOptions, show: Callable[[str], None]) -> dict[str, Any]:
+def _measure(options: InfoOptions, asked: Any, show: Callable[[str], None]) -> dict[str, Any]:
     """Everything there is to say, but for the options."""
     from ..evaluation.info import build_on_meta, doubling, exact_twin, length_rows
 
     show("building")
-    name, model, config, length = _saved(options) if options.run is not None else _new(options)
+    name, model, config, length = _saved(options, asked) if options.run is not None else _new(options, asked)
     lengths = doubling(length)
     measure = {"batch_size": options.batch_size, "precision": options.precision}
     show("costs against the length")
@@ -120,48 +121,63 @@ def _measure(options: InfoOptions, show: Callable[[str], None]) -> dict[str, Any
 def _changes(found: dict[str, Any], show: Callable[[str], None]) -> list[OptionRow]:
     from ..evaluation.info import option_rows
 
-    return option_rows(
-        found["config"], vocab_size=found["vocab_size"], progress=lambda done, of: show(f"options: {done + 1} of {of}")
-    )
+    return option_rows(found["config"], vocab_size=found["vocab_size"], progress=lambda done, of: show(f"options: {done + 1} of {of}"))
 
 
-def _new(options: InfoOptions) -> tuple[str, Any, Any, int]:
-    from ..evaluation.info import build_on_meta, config_of
+def _asked(options: InfoOptions) -> Any:
+    """The configuration of a new model, or a saved one, before PyTorch is loaded.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from ..evaluation.describe import with_needed
     from ..models.config import config_class
 
-    kind = config_class(options.model)  # an unknown one is told here
+    if options.run is not None:
+        return _asked_of_folder(str(options.run))
+    kind = config_class(options.model)
     defaults = DEFAULTS.get(options.model, ModelDefaults())
-    length = LENGTH if options.length is None else options.length
     values = {name: getattr(options, name) or getattr(defaults, name) for name in ("dim", "depth", "heads")}
     fields = defaults.fields_beside(options.fields, values["heads"])
     causal = True if options.causal is None else options.causal
-    config = config_of(kind.model_type, length=length, values={**values, "causal": causal, **fields})
+    return with_needed(kind, options.length or LENGTH, **{**values, "causal": causal, **fields})
+
+
+def _asked_of_folder(path: str) -> tuple[Path, str, dict[str, Any]]:
+    """The folder, the class of its model, and what that was made of; its weights are not read."""
+    from ..evaluation.saved import HEADS, find_folder
+    from ..models.files import read_config
+
+    folder = find_folder(path)
+    content = read_config(folder)
+    head = str(content.pop("class"))
+    if head not in HEADS:
+        raise ValueError(f"run: {folder} holds a {head} of a published package; subq info knows the models of subq models only")
+    return folder, head, content
+
+
+def _new(options: InfoOptions, config: Any) -> tuple[str, Any, Any, int]:
+    from ..evaluation.info import build_on_meta
+
+    length = LENGTH if options.length is None else options.length
     limit = config.length_limit
     if limit is not None and options.length is None:
         length = min(length, limit)
     return options.model, build_on_meta(config, vocab_size=options.vocab_size, length=length), config, length
 
 
-def _saved(options: InfoOptions) -> tuple[str, Any, Any, int]:
-    """A model by its config.json alone; its weights are not read."""
-    import torch
-
-    from ..evaluation.trained import HEADS, find_folder, telling_why
+def _saved(options: InfoOptions, asked: tuple[Path, str, dict[str, Any]]) -> tuple[str, Any, Any, int]:
+    from ..evaluation.shape_run import on_meta
+    from ..evaluation.trained import HEADS, telling_why
     from ..models.language_model import LanguageModel
-    from ..models.saving import read_config
 
-    folder = find_folder(str(options.run))
-    content = read_config(folder)
-    head = HEADS.get(str(content["class"]))
-    if head is None:
-        raise ValueError(f"run: {folder} holds a {content['class']} of a published package; subq info knows the models of subq models only")
-    del content["class"]
-    with telling_why(folder), torch.device("meta"):
-        model: Any = head.from_options(content)
+    folder, head, content = asked
+    with telling_why(folder), on_meta():
+        model: Any = HEADS[head].from_options(content)
     limit = getattr(model, "max_length", None) or getattr(getattr(model, "embedding", None), "max_length", None)
     length = min(LENGTH, limit or LENGTH) if options.length is None else options.length
     config = model.config if isinstance(model, LanguageModel) else None
-    return f"{folder} ({head.__name__})", model, config, length
+    return f"{folder} ({head})", model, config, length
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
@@ -257,15 +273,3 @@ def _word(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return {True: "true", False: "false", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """What is going on, on a terminal; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield lambda text: status.update(text)

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from .neighbours import wait_asleep
+
 VERBS = {
     "train": "train a model on text, by default on Python's own standard library",
     "generate": "continue a text with a trained model",
@@ -95,6 +97,7 @@ def _main(argv: list[str]) -> int:
 def _run(verb: str, argv: list[str]) -> int:
     """The verb's exit status. With SUBQ_TRACEBACK set, errors are raised instead, for whoever looks for a fault in subq."""
     name = f"subq {verb}"
+    wait_asleep()
     try:
         return importlib.import_module(f"{__package__}.{verb}").run(argv)
     except SystemExit as leave:  # the parser leaves so after --help

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..training.outputs import check_file, check_outside
+from ..training.status import status
 from .options import parse
 from .text_io import Output, notify
 
@@ -57,6 +58,10 @@ class PredictOptions:
     """Replace the file that --out names."""
     batch_size: int = 32
     """Rows of about equal length side by side."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
+    quiet: bool = False
+    """Say nothing on standard error but errors: neither what was left out nor what was cut."""
     quotes: Literal["auto", "double", "none"] | None = None
     """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). Default: as in training."""
     skip_bad_rows: bool | None = None
@@ -66,7 +71,7 @@ class PredictOptions:
 
     def check(self) -> None:
         """Raises ValueError for a value out of range, or a file that cannot be written or would be lost."""
-        for name in ("batch_size", "top_k", "max_new_tokens"):
+        for name in ("batch_size", "threads", "top_k", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -98,17 +103,26 @@ class PredictOptions:
 def run(argv: Sequence[str]) -> int:
     options = parse(PredictOptions, argv, verb="predict", examples=EXAMPLES, positional="run")
     options.check()
-    from ..evaluation.trained import load_trained
-    from ..models.saving import replace_file
+    from ..evaluation.saved import find_saved, read_options
+    from ..models.files import replace_file
 
-    trained = load_trained(options.run)
-    predicted = _Predicted(options, trained)
+    saved = find_saved(options.run)
+    _check_model(options, saved.folder, saved.head, read_options(saved.folder / "run.yaml"))
+    with status("loading the model", hidden=options.quiet) as line:
+        from ..evaluation.trained import load_trained
+        from ..ops.threads import use_threads
+
+        use_threads(options.threads)
+        trained = load_trained(options.run)
+        line.show("reading the data")
+        predicted = _Predicted(options, trained)
     if options.out is None:
         output = Output()
         predicted.write(output.write, lambda: output.closed)
     else:
         replace_file(Path(options.out).expanduser(), lambda file: _to_file(file, predicted))
-    predicted.tell()
+    if not options.quiet:
+        predicted.tell()
     return 0
 
 
@@ -121,11 +135,10 @@ class _Predicted:
     """The rows of the data with what the model says of them."""
 
     def __init__(self, options: PredictOptions, trained: Trained) -> None:
-        from ..data.sources import find_source
-        from ..evaluation.trained import ROW_WAYS, WAYS, known_labels, ways_to_read
+        from ..data.sources import ROW_WAYS, WAYS, find_source
+        from ..evaluation.trained import known_labels, ways_to_read
         from ..evaluation.vocabulary import check_tokenizer, model_tokenizer
 
-        _check_model(options, trained)
         self.options, self.trained, self.model = options, trained, trained.model
         self.tokenizer = model_tokenizer(trained.folder, tokenizer=options.tokenizer)
         check_tokenizer(trained, self.tokenizer)
@@ -223,17 +236,27 @@ class _Predicted:
         return found
 
 
-def _check_model(options: PredictOptions, trained: Trained) -> None:
-    """Raises ValueError for a model that predicts nothing of rows, and for options that mean nothing for it."""
-    kind = type(trained.model).__name__
-    if trained.options.get("task"):
-        raise ValueError(f"run: {trained.folder} learned the task {trained.options['task']}, whose tokens are no text of rows")
+def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str, Any]) -> None:
+    """What can be told before PyTorch is loaded. `own` are the options of the run in `folder`.
+
+    Raises:
+        ValueError: the model predicts nothing of rows, an option means nothing for it, or something is not there.
+    """
+    from ..data.sources import fitting
+    from ..data.tokenizer import find_tokenizer
+
+    if own.get("task"):
+        raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are no text of rows")
     if kind not in ("SequenceClassifier", "EncoderDecoder"):
         wanted = "classes and targets come from a SequenceClassifier or an EncoderDecoder"
-        raise ValueError(f"run: the model in {trained.folder} is a {kind}, and {wanted}; use subq generate {trained.folder}")
+        raise ValueError(f"run: the model in {folder} is a {kind}, and {wanted}; use subq generate {folder}")
     for name, wanted in (("top_k", "SequenceClassifier"), ("max_new_tokens", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
-            raise ValueError(f"{name} is for a {wanted}, and the model in {trained.folder} is a {kind}; leave it out")
+            raise ValueError(f"{name} is for a {wanted}, and the model in {folder} is a {kind}; leave it out")
+    if options.data != "-":
+        fitting(options.data, rows=True)
+    if options.tokenizer is not None:
+        find_tokenizer(options.tokenizer)
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> str:

@@ -47,7 +47,7 @@ def read_file(path: str, *, name: str, run: str) -> bytes:
 def _as_trained(data: bytes, *, name: str, where: str, run: str) -> bytes:
     from ..data.reading import BOM, unix_lines
     from ..data.sniffing import encoding_of
-    from ..evaluation.trained import trained_on_bytes
+    from ..evaluation.saved import trained_on_bytes
 
     if trained_on_bytes(Path(run).expanduser()):
         return data

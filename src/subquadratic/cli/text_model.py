@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,23 +31,56 @@ class TextModel:
         return next(self.model.parameters()).device
 
 
-def load(path: str, *, tokens: int | None = None) -> TextModel:
-    """The model of text in a folder, or of integers or numbers, on the GPU if there is one. `tokens` says that it is one of so many
-    integers, where the folder does not.
+def check(path: str, wanted: tuple[str, ...]) -> Path:
+    """The folder of a model of text, integers or numbers that does what is wanted ("causal", "masked" or "pairs"), before PyTorch is
+    loaded. A model of a published package is looked at by `load`.
 
     Raises:
-        ValueError: there is none; the message says what is there.
+        ValueError: it is not; the message says what it is for.
     """
-    from ..evaluation.trained import Trained, learned_task, load_model
-    from ..evaluation.vocabulary import check_vocabulary, model_tokenizer
+    from ..evaluation.saved import find_saved, learned_task
 
-    folder, found = load_model(path)
-    model, kind = _of_text(folder, found)
+    saved = find_saved(path)
+    folder, kind = saved.folder, saved.kind
+    if kind == "classes":
+        raise ValueError(f"run: the model in {folder} is a classifier: it gives classes, not text; measure it with subq evaluate {folder}")
     task = learned_task(folder)
     if task is not None:
         what = f"the model in {folder} learned the task {task}, whose tokens are no text"
         raise ValueError(f"run: {what}; measure it with subq evaluate {folder}")
-    tokenizer = model_tokenizer(folder, tokens=tokens)
+    if kind is not None:
+        check_kind(folder, kind, wanted)
+    return folder
+
+
+def check_kind(folder: Path, kind: str, wanted: tuple[str, ...]) -> None:
+    """Raises ValueError where a model does something else than what is wanted, with the verb that it is for."""
+    if kind in wanted:
+        return
+    if kind == "masked":
+        raise ValueError(
+            f"run: the model in {folder} fills in masked tokens, and only a causal one can continue a text; "
+            f'use subq fill {folder} "some [MASK] text"'
+        )
+    what = "goes on with texts" if kind == "causal" else "writes a target for a source"
+    raise ValueError(f"run: the model in {folder} {what}, and only a bidirectional one can fill in; use subq generate {folder}")
+
+
+def load(path: str, wanted: tuple[str, ...], *, tokenizer: Tokenizer | None = None) -> TextModel:
+    """The model of text, integers or numbers in a folder, on the GPU if there is one, with its own tokenizer or the one given.
+
+    Raises:
+        ValueError: there is none that does what is wanted; the message says what is there.
+    """
+    from ..data import load_tokenizer
+    from ..evaluation.trained import Trained, load_model
+    from ..evaluation.vocabulary import check_vocabulary
+
+    check(path, wanted)
+    folder, found = load_model(path)
+    model, kind = _of_text(folder, found)
+    check_kind(folder, kind, wanted)
+    tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
     check_vocabulary(Trained(folder, found, {}, {}), tokenizer, bytes_needed=0)
     return TextModel(folder, model, tokenizer, kind)
 
@@ -54,11 +90,8 @@ def _of_text(folder: Path, model: Any) -> tuple[Any, str]:
     from ..compat.continuation import Continuation
     from ..models.encoder_decoder import EncoderDecoder
     from ..models.language_model import LanguageModel
-    from ..models.sequence_classifier import SequenceClassifier
     from ..ops.errors import NotCausalError
 
-    if isinstance(model, SequenceClassifier):
-        raise ValueError(f"run: the model in {folder} is a classifier: it gives classes, not text; measure it with subq evaluate {folder}")
     if isinstance(model, EncoderDecoder):
         return model, "pairs"
     if isinstance(model, LanguageModel):

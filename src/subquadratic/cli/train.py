@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..training.defaults import DEFAULTS
 from ..training.options import TrainOptions
 from ..training.resume import ALONE, resumed_folder, saved_options
+from ..training.status import status
 from .options import parse
 
 # The headings of the help.
@@ -20,6 +21,7 @@ GROUPS = {
     "length of the run": ("max_steps", "budget", "patience"),
     "optimisation": (
         "batch_size", "accumulation", "learning_rate", "schedule", "warmup", "weight_decay", "clip", "ema", "precision", "checkpointing",
+        "threads",
     ),
     "evaluation": ("evaluations", "validation_tokens", "report_to"),
     "run folder": ("out", "overwrite", "resume", "weights", "save_every", "keep", "seed"),
@@ -60,10 +62,13 @@ def run(argv: Sequence[str]) -> int:
         saved_options(folder)  # says what is wrong with its run.yaml, and what to do
         # The run's own options come first, so that what is given here and differs can be told.
         options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
-    options.resolve()  # so that a bad value is told before torch and transformers are imported
+    from ..training.before import check_before
 
-    from ..ops.free_memory import keep_freed_memory
-    from ..training.train import train
+    check_before(options.resolve())
+
+    with status("loading PyTorch", hidden=options.quiet):
+        from ..ops.free_memory import keep_freed_memory
+        from ..training.train import train
 
     keep_freed_memory()
     result = train(options)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from .text_io import notify
 
 if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+    from ..data.value_tokenizers import ValueTokenizer
     from .generate import GenerateOptions
-    from .text_model import TextModel
 
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
 
@@ -26,66 +27,71 @@ def check_out(out: str, *, overwrite: bool) -> None:
         raise ValueError(f"out: {place} exists; name another file, or give --overwrite to replace it")
 
 
-def check_unfit(loaded: TextModel, options: GenerateOptions) -> None:
+def check_unfit(folder: Path, tokenizer: Tokenizer, options: GenerateOptions) -> None:
     """Options that mean nothing for this model are not passed over in silence.
 
     Raises:
         ValueError: there is one.
     """
-    values = loaded.values
+    from ..data.value_tokenizers import reads_values
+
+    values = reads_values(tokenizer)
     for name in ("out", "prompt_length", "column", "dtype"):
         if getattr(options, name) is not None and not values:
             way_out = "; write standard output to a file" if name == "out" else ""
-            raise ValueError(f"{name} is for models of integers and numbers, and {loaded.folder} is one of text; leave it out{way_out}")
+            raise ValueError(f"{name} is for models of integers and numbers, and {folder} is one of text; leave it out{way_out}")
     if values and options.stop:
-        raise ValueError(f"stop is for text, and the model in {loaded.folder} writes {loaded.tokenizer.name}; leave it out")
-    if values and options.interactive and difference(loaded):
-        raise ValueError(f"interactive: the model in {loaded.folder} forecasts changes from the last value of a prompt; give --prompt")
+        raise ValueError(f"stop is for text, and the model in {folder} writes {tokenizer.name}; leave it out")
+    if values and options.interactive and difference(tokenizer):
+        raise ValueError(f"interactive: the model in {folder} forecasts changes from the last value of a prompt; give --prompt")
     if options.prompt_file is None and options.prompt != "-":
         for name in ("column", "dtype"):
             if getattr(options, name) is not None:
                 raise ValueError(f"{name} is for --prompt_file; leave it out")
 
 
-def difference(loaded: TextModel) -> bool:
+def difference(tokenizer: Tokenizer) -> bool:
     """Whether the model's tokens are changes from one number to the next."""
-    return bool(getattr(loaded.tokenizer, "difference", False))
+    return bool(getattr(tokenizer, "difference", False))
 
 
-def read_value_prompt(loaded: TextModel, options: GenerateOptions) -> bytes:
+def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: GenerateOptions) -> bytes:
     """The values of the prompt as text, the last `prompt_length` of them; empty for the beginning of a document.
 
     Raises:
         ValueError: it cannot be read, or is empty; the message names the option.
     """
+    from ..evaluation.saved import run_options
+
     file = "-" if options.prompt == "-" else options.prompt_file
     name = "prompt" if options.prompt == "-" else "prompt_file"
     if file is None:
-        values = loaded.tokenizer.parse(options.prompt or "").tolist()
+        values = tokenizer.parse(options.prompt or "").tolist()
         count, told = len(values), options.prompt_length or len(values)
     else:
-        told = options.prompt_length or _run_options(loaded).get("context") or USUAL_CONTEXT
-        values, count = _last_values(loaded, options, file, told)
+        told = options.prompt_length or run_options(folder).get("context") or USUAL_CONTEXT
+        values, count = _last_values(folder, tokenizer, options, file, told)
         if not values:
             raise ValueError(f"{name}: {file} is empty; give it values")
     if count > told:
         values = values[-told:]
         why = "" if options.prompt_length else ", as many as the model was trained on at a time; --prompt_length reads more"
         notify(f"prompt      the last {told:,} of {count:,} values{why}\n")
-    if difference(loaded) and not values:
+    if difference(tokenizer) and not values:
         raise ValueError("prompt is missing: this model forecasts changes, and needs a value to begin with, as in --prompt 100.5")
     return " ".join(map(repr, values)).encode()
 
 
-def _last_values(loaded: TextModel, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:
+def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:
     """The last values of the last document of a file, and how many the document has."""
     from ..data.corpus import values_of
     from ..data.sources import find_source, fitting
+    from ..evaluation.saved import run_options
 
-    own = _run_options(loaded)
+    own = run_options(folder)
     given = {name: value for name in ("column", "dtype") if (value := getattr(options, name)) is not None}
     ways = {name: own[name] for name in ("column", "dtype", "quotes", "skip_bad_rows") if own.get(name) is not None}
-    source = find_source(file, values=values_of(loaded.tokenizer), **{**fitting(file, rows=False, **ways), **given})
+    source = find_source(file, values=values_of(tokenizer), **{**fitting(file, rows=False, **ways), **given})
     kept: list[Any] = []
     count = 0
     for piece in source.pieces(source.passed()):
@@ -94,12 +100,6 @@ def _last_values(loaded: TextModel, options: GenerateOptions, file: str, wanted:
         kept = [*kept, *piece.values[-wanted:].tolist()][-wanted:]
         count += len(piece.values)
     return kept, count
-
-
-def _run_options(loaded: TextModel) -> dict[str, Any]:
-    from ..evaluation.trained import run_options
-
-    return run_options(loaded.folder)
 
 
 class Levels:
@@ -122,15 +122,15 @@ class Levels:
         return f"{self.level:.6g}" if len(self.tokenizer.ordinary(tokens)) else ""
 
 
-def values_after(loaded: TextModel, prompt: bytes, tokens: list[int]) -> Any:
+def values_after(tokenizer: ValueTokenizer, prompt: bytes, tokens: list[int]) -> Any:
     """The values that `tokens` stand for after a prompt: integers, or numbers in the units of the data."""
-    values = loaded.tokenizer.decode_values(tokens)
-    return last_value(loaded, prompt) + values.cumsum() if difference(loaded) else values
+    values = tokenizer.decode_values(tokens)
+    return last_value(tokenizer, prompt) + values.cumsum() if difference(tokenizer) else values
 
 
-def last_value(loaded: TextModel, prompt: bytes) -> float:
+def last_value(tokenizer: ValueTokenizer, prompt: bytes) -> float:
     """Of a prompt; 0 where there is none."""
-    values = loaded.tokenizer.parse(prompt)
+    values = tokenizer.parse(prompt)
     return float(values[-1]) if len(values) else 0.0
 
 
@@ -142,7 +142,7 @@ def write_values(out: str, rows: list[Any]) -> None:
     """
     import numpy as np
 
-    from ..models.saving import replace_file
+    from ..models.files import replace_file
 
     length = max(map(len, rows))
     kind = rows[0].dtype

@@ -3,8 +3,9 @@
 Names are loaded when they are first used: the names of the tasks are there without torch, and a tokenizer without pyarrow.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 if TYPE_CHECKING:
     from .binning import Binning
@@ -52,14 +53,4 @@ __all__ = [
     "make_task",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = on_first_use(__name__, globals(), _HOMES)

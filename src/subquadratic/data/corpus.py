@@ -10,9 +10,7 @@ files, parquet, pipes) goes through the token store (`store.py`) and is mapped f
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from .delimited import AUTO
 from .documents import TEXT_FIELD
 from .passed_over import PassedOver
 from .reading import expand_user
-from .sources import STDLIB, Source, find_source, fitting
+from .sources import STDLIB, Source, find_sources, of_validation
 from .store import cache_folder, map_tokens, stored_tokens, tokens_in_memory
 from .tokenizer import BYTES, ByteTokenizer, Tokenizer
 from .tokenizing import WHOLE, Progress
@@ -125,27 +123,12 @@ def load_corpus(
     """
     ways: dict[str, Any] = dict(text=text, quotes=quotes, skip_bad_rows=skip_bad_rows, binary=binary, headers=headers)
     ways |= dict(column=column, dtype=dtype)
-    values = values_of(tokenizer)
-    if validation is None:
-        return corpus_of(find_source(data, values=values, **ways), tokenizer=tokenizer, cache=cache, progress=progress)
-    with of_validation():
-        fit = fitting(validation, rows=False, **ways)
-    # What means nothing for the data may be meant for those to validate on alone; what fits neither is refused.
-    wanted = {name: way for name, way in ways.items() if name not in fit} | fitting(data, rows=False, **ways)
-    source = replace(find_source(data, values=values, **wanted), whole=True)
+    source, held_out = find_sources(data, validation, values=values_of(tokenizer), **ways)
     train = corpus_of(source, tokenizer=tokenizer, cache=cache, progress=progress)
+    if held_out is None:
+        return train
     with of_validation():
-        other = replace(find_source(validation, values=values, **fit), whole=True)
-        return _validated_on(train, corpus_of(other, tokenizer=train.tokenizer, cache=cache, progress=progress))
-
-
-@contextlib.contextmanager
-def of_validation() -> Iterator[None]:
-    """What is wrong with data in the block is said of `validation_data`."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"validation_{error}" if str(error).startswith("data:") else f"validation_data: {error}") from error
+        return _validated_on(train, corpus_of(held_out, tokenizer=train.tokenizer, cache=cache, progress=progress))
 
 
 def _validated_on(train: Corpus, other: Corpus) -> Corpus:

@@ -22,12 +22,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..ops.errors import require, require_positive
-from .corpus import of_validation
 from .delimited import AUTO
 from .documents import TEXT_FIELD, rows_of
 from .fields import as_text, is_nothing
 from .passed_over import PassedOver
-from .sources import Source, find_source, fitting
+from .sources import Source, find_sources, of_validation
 from .tokenizer import ByteTokenizer, Tokenizer
 from .tokenizing import WHOLE, Progress, by_hash, counter, token_dtype
 
@@ -119,23 +118,22 @@ def load_examples(
     require_positive(max_length=max_length)
     require(target is None or max_length is None or max_length >= 2, f"max_length must be at least 2 for targets, got {max_length}")
     ways: dict[str, Any] = dict(text=text, quotes=quotes, skip_bad_rows=skip_bad_rows)
-    source = find_source(data, **ways, rows=True)
+    source, held_out = find_sources(data, validation, rows=True, **ways)
     tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
     fields = {"text": text, **({"label": label} if label is not None else {"target": target or ""})}
     passed = source.passed()
     reader = _Reader(tokenizer, max_length, passed, pairs=target is not None)
-    if validation is None:
+    if held_out is None:
         _read(source, reader, fields, progress)
         return reader.finish(source.name)
     reader.begin(held_out=False)
     _read(source, reader, fields, progress)
     with of_validation():
-        other = find_source(validation, **fitting(validation, rows=True, **ways), rows=True)
         reader.begin(held_out=True)
-        for why, name in other.left:
+        for why, name in held_out.left:
             passed.add(why, name)
-        _read(other, reader, fields, progress)
-        return reader.finish(f"{source.name} (validated on {other.name})")
+        _read(held_out, reader, fields, progress)
+        return reader.finish(f"{source.name} (validated on {held_out.name})")
 
 
 def _read(source: Source, reader: _Reader, fields: dict[str, str], progress: Progress | None) -> None:

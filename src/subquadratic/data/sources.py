@@ -22,10 +22,10 @@ without text.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
-import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -38,19 +38,22 @@ from .delimited import AUTO, QUOTES
 from .documents import STDIN, TEXT_FIELD, Document, read_documents
 from .fasta import SUFFIXES as FASTA
 from .fasta import is_fasta
-from .passed_over import BROKEN, LINK, RUN, PassedOver
+from .passed_over import PassedOver
 from .reading import COMPRESSED, expand_user, file_size, file_stat
 from .rows import has_field, table_kind
 from .value_files import DTYPES, ValuePiece, read_values, value_kind
+from .walking import matches, walk
 
 STDLIB = "stdlib"
+# How data are read, unless something else is said.
+WAYS = {"text": TEXT_FIELD, "quotes": AUTO, "skip_bad_rows": False, "binary": False, "headers": True, "column": None, "dtype": None}
+ROW_WAYS = ("text", "quotes", "skip_bad_rows")
 
 # Test suites are packaged apart by some distributions, so they would make the corpus differ between machines; `encodings`
 # and `pydoc_data` are near-duplicate tables and one generated file: they would make validation look better than it is.
 _STDLIB_SKIP_ANYWHERE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
 _STDLIB_SKIP_TOP = {"encodings", "pydoc_data"}
 
-RUN_FILES = {"run.yaml", "run.json"}  # by which `subq train` writes what it did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +217,35 @@ def find_source(
     return source
 
 
+def find_sources(
+    data: str | Path | None, validation: str | Path | None, *, rows: bool = False, values: str | None = None, **ways: Any
+) -> tuple[Source, Source | None]:
+    """What to train on and what to validate on; for None, a part of the first. Of the ways to read (the other arguments of `find_source`),
+    one may mean something for either of the two alone.
+
+    Raises:
+        ValueError: as `find_source`; the message says which.
+    """
+    wanted: dict[str, Any] = dict(rows=rows, values=values)
+    if validation is None:
+        return find_source(data, **wanted, **ways), None
+    with of_validation():
+        fit = fitting(validation, rows=rows, **ways)
+    first = {name: way for name, way in ways.items() if name not in fit} | fitting(data, rows=rows, **ways)
+    train = find_source(data, **wanted, **first)
+    with of_validation():
+        return replace(train, whole=True), replace(find_source(validation, **wanted, **fit), whole=True)
+
+
+@contextlib.contextmanager
+def of_validation() -> Iterator[None]:
+    """What is wrong with data in the block is said of `validation_data`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"validation_{error}" if str(error).startswith("data:") else f"validation_data: {error}") from error
+
+
 def fitting(data: str | Path | None, *, rows: bool, **ways: Any) -> dict[str, Any]:
     """Those of the ways to read (arguments of `find_source`) that mean something for `data`: what was said of other data
     need not be of use here. `rows` says that only rows are wanted.
@@ -250,7 +282,7 @@ def _find(data: str | Path | None, ways: dict[str, Any]) -> Source:
     try:
         if path.is_dir():
             nothing = f"data: no text files in {path} (hidden and binary files do not count)"
-            return _several(str(path), _walk(path, left), left, ways, nothing)
+            return _several(str(path), walk(path, left), left, ways, nothing)
         if path.is_file():
             return Source(name=str(path), files=((path.name, path),), **ways)
         if path.exists():
@@ -259,7 +291,7 @@ def _find(data: str | Path | None, ways: dict[str, Any]) -> Source:
         raise ValueError(f"data: cannot read {path}: {error.strerror or error}") from error
     if not glob.has_magic(str(path)):
         raise ValueError(f"data: no such file or folder: {path}")
-    return _several(str(path), _matches(path), left, ways, f"data: no file matches {path}")
+    return _several(str(path), matches(path), left, ways, f"data: no file matches {path}")
 
 
 def _check_ways(source: Source) -> None:
@@ -294,7 +326,7 @@ def stdlib_source(root: str | Path | None = None) -> Source:
     """
     folder = Path(root or sysconfig.get_paths()["stdlib"])
     found = []
-    for name, path in _walk(folder, []) if folder.is_dir() else ():
+    for name, path in walk(folder, []) if folder.is_dir() else ():
         parts = name.split("/")
         if path.suffix == ".py" and _STDLIB_SKIP_ANYWHERE.isdisjoint(parts) and parts[0] not in _STDLIB_SKIP_TOP:
             found.append((name, path))
@@ -312,41 +344,3 @@ def _several(name: str, files: Iterator[tuple[str, Path]], left: list[tuple[str,
     if not found:
         raise ValueError(nothing)
     return Source(name=name, files=found, several=True, left=tuple(sorted(left)), **ways)
-
-
-def _walk(root: Path, left: list[tuple[str, str]]) -> Iterator[tuple[str, Path]]:
-    """Every file below `root` that is not hidden, with its path below it; links that lead to no file, and runs, go to `left`."""
-
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"data: cannot read the folder {error.filename}: {error.strerror}") from error
-
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-        below = Path(folder).relative_to(root)
-        if RUN_FILES.issubset(files) and Path(folder) != root:  # a run that was trained here, whose samples and page are no text to learn
-            left.append((RUN, below.as_posix()))
-            folders.clear()
-            continue
-        left.extend((LINK, (below / name).as_posix()) for name in folders if os.path.islink(os.path.join(folder, name)))
-        for file in files:
-            path = Path(folder) / file
-            if file.startswith("."):
-                continue
-            if path.is_file():
-                yield (below / file).as_posix(), path
-            elif path.is_symlink():
-                left.append((BROKEN, (below / file).as_posix()))
-
-
-def _matches(pattern: Path) -> Iterator[tuple[str, Path]]:
-    """The files that a pattern matches, with their paths below the part of it that has no wildcards."""
-    fixed = []
-    for part in pattern.parts:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    root = Path(*fixed)
-    for match in glob.iglob(str(pattern), recursive=True):
-        path = Path(match)
-        if path.is_file():
-            yield path.relative_to(root).as_posix(), path

@@ -119,7 +119,7 @@ class TextTokenizer:
 
     def save(self, folder: Path) -> None:
         """tokenizer.json and tokenizer_config.json, which transformers reads too."""
-        from ..models.saving import replace_files
+        from ..models.files import replace_files
 
         vocabulary = {index: token for token, index in self.backend.get_vocab(with_added_tokens=True).items()}
         names = {f"{role}_token": vocabulary[index] for role, index in self.roles.items()}

@@ -133,24 +133,38 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
         ValueError: there is none, or its files are damaged; the message names the file.
         ModuleNotFoundError: the package `tokenizers` (extra `train`) is missing.
     """
-    if path is None or str(path) == BYTES:
+    place = find_tokenizer(path)
+    if place is None:
         return ByteTokenizer()
+    if place.is_file():
+        return _from_file(place)
+    from .text_tokenizer import convert_folder
+
+    return convert_folder(place)
+
+
+def find_tokenizer(path: str | Path | None) -> Path | None:
+    """Where the tokenizer of `load_tokenizer` lies: a tokenizer.json, or a folder with files of older forms; None for the one of bytes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if path is None or str(path) == BYTES:
+        return None
     if not str(path).strip():
         raise ValueError("tokenizer: the name is empty; give bytes, a tokenizer.json or a folder that holds one")
     place = expand_user(path)
     if place.is_file():
-        return _from_file(place)
+        return place
     if not place.is_dir():
         raise ValueError(f"tokenizer: no such file or folder: {place}; give bytes, a tokenizer.json or a folder that holds one")
     for name in (VALUES_FILE, TOKENIZER_FILE):
         if (place / name).is_file():
-            return _from_file(place / name)
+            return place / name
     if any((place / name).is_file() for name in OLDER_FILES):
-        from .text_tokenizer import convert_folder
-
-        return convert_folder(place)
+        return place
     if _is_our_model(place):
-        return ByteTokenizer()
+        return None
     raise ValueError(f"tokenizer: no {TOKENIZER_FILE} in {place} (nor {', '.join(OLDER_FILES)}, nor a model that reads bytes)")
 
 

@@ -84,7 +84,7 @@ class ValueTokenizer:
 
     def save(self, folder: Path) -> None:
         """values.json, which `load_tokenizer(folder)` reads."""
-        from ..models.saving import replace_file
+        from ..models.files import replace_file
 
         folder.mkdir(parents=True, exist_ok=True)
         written = json.dumps({"format": FORMAT, **self.content()}, indent=1) + "\n"

@@ -8,44 +8,69 @@ decide which way a model takes.
 from __future__ import annotations
 
 import copy
+import sys
 import weakref
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
-from ..kernels import native  # noqa: F401  (its operators are in PyTorch's registry then)
+from ..kernels.native.work import MULTIPLY_ADDS as OF_OURS
+from .shape_run import ShapeRun
 
+COMPILER = "torch._dynamo"
 aten = torch.ops.aten
-KNOWN_NUMBERS = 1 << 24  # values of an integer tensor that are still worth computing
 
 
-def _attention_flops(queries: Any, keys: Any, values: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(queries, keys, values)
+def _products(x: Tensor, y: Tensor, *_: Any) -> int:
+    return x.numel() * y.shape[-1]
 
 
-def _attention_backward_flops(gradient: Any, queries: Any, keys: Any, values: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_backward_flop_count(gradient, queries, keys, values)
+def _attention(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
+    return queries.shape[:-1].numel() * keys.shape[-2] * (keys.shape[-1] + values.shape[-1])
 
 
-# PyTorch has these for GPUs only. As there, a causal call counts as a full one.
-FLOPS = {
-    **flop_registry,
-    aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention_flops),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward_flops),
+def _attention_backward(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
+    return queries.shape[:-1].numel() * keys.shape[-2] * (3 * keys.shape[-1] + 2 * values.shape[-1])
+
+
+def _convolution(x: Tensor, weight: Tensor, *_: Any, made: Any) -> int:
+    return made.numel() * weight[0].numel()
+
+
+def _convolution_backward(d_y: Tensor, x: Tensor, weight: Tensor, *given: Any, made: Any) -> int:
+    return d_y.numel() * weight[0].numel() * sum(given[-1][:2])  # of what is wanted: gradients of x, of the weight
+
+
+# Multiplications with an addition each, by operator. As in PyTorch's own counter, a causal call of attention counts as a full one; that
+# counter is not asked, because its import brings Triton.
+MULTIPLY_ADDS: dict[Any, Callable[..., int]] = {
+    aten.mm: _products,
+    aten.bmm: _products,
+    aten.addmm: lambda bias, x, y, *_: _products(x, y),
+    aten.baddbmm: lambda bias, x, y, *_: _products(x, y),
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
+CONVOLUTIONS: dict[Any, Callable[..., int]] = {aten.convolution: _convolution, aten.convolution_backward: _convolution_backward}
 
 
-class Ledger(TorchDispatchMode):
-    """Counts operations and the bytes of all tensors that are alive; computes integers for real.
+def multiply_adds(function: Any, args: Any, result: Any) -> int:
+    """How many an operator does; 0 for one that multiplies no matrices."""
+    packet = function._overloadpacket
+    if packet in CONVOLUTIONS:
+        return CONVOLUTIONS[packet](*args, made=result)
+    count = MULTIPLY_ADDS.get(packet) or OF_OURS.get(function._schema.name)
+    return 0 if count is None else count(*args)
+
+
+class Ledger(ShapeRun):
+    """Counts operations and the bytes of all tensors that are alive.
 
     Attributes:
         live: bytes of the tensors made since the start that still exist.
@@ -58,12 +83,13 @@ class Ledger(TorchDispatchMode):
         self.live = self.peak = self.flops = 0
         self._held: dict[int, weakref.ref[Any]] = {}
 
-    def own(self, tensor: Tensor, *, counted: bool = False) -> None:
+    def own(self, tensor: Any, *, counted: bool = False) -> None:
         """Note a tensor's storage; parameters and the like are not counted."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes() if counted else 0
+        storage = getattr(tensor, "shape_of", tensor).untyped_storage()
+        key = storage._cdata
         if key in self._held:
             return
+        size = storage.nbytes() if counted else 0
 
         def gone(_: Any) -> None:
             self.live -= size
@@ -73,38 +99,10 @@ class Ledger(TorchDispatchMode):
         self.live += size
         self.peak = max(self.peak, self.live)
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.prim.device.default:  # asked more often than all the rest together
-            return args[0].fake_device
-        kwargs = kwargs or {}
-        if function is aten._local_scalar_dense.default and hasattr(args[0], "_known"):
-            with no_dispatch():
-                return args[0]._known.item()
-        result = function(*args, **kwargs)
-        if function._overloadpacket in FLOPS:
-            self.flops += int(FLOPS[function._overloadpacket](*args, **kwargs, out_val=result))
-        made = [tensor for tensor in tree_iter(result) if isinstance(tensor, Tensor)]
-        for tensor in made:
+    def made(self, function: Any, args: Any, kwargs: Any, result: Any, tensors: list[Tensor]) -> None:
+        self.flops += 2 * multiply_adds(function, args, result)
+        for tensor in tensors:
             self.own(tensor, counted=True)
-        if made and all(_countable(tensor) for tensor in made) and not function._schema.is_mutable:
-            _compute(function, args, kwargs, made)
-        return result
-
-
-def _countable(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel() <= KNOWN_NUMBERS
-
-
-def _compute(function: Any, args: Any, kwargs: Any, made: list[Tensor]) -> None:
-    """Give the integers `made` the values they would have, where everything they come from is known."""
-    given = [tensor for tensor in tree_iter((args, kwargs)) if isinstance(tensor, Tensor)]
-    if not all(hasattr(tensor, "_known") for tensor in given) or torch.Tag.nondeterministic_seeded in function.tags:
-        return
-    known_args, known_kwargs = tree_map_only(Tensor, lambda tensor: tensor._known, (args, kwargs))
-    with no_dispatch():
-        known = function(*known_args, **known_kwargs)
-    for tensor, value in zip(made, (tensor for tensor in tree_iter(known) if isinstance(tensor, Tensor)), strict=True):
-        tensor._known = value  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ def abstract_run(model: nn.Module, *, gradients: bool = False) -> Iterator[Abstr
         model: on any device, also meta; it is not changed.
         gradients: whether every parameter has its gradient from the start, as from the second step on.
     """
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
+    with torch.random.fork_rng(devices=[]), _without_compiler(), Ledger() as ledger:
         shadow = _without_memory(model)
         for parameter in shadow.parameters():
             ledger.own(parameter)
@@ -138,6 +136,42 @@ def abstract_run(model: nn.Module, *, gradients: bool = False) -> Iterator[Abstr
         yield AbstractRun(shadow, ledger)
 
 
+class _NoCompiler(ModuleType):
+    """Stands where PyTorch's compiler would be imported: every setting is off, and what it is to leave alone is as it is."""
+
+    def __init__(self) -> None:
+        super().__init__(COMPILER)
+        self.left_alone: list[Any] = []
+
+    def disable(self, function: Any = None, *_: Any, **__: Any) -> Any:
+        """The function, or a decorator that gives it back."""
+        self.left_alone.append(function)
+        return (lambda given: given) if function is None else function
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self if name == "config" else False
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Parts of PyTorch (checkpointing, rules for shapes) import its compiler to be left alone by it, or to ask for a setting: a second, and
+    there is nothing here to compile. Where it is imported already, it stays."""
+    if COMPILER in sys.modules:
+        yield
+        return
+    stand_in = _NoCompiler()
+    sys.modules[COMPILER] = vars(torch)["_dynamo"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[COMPILER]
+        vars(torch).pop("_dynamo", None)
+        for function in stand_in.left_alone:  # the compiler, once it comes, is asked anew
+            vars(function).pop("__dynamo_disable", None) if function is not None else None
+
+
 def _without_memory(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -145,4 +179,22 @@ def _without_memory(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
-    return copy.deepcopy(model, memo)
+    return _twin(model, memo)
+
+
+def _twin(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """A copy with other tensors; what else a module holds is copied one level deep, in a tenth of the time of `copy.deepcopy`."""
+    if id(module) in memo:
+        return memo[id(module)]
+    made = memo[id(module)] = object.__new__(type(module))
+    for name, value in vars(module).items():
+        if name in ("_parameters", "_buffers"):
+            value = {key: memo.get(id(tensor), tensor) for key, tensor in value.items()}
+        elif name == "_modules":
+            value = {key: None if child is None else _twin(child, memo) for key, child in value.items()}
+        elif isinstance(value, nn.Module):
+            value = _twin(value, memo)
+        elif type(value) in (dict, list, set, OrderedDict):
+            value = copy.copy(value)
+        made.__dict__[name] = value
+    return made

@@ -1,32 +1,30 @@
-"""What a kind of model can do, found out from its configuration: so a model that is added to models/ describes itself.
+"""What a kind of model can do, found out from its configuration: so a model that is added describes itself, and nobody waits for PyTorch.
 
-Facts that a configuration does not state (which positions it accepts, whether it needs a `max_length`, whether its state
-grows) are tried out on a tiny model.
+What a configuration does not state (which positions it accepts, whether it needs a `max_length`) is tried out on a tiny one. The paper
+and the cost stand in the file of the backbone, which is read, not imported.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import inspect
 import re
 import sys
-import typing
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import docstring_parser
-import torch
 
-from ..layers.positions import POSITIONS
 from ..models.config import BackboneConfig, config_class, model_types
-from ..models.language_model import LanguageModel
-from .cost import WIDTHS
+from ..ops.choices import POSITIONS
 
 TINY: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 2}
-LENGTH = 128  # of the sequences that are tried
-NARROW = 8  # stands for windows and the like, so that what is constant is constant soon
+LENGTH = 128  # a `max_length` to try
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +65,9 @@ def model_facts(name: str) -> ModelFacts:
         ValueError: an unknown name, with the nearest one.
     """
     config = config_class(name)
-    module = sys.modules[config.__module__].__doc__ or ""
+    module, backbone = _backbone_texts(config)
     paper = re.search(r"arXiv (\d{4}\.\d{4,5})", module)
-    cost = re.search(r"[Cc]ost (O\([^)]*\)(?:, or O\([^)]*\) with \w+ \w+)?)", _backbone_text(config))
+    cost = re.search(r"[Cc]ost (O\([^)]*\)(?:, or O\([^)]*\) with \w+ \w+)?)", backbone)
     axes = re.search(r"Axes: (.*?)\.(?:\n|$)", module, re.DOTALL)
     return ModelFacts(
         name=name,
@@ -122,30 +120,21 @@ def _works(config: type[BackboneConfig], **fields: Any) -> bool:
 
 
 def _state(config: type[BackboneConfig]) -> str:
-    names = {field.name: field.default for field in dataclasses.fields(config)}
-    narrow = {name: NARROW for name in WIDTHS if isinstance(names.get(name), int)}
-    growth = _growth(config, narrow)
-    for name in (name for name in WIDTHS if name in names and names[name] is None):
-        if growth == "grows" and _growth(config, {**narrow, name: NARROW}) == "constant":
-            return f"grows; constant with {name}"
+    growth = "constant" if not config.state_grows else f"grows; constant with {config.state_bound}" if config.state_bound else "grows"
     return f"{growth}, up to max_length" if needs_max_length(config) else growth
 
 
-@torch.no_grad()
-def _growth(config: type[BackboneConfig], fields: dict[str, Any]) -> str:
-    with torch.random.fork_rng(devices=[]):
-        model = LanguageModel(with_needed(config, LENGTH, **TINY, **fields), vocab_size=4).eval()
-    tokens = torch.zeros(1, LENGTH // 4, dtype=torch.int64)
-    _, half = model.extend(tokens, model.init_state(1))
-    _, whole = model.extend(tokens, half)
-    return "constant" if half.nbytes() == whole.nbytes() else "grows"
-
-
-def _backbone_text(config: type[BackboneConfig]) -> str:
-    """The docstring of what `build` makes."""
-    name = typing.get_type_hints(config.build).get("return", object).__name__
-    found = getattr(sys.modules[config.__module__], name, None)
-    return " ".join((inspect.getdoc(found) or "").split())
+def _backbone_texts(config: type[BackboneConfig]) -> tuple[str, str]:
+    """The docstrings of the module and of the class of what `build` makes."""
+    home = config.build.__module__
+    found = find_spec(home.replace(".configs.", "."))
+    if found is None or found.origin is None:
+        return sys.modules[home].__doc__ or "", ""
+    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    name = str(inspect.get_annotations(config.build).get("return"))
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    text = next((ast.get_docstring(node) for node in classes), None)
+    return ast.get_docstring(tree) or "", " ".join((text or "").split())
 
 
 def _fields(config: type[BackboneConfig]) -> list[FieldFacts]:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..layers.positions import POSITIONS
-from ..models.config import BackboneConfig, config_class
+from ..models.config import BackboneConfig
 from ..models.language_model import LanguageModel
 from ..models.transformer import TransformerConfig
+from ..ops.choices import POSITIONS
 from .cost import TrainingCost, costs_along, training_cost
 from .describe import model_facts
+from .shape_run import on_meta
 
 OTHERWISE = ("positions", "axial_shape", "cross_attention", "context_dim", "window")  # of the exact twin: rotary, and all there is
 OPTIONS_LENGTH, OPTIONS_DEPTH = 256, 2  # of the models on which options are compared
@@ -54,7 +54,7 @@ def build_on_meta(config: BackboneConfig, *, vocab_size: int, length: int) -> La
     """
     limit = length if config.positions in ("learned", "axial") else None
     try:
-        with torch.device("meta"):
+        with on_meta():
             return LanguageModel(config, vocab_size=vocab_size, max_length=limit, tie_embeddings=True)
     except RuntimeError as error:
         raise ValueError(f"this model is too large for any machine: {error}") from error
@@ -176,14 +176,3 @@ def _default_features(config: BackboneConfig) -> int:
     from ..ops.random_features import default_features
 
     return default_features(config.head_width)
-
-
-def config_of(name: str, *, length: int, values: dict[str, Any]) -> BackboneConfig:
-    """The configuration with these values, and with room for `length` tokens.
-
-    Raises:
-        ValueError: an unknown model or field, or a value out of range.
-    """
-    from .describe import with_needed
-
-    return with_needed(config_class(name), length, **values)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..models.saving import replace_file
-from .forecast import ForecastScore
-from .labelled import ClassScore, PairScore
-from .tally import TextScore
+from ..models.files import replace_file
+
+if TYPE_CHECKING:
+    from .forecast import ForecastScore
+    from .labelled import ClassScore, PairScore
+    from .tally import TextScore
 
 CLASSES_SHOWN = 12
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,23 +15,21 @@ from torch import Tensor
 
 from ..data import Corpus, Examples, collate, load_corpus, load_examples, load_tokenizer, make_task
 from ..data.documents import STDIN
-from ..data.sources import fitting
+from ..data.sources import ROW_WAYS, WAYS, fitting
 from ..data.tokenizer import Tokenizer
 from ..data.value_tokenizers import reads_values
 from ..models.encoder_decoder import EncoderDecoder
 from ..models.language_model import LanguageModel
-from ..models.saving import CONFIG, WEIGHTS, Pretrained, read_config
+from ..models.saving import Pretrained
 from ..models.sequence_classifier import SequenceClassifier
 from .predict import row_limit
 from .report import shortened
+from .saved import find_saved, read_facts, read_options
 from .text import Text
 from .vocabulary import check_tokenizer, model_tokenizer
 
 HEADS: dict[str, type[Pretrained]] = {head.__name__: head for head in (LanguageModel, SequenceClassifier, EncoderDecoder)}
 Progress = Callable[[int, int | None], None]
-# How data are read, unless something else is said.
-WAYS = {"text": "text", "quotes": "auto", "skip_bad_rows": False, "binary": False, "headers": True, "column": None, "dtype": None}
-ROW_WAYS = ("text", "quotes", "skip_bad_rows")
 LONGEST = 300  # characters of what a damaged file says of itself
 
 
@@ -84,7 +81,7 @@ def load_trained(path: str) -> Trained:
         ValueError: there is none, or its files are damaged; the message says what is there.
     """
     folder, model = load_model(path)
-    return Trained(folder, model, _read_options(folder / "run.yaml"), _read_facts(folder / "run.json"))
+    return Trained(folder, model, read_options(folder / "run.yaml"), read_facts(folder / "run.json"))
 
 
 def load_model(path: str) -> tuple[Path, Any]:
@@ -93,28 +90,11 @@ def load_model(path: str) -> tuple[Path, Any]:
     Raises:
         ValueError: as there.
     """
-    folder = find_folder(path)
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
-    name = str(read_config(folder)["class"])
-    if name not in HEADS and not name.startswith("compat."):
-        raise ValueError(f"run: {folder / CONFIG} describes a {shortened(name, 80)}, which is no model of this package")
+    saved = find_saved(path)
+    folder, name = saved.folder, saved.head
     with telling_why(folder):
         model = HEADS.get(name, LanguageModel).from_pretrained(folder)
     return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-def find_folder(path: str) -> Path:
-    """The folder that `run` names.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"run: {folder} is a file; name the folder it is in" if folder.exists() else f"run: no such folder: {folder}")
-    return folder
 
 
 @contextlib.contextmanager
@@ -125,44 +105,6 @@ def telling_why(folder: Path) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:  # RuntimeError: sizes that no memory holds
         reason = shortened(" ".join(str(error).split()), LONGEST)
         raise ValueError(f"run: the model in {folder} cannot be loaded: {reason}") from error
-
-
-def learned_task(folder: Path) -> str | None:
-    """The synthetic task that a run learned; None for a model of text or rows, and where the folder does not say."""
-    return run_options(folder).get("task")
-
-
-def trained_on_bytes(folder: Path) -> bool:
-    """Whether a run read files as their bytes as they are; False where the folder does not say."""
-    return bool(run_options(folder).get("binary"))
-
-
-def run_options(folder: Path) -> dict[str, Any]:
-    """The options of a run; none where the folder does not say."""
-    with contextlib.suppress(ValueError):
-        return _read_options(folder / "run.yaml")
-    return {}
-
-
-def _read_options(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return _read(path, yaml.safe_load, (yaml.YAMLError, UnicodeDecodeError))
-
-
-def _read_facts(path: Path) -> dict[str, Any]:
-    return _read(path, json.loads, (ValueError,))
-
-
-def _read(path: Path, parse: Callable[[str], Any], errors: tuple[type[Exception], ...]) -> dict[str, Any]:
-    way_out = "the model itself is whole: copy it without this file, and give --data"
-    try:
-        found = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except errors as error:
-        raise ValueError(f"run: {path} is damaged: {' '.join(str(error).split())}; {way_out}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"run: {path} is damaged: it holds {type(found).__name__}; {way_out}")
-    return found
 
 
 def ways_to_read(run: Trained, data: str | None, *, rows: bool, **given: Any) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from ..ops.errors import check_mask, require, require_positive, whole_number
 from ..ops.scalars import as_number
 from ..ops.state import State
 from .repetition import Recent
-from .sampling import Sampling, penalise, sample
+from .sampling import penalise, sample
+from .sampling_options import Sampling
 from .steps import Reached, Steps
 from .stopping import Decoder, Ends, EndTokens, check_ends
 

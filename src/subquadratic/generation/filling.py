@@ -12,7 +12,8 @@ from torch import Tensor
 from ..layers.modes import evaluating
 from ..ops.errors import check_mask, require
 from ..ops.scalars import as_number
-from .sampling import check_sampling, sample
+from .sampling import sample
+from .sampling_options import check_sampling
 
 
 class Filled(NamedTuple):

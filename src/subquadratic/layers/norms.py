@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.add_norm_native import add_norm, suits
+from ..ops.choices import NORMS
 from ..ops.errors import require_choice
 from ..ops.precision import exact_dtype
 from .untouched import is_untouched
-
-NORMS = ("layer", "scale", "rezero")
 
 
 class ScaleNorm(nn.Module):

@@ -8,11 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..ops.choices import POSITIONS
 from ..ops.errors import require, require_choice, require_positive
 from ..ops.rotary import rotary_angles
 from ..ops.scalars import plain_scalars
-
-POSITIONS = ("rotary", "learned", "fixed", "axial", None)
 
 
 class LearnedPositions(nn.Module):

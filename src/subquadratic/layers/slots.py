@@ -6,9 +6,9 @@ Axes: B batch, N length, R slots.
 import torch
 from torch import Tensor, nn
 
+from ..ops.choices import PROJECTIONS
 from ..ops.errors import require_choice, require_positive
 
-PROJECTIONS = ("learned", "pool", "conv")
 TAPS = 16  # resolution of a convolution's kernel, which is stretched to the stride that a length gives
 
 

@@ -1,15 +1,50 @@
-"""Backbones, one file per paper, and the heads that make models of them."""
+"""Backbones, one file per paper, their configurations, and the heads that make models of them.
 
-from .config import BackboneConfig, config_class, model_types
-from .encoder_decoder import EncoderDecoder
-from .fastformer import Fastformer, FastformerConfig
-from .feedback_transformer import FeedbackTransformer, FeedbackTransformerConfig
-from .language_model import LanguageModel
-from .linformer import Linformer, LinformerConfig
-from .perceiver_ar import PerceiverAR, PerceiverARConfig
-from .performer import Performer, PerformerConfig
-from .sequence_classifier import SequenceClassifier
-from .transformer import Transformer, TransformerConfig
+Names are loaded when they are first used: configurations are there without PyTorch.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
+
+if TYPE_CHECKING:
+    from .config import BackboneConfig, config_class, model_types
+    from .configs.fastformer import FastformerConfig
+    from .configs.feedback_transformer import FeedbackTransformerConfig
+    from .configs.linformer import LinformerConfig
+    from .configs.perceiver_ar import PerceiverARConfig
+    from .configs.performer import PerformerConfig
+    from .configs.transformer import TransformerConfig
+    from .encoder_decoder import EncoderDecoder
+    from .fastformer import Fastformer
+    from .feedback_transformer import FeedbackTransformer
+    from .language_model import LanguageModel
+    from .linformer import Linformer
+    from .perceiver_ar import PerceiverAR
+    from .performer import Performer
+    from .sequence_classifier import SequenceClassifier
+    from .transformer import Transformer
+
+_HOMES = {
+    "BackboneConfig": "config",
+    "EncoderDecoder": "encoder_decoder",
+    "Fastformer": "fastformer",
+    "FastformerConfig": "configs.fastformer",
+    "FeedbackTransformer": "feedback_transformer",
+    "FeedbackTransformerConfig": "configs.feedback_transformer",
+    "LanguageModel": "language_model",
+    "Linformer": "linformer",
+    "LinformerConfig": "configs.linformer",
+    "PerceiverAR": "perceiver_ar",
+    "PerceiverARConfig": "configs.perceiver_ar",
+    "Performer": "performer",
+    "PerformerConfig": "configs.performer",
+    "SequenceClassifier": "sequence_classifier",
+    "Transformer": "transformer",
+    "TransformerConfig": "configs.transformer",
+    "config_class": "config",
+    "model_types": "config",
+}
 
 __all__ = [
     "BackboneConfig",
@@ -31,3 +66,5 @@ __all__ = [
     "config_class",
     "model_types",
 ]
+
+__getattr__, __dir__ = on_first_use(__name__, globals(), _HOMES)

@@ -1,18 +1,20 @@
-"""What every backbone's configuration has in common, and how a saved one finds its class again."""
+"""What every backbone's configuration has in common, and how a saved one finds its class again. PyTorch is loaded by `build` alone."""
+
+from __future__ import annotations
 
 import dataclasses
 import difflib
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from torch import nn
-
-from ..layers.norms import NORMS
-from ..layers.positions import POSITIONS
+from ..ops.choices import NORMS, POSITIONS
 from ..ops.errors import require, require_above_zero, require_choice, require_positive, require_probability
 from ..ops.scalars import as_number
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,11 @@ class BackboneConfig:
     aligned_right: ClassVar[bool] = (
         False  # whether outputs are each row's last real positions, aligned right, instead of standing at their inputs
     )
-    _classes: ClassVar[dict[str, type["BackboneConfig"]]] = {}
+    state_grows: ClassVar[bool] = False
+    """Whether the state of a stream grows with its length."""
+    state_bound: ClassVar[str | None] = None
+    """The field that bounds it, where it is given."""
+    _classes: ClassVar[dict[str, type[BackboneConfig]]] = {}
 
     dim: int
     """Model width D."""
@@ -123,7 +129,7 @@ class BackboneConfig:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "BackboneConfig":
+    def from_dict(cls, values: dict[str, Any]) -> BackboneConfig:
         """The configuration that :meth:`to_dict` gave; on the base class, of whatever model it names.
 
         Raises:
@@ -147,10 +153,10 @@ class BackboneConfig:
 
 def model_types() -> list[str]:
     """Names of all backbones, in alphabetical order."""
-    from . import __path__ as folder
+    from .configs import __path__ as folder
 
     for module in pkgutil.iter_modules(folder):
-        importlib.import_module(f"{__package__}.{module.name}")
+        importlib.import_module(f"{__package__}.configs.{module.name}")
     return sorted(BackboneConfig._classes)
 
 

@@ -4,33 +4,14 @@ Axes: B batch, N length, D width, H heads, K head width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..attention.additive import AdditiveAttention, logit_vectors
 from ..layers.residual import Branch
 from .backbone import StackBackbone, make_branch, make_feed_forward
-from .config import BackboneConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class FastformerConfig(BackboneConfig):
-    """Configuration of a :class:`Fastformer`."""
-
-    model_type: ClassVar[str] = "fastformer"
-
-    share_query_value: bool = True
-    """Values are the queries, the authors' default."""
-    tie_logit_vectors: bool = False
-    """All layers share the vectors that give the attention logits."""
-    token_shift: bool = False
-    """Shift half of the channels by one token before each layer."""
-
-    def build(self) -> "Fastformer":
-        """A freshly initialised :class:`Fastformer`."""
-        return Fastformer(self)
+from .configs.fastformer import FastformerConfig
 
 
 class Fastformer(StackBackbone):

@@ -5,8 +5,6 @@ Axes: B batch, N length, S length of a context, D width, L layers, G key-value m
 places of the open segment (C, or none for C = 1).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,82 +13,16 @@ from ..attention.feedback import FeedbackMemory, RelativeBias
 from ..layers.norms import make_norm
 from ..layers.residual import BranchState
 from ..layers.streaming import Carry, Streaming, default_device, part_with
-from ..ops.errors import check_mask, check_sequence, require, require_positive
+from ..ops.errors import check_mask, check_sequence, require
 from ..ops.feedback import HIDDEN
 from ..ops.padding import count_real, zero_padding
 from ..ops.precision import exact_dtype
-from ..ops.relative_bias import check_buckets
 from ..ops.segments import bring_back, lay_out
 from .backbone import context_arguments
-from .config import BackboneConfig
+from .configs.feedback_transformer import FeedbackTransformerConfig
 from .feedback_fast import run_fast, runs_fast
 from .feedback_loop import FeedbackState, Loop
 from .feedback_stack import FeedbackLayer, FeedbackStack
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeedbackTransformerConfig(BackboneConfig):
-    """Configuration of a :class:`FeedbackTransformer`."""
-
-    model_type: ClassVar[str] = "feedback_transformer"
-    causal_only: ClassVar[bool] = True
-
-    ff_glu: bool = True
-    """Gate the feed-forward layers, as the published package does; the paper has plain ones."""
-    positions: str | None = None
-    """"learned", "fixed" or "axial", added to the embedding by the heads, or None: the relative bias says where memories are."""
-    segment_length: int = 1
-    """1 is the paper's model: a token attends to the memories of earlier tokens. C > 1 computes C tokens in parallel: they attend to the
-    memories of earlier segments and causally to each other's hidden states. An approximation, some C times faster."""
-    memory_length: int = 256
-    """How many memories are kept; older ones are forgotten."""
-    share_key_value: bool = True
-    """One key-value map of the memory for all layers, as in the published package; False: one per layer, as in the authors' code."""
-    keep_last_hidden: bool = False
-    """The memory is the last layer's output alone, instead of the learned mixture of all layers."""
-    relative_bias: bool = True
-    """Learned bias by the distance between a token and a memory, in T5's buckets."""
-    relative_buckets: int = 32
-    """Buckets of the relative bias."""
-    relative_max_distance: int = 128
-    """Distances from about here on share the last bucket."""
-    detach_every: int | None = None
-    """Truncated back-propagation: in each call, gradients do not reach memories from before the last multiple of so many tokens. None: they
-    reach all."""
-    cross_attention: bool = False
-    """Each layer also attends to a context: memory, context, feed-forward."""
-    context_dim: int | None = None
-    """Width of the context; None: dim."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(segment_length=self.segment_length, memory_length=self.memory_length, detach_every=self.detach_every)
-        require_positive(context_dim=self.context_dim)
-        check_buckets(self.relative_buckets, self.relative_max_distance)
-        require(self.context_dim is None or self.cross_attention, "context_dim is for cross_attention=True")
-        require(
-            self.positions != "rotary",
-            "positions must be 'learned', 'fixed', 'axial' or None for feedback_transformer, got 'rotary': keys are made once, "
-            "when a memory is written, and distances are told by relative_bias",
-        )
-        require(
-            not self.reversible,
-            "reversible must be False for feedback_transformer, got True: a memory merges every layer's output, "
-            "which a reversible stack does not keep; use checkpointing=True to save activation memory",
-        )
-        require(
-            self.detach_every is None or self.detach_every % self.segment_length == 0,
-            f"detach_every must be a multiple of segment_length={self.segment_length}, got {self.detach_every}",
-        )
-
-    @property
-    def spare(self) -> int:
-        """P, places for the open segment."""
-        return self.segment_length if self.segment_length > 1 else 0
-
-    def build(self) -> "FeedbackTransformer":
-        """A freshly initialised :class:`FeedbackTransformer`."""
-        return FeedbackTransformer(self)
 
 
 class FeedbackTransformer(Streaming):

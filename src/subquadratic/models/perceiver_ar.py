@@ -5,8 +5,7 @@ Axes: B batch, N length, S length (keys), D width, W width of a buffer.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,53 +16,14 @@ from ..layers.norms import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from ..ops.backend import is_transformed, may_look
-from ..ops.errors import check_mask, check_sequence, require, require_batch_size, require_positive, require_probability
+from ..ops.errors import check_mask, check_sequence, require, require_batch_size, require_positive
 from ..ops.padding import pack, zero_padding
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
-from ..ops.scalars import is_whole
 from ..ops.state import State, state
 from .backbone import make_branch, make_feed_forward
-from .config import BackboneConfig
+from .configs.perceiver_ar import PerceiverARConfig
 
 PARTS = 1_000_000  # a dropout fraction in integers, so that masked and unmasked rows round alike
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerceiverARConfig(BackboneConfig):
-    """Configuration of a :class:`PerceiverAR`."""
-
-    model_type: ClassVar[str] = "perceiver_ar"
-    aligned_right: ClassVar[bool] = True
-    causal_only: ClassVar[bool] = True
-
-    latents: int = 256
-    """How many of the last positions are latents; only they have outputs."""
-    cross_depth: int = 1
-    """Layers of cross-attention to the whole input, before the ``depth`` layers of self-attention."""
-    prefix_dropout: float = 0.0
-    """Fraction of each row's prefix that is left out in training."""
-    refill: int | str = "exact"
-    """Streaming beyond ``latents`` tokens: "exact" computes all latents anew for each token; an integer drops to
-    ``latents - refill`` of them and refills, which costs one token's work in between."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(latents=self.latents, cross_depth=self.cross_depth)
-        require_probability(prefix_dropout=self.prefix_dropout)
-        stride = self.refill
-        if stride != "exact" and (isinstance(stride, str) or not is_whole(stride) or not 1 <= stride < self.latents):
-            raise ValueError(f"refill must be 'exact' or an integer of at least 1 and less than latents={self.latents}, got {stride!r}")
-
-    def latents_at(self, tokens: int) -> int:
-        """How many latents give the output of the last of ``tokens`` real tokens in a stream, l(t) of
-        :meth:`PerceiverAR.extend`."""
-        if tokens <= self.latents or isinstance(self.refill, str):
-            return min(tokens, self.latents)
-        return self.latents - self.refill + (tokens - self.latents - 1) % (self.refill + 1)
-
-    def build(self) -> "PerceiverAR":
-        """A freshly initialised :class:`PerceiverAR`."""
-        return PerceiverAR(self)
 
 
 @state

@@ -1,14 +1,16 @@
 """The errors users meet, and the small checks that raise them with the argument, its value and what is allowed."""
 
+from __future__ import annotations
+
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from .scalars import as_number, is_number, is_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NotCausalError(ValueError):
@@ -94,6 +96,8 @@ def check_mask(mask: Tensor | None, batch: int, length: int, *, name: str = "mas
     """
     if mask is None:
         return
+    import torch  # here, since configurations are checked without it
+
     if mask.dtype is not torch.bool:
         raise ValueError(f"{name} must be bool with True = real token, got dtype {mask.dtype}; convert with {name}.bool()")
     if mask.shape == (batch, length):

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import feed_forward as kernel
 from .backend import PLAIN, are_float32, takes_native
+from .shape_only import ShapeOnly
 
 FEWEST_ROWS = 256  # below, packing the weights costs what the kernel saves
-KINDS = (*PLAIN, FakeTensor)  # the last has a shape alone, for estimates
+KINDS = (*PLAIN, FakeTensor, ShapeOnly)  # the last two have a shape alone, for estimates
 MOST_WEIGHTS = 1 << 20  # of one map: larger ones leave the caches, and a matrix library is at its best with them
 
 

@@ -6,21 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from .errors import require, require_positive
-
-
-def check_buckets(buckets: int, max_distance: int) -> None:
-    """The arithmetic needs two buckets, and far distances beyond the exact half.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    require_positive(relative_buckets=buckets, relative_max_distance=max_distance)
-    require(buckets >= 2, f"relative_buckets must be at least 2, got {buckets}")
-    require(
-        max_distance > buckets // 2,
-        f"relative_max_distance must be more than relative_buckets / 2 = {buckets // 2}, where exact distances end, got {max_distance}",
-    )
+from .choices import check_buckets
 
 
 def relative_buckets(distance: Tensor, *, buckets: int = 32, max_distance: int = 128) -> Tensor:

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from ..data import collate, load_examples, load_tokenizer
 from ..models.sequence_classifier import SequenceClassifier
+from .configuration import backbone_config, length_limit
 from .options import TrainOptions
 from .problem import Batch, Problem, Sums
-from .setup import backbone_config, examples_facts, length_limit, predict_command, task_of
+from .setup import examples_facts, predict_command, task_of
 from .snippets import CLASSIFIES, SORTS, of_task
 
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from .status import StatusLine
+
 # What would move a terminal's cursor or change its colours is shown as the picture of the character.
 PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
 PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
@@ -24,9 +26,10 @@ def make_display(stream: TextIO | None = None, *, quiet: bool = False, as_json: 
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")
         stream = cast(TextIO, _Lasting(stream))
+    status = StatusLine(sys.stderr)
     if as_json:
-        return JsonDisplay(stream)
-    return LiveDisplay(stream) if stream.isatty() else PlainDisplay(stream)
+        return JsonDisplay(stream, status=status)
+    return LiveDisplay(stream, status) if stream.isatty() else PlainDisplay(stream, status=status)
 
 
 def nowhere() -> TextIO:
@@ -75,12 +78,14 @@ class PlainDisplay:
 
     unit = "bits/byte"
 
-    def __init__(self, stream: TextIO, interval: float = 10.0) -> None:
+    def __init__(self, stream: TextIO, interval: float = 10.0, status: StatusLine | None = None) -> None:
         self.stream, self.interval, self._last = stream, interval, -float("inf")
+        self.status = StatusLine(None) if status is None else status
         self._reading: float | None = None
 
     def say(self, text: str) -> None:
         """A line that stays."""
+        self.status.clear()
         print(text.translate(PICTURES), file=self.stream, flush=True)
 
     def report(self, event: str, text: str | None = None, **values: Any) -> None:
@@ -88,8 +93,13 @@ class PlainDisplay:
         if text is not None:
             self.say(text)
 
+    def waiting(self, text: str) -> None:
+        """What is going on until there is something to show."""
+        self.status.show(text)
+
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
         """Where the run is: training loss in bits per `unit`, `speed` in tokens a second, `left` in seconds."""
+        self.status.clear()
         if time.monotonic() - self._last >= self.interval:
             self._last = time.monotonic()
             self.say(self.line(step=step, bits=bits, speed=speed, left=left))
@@ -108,6 +118,7 @@ class PlainDisplay:
 
     def close(self) -> None:
         """No more updates; `say` still works."""
+        self.status.clear()
 
 
 class JsonDisplay(PlainDisplay):
@@ -118,6 +129,7 @@ class JsonDisplay(PlainDisplay):
 
     def report(self, event: str, text: str | None = None, **values: Any) -> None:
         content = {"event": event, **({"text": text} if event == "message" else values)}
+        self.status.clear()
         print(json.dumps(content), file=self.stream, flush=True)
 
     def update(self, **numbers: float) -> None:
@@ -127,8 +139,8 @@ class JsonDisplay(PlainDisplay):
 class LiveDisplay(PlainDisplay):
     """A progress bar that stays in place, below the lines that `say` writes."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: TextIO, status: StatusLine | None = None) -> None:
+        super().__init__(stream, status=status)
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -138,12 +150,15 @@ class LiveDisplay(PlainDisplay):
         self._task = self._progress.add_task("", total=1.0)
 
     def say(self, text: str) -> None:
+        self.status.clear()
         self._console.print(text.translate(PICTURES), markup=False, soft_wrap=True)
 
     def update(self, *, step: int, bits: float, speed: float, left: float, progress: float) -> None:
+        self.status.clear()
         self._progress.start()
         line = self.line(step=step, bits=bits, speed=speed, left=left)
         self._progress.update(self._task, completed=progress, description=line)
 
     def close(self) -> None:
+        self.status.clear()
         self._progress.stop()

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..models.saving import CONFIG, WEIGHTS, read_config
+from ..models.files import CONFIG, WEIGHTS, read_config
 from .checkpoints import FORMAT, PROGRESS, CheckpointError, Checkpoints
 
 KEYS = ("step", "run_seconds", "train_seconds", "elapsed", "aside", "sizes", "marks", "losses", "best", "stale", "averaged")

@@ -20,9 +20,10 @@ from ..evaluation.trained import validation_text
 from ..evaluation.windows import TextWindows, scored_losses, stacked
 from ..models.language_model import LanguageModel
 from . import samples, snippets
+from .configuration import backbone_config, length_limit
 from .options import TrainOptions
 from .problem import Batch, Problem, Score, Sums
-from .setup import Progress, backbone_config, data_facts, length_limit, task_of
+from .setup import Progress, data_facts, task_of
 
 MASK_PROBABILITY = 0.15  # of plain windows
 SMALL_TEXT = 20_000_000  # tokens

@@ -26,7 +26,7 @@ VALUES = ("tokens", "bins", "binning", "difference", "column", "dtype")  # of da
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Train one model on text, labelled rows, pairs or a synthetic task, and leave it in a run folder.
+    """Train one model on text, integers, a series of numbers, labelled rows, pairs or a synthetic task, and leave it in a run folder.
 
     What is left at None comes from the model's line in `defaults.py`; see `resolve`.
     """
@@ -37,7 +37,7 @@ class TrainOptions:
     """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet .fasta are understood, and with
     --tokens or --bins .npy and .bin. Default: the source of Python's own standard library."""
     validation_data: str | None = None
-    """What to validate on, read as the data are, all of which is trained on then. Default: a tenth of the data."""
+    """Data to validate on, read as --data is, all of which is trained on then. Default: a tenth of --data."""
     text: str = "text"
     """Column or field that holds the text, where the data has columns. Where another is named, only rows are read: a file
     without columns is refused, or passed over in a folder."""
@@ -55,13 +55,14 @@ class TrainOptions:
     headers: bool = True
     """Header lines of FASTA files are part of the text. Each record is a document, its sequence without line breaks."""
     tokens: int | None = None
-    """The data holds integer tokens and no text: how many different ones there are, so that they run from 0 to this number less 1."""
+    """Read the data as integer tokens in place of text: how many different ones there are, from 0 to this number minus 1."""
     bins: int | None = None
-    """The data holds numbers, a series: learn which of so many bins the next one falls into. The bins are found on the training part."""
+    """Read the data as a series of numbers, and predict which of this many bins the next one falls into. The bins are fitted to the
+    training data."""
     binning: Literal["quantile", "mu_law"] = "quantile"
     """Bins that hold equally many numbers each (quantile), or that are narrow around zero, as waveforms need (mu_law)."""
     difference: bool = False
-    """The bins are those of the change from one number to the next: for a series whose level drifts, a price say."""
+    """Bin the change from one number to the next: for a series whose level drifts, such as a price."""
     column: str | None = None
     """Column or field that holds the tokens or numbers, where the data has columns. Default: tokens, or values."""
     dtype: str | None = None
@@ -119,6 +120,8 @@ class TrainOptions:
     """Decay of a moving average of the weights, 0.999 say; the average is what is validated and saved."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass. auto: bfloat16 where a GPU has it, else float32."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
     seed: int = 0
     """Seed of weights, order of the data, dropout, masks and random features."""
 
@@ -264,7 +267,7 @@ class TrainOptions:
             _require(not isinstance(value, int) or abs(value) <= MOST, f"fields.{name}", f"at most {MOST:,}", value)
         for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("max_steps", "validation_tokens", "patience", "save_every"):
+        for name in ("max_steps", "threads", "validation_tokens", "patience", "save_every"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "at least 1", value)
         assert self.learning_rate is not None

@@ -15,7 +15,7 @@ from .outputs import named
 ALONE = "true"  # what `--resume` without a value stands for
 LAST = "find_lr"  # the last option that every version writes
 # What may differ when a run goes on; and when a finished one does, besides.
-FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "quiet", "json", "dry_run", "find_lr")
+FREE = ("out", "overwrite", "resume", "report_to", "keep", "save_every", "quiet", "json", "dry_run", "find_lr", "threads")
 FURTHER = ("max_steps", "budget", "learning_rate", "schedule", "warmup", "evaluations", "patience")
 
 

@@ -95,8 +95,10 @@ class Run:
         self._add_callbacks(trainer, signals)
         with self._explaining():
             if checkpoint is None:
+                self.display.waiting("measuring before the first step")
                 self._measure(0)
             self._start_clock()
+            self.display.waiting("first step")
             step = self.progress.get("step", 0)
             if step and (self.schedule.progress(step) >= 1 or self._out_of_patience()):  # the Trainer would take one more
                 return step

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 
 from ..data import collate, load_examples, load_tokenizer
-from ..models.config import config_class
 from ..models.encoder_decoder import EncoderDecoder
 from . import samples
+from .configuration import length_limit, pair_configs
 from .options import TrainOptions
 from .problem import Batch, Problem, Sums
-from .setup import backbone_config, examples_facts, length_limit
+from .setup import examples_facts
 from .snippets import TRANSLATES
-
-CAN = "performer, linformer and transformer can be both"
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
@@ -39,7 +37,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
     )
     source_length, target_length = examples.longest
     options = dataclasses.replace(options, context=max(source_length, target_length))
-    encoder, decoder = _configs(options)
+    encoder, decoder = pair_configs(options)
 
     def build() -> EncoderDecoder:
         return EncoderDecoder(
@@ -69,20 +67,6 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         save_extra=tokenizer.save,
         closing=lambda folder: f'subq generate {folder} --prompt "a source text"',
     )
-
-
-def _configs(options: TrainOptions) -> tuple[Any, Any]:
-    """The encoder's configuration (bidirectional) and the decoder's (causal, reading the encoder).
-
-    Raises:
-        ValueError: the model cannot be one of the two; says which can.
-    """
-    kind = config_class(options.model)
-    if kind.causal_only:
-        raise ValueError(f"model: {options.model} cannot be the encoder, which sees the source from both sides; {CAN}")
-    if not hasattr(kind, "cross_attention"):
-        raise ValueError(f"model: {options.model} cannot be the decoder: it has no cross-attention; {CAN}")
-    return backbone_config(options, causal=False), backbone_config(options, causal=True, cross_attention=True)
 
 
 def _sums(model: Any, batch: Batch, generator: torch.Generator) -> Sums:

@@ -14,30 +14,9 @@ from ..data import Corpus, Examples, Task, make_task
 from ..data.documents import TEXT_FIELD
 from ..evaluation.processor import processor
 from ..evaluation.versions import versions
-from ..models.config import BackboneConfig, config_class
 from .options import TrainOptions
 
 Progress = Callable[[int, int | None], None] | None  # called with the bytes done, and the bytes there are (None: not known)
-
-
-def backbone_config(options: TrainOptions, **changes: Any) -> BackboneConfig:
-    """The configuration that resolved `options` describe.
-
-    Raises:
-        ValueError: fields that the configuration does not have or does not accept.
-    """
-    values = {"dim": options.dim, "depth": options.depth, "heads": options.heads, "causal": options.causal}
-    if options.checkpointing:
-        values["checkpointing"] = True
-    fields = {**values, **options.fields, "model_type": options.model, **changes}
-    if fields["model_type"] == "linformer":
-        fields.setdefault("max_length", options.context)
-    return config_class(fields["model_type"]).from_dict(fields)
-
-
-def length_limit(config: BackboneConfig, context: int | None) -> int | None:
-    """The `max_length` a head needs: only position tables have to be filled."""
-    return context if config.positions in ("learned", "axial") else None
 
 
 def data_facts(data: Corpus | Examples, **more: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import shlex
 import time
@@ -16,16 +15,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from ..models.saving import read_config, read_weights
+from ..models.files import read_config
+from ..models.saving import read_weights
+from ..ops.threads import use_threads
 from . import classification, language, sequence_to_sequence
+from .before import check_apart, check_before
 from .callbacks import Signals
 from .checkpoints import CheckpointError, Checkpoints
 from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
 from .further import EXTENDED, describe_extension, extend, last_extension, longer
 from .integrity import check_files, read_progress, way_back
-from .options import PATHS, TrainOptions
-from .outputs import check_folder, check_outside
+from .options import TrainOptions
+from .outputs import check_folder
 from .problem import Problem
 from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_facts, saved_options
 from .run import Run, TrainResult, is_main_process
@@ -45,16 +47,15 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
     started = time.monotonic()
     options, saved = _options(options)
     display = _display(options) if display is None else display
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if options.budget is not None:
-            raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
-        if "-" in (options.data, options.validation_data):
-            raise ValueError("data: standard input is for one process, since it can be read once; name a file")
+    use_threads(options.threads)
+    check_before(options)
     folder = _folder(options)
     facts = {} if saved is None else saved_facts(folder.path)
-    _check_sources(options, folder)
+    check_apart(options, folder.path)
     further = None if saved is None or not folder.finished() else longer(saved, options)
+    display.waiting("reading the data")
     options, problem = prepare(options if further is None else further, display.reading)
+    display.waiting("estimating time and memory" if options.dry_run else "estimating memory")
     if saved is not None:
         before = saved if saved.context else dataclasses.replace(saved, context=options.context)
         check_unchanged(before, options, further=further is not None)
@@ -74,30 +75,12 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
     return _run(options, problem, folder, display, started, resuming=saved is not None, further=further is not None)
 
 
-def _check_sources(options: TrainOptions, folder: RunFolder) -> None:
-    """Raises ValueError where the run would write among what it reads, or `overwrite` would delete it."""
-    if options.dry_run or options.resume is not None:
-        return
-    for source in (options.data, options.validation_data):
-        if source is not None and not os.path.isdir(os.path.expanduser(source)):  # in a folder, runs are passed over
-            check_outside("out", folder.path, source)
-    for name in PATHS:
-        value = getattr(options, name)
-        if value is None or not options.overwrite or not os.path.lexists(value):
-            continue
-        if Path(value).resolve().is_relative_to(folder.path.resolve()):
-            raise ValueError(f"{name}: {value} is in the folder whose run --overwrite would delete; copy it, or name another --out")
-
-
 def _check_fit(problem: Problem, options: TrainOptions) -> None:
     """Raises ValueError where a step would need more than there is, or what is not installed."""
     batch = (options.batch_size or 1) * int(os.environ.get("WORLD_SIZE", "1"))
     if (options.accumulation - 1) * batch >= len(problem.train):
         batches, items = f"{options.accumulation:,} batches of {batch:,}", f"{len(problem.train):,} items of the training data"
         raise ValueError(f"accumulation: {batches} are more than the {items}, which end a step: give a smaller one")
-    for name in options.trackers():
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"report_to: {name} is not installed: pip install {name}")
 
 
 def prepare(options: TrainOptions, progress: Progress = None) -> tuple[TrainOptions, Problem]:
@@ -133,6 +116,7 @@ def _run(
                 longer_one = "to train it further, give a larger --max_steps or --budget, which count from its beginning"
                 display.say(f"finished    the run in {folder.path} is complete; {longer_one}")
                 return None
+        display.waiting("building the model")
         torch.manual_seed(options.seed)
         model = problem.build()
         checkpoint = newest_checkpoint(folder) if resuming else None

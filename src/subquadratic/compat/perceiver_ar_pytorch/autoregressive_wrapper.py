@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...generation.sampling import check_sampling, sample
+from ...generation.sampling import sample
+from ...generation.sampling_options import check_sampling
 from ...generation.stopping import EndTokens, end_tokens, is_end
 from ...layers.modes import evaluating
 from ...ops.errors import check_mask, require

@@ -21,6 +21,7 @@ ROWS = ("queries", "keys", "values", "output", "d_output", "d_queries", "d_keys"
 
 
 _OPERATORS = torch.library.Library("subquadratic", "FRAGMENT")
+WITHOUT_MEMORY: dict[Any, Callable[..., Any]] = {}  # of each operator, what it makes of tensors on the device meta
 
 
 def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) -> Callable[[Callable[..., Any]], Any]:
@@ -47,7 +48,9 @@ def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) ->
         _OPERATORS.define(name + torch.library.infer_schema(function, mutates_args=()))
         _OPERATORS.impl(name, run, "CPU")
         torch.library.register_fake(f"subquadratic::{name}", run_without_memory, lib=_OPERATORS)
-        return getattr(torch.ops.subquadratic, name).default
+        made = getattr(torch.ops.subquadratic, name).default
+        WITHOUT_MEMORY[made] = run_without_memory
+        return made
 
     return make
 

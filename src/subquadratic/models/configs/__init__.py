@@ -1,0 +1,1 @@
+"""The configuration of each backbone, which can be read and checked without PyTorch."""

@@ -1,0 +1,76 @@
+"""The configuration of a Performer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...ops.choices import check_kernel, check_local
+from ...ops.errors import require, require_positive
+from ..config import BackboneConfig
+
+if TYPE_CHECKING:
+    from ..performer import Performer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerformerConfig(BackboneConfig):
+    """Configuration of a :class:`Performer`."""
+
+    model_type: ClassVar[str] = "performer"
+
+    features: int | None = None
+    """Random features M per head; None: floor(K ln K)."""
+    kernel: str | Callable[..., Any] = "softmax"
+    """"softmax" (FAVOR+), "relu", "efficient", or a callable (which cannot be saved)."""
+    feature_epsilon: float = 0.0
+    """Added to every softmax feature; the published code has 1e-4, unbiased estimation 0."""
+    orthogonal_scaling: int = 0
+    """Row norms of the projection: 0 as Gaussian vectors have, 1 sqrt(K)."""
+    redraw_interval: int | None = 1000
+    """Optimizer steps between redraws of the projections (the published value); None: never. Acted on by the training engine."""
+    local_heads: int | tuple[int, ...] = 0
+    """Heads that attend exactly within a window instead; one number, or one per layer."""
+    local_window: int = 256
+    """Window of the local heads."""
+    token_shift: bool = False
+    """Shift half of the channels by one token before each layer."""
+    cross_attention: bool = False
+    """Each layer also attends to a context: self-attention, cross-attention, feed-forward."""
+    context_dim: int | None = None
+    """Width of the context; None: dim."""
+    qkv_bias: bool = False
+    """Biases of the query, key and value maps."""
+    out_bias: bool = True
+    """Bias of the attention's output map."""
+    qk_norm: bool = False
+    """One learned length per head for queries and keys, which keeps random features accurate."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.local_heads, list):  # JSON gives a list
+            object.__setattr__(self, "local_heads", tuple(self.local_heads))
+        if isinstance(self.local_heads, tuple):
+            require(
+                len(self.local_heads) == self.depth,
+                f"local_heads must be one number, or one per layer ({self.depth}), got {self.local_heads!r}",
+            )
+        check_kernel(
+            kernel=self.kernel, features=self.features, feature_epsilon=self.feature_epsilon, orthogonal_scaling=self.orthogonal_scaling
+        )
+        for local_heads in self.local_heads_per_layer:
+            check_local(heads=self.heads, local_heads=local_heads, local_window=self.local_window)
+        require_positive(redraw_interval=self.redraw_interval, context_dim=self.context_dim)
+        require(self.context_dim is None or self.cross_attention, "context_dim is for cross_attention=True")
+
+    @property
+    def local_heads_per_layer(self) -> tuple[int, ...]:
+        """``local_heads``, one number per layer."""
+        return self.local_heads if isinstance(self.local_heads, tuple) else (self.local_heads,) * self.depth
+
+    def build(self) -> Performer:
+        """A freshly initialised :class:`Performer`."""
+        from ..performer import Performer
+
+        return Performer(self)

@@ -1,0 +1,71 @@
+"""The files of a saved model, as far as they can be read, checked and replaced without PyTorch."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json says, without its format number.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is missing, not JSON, or of another format.
+    """
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG}")
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{folder / CONFIG} is not valid JSON: {error}") from error
+    if not isinstance(content, dict) or "class" not in content:
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a subquadratic model")
+    if content.pop("format", None) != FORMAT:
+        raise ValueError(f"{folder / CONFIG} has another format than {FORMAT}, the one that this version reads")
+    return content
+
+
+def check_replaceable(folder: Path) -> None:
+    """Whether a model may be saved in a folder: what it would replace must be a model of this package.
+
+    Raises:
+        FileExistsError: if config.json or model.safetensors there are something else, another program's model perhaps.
+    """
+    present = [name for name in (CONFIG, WEIGHTS) if os.path.lexists(folder / name)]
+    if not present:
+        return
+    try:
+        read_config(folder)
+    except (OSError, ValueError) as error:
+        raise FileExistsError(
+            f"{folder} has {' and '.join(present)}, which would be replaced, but holds no model of this package ({error}): "
+            "choose another folder, or move them away"
+        ) from error
+
+
+def replace_file(target: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a temporary file beside ``target``, then rename it: ``target`` is never half-written."""
+    replace_files({target: write})
+
+
+def replace_files(writers: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """`replace_file` for files that belong together: none is renamed before all are written, so that a full disk changes none."""
+    with contextlib.ExitStack() as stack:
+        written = []
+        for target, write in writers.items():
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            os.close(handle)
+            stack.callback(Path(name).unlink, missing_ok=True)
+            write(Path(name))
+            written.append((Path(name), target))
+        umask = os.umask(0)
+        os.umask(umask)
+        for temporary, target in written:
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            temporary.replace(target)

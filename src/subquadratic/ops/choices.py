@@ -1,0 +1,56 @@
+"""What options choose among, and the ranges that configurations and layers check alike; known without PyTorch."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .errors import require, require_choice, require_positive
+from .scalars import as_number, is_number, is_whole
+
+NORMS = ("layer", "scale", "rezero")
+POSITIONS = ("rotary", "learned", "fixed", "axial", None)
+KERNELS = ("softmax", "relu", "efficient")  # of FAVOR+
+SHARING = ("none", "kv", "layer")  # of a Linformer's projections
+PROJECTIONS = ("learned", "pool", "conv")  # of a sequence into its slots
+
+
+def check_local(*, heads: int, local_heads: int, local_window: int) -> None:
+    """Ranges of the local heads' options.
+
+    Raises:
+        ValueError: naming the first that is out of range.
+    """
+    require_positive(local_window=local_window)
+    if not is_whole(as_number(local_heads)) or not 0 <= local_heads <= heads:
+        raise ValueError(f"local_heads must be an integer from 0 to heads={heads}, got {local_heads!r}")
+
+
+def check_kernel(*, kernel: str | Callable[..., Any], features: int | None, feature_epsilon: float, orthogonal_scaling: int) -> None:
+    """Ranges of the options that decide the features.
+
+    Raises:
+        ValueError: naming the first that is out of range.
+    """
+    if not callable(kernel):
+        require_choice("kernel", kernel, KERNELS)
+    require_positive(features=features)
+    require(
+        kernel != "efficient" or features is None,
+        f"features must be None with kernel='efficient', which has no projection, got {features!r}",
+    )
+    require(is_number(feature_epsilon) and feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
+    require(not feature_epsilon or kernel == "softmax", f"feature_epsilon is for kernel='softmax', got kernel={kernel!r}")
+    require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))
+
+
+def check_buckets(buckets: int, max_distance: int) -> None:
+    """The arithmetic needs two buckets, and far distances beyond the exact half.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    require_positive(relative_buckets=buckets, relative_max_distance=max_distance)
+    require(buckets >= 2, f"relative_buckets must be at least 2, got {buckets}")
+    require(
+        max_distance > buckets // 2,
+        f"relative_max_distance must be more than relative_buckets / 2 = {buckets // 2}, where exact distances end, got {max_distance}",
+    )

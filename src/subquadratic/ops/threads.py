@@ -1,0 +1,35 @@
+"""How many threads of this process compute."""
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+from .errors import require_positive
+
+RANKS = "LOCAL_WORLD_SIZE"  # processes on this machine, as torchrun says it
+
+
+def use_threads(threads: int | None, environment: Mapping[str, str] = os.environ) -> int:
+    """From now on compute with so many threads, PyTorch's operators and the C kernels alike; how many there are.
+
+    Args:
+        threads: None: as many as there are, but for several processes of one run, which share the machine's cores, each at least one;
+            where ``OMP_NUM_THREADS`` is set (``torchrun`` sets it to 1), as many as it says.
+
+    Raises:
+        ValueError: for less than one.
+    """
+    require_positive(threads=threads)
+    if threads is None and "OMP_NUM_THREADS" not in environment:
+        ranks = environment.get(RANKS, "1")
+        if ranks.isdecimal() and int(ranks) > 1:
+            threads = max(1, usable_cores() // int(ranks))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which containers and ``taskset`` make fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,123 @@
+"""What can be told without PyTorch is told without it: nobody waits seconds for a typing mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "accelerate", "matplotlib")
+CODE = """\
+import contextlib, io, json, sys, time
+from subquadratic.cli.main import main
+for argv in json.loads(sys.argv[1]):
+    output, said, started = io.StringIO(), io.StringIO(), time.process_time()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(said):
+        status = main(argv)
+    found = [status, output.getvalue(), said.getvalue(), [name for name in json.loads(sys.argv[2]) if name in sys.modules]]
+    print(json.dumps([*found, time.process_time() - started]))
+"""
+FACTS = {"format": 1, "class": "LanguageModel", "config": {"model_type": "transformer", "dim": 16, "depth": 1, "heads": 2}}
+
+QUICK = [
+    ["--help"],
+    ["models"],
+    ["models", "performer"],
+    ["bench", "--list"],
+    ["tokenizer", "show", "bytes"],
+    *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict")),
+    *([verb, "--help"] for verb in ("bench", "info", "models", "convert", "completion")),
+]
+WRONG = [
+    ["train", "--data", "missing.txt"],
+    ["train", "--validation_data", "missing.txt"],
+    ["train", "--data", "rows.csv", "--tokens", "4", "--dtype", "uint8"],
+    ["train", "--data", "rows.csv", "--bins", "4", "--validation_data", "missing.csv"],
+    ["train", "--bins", "4"],
+    ["train", "--dim", "30", "--heads", "4"],
+    ["train", "--fields.kernal", "relu"],
+    ["train", "--model", "gpt"],
+    ["train", "--threads", "0"],
+    ["train", "--tokenizer", "missing"],
+    ["train", "--weights", "full"],
+    ["train", "--out", "full"],
+    ["train", "--out", "/proc/none/run"],
+    ["train", "--resume", "missing"],
+    ["train", "--data", "rows.csv", "--target", "text", "--model", "perceiver_ar"],
+    ["generate", "missing"],
+    ["generate", "full"],
+    ["generate", "causal", "--top_p", "2"],
+    ["generate", "masked"],
+    ["generate", "causal", "--prompt_file", "missing.txt"],
+    ["generate", "classes"],
+    ["generate", "causal", "--prompt_length", "3"],
+    ["generate", "integers", "--stop", "x"],
+    ["generate", "integers", "--prompt_file", "missing.npy"],
+    ["generate", "integers", "--prompt_file", "rows.csv", "--column", "missing"],
+    ["fill", "causal", "a [MASK]"],
+    ["fill", "masked", "nothing hidden"],
+    ["evaluate", "missing"],
+    ["evaluate", "causal"],
+    ["evaluate", "causal", "--data", "missing.txt"],
+    ["evaluate", "causal", "--data", "rows.csv", "--label", "stars"],
+    ["predict", "missing", "--data", "rows.csv"],
+    ["predict", "causal", "--data", "rows.csv"],
+    ["predict", "classes", "--data", "missing.csv"],
+    ["predict", "classes", "--data", "rows.csv", "--max_new_tokens", "3"],
+    ["predict", "classes", "--data", "rows.csv", "--tokenizer", "missing"],
+    ["info", "missing"],
+    ["info", "--dim", "30"],
+    ["info", "--model", "gpt"],
+    ["convert", "missing.pt", "--from", "linformer", "--out", "x"],
+    ["convert", "rows.csv", "--from", "lynformer", "--out", "x"],
+    ["bench", "--cases", "nothing"],
+    ["tokenizer", "train", "--data", "missing", "--out", "x"],
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with saved models, of which nobody looks at the weights."""
+    folder = tmp_path_factory.mktemp("early")
+    for name, content in (
+        ("causal", FACTS),
+        ("integers", FACTS),
+        ("masked", {**FACTS, "config": {**FACTS["config"], "causal": False}}),  # type: ignore[dict-item]
+        ("classes", {**FACTS, "class": "SequenceClassifier"}),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(content))
+        (folder / name / "model.safetensors").touch()
+    (folder / "integers" / "values.json").write_text(json.dumps({"format": 1, "kind": "integers", "size": 9}))
+    (folder / "full").mkdir()
+    (folder / "full" / "kept.txt").write_text("kept")
+    (folder / "rows.csv").write_text("text,stars\ngood,5\n")
+    return folder
+
+
+def run(commands: list[list[str]], place: Path, heavy: tuple[str, ...] = HEAVY) -> list[tuple[int, str, str, list[str], float]]:
+    """Of each command: exit status, output, errors, which heavy packages are loaded by now, and seconds of CPU."""
+    arguments = [json.dumps(commands), json.dumps(heavy)]
+    done = subprocess.run([sys.executable, "-c", CODE, *arguments], cwd=place, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def test_mistakes_are_told_without_pytorch(place: Path) -> None:
+    for argv, (status, output, said, loaded, seconds) in zip(WRONG, run(WRONG, place), strict=True):
+        assert (status, output, loaded) == (2, "", []), argv
+        assert said.startswith("subq") and said.count("\n") == 1, argv
+        assert seconds < 0.8, argv
+
+
+def test_what_needs_no_numbers_needs_no_pytorch(place: Path) -> None:
+    for argv, (status, output, said, loaded, seconds) in zip(QUICK, run(QUICK, place), strict=True):
+        assert (status, said, loaded) == (0, "", []) and output, argv
+        assert seconds < 0.5, argv
+
+
+def test_info_runs_on_shapes_without_the_compiler(place: Path) -> None:
+    [(status, output, said, loaded, _)] = run([["info"]], place, ("torch._dynamo", "triton", "transformers", "matplotlib"))
+    assert (status, said, loaded) == (0, "", [])
+    assert "what an option costs" in output
