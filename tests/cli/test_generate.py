@@ -18,7 +18,8 @@ import torch
 
 import subquadratic as sq
 from subquadratic.cli import generate
-from subquadratic.cli.generate import GenerateOptions, gather
+from subquadratic.cli.generate import gather
+from subquadratic.cli.generate_options import GenerateOptions
 from subquadratic.cli.main import main
 from subquadratic.cli.text_io import PICTURES, Output, to_bytes
 from subquadratic.data import ByteTokenizer

@@ -226,7 +226,7 @@ def test_flags_win_over_the_file_wherever_it_stands(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["123", "null", "a: b", "'q'", "-x", "--old", "[1", "é\n{", "true", ""])
 def test_text_reaches_the_verb_as_it_was_typed(text: str) -> None:
-    from subquadratic.cli.generate import GenerateOptions
+    from subquadratic.cli.generate_options import GenerateOptions
     from subquadratic.cli.options import parse
 
     assert parse(GenerateOptions, ["run", "--prompt", text], verb="generate", examples="", positional="run").prompt == text

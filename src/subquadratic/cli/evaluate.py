@@ -8,19 +8,17 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..training.outputs import check_file, check_outside
 from ..training.status import status
+from .evaluate_options import MARK, EvaluateOptions
 from .options import parse
 from .text_io import print_text
 
 if TYPE_CHECKING:
     from ..evaluation.trained import Material, Trained
 
-MARK = "subq evaluate"  # in a drawing, by which it is known
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
 EXAMPLES = """\
 examples:
@@ -32,111 +30,6 @@ examples:
   subq evaluate runs/prices --data later.csv            a series: errors of the one-step forecast, in the units of the data
   cat book.txt | subq evaluate runs/performer-1 --data -
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Measure a trained model: bits per byte, perplexity, accuracy, and how they depend on the tokens before."""
-
-    run: str
-    """Run folder, or any folder that save_pretrained or subq convert wrote."""
-    data: str | None = None
-    """File, folder, glob pattern, or - for standard input, all of which is measured. Default: the validation side of what the
-    model was trained on."""
-    text: str | None = None
-    """Column or field that holds the text, where the data has columns. Default: as in training."""
-    label: str | None = None
-    """Column with the class of each row, for classifiers. Default: as in training."""
-    target: str | None = None
-    """Column with the text to be written, for encoder-decoders. Default: as in training."""
-    quotes: Literal["auto", "double", "none"] | None = None
-    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). Default: as in training."""
-    skip_bad_rows: bool | None = None
-    """Pass over rows that cannot be used, and count them. Default: as in training."""
-    binary: bool | None = None
-    """Read every file as its bytes as they are, NUL bytes too. Default: as in training."""
-    headers: bool | None = None
-    """Header lines of FASTA files are part of the text. Default: as in training."""
-    tokens: int | None = None
-    """How many different integers a saved model reads, where it does not say so itself."""
-    column: str | None = None
-    """Column or field that holds integers or numbers. Default: as in training."""
-    dtype: str | None = None
-    """Type of integers or numbers in .bin files and pipes. Default: as in training."""
-    tokenizer: str | None = None
-    """A tokenizer.json or a folder that has one. Default: the model's own."""
-    reset: Literal["auto", "documents", "never", "windows"] = "auto"
-    """When the state begins anew: at each document, never, or with each window. auto: documents for models with a state of constant
-    size, windows for the others."""
-    context: int | None = None
-    """Tokens in a window; sets reset to windows. Default for windows: as in training."""
-    batch_size: int = 8
-    """Windows, rows or short documents side by side."""
-    max_tokens: int | None = None
-    """Measure only so many tokens, from the beginning."""
-    threads: int | None = None
-    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
-    seed: int = 0
-    """Of which places are masked together, for masked models."""
-    format: Literal["text", "json"] = "text"
-    """What to print."""
-    json: bool = False
-    """Print the JSON on one line."""
-    quiet: bool = False
-    """Print nothing but errors; for --out and --by_position."""
-    out: str | None = None
-    """Also write the JSON to this file."""
-    by_position: str | None = None
-    """Also draw the loss against the tokens before, into this SVG file."""
-
-    def check(self) -> None:
-        """Raises ValueError for a value out of range, or a file that cannot be written."""
-        for name, value, least in (
-            ("context", self.context, 2),
-            ("batch_size", self.batch_size, 1),
-            ("threads", self.threads, 1),
-            ("max_tokens", self.max_tokens, 2),
-            ("seed", self.seed, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed must be at most 2**63 - 1, got {self.seed}")
-        if self.context is not None and self.reset not in ("auto", "windows"):
-            raise ValueError(f"context is for --reset windows, got --reset {self.reset}")
-        if self.quiet and (self.json or self.format == "json"):
-            raise ValueError("quiet prints nothing, and json the score: leave one of the two")
-        if self.quiet and self.out is None and self.by_position is None:
-            raise ValueError("quiet prints nothing: name a file for the score with --out, or for its drawing with --by_position")
-        for name, path in (("out", self.out), ("by_position", self.by_position)):
-            if path is not None:
-                _check_file(name, path)
-                check_outside(name, Path(path), self.data)
-        if self.out is not None and self.by_position is not None and Path(self.out).absolute() == Path(self.by_position).absolute():
-            raise ValueError(f"out and by_position are both {self.out}; name two files")
-
-
-def _check_file(name: str, path: str) -> None:
-    """Raises ValueError for a file that cannot be written, or would be lost though it is not of `subq evaluate`."""
-    place = Path(path).expanduser()
-    check_file(name, place)
-    if name == "by_position" and place.suffix != ".svg":
-        raise ValueError(f"{name} must name an .svg file, got {path!r}")
-    if not place.is_file() or place.stat().st_size == 0:
-        return
-    content = place.read_bytes()
-    ours = MARK.encode() in content[:4000] if name == "by_position" else _is_score(content)
-    if not ours:
-        kind = "drawing" if name == "by_position" else "score"
-        raise ValueError(f"{name}: {place} is no {kind} that subq evaluate wrote, and would be lost; name another file, or move it")
-
-
-def _is_score(content: bytes) -> bool:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and {"run", "model", "data", "score"} <= set(found)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -181,7 +74,7 @@ def _shown(options: EvaluateOptions, report: dict[str, Any], written: str, train
 
 def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]:
     """What is measured on, and the score."""
-    from ..data.sources import WAYS
+    from ..data.ways import WAYS
     from ..evaluation.labelled import evaluate_classes, evaluate_pairs
     from ..evaluation.score import evaluate_items, evaluate_text
     from ..evaluation.trained import rows_material, task_material, text_material, ways_to_read

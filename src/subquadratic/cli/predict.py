@@ -135,7 +135,8 @@ class _Predicted:
     """The rows of the data with what the model says of them."""
 
     def __init__(self, options: PredictOptions, trained: Trained) -> None:
-        from ..data.sources import ROW_WAYS, WAYS, find_source
+        from ..data.sources import find_source
+        from ..data.ways import ROW_WAYS, WAYS
         from ..evaluation.trained import known_labels, ways_to_read
         from ..evaluation.vocabulary import check_tokenizer, model_tokenizer
 

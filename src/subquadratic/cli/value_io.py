@@ -10,7 +10,7 @@ from .text_io import notify
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
     from ..data.value_tokenizers import ValueTokenizer
-    from .generate import GenerateOptions
+    from .generate_options import GenerateOptions
 
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
 

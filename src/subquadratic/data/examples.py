@@ -27,6 +27,7 @@ from .documents import TEXT_FIELD, rows_of
 from .fields import as_text, is_nothing
 from .passed_over import PassedOver
 from .sources import Source, find_sources, of_validation
+from .token_lists import TokenLists
 from .tokenizer import ByteTokenizer, Tokenizer
 from .tokenizing import WHOLE, Progress, by_hash, counter, token_dtype
 
@@ -37,7 +38,7 @@ MANY_CLASSES = 50  # at most so many, or one for two rows
 class Rows(Dataset[dict[str, Any]]):
     """The rows `order` of flat arrays: items `{"tokens": (n,), "label": int}`, or `{"source": (n,), "target": (m,)}`."""
 
-    def __init__(self, texts: _Lists, answers: NDArray[np.int64] | _Lists, order: NDArray[np.int64]) -> None:
+    def __init__(self, texts: TokenLists, answers: NDArray[np.int64] | TokenLists, order: NDArray[np.int64]) -> None:
         self.texts, self.answers, self.order = texts, answers, order
 
     def __len__(self) -> int:
@@ -45,7 +46,7 @@ class Rows(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = int(self.order[index])
-        if isinstance(self.answers, _Lists):
+        if isinstance(self.answers, TokenLists):
             return {"source": self.texts[row], "target": self.answers[row]}
         return {"tokens": self.texts[row], "label": int(self.answers[row])}
 
@@ -147,36 +148,12 @@ def _read(source: Source, reader: _Reader, fields: dict[str, str], progress: Pro
             reader.add(where, row, fields)
 
 
-class _Lists:
-    """Lists of tokens in one flat array; item i is the i-th, as int64."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self.flat = bytearray()
-        self.ends = array("q", [0])
-
-    def append(self, tokens: NDArray[Any]) -> None:
-        self.flat += tokens.astype(self.dtype).tobytes()
-        self.ends.append(self.ends[-1] + len(tokens))
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitem__(self, index: int) -> Tensor:
-        start, end = self.ends[index], self.ends[index + 1]
-        tokens = np.frombuffer(self.flat, dtype=self.dtype, count=end - start, offset=start * self.dtype.itemsize)
-        return torch.from_numpy(tokens.astype(np.int64))
-
-    def longest(self) -> int:
-        return int(np.diff(np.array(self.ends)).max())
-
-
 class _Reader:
     """Rows as they come, to `Examples`."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int | None, passed: PassedOver, *, pairs: bool) -> None:
         self.tokenizer, self.max_length, self.passed, self.pairs = tokenizer, max_length, passed, pairs
-        self.texts, self.targets = _Lists(token_dtype(tokenizer)), _Lists(token_dtype(tokenizer))
+        self.texts, self.targets = TokenLists(token_dtype(tokenizer)), TokenLists(token_dtype(tokenizer))
         self.classes: dict[str, int] = {}  # in the order of their first row
         self.labels = array("q")
         self.held_out = bytearray()
@@ -268,7 +245,7 @@ class _Reader:
         encode_batch = getattr(self.tokenizer, "encode_batch", None)
         return [self.tokenizer.encode(text) for text in texts] if encode_batch is None else encode_batch(texts)
 
-    def _digest(self, facts: list[Any], answers: _Lists | NDArray[np.int64]) -> str:
+    def _digest(self, facts: list[Any], answers: TokenLists | NDArray[np.int64]) -> str:
         digest = hashlib.sha256(json.dumps([self.tokenizer.digest, *facts]).encode())
         for lists in (self.texts, self.targets):
             digest.update(lists.flat)

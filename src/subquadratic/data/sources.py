@@ -36,24 +36,15 @@ from typing import Any
 
 from .delimited import AUTO, QUOTES
 from .documents import STDIN, TEXT_FIELD, Document, read_documents
-from .fasta import SUFFIXES as FASTA
 from .fasta import is_fasta
 from .passed_over import PassedOver
 from .reading import COMPRESSED, expand_user, file_size, file_stat
 from .rows import has_field, table_kind
 from .value_files import DTYPES, ValuePiece, read_values, value_kind
-from .walking import matches, walk
+from .walking import matches, python_files, walk
+from .ways import check_ways
 
 STDLIB = "stdlib"
-# How data are read, unless something else is said.
-WAYS = {"text": TEXT_FIELD, "quotes": AUTO, "skip_bad_rows": False, "binary": False, "headers": True, "column": None, "dtype": None}
-ROW_WAYS = ("text", "quotes", "skip_bad_rows")
-
-# Test suites are packaged apart by some distributions, so they would make the corpus differ between machines; `encodings`
-# and `pydoc_data` are near-duplicate tables and one generated file: they would make validation look better than it is.
-_STDLIB_SKIP_ANYWHERE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
-_STDLIB_SKIP_TOP = {"encodings", "pydoc_data"}
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +204,7 @@ def find_source(
     if binary and ways["rows"]:
         raise ValueError("binary reads bytes, which have no fields: leave it out, or the field's name")
     source = _find(data, ways)
-    _check_ways(source)
+    check_ways(source)
     return source
 
 
@@ -294,29 +285,6 @@ def _find(data: str | Path | None, ways: dict[str, Any]) -> Source:
     return _several(str(path), matches(path), left, ways, f"data: no file matches {path}")
 
 
-def _check_ways(source: Source) -> None:
-    """Raises ValueError for a way to read that means nothing for these files: nothing asked for is ignored."""
-    kinds = {source.kind(name) for name, _ in source.files}
-    if source.rows and kinds == {None}:
-        tables = ".jsonl, .json, .csv, .tsv or .parquet files"
-        if source.text == TEXT_FIELD:
-            raise ValueError(f"data: rows come from {tables}, got {source.name}")
-        raise ValueError(f"text: {source.name} has no field {source.text!r}: fields are those of {tables}; leave --text out")
-    if source.stream and "parquet" in kinds:
-        raise ValueError(f"data: parquet is not read from its beginning to its end, as a pipe is: save {source.name} as a file")
-    if source.quotes != AUTO and not (kinds & {"csv", "tsv"} or (source.stream and source.rows)):
-        raise ValueError(f"quotes is for rows of .csv and .tsv files, and there are none in {source.name}; leave it out")
-    of_rows = kinds & {"jsonl", "json", "csv", "tsv", "parquet"}
-    if source.skip_bad_rows and not of_rows and not (source.stream and source.values):
-        raise ValueError(f"skip_bad_rows is for rows of tables, and there are none in {source.name}; leave it out")
-    if not source.headers and not any(source.fasta(path) for _, path in source.files):
-        raise ValueError(f"headers is for FASTA files ({', '.join(FASTA)}), and there are none in {source.name}; leave it out")
-    if source.column is not None and not of_rows and not source.stream:
-        raise ValueError(f"column is for rows of tables, and there are none in {source.name}; leave it out")
-    if source.dtype is not None and "raw" not in kinds:
-        raise ValueError(f"dtype is for .bin files and pipes, and there are none in {source.name}; leave it out")
-
-
 def stdlib_source(root: str | Path | None = None) -> Source:
     """The `.py` files of the standard library; `root` replaces the folder that `sysconfig` gives. Modules of a package
     resemble each other, so all have the key of the top-level name.
@@ -325,11 +293,7 @@ def stdlib_source(root: str | Path | None = None) -> Source:
         ValueError: there are none, as in a zipped or embedded Python.
     """
     folder = Path(root or sysconfig.get_paths()["stdlib"])
-    found = []
-    for name, path in walk(folder, []) if folder.is_dir() else ():
-        parts = name.split("/")
-        if path.suffix == ".py" and _STDLIB_SKIP_ANYWHERE.isdisjoint(parts) and parts[0] not in _STDLIB_SKIP_TOP:
-            found.append((name, path))
+    found = python_files(folder)
     if not found:
         raise ValueError(
             f"data: the Python standard library at {folder} has no .py sources to train on "

@@ -1,4 +1,4 @@
-"""Files of folders and patterns, with names that do not depend on where the folder is."""
+"""Files of folders, patterns and the standard library, with names that do not depend on where the folder is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 from .passed_over import BROKEN, LINK, RUN
 
 RUN_FILES = {"run.yaml", "run.json"}  # by which `subq train` writes what it did
+# Test suites are packaged apart by some distributions, so they would make the corpus differ between machines; `encodings`
+# and `pydoc_data` are near-duplicate tables and one generated file: they would make validation look better than it is.
+_STDLIB_SKIP_ANYWHERE = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "lib2to3"}
+_STDLIB_SKIP_TOP = {"encodings", "pydoc_data"}
 
 
 def walk(root: Path, left: list[tuple[str, str]]) -> Iterator[tuple[str, Path]]:
@@ -48,3 +52,13 @@ def matches(pattern: Path) -> Iterator[tuple[str, Path]]:
         path = Path(match)
         if path.is_file():
             yield path.relative_to(root).as_posix(), path
+
+
+def python_files(root: Path) -> list[tuple[str, Path]]:
+    """The `.py` files of the standard library at `root`, with their paths below it."""
+    found = []
+    for name, path in walk(root, []) if root.is_dir() else ():
+        parts = name.split("/")
+        if path.suffix == ".py" and _STDLIB_SKIP_ANYWHERE.isdisjoint(parts) and parts[0] not in _STDLIB_SKIP_TOP:
+            found.append((name, path))
+    return found

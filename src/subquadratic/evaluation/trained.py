@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..data import Corpus, Examples, collate, load_corpus, load_examples, load_tokenizer, make_task
 from ..data.documents import STDIN
-from ..data.sources import ROW_WAYS, WAYS, fitting
+from ..data.sources import fitting
 from ..data.tokenizer import Tokenizer
 from ..data.value_tokenizers import reads_values
+from ..data.ways import ROW_WAYS, WAYS
 from ..models.encoder_decoder import EncoderDecoder
 from ..models.language_model import LanguageModel
 from ..models.saving import Pretrained

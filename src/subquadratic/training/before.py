@@ -6,9 +6,10 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ..data.sources import ROW_WAYS, WAYS, find_sources, fitting, of_validation
+from ..data.sources import find_sources, fitting, of_validation
 from ..data.tokenizer import find_tokenizer
 from ..data.value_files import INTEGER, NUMBER
+from ..data.ways import ROW_WAYS, WAYS
 from ..models.files import CONFIG, WEIGHTS, read_config
 from .configuration import backbone_config, pair_configs
 from .options import PATHS, TrainOptions

@@ -1,4 +1,4 @@
-"""Numbers that no option takes, whatever it means."""
+"""Values of options that are refused: numbers that none takes, whatever it means, and what one does not take."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def check_numbers(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number, got {value}")
     elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
         raise ValueError(f"{name} must be {'at most 2**63 - 1' if value > 0 else 'at least -(2**63 - 1)'}, got {_short(value)}")
+
+
+def require_value(condition: bool, name: str, allowed: str, value: object) -> None:
+    """Raise ValueError for the value of the option `name` unless `condition`."""
+    if not condition:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
 def _short(value: int) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from .data_options import absolute_name, check_data_options
 from .defaults import DEFAULTS, ModelDefaults
-from .numbers import check_numbers
+from .numbers import check_numbers, require_value
 from .outputs import named
 
 DEFAULT_BUDGET = "5m"
@@ -20,8 +19,6 @@ LONGEST = 1e9  # seconds, some thirty years
 MOST = 2**31 - 1  # of anything in a model's configuration
 MOST_EVALUATIONS = 10_000  # their places in the run are in every checkpoint
 PATHS = ("data", "validation_data", "tokenizer", "weights")
-READING = ("data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "headers", "tokenizer")
-VALUES = ("tokens", "bins", "binning", "difference", "column", "dtype")  # of data that is no text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +168,10 @@ class TrainOptions:
 
             require_choice("model", self.model, model_types())
         self._check_names()
-        self._check_sources()
+        check_data_options(self)
         defaults = DEFAULTS.get(self.model, ModelDefaults())
         rows = self.kind != "language" and self.task is None
-        paths: dict[str, Any] = {name: _absolute(getattr(self, name)) for name in PATHS}
+        paths: dict[str, Any] = {name: absolute_name(getattr(self, name)) for name in PATHS}
         chosen = dataclasses.replace(
             self,
             **paths,
@@ -203,7 +200,7 @@ class TrainOptions:
         """
         names = [name.strip() for name in (self.report_to or "").split(",") if name.strip() not in ("", "none")]
         for name in names:
-            _require(name in TRACKERS, "report_to", f"of {', '.join(TRACKERS)}", name)
+            require_value(name in TRACKERS, "report_to", f"of {', '.join(TRACKERS)}", name)
         return names
 
     def _check_names(self) -> None:
@@ -211,76 +208,29 @@ class TrainOptions:
             if (path := getattr(self, name)) is not None:
                 named(name, str(path))
 
-    def _check_sources(self) -> None:
-        if self.task is not None:
-            from ..data.task_names import TASKS
-
-            close = difflib.get_close_matches(self.task, TASKS, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            _require(self.task in TASKS, "task", f"one of {', '.join(TASKS)}{hint}", self.task)
-            for name in (*READING, *VALUES):
-                if getattr(self, name) != getattr(TrainOptions, name):
-                    raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")
-        elif self.task_options:
-            raise ValueError("task_options is for --task: name one")
-        if self.label is not None and self.target is not None:
-            raise ValueError("label trains a classifier and target an encoder-decoder: leave one of the two")
-        if self.quiet and self.json:
-            raise ValueError("quiet prints nothing and json one object a line: leave one of the two")
-        if self.validation_data is not None and _absolute(self.validation_data) == _absolute(self.data or "stdlib"):
-            raise ValueError(
-                f"validation_data: {self.validation_data} is what is trained on; name other data, or leave it out to hold a tenth back"
-            )
-        for name in ("label", "target"):
-            if getattr(self, name) is not None and self.data is None:
-                raise ValueError(f"{name} names a column of the data: give a .csv, .tsv, .jsonl or .parquet with --data")
-            if getattr(self, name) is not None and self.binary:
-                raise ValueError(f"binary reads bytes, and {name} names a column: leave one of the two")
-        self._check_values()
-
-    def _check_values(self) -> None:
-        if self.tokens is None and self.bins is None:
-            for name in VALUES:
-                if getattr(self, name) != getattr(TrainOptions, name):
-                    needed = "--tokens or --bins" if name in ("column", "dtype") else "--bins"
-                    raise ValueError(f"{name} is for data of {'integers or ' if 'tokens' in needed else ''}numbers: give {needed} with it")
-            return
-        chosen = "bins" if self.tokens is None else "tokens"
-        _require(self.tokens is None or self.tokens >= 1, "tokens", "at least 1", self.tokens)
-        _require(self.bins is None or self.bins >= 2, "bins", "at least 2", self.bins)
-        if self.data in (None, "stdlib"):
-            raise ValueError(f"{chosen} says what the data holds: name a file or folder of such data with --data")
-        beside = ("bins", "text", "label", "target", "binary", "tokenizer", "headers")
-        for name in beside if chosen == "tokens" else (*beside[1:],):
-            if getattr(self, name) != getattr(TrainOptions, name):
-                hint = "; the column is named by --column" if name == "text" else ""
-                what = "integers" if chosen == "tokens" else "numbers"
-                raise ValueError(f"{chosen} reads {what}, and {name} is for other data{hint}: leave one of the two")
-        for name in ("binning", "difference") if chosen == "tokens" else ():
-            if getattr(self, name) != getattr(TrainOptions, name):
-                raise ValueError(f"{name} is for --bins, and tokens are read as they are: leave it out")
-
     def _check(self) -> None:
         for each in dataclasses.fields(self):
             check_numbers(each.name, getattr(self, each.name))
         for name, value in self.fields.items():
-            _require(not isinstance(value, int) or abs(value) <= MOST, f"fields.{name}", f"at most {MOST:,}", value)
+            require_value(not isinstance(value, int) or abs(value) <= MOST, f"fields.{name}", f"at most {MOST:,}", value)
         for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+            require_value(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("max_steps", "threads", "validation_tokens", "patience", "save_every"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, "at least 1", value)
+            require_value(value is None or value >= 1, name, "at least 1", value)
         assert self.learning_rate is not None
-        _require(self.context is None or self.context >= 2, "context", "at least 2", self.context)
-        _require(0 <= self.evaluations <= MOST_EVALUATIONS, "evaluations", f"from 0 to {MOST_EVALUATIONS:,}", self.evaluations)
-        _require(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
-        _require(0 <= self.warmup < 1, "warmup", "from 0 up to 1 (a share of the run)", self.warmup)
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
-        _require(0 <= self.clip < math.inf, "clip", "at least 0", self.clip)
-        _require(self.ema is None or 0 < self.ema < 1, "ema", "above 0 and below 1", self.ema)
-        _require(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1", self.seed)
+        require_value(self.context is None or self.context >= 2, "context", "at least 2", self.context)
+        require_value(0 <= self.evaluations <= MOST_EVALUATIONS, "evaluations", f"from 0 to {MOST_EVALUATIONS:,}", self.evaluations)
+        require_value(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
+        require_value(0 <= self.warmup < 1, "warmup", "from 0 up to 1 (a share of the run)", self.warmup)
+        require_value(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
+        require_value(0 <= self.clip < math.inf, "clip", "at least 0", self.clip)
+        require_value(self.ema is None or 0 < self.ema < 1, "ema", "above 0 and below 1", self.ema)
+        require_value(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1", self.seed)
         for name, allowed in (("precision", ("auto", "float32", "bfloat16")), ("schedule", ("cosine", "constant"))):
-            _require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
+            require_value(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
+        if self.quiet and self.json:
+            raise ValueError("quiet prints nothing and json one object a line: leave one of the two")
         self.trackers()
         if self.budget is not None:
             parse_duration(self.budget)
@@ -301,17 +251,5 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def _absolute(path: str | None) -> str | None:
-    """So that a run can be resumed from another folder; names that are no paths stay as they are."""
-    if path is None or path in ("", "-", "stdlib", "bytes"):
-        return path
-    return str(Path(path).expanduser().absolute())
-
-
 def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-def _require(condition: bool, name: str, allowed: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")

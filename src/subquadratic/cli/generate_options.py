@@ -1,0 +1,110 @@
+"""The options of `subq generate`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .text_io import to_bytes
+from .value_io import check_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions:
+    """Continue a prompt with a trained model; the text appears as it is written."""
+
+    run: str
+    """Run folder of a model of text, or any folder that save_pretrained or subq convert wrote."""
+    prompt: str | None = None
+    """Text to continue; - reads it from standard input. Default: the beginning of a document. An encoder-decoder reads it as its source, a
+    model of integers or numbers as these, with spaces between."""
+    prompt_file: str | None = None
+    """File that holds the prompt; a line break at its end is left out. A prompt of any length takes the memory of a short one, where the
+    model's state does not grow. For integers and numbers, any file that subq train reads them from."""
+    prompt_length: int | None = None
+    """Of integers or numbers: read the last so many of the prompt. Default: all of --prompt, of a file as many as in a training window."""
+    column: str | None = None
+    """Of integers or numbers: the column or field of --prompt_file. Default: as in training."""
+    dtype: str | None = None
+    """Of integers or numbers: their type in a .bin file. Default: as in training."""
+    tokens: int | None = None
+    """How many different integers a saved model reads, where it does not say so itself."""
+    max_new_tokens: int | None = None
+    """Tokens to write at most; the model may end the document before. Default: 400, or what fits the model's max_length."""
+    samples: int = 1
+    """How many continuations; the prompt is read once."""
+    temperature: float = 0.8
+    """Below 1 more predictable, above 1 more varied, 0 always the likeliest token."""
+    top_k: int | None = None
+    """Choose among the so many likeliest tokens only."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability."""
+    min_p: float | None = None
+    """Choose among the tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1: tokens that were there before get less likely."""
+    repetition_window: int | None = None
+    """Before: among the last so many tokens. Default: anywhere in prompt and text."""
+    stop: list[str] | None = None
+    """End the text before this one; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
+    threads: int | None = None
+    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
+    seed: int | None = None
+    """The same seed gives the same text. Default: a new one each time."""
+    echo: bool = True
+    """Write the prompt before what follows it."""
+    log_probs: bool = False
+    """One JSON line per token instead of the text: token, its text, and log_prob, the logarithm of its probability under the model itself
+    (before temperature and filters). A token that holds a part of a character has bytes as well."""
+    format: Literal["text", "json"] = "text"
+    """json: one line per sample, with text, number of tokens, their log_prob together, and end: eos, stop, length or interrupted."""
+    out: str | None = None
+    """Of integers or numbers: write those after the prompt to this .npy file, and nothing to standard output. Several samples are its rows,
+    filled up with -1 or NaN where one has ended before the others."""
+    overwrite: bool = False
+    """Replace the file that --out names."""
+    interactive: bool = False
+    """A conversation: the model goes on from each line you type, and remembers everything so far. Ctrl-C stops a text, Ctrl-D or /quit
+    ends."""
+
+    def check(self) -> None:
+        """Raises ValueError for a value out of range, or options that exclude each other."""
+        for name, value, good, allowed in (
+            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens is None or self.max_new_tokens >= 1, "at least 1"),
+            ("samples", self.samples, self.samples >= 1, "at least 1"),
+            ("prompt_length", self.prompt_length, self.prompt_length is None or self.prompt_length >= 1, "at least 1"),
+            ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
+            ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
+            ("stop", self.stop, all(self.stop or []), "texts of at least one character"),
+        ):
+            if not good:
+                raise ValueError(f"{name} must be {allowed}, got {value!r}")
+        if self.prompt is not None and self.prompt_file is not None:
+            raise ValueError("prompt and prompt_file are both given; give one of them")
+        if self.interactive and (self.samples > 1 or self.log_probs or self.format == "json"):
+            raise ValueError("interactive shows one text at a time, as text: leave out samples, log_probs and format")
+        if self.out is not None:
+            if self.interactive or self.log_probs or self.format == "json":
+                raise ValueError("out writes values to a file, and nothing else: leave out interactive, log_probs and format")
+            check_out(self.out, overwrite=self.overwrite)
+        elif self.overwrite:
+            raise ValueError("overwrite is for --out: name a file")
+        if self.interactive and "-" in (self.prompt, self.prompt_file):
+            raise ValueError("interactive reads standard input line by line: give the first prompt in another way")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "repetition_window")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def stops(self) -> list[bytes]:
+        """The stop texts, line breaks and tabs as themselves."""
+        escapes = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+        return [to_bytes(_unescape(text, escapes)) for text in self.stop or []]
+
+
+def _unescape(text: str, escapes: dict[str, str]) -> str:
+    return re.sub(r"\\(.)", lambda match: escapes.get(match[1], match[0]), text, flags=re.DOTALL)
