@@ -37,6 +37,9 @@ def test_another_shell_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         ("subq train --model per", ["performer", "perceiver_ar"]),
         ("subq train --max_", ["--max_steps"]),
         ("subq tokenizer sh", ["show"]),
+        ("subq pred", ["predict"]),
+        ("subq predict --car", ["--carry"]),
+        ("subq train --binning mu", ["mu_law"]),
         ("subq evaluate --format j", ["json"]),
     ],
 )

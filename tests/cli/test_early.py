@@ -35,6 +35,7 @@ WRONG = [
     ["train", "--data", "rows.csv", "--tokens", "4", "--dtype", "uint8"],
     ["train", "--data", "rows.csv", "--bins", "4", "--validation_data", "missing.csv"],
     ["train", "--bins", "4"],
+    ["train", "--data", "rows.csv", "--tokens", "4", "--validation_data", "stdlib"],
     ["train", "--dim", "30", "--heads", "4"],
     ["train", "--fields.kernal", "relu"],
     ["train", "--model", "gpt"],

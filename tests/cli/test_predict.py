@@ -133,6 +133,8 @@ def test_rows_without_text_keep_their_place(runs: Path, tmp_path: Path, capsys: 
     assert found[1] == {"id": "2", "predicted": None, "probability": None, "probabilities": None}
     assert found[2]["predicted"] in NAMES
     assert "nothing is predicted: 1 of 3 rows" in printed.err
+    assert main(["predict", str(runs / "classes"), "--data", str(tmp_path / "new.csv"), "--carry", "id", "--quiet"]) == 0
+    assert capsys.readouterr() == (printed.out, "")
 
 
 def test_csv_out_is_whole_and_replaces_nothing_unasked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

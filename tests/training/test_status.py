@@ -6,7 +6,7 @@ import time
 import pytest
 
 from subquadratic.training.display import PlainDisplay
-from subquadratic.training.status import StatusLine
+from subquadratic.training.status import StatusLine, status
 
 
 class Terminal(io.StringIO):
@@ -70,3 +70,11 @@ def test_a_display_wipes_it_before_it_writes() -> None:
     display.say("data")
     assert terminal.getvalue().endswith("\r\x1b[K")
     assert output.getvalue() == "data\n"
+
+
+def test_nothing_is_told_where_it_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    for hidden in (True, False):
+        with status("loading", hidden=hidden) as line:
+            assert (line._stream is None) == hidden
