@@ -59,7 +59,7 @@ class PerformerConfig(BackboneConfig):
         check_kernel(
             kernel=self.kernel, features=self.features, feature_epsilon=self.feature_epsilon, orthogonal_scaling=self.orthogonal_scaling
         )
-        for local_heads in self.local_heads_per_layer:
+        for local_heads in self.local_heads if isinstance(self.local_heads, tuple) else (self.local_heads,):
             check_local(heads=self.heads, local_heads=local_heads, local_window=self.local_window)
         require_positive(redraw_interval=self.redraw_interval, context_dim=self.context_dim)
         require(self.context_dim is None or self.cross_attention, "context_dim is for cross_attention=True")
