@@ -28,10 +28,8 @@ def check_before(options: TrainOptions) -> None:
             raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
         if "-" in (options.data, options.validation_data):
             raise ValueError("data: standard input is for one process, since it can be read once; name a file")
-    if options.kind == "sequence_to_sequence":
-        pair_configs(options)
-    elif options.model != "linformer" or options.context is not None:  # else its length is that of the longest row
-        backbone_config(options)
+    if options.model != "linformer" or options.context is not None:  # else its length is that of the longest row
+        (pair_configs if options.kind == "sequence_to_sequence" else backbone_config)(options)
     for name in options.trackers():
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"report_to: {name} is not installed: pip install {name}")
