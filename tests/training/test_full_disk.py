@@ -36,7 +36,7 @@ PLACES: dict[str, Callable[[pytest.MonkeyPatch, int], None]] = {
     "checkpoint": lambda patch, count: patch.setattr(Checkpoints, "complete", after(count, Checkpoints.complete)),
     "progress": lambda patch, count: patch.setattr(run_module, "write_progress", after(count, run_module.write_progress)),
     "metrics and samples": lambda patch, count: patch.setattr(RunFolder, "_append", after(2 * count, RunFolder._append)),
-    "plot": lambda patch, count: patch.setattr(run_module, "plot_losses", after(0, run_module.plot_losses)),
+    "plot": lambda patch, count: patch.setattr(run_module, "plot_run", after(0, run_module.plot_run)),
     "page": lambda patch, count: patch.setattr(RunFolder, "write_page", after(0, RunFolder.write_page)),
     "facts": lambda patch, count: patch.setattr(RunFolder, "write_facts", after(count + 1, RunFolder.write_facts)),
 }
