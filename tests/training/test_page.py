@@ -32,15 +32,16 @@ def printed(page: str, before: Path, now: Path) -> str:
     return stream.getvalue().strip()
 
 
-VALUE_KINDS = ["integers", "masked integers", "numbers", "changes"]
+OTHER_KINDS = ["genome", "integers", "masked integers", "numbers", "changes"]
 
 
-@pytest.mark.parametrize("kind", ["text", "masked", "task", "masked task", "classes of a task", "rows", "pairs", *VALUE_KINDS])
+@pytest.mark.parametrize("kind", ["text", "masked", "task", "masked task", "classes of a task", "rows", "pairs", *OTHER_KINDS])
 def test_every_file_is_there_and_every_command_works_where_the_folder_is(
     kind: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"{'good' if i % 2 else 'bad'} day {i},{i % 2}\n" for i in range(60)))
     (tmp_path / "pairs.csv").write_text("text,target\n" + "".join(f"day {i},night {i}\n" for i in range(60)))
+    (tmp_path / "genome.fa").write_text(">one\n" + "ACGTTGCA\n" * 100)
     np.save(tmp_path / "integers.npy", np.arange(1000) % 7)
     np.save(tmp_path / "numbers.npy", np.sin(np.arange(1000)))
     options: dict[str, dict[str, Any]] = {
@@ -51,6 +52,7 @@ def test_every_file_is_there_and_every_command_works_where_the_folder_is(
         "classes of a task": {"task": "listops", "model": "transformer", "task_options": {"depth": 2}},
         "pairs": {"data": str(tmp_path / "pairs.csv"), "target": "target", "context": None, "model": "transformer"},
         "rows": {"data": str(tmp_path / "rows.csv"), "label": "label", "context": None, "model": "transformer"},
+        "genome": {"data": str(tmp_path / "genome.fa"), "headers": False},
         "integers": {"data": str(tmp_path / "integers.npy"), "tokens": 7},
         "masked integers": {"data": str(tmp_path / "integers.npy"), "tokens": 7, "causal": False, "model": "fastformer"},
         "numbers": {"data": str(tmp_path / "numbers.npy"), "bins": 16},
@@ -67,6 +69,7 @@ def test_every_file_is_there_and_every_command_works_where_the_folder_is(
     assert ("samples.txt" in names) == (kind not in ("rows", "classes of a task")) == Path("samples.txt").exists()
     for name in ("context", "width, depth, heads", "machine", "versions", "date"):
         assert re.search(rf"^\| {name} \| .*\w.* \|$", page, flags=re.MULTILINE), name
+    assert kind != "genome" or "generate_text(model, load_tokenizer(folder), 'ACGTTGCA'" in page
     monkeypatch.chdir(tmp_path)
     assert printed(page, tmp_path / "run", tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")

@@ -79,6 +79,8 @@ class Corpus:
 
     def _documents(self) -> str:
         first, second = self.documents
+        if self.split == WHOLE and first == second == 1:
+            return ""
         whole = self.split.startswith("by position")
         return "" if whole and first == 1 else f", {first:,} documents" if whole else f", {first:,} + {second:,} documents"
 

@@ -71,7 +71,7 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         uniform=math.log(tokenizer.size if isinstance(tokenizer, ValueTokenizer) else tokenizer.vocab_size),
         snippet=snippets.of_corpus(options, corpus),
         bits=(per_unit / math.log(2), f"bits/{unit}"),
-        references=lambda: references(corpus, unit=unit),
+        references=lambda: references(corpus),
         save_extra=tokenizer.save,
         closing=partial(_closing, options, tokenizer),
     )
@@ -159,10 +159,11 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
     return data_facts(corpus, documents=list(corpus.documents), **sizes)
 
 
-def references(corpus: Corpus, *, unit: str) -> dict[str, float]:
-    """Bits per byte of the validation text by its byte frequencies, and by xz; of integers and numbers, bits per token or value."""
+def references(corpus: Corpus) -> dict[str, float]:
+    """Bits per byte of the validation text by its byte frequencies, and by xz; of integers and numbers, bits per token."""
     tokens = corpus.validation[:REFERENCE_TOKENS]
-    if reads_values(corpus.tokenizer):
+    unit = "token" if reads_values(corpus.tokenizer) else "byte"
+    if unit == "token":
         symbols = tokens.astype(np.uint8) if corpus.tokenizer.vocab_size <= 256 else tokens
     else:
         symbols = np.frombuffer(corpus.tokenizer.decode_bytes(tokens), dtype=np.uint8)

@@ -148,7 +148,7 @@ class Run:
 
     def _references(self, found: dict[str, float]) -> dict[str, float]:
         """What the losses are drawn beside, by name, in the unit of the drawing."""
-        end = f"_{self.problem.bits[1].replace('/', '_per_')}"
+        end = "_bits_per_byte" if self.problem.bits[1] == "bits/byte" else "_bits_per_token"  # of numbers, a value is a token
         named = {name.removesuffix(end): value for name, value in found.items() if name.endswith(end)}
         return {"uniform guess": self.problem.uniform * self.problem.bits[0], **named}
 

@@ -12,7 +12,7 @@ from ..data.value_tokenizers import reads_values
 from .options import TrainOptions
 
 PYTHON = "def "  # a prompt for a model of Python
-VALUES = 8  # of the data, in the lines for a model of integers or numbers
+VALUES = 8  # of the data, in the lines for a model of integers, numbers or sequences
 WRITES = """\
 from subquadratic.data import load_tokenizer
 from subquadratic.generation import generate_text
@@ -110,7 +110,9 @@ def of_corpus(options: TrainOptions, corpus: Corpus) -> str:
         if options.causal:
             decoded = "bins.decode_values(written)"
             return FORECASTS.format(known=values, numbers=f"known[-1] + {decoded}.cumsum()" if tokenizer.difference else decoded)
-    known = None if not reads_values(tokenizer) else " ".join(map(str, values or [])) or tokenizer.decode(corpus.validation[:VALUES])
+    known = " ".join(map(str, values or []))
+    if not known and (reads_values(tokenizer) or corpus.read_as):  # the letters of FASTA are no English
+        known = tokenizer.decode(corpus.validation[:VALUES])
     if options.causal:
         return WRITES.format(prompt=known or (PYTHON if writes_python(options) else "The "))
     return FILLS.format(text=known or "for name in names:")
