@@ -6,8 +6,10 @@ import dataclasses
 import importlib
 import inspect
 import io
+import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,17 @@ def promised(snippet: str) -> list[str]:
     return behind or below[:ending][::-1]
 
 
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """A page may set threads and environment; nothing else may hear of it."""
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.mark.usefixtures("as_before")
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippets_run_and_print_what_they_say(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """What the package says of what computes here."""
 
 import pytest
+import torch
 
 import subquadratic as sq
 from subquadratic.kernels.native import library
@@ -10,7 +11,7 @@ from subquadratic.ops.backend import use_backend
 def test_it_says_what_computes() -> None:
     found = sq.backend_info()
     assert (found.native is None) == (found.why_not_native is not None) == (library.why_not() is not None)
-    assert str(found).startswith(f"PyTorch {found.torch}, 1 thread")
+    assert str(found).startswith(f"PyTorch {found.torch}, {torch.get_num_threads()} thread")
     if found.native is not None:
         assert f"C kernels for {found.native}" in str(found)
         assert found.native in str(found.made_by)
