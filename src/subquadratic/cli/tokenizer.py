@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -110,7 +110,8 @@ def _train(argv: Sequence[str]) -> int:
         tokenizer.save(out)
     except OSError as error:
         if made:
-            shutil.rmtree(out, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                out.rmdir()  # refuses what is not empty
         raise ValueError(f"out: cannot write {out}: {error.strerror or error}") from error
     fewer = f" (the text has no more; {options.vocab_size:,} were asked)" if tokenizer.vocab_size < options.vocab_size else ""
     print_text(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from ..models.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
-from .checkpoints import Checkpoints, is_full_disk
+from .checkpoints import AVERAGE, Checkpoints, is_full_disk
 from .display import PlainDisplay, clock
 from .integrity import check_run, why_no_model, write_progress
 from .options import TrainOptions
@@ -32,7 +32,6 @@ from .trainer import SubquadraticTrainer
 
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
 ENDING_SHARE = 0.03  # of a time budget, for a sample and writing
-AVERAGE = "average.safetensors"
 
 
 @dataclass(frozen=True)
