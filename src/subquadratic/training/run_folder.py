@@ -157,7 +157,7 @@ class RunFolder:
     def noted_best(self) -> dict[str, Any] | None:
         """What was noted last."""
         found = self.read_facts().get("best")
-        return found if isinstance(found, dict) else None
+        return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
     def result(self) -> dict[str, Any] | None:
         """What came out, once there is something; of an interrupted run, when it was interrupted."""
