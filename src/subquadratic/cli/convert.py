@@ -11,7 +11,7 @@ from typing import Any
 
 from ..training.outputs import check_folder
 from .options import parse
-from .text_io import print_text
+from .text_io import OutputError, print_text
 
 EXAMPLES = """\
 examples:
@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     except (ValueError, FileExistsError) as error:
         raise ValueError(_as_flags(str(error))) from error
     except OSError as error:
-        raise ValueError(f"out: cannot write {out}: {error.strerror or error}; files there stay as they were") from error
+        raise OutputError(f"out: cannot write {out}: {error.strerror or error}; files there stay as they were") from error
     content = json.loads((out / "config.json").read_text())
     print_text(f"{file} is now the saved model {out}")
     if content["assumed"]:

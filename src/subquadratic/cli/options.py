@@ -7,13 +7,15 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from .config_file import check_config
+from .config_file import read_config
+from .text_io import print_text
 from .values import check_values
 
 T = TypeVar("T")
@@ -54,11 +56,9 @@ def parse(
     parser = _parser(options, flags, hints, verb=verb, examples=examples, positional=positional)
     types = {flags[name]: hints[name] for name in flags if name != positional}
     words = _normalise(argv, types, alone or {}, positional=positional)
-    for word in words:
-        if word.startswith("--config="):
-            check_config(word.partition("=")[2])
+    texts = [f"--config=\n{read_config(word.partition('=')[2])}" for word in words if word.startswith("--config=")]  # they come first
     try:
-        found = parser.parse_args(words)
+        found = parser.parse_args([*texts, *words[len(texts) :]])
     except argparse.ArgumentError as error:
         raise UsageError(_one_line(str(error), types, words)) from error
     for word in words:  # the parser reads YAML: of a text that may be left out it would take `null` for nothing
@@ -81,7 +81,7 @@ def _parser(
 ) -> ArgumentParser:
     documented = docstring_parser.parse_from_object(options)
     helps = {param.arg_name: param.description for param in documented.params}
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"subq {verb}",
         usage=f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]",
         description=documented.short_description,
@@ -156,7 +156,7 @@ def _one_line(message: str, types: dict[str, Any], words: Sequence[str]) -> str:
     found = re.match(r'Parser key "([\w.]+)":', message)
     value = re.search(r"(?:Given value|Got value): (.*)\s*$", message)
     if found and value and found[1] in types:
-        return f"--{found[1]} must be {_spell(types[found[1]]).replace('...', found[1] + '.')}, got {value[1]!r}"
+        return f"--{found[1]} must be {_spell(types[found[1]]).replace('...', found[1] + '.')}, got {_cut(value[1])!r}"
     required = re.match(r"the following arguments are required: (.*)", message)
     if required:
         names = required[1].split(", ")
@@ -166,6 +166,10 @@ def _one_line(message: str, types: dict[str, Any], words: Sequence[str]) -> str:
     if unknown:
         return f"unknown option {unknown[1]} in the configuration file{nearest(unknown[1], types)}"
     return re.sub(r"\s+", " ", message).strip()
+
+
+def _cut(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _spell(hint: Any) -> str:
@@ -179,6 +183,16 @@ def _spell(hint: Any) -> str:
     if len(parts) == 1 and hint != parts[0] and not isinstance(parts[0], str):
         return _spell(parts[0])
     return f"one of {', '.join(map(str, parts))}" if parts else str(hint)
+
+
+class _Parser(ArgumentParser):
+    """Says where its help cannot be written, which argparse passes over."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message and file in (None, sys.stdout):
+            print_text(message)
+        else:
+            super()._print_message(message, file)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import filecmp
 import hashlib
 import sys
@@ -11,8 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .fields import Row, as_text
-from .passed_over import AS_TEXT, EMPTY, NO_TEXT, REPEATED, PassedOver
+from .fields import MissingField, Row, as_text, is_nothing
+from .json_rows import FEW
+from .passed_over import AS_BYTES, AS_TEXT, EMPTY, NO_TEXT, REPEATED, PassedOver
 from .reading import beginning, file_size, pieces_of, read_chunks, read_stream, read_text
 from .rows import read_rows, table_kind
 from .sniffing import encoding_of, no_text, refusal
@@ -68,13 +70,15 @@ def read_documents(source: Source, passed: PassedOver, *, utf8: bool, progress: 
             if not source.binary and table_kind(path) in ("csv", "tsv"):
                 passed.add(AS_TEXT, name)
             key = name.split("/")[0] if source.stdlib else name
-            yield from _in_pieces(name, key, chain([beginning_of_it], [] if second is None else [second], pieces))
+            pieces = chain([beginning_of_it], [] if second is None else [second], pieces)
+            yield from _in_pieces(name, key, pieces if source.binary or source.stdlib else _encoding_noted(pieces, passed, name))
 
 
 def rows_of(
     source: Source, name: str, path: Path, fields: dict[str, str], passed: PassedOver, progress: Callable[[int], None] | None
 ) -> Iterator[Row]:
-    """The rows of one of the tables of `source`; nothing of one in another encoding among several files, which is counted.
+    """The rows of one of the tables of `source`; nothing of one among several files that is in another encoding, or lacks the field that
+    was named for the text: it is counted.
 
     Raises:
         ValueError: as `read_rows`.
@@ -91,7 +95,23 @@ def rows_of(
             passed.add(encoding, name)
             return
     told = Path(source.told(path))
-    yield from read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress)
+    rows = read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress)
+    if not (source.several and source.rows):
+        yield from rows
+        return
+    held: list[Row] = []  # the first ones, as long as none has a text: there may be no such field
+    try:
+        for row in rows:
+            held.append(row)
+            if len(held) > FEW or not is_nothing(row[1][source.text]):
+                break
+    except MissingField as error:
+        if error.argument != TEXT_FIELD:
+            raise
+        passed.problem = passed.problem or str(error)
+        passed.add(source.without_field, name)
+        return
+    yield from chain(held, rows)
 
 
 def _row_documents(source: Source, name: str, path: Path, passed: PassedOver, progress: Callable[[int], None] | None) -> Iterator[Document]:
@@ -107,6 +127,21 @@ def _row_documents(source: Source, name: str, path: Path, passed: PassedOver, pr
             continue
         # A row goes by its content, so that the same text never stands on both sides of a split.
         yield from _in_pieces(place, hashlib.sha256(text).hexdigest(), pieces_of(text))
+
+
+def _encoding_noted(pieces: Iterator[bytes], passed: PassedOver, name: str) -> Iterator[bytes]:
+    """`pieces` as they are; what is not UTF-8 in the end is counted."""
+    decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
+    for piece in pieces:
+        try:
+            if decoder is not None:
+                decoder.decode(piece)
+        except UnicodeDecodeError:
+            passed.add(AS_BYTES, name)
+            decoder = None
+        yield piece
+    if decoder is not None and decoder.getstate()[0]:  # cut within a character
+        passed.add(AS_BYTES, name)
 
 
 def _in_pieces(name: str, key: str, pieces: Iterator[bytes]) -> Iterator[Document]:
