@@ -21,6 +21,8 @@ Composition = Callable[..., Tensor | Sequence[Tensor | None]]
 
 
 _is_compiling, _are_transforms_active = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+_dispatch_modes, _dispatch_mode = torch._C._len_torch_dispatch_stack, torch._C._get_dispatch_mode
+_PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE  # of make_fx; of tensors without numbers
 
 
 class _Here(threading.local):
@@ -53,9 +55,20 @@ def is_transformed() -> bool:
 
 
 def is_traced() -> bool:
-    """Whether a compiler, an export, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a backward by
-    hand cannot go there."""
-    return _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0 or _here.plain
+    """Whether a compiler, an export, ``make_fx``, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a
+    backward by hand cannot go there."""
+    return (
+        _is_compiling()
+        or _are_transforms_active()
+        or forward_ad._current_level >= 0
+        or _here.plain
+        or (_dispatch_modes() > 0 and _dispatch_mode(_PROXY) is not None)
+    )
+
+
+def is_without_numbers() -> bool:
+    """Whether ``make_fx`` follows, or tensors have shapes alone."""
+    return _dispatch_modes() > 0 and any(_dispatch_mode(mode) is not None for mode in (_PROXY, _FAKE))
 
 
 def is_followed() -> bool:

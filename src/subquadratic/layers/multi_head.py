@@ -14,8 +14,8 @@ from ..ops.rotary import rotation, turn
 
 def split_heads(x: Tensor, *, width: int) -> Tensor:
     """(B, N, H K) -> (B, H, N, K) with heads of K = ``width``, as many as there are: a rank of tensor parallelism has some of them."""
-    heads, rest = divmod(x.shape[2], width)
-    if rest:
+    heads = x.shape[2] // width  # and not divmod, which sizes traced by torch.jit do not have
+    if heads * width != x.shape[2]:
         raise ValueError(f"a map gave {x.shape[2]} channels, which are no whole number of heads of width {width}")
     if x.shape[1] == 1:  # a token's numbers lie the same way either way
         return x.reshape(x.shape[0], heads, 1, width)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops.backend import is_transformed
 from ..ops.errors import require
+from ..ops.recomputation import hold, recomputed
 from ..ops.state import State, state
 from .norms import Gain, make_norm, sum_and_norm
 from .reversible import run_reversible
@@ -136,7 +136,7 @@ class ResidualStack(Streaming):
         delta = None
         for branch in self.branches():
             if self.checkpointing and torch.is_grad_enabled() and not is_transformed():
-                x = x + checkpoint(branch, x, arguments, use_reentrant=False)
+                x = x + recomputed(hold(branch), branch, x, arguments)
                 continue
             both = sum_and_norm(branch.norm, x, delta) if is_untouched(branch, Branch) else None
             if both is not None:
