@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from subquadratic.kernels.native import feedback, library, linear
 from subquadratic.ops.backend import use_backend
@@ -102,6 +103,31 @@ def test_none_is_refused_in_lists() -> None:
             where = list(inspect.signature(check).parameters)[at]
             with pytest.raises(ValueError, match=rf"{name}: {where}\[{index}\] must be a float32 tensor, got None"):
                 check(*put(None), *arguments[2:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_autograd_would_differentiate_is_refused(name: str) -> None:
+    """An operator has no derivatives: those are the autograd functions', which call it below autograd."""
+    arguments = arguments_of(name, Sizes())
+    arguments = arguments if name in HERE else without_memory(arguments)
+    transforms = (
+        lambda f, x: torch.func.grad(lambda y: f(y).sum())(x),
+        lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),)),
+        lambda f, x: torch.func.vmap(torch.func.grad(lambda y: f(y).sum()))(x[None]),
+    )
+    for _, x, put in tensors_in(arguments):
+        if not x.is_floating_point():
+            continue
+        call(name, put(x.detach()))
+        with pytest.raises(RuntimeError, match=f"{name} has no derivative"):
+            call(name, put(x.detach().requires_grad_()))
+        with torch.no_grad():
+            assert not any(y.requires_grad for y in call(name, put(x.detach().requires_grad_())))
+        with forward_ad.dual_level(), pytest.raises(RuntimeError, match=f"{name} has no derivative"):
+            call(name, put(forward_ad.make_dual(x, torch.ones_like(x))))
+        for transform in transforms:
+            with pytest.raises(RuntimeError, match=f"{name} has no derivative"):
+                transform(lambda y, put=put: call(name, put(y))[0], x)
 
 
 @pytest.mark.parametrize("name", HERE)
