@@ -66,7 +66,9 @@ def is_followed() -> bool:
 def has_derivative(arguments: Sequence[Any]) -> bool:
     """Whether autograd records an operator of these arguments, lists of tensors among them, or a tangent comes with one."""
     reverse, forward = torch.is_grad_enabled(), forward_ad._current_level >= 0
-    return any((reverse and x.requires_grad) or (forward and forward_ad.unpack_dual(x).tangent is not None) for x in _tensors(arguments))
+    return (reverse or forward) and any(
+        (reverse and x.requires_grad) or (forward and forward_ad.unpack_dual(x).tangent is not None) for x in _tensors(arguments)
+    )
 
 
 def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:

@@ -66,6 +66,7 @@ def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) ->
         _OPERATORS.impl(name, run_unless_differentiated, "Autograd")
         torch.library.register_fake(f"subquadratic::{name}", run_without_memory, lib=_OPERATORS)
         call = getattr(torch.ops.subquadratic, name).default
+        call.below_autograd = below_autograd  # for recordings, which see the operator alone
         return below_autograd
 
     return make
