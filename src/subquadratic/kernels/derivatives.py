@@ -76,6 +76,22 @@ def is_followed() -> bool:
     return torch.is_grad_enabled() or is_transformed()
 
 
+def has_derivative(arguments: Sequence[Any]) -> bool:
+    """Whether autograd records an operator of these arguments, lists of tensors among them, or a tangent comes with one."""
+    reverse, forward = torch.is_grad_enabled(), forward_ad._current_level >= 0
+    return (reverse or forward) and any(
+        (reverse and x.requires_grad) or (forward and forward_ad.unpack_dual(x).tangent is not None) for x in _tensors(arguments)
+    )
+
+
+def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:
+    for value in arguments:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
 def keep(ctx: Any, arguments: Sequence[Any], *made: Tensor | None) -> None:
     """As ``ctx.save_for_backward``: all arguments of forward, as they were given, and what it made."""
     places = [place for place, value in enumerate(arguments) if isinstance(value, Tensor)]

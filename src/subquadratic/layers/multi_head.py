@@ -10,6 +10,7 @@ from ..ops.errors import require, require_positive
 from ..ops.padding import token_positions
 from ..ops.precision import exact_dtype
 from ..ops.rotary import rotation, turn
+from ..ops.vector_length import vector_length
 
 
 def split_heads(x: Tensor, *, width: int) -> Tensor:
@@ -73,4 +74,4 @@ class QueryKeyNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, N, K) -> (B, H, N, K)."""
         exact = x.to(exact_dtype(x))
-        return (exact * (self.gain * self.length / exact.norm(dim=-1, keepdim=True).clamp_min(1e-6))).to(x.dtype)
+        return (exact * (self.gain * self.length / vector_length(exact, least=1e-6))).to(x.dtype)

@@ -13,6 +13,7 @@ from ..attention.favor import FavorAttention, check_local
 from ..attention.favor_heads import Kernel, check_kernel
 from ..layers.residual import Branch
 from ..ops.errors import require, require_positive
+from ..ops.scalars import as_numbers
 from .backbone import StackBackbone, make_branch, make_feed_forward
 from .config import BackboneConfig
 
@@ -52,8 +53,7 @@ class PerformerConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.local_heads, list):  # JSON gives a list
-            object.__setattr__(self, "local_heads", tuple(self.local_heads))
+        object.__setattr__(self, "local_heads", as_numbers(self.local_heads))  # JSON gives a list
         if isinstance(self.local_heads, tuple):
             require(
                 len(self.local_heads) == self.depth,
