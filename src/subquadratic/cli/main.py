@@ -121,7 +121,7 @@ def _explained(error: Exception) -> tuple[str, int] | None:
     from ..evaluation.memory import out_of_memory
 
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if not kinds & {"TrainingError", "UsageError"} and (said := out_of_memory(error)) is not None:
+    if not kinds & {"TrainingError", "UsageError", "ValueError"} and (said := out_of_memory(error)) is not None:
         return said, 1
     said = str(error) or type(error).__name__
     if kinds & {"TrainingError", "OutputError"} or getattr(error, "errno", None) in FULL:
