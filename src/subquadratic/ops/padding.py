@@ -32,8 +32,10 @@ def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None
 
 
 def check_positions(positions: Tensor, limit: int) -> None:
-    """Raises ValueError for a position, (N,) of all rows or (B, N), that a model of ``limit`` positions does not have. Those of each row are
-    numbers, which are looked at only where they may be, and not while a CUDA graph is captured, which that would break off."""
+    """Raises ValueError for a position, (N,) of all rows or (B, N), that a model of ``limit`` positions does not have.
+
+    Positions of each row are numbers, which are looked at only where they may be, and not while a CUDA graph is captured.
+    """
     if positions.dim() == 1:  # all of 0 to N - 1
         _check_length(len(positions), limit)
     elif may_look(positions):
