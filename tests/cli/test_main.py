@@ -168,6 +168,14 @@ CONFIGS = {
     "self.yaml": (b"config: other.yaml\n", "names another file"),
     "out.yaml": (b"out: ''\n", "out: the name is empty"),
     "deep.yaml": (b"[" * 5000, "config: deep.yaml"),
+    "nothing.yaml": (b"dim:\n", "line 1: dim has no value"),
+    "nothing_else.yaml": (b"depth: 2\ndim:\nheads: 2\n", "line 2: dim has no value"),
+    "bare.yaml": (b"{dim, depth}", "dim has no value"),
+    "inner_nothing.yaml": (b"fields:\n  kernel:\n", "line 2: kernel has no value"),
+    "large.yaml": (b"dim: [" + b"1, " * 10_001 + b"]", "stands for more than 10,000 values"),
+    "aliases.yaml": (b"a: &a [1, 2]\nb: [" + b"*a, " * 5000 + b"]", "stands for more than 10,000 values"),
+    "merged.yaml": (b"a: &a {b: 1, c: 2}\nd: {<<: [" + b"*a, " * 5000 + b"]}", "stands for more than 10,000 values"),
+    "circle.yaml": (b"fields: &a {kernel: *a}", "stands for more than 10,000 values"),
 }
 
 
@@ -210,7 +218,75 @@ def test_a_reader_that_leaves_early_is_no_error(argv: list[str]) -> None:
 def test_an_output_that_is_full_is_told() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-m", "subquadratic", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "subq: cannot write to standard output: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "subq: cannot write to standard output: No space left on device\n")
+
+
+SAYING = [
+    ["--help"], ["--version"], *([verb, "--help"] for verb in VERBS), ["tokenizer"], ["tokenizer", "show", "bytes"], ["models"],
+    ["info", "--model", "performer"], ["info", "--model", "performer", "--format", "json"], ["bench", "--list"],
+    ["train", "--print_config"],
+]  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("argv", SAYING, ids=" ".join)
+def test_whatever_cannot_be_printed_is_told_and_is_no_bad_input(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        status = main(argv)
+    said = capsys.readouterr().err
+    assert status == 1
+    assert said.endswith("cannot write to standard output: No space left on device\n") and said.count("\n") == 1
+
+
+def test_a_configuration_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As from `<(...)` and /dev/stdin: what was read is gone."""
+    from subquadratic.cli.options import parse
+    from subquadratic.training import TrainOptions
+
+    filled = "dim: 64\n" + "# filling\n" * 6000
+    for text in (filled, "dim: 64\nout: null\n", "\ufeffdim: 64\r\n", '{\n\t"dim": 64}', "# only\n---\ndim: 64"):
+        reading, writing = os.pipe()
+        os.write(writing, text.encode())
+        os.close(writing)
+        options = parse(TrainOptions, ["--config", f"/dev/fd/{reading}"], verb="train", examples="")
+        os.close(reading)
+        assert options == TrainOptions(dim=64)
+    assert main(["train", "--config", "/dev/zero"]) == 2
+    assert "has more than 1,048,576 bytes" in capsys.readouterr().err
+
+
+def test_no_error_is_longer_than_somebody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    long = "x" * 20_000
+    Path("value.yaml").write_text(f"dim: {long}\n")
+    Path("key.yaml").write_text(f"{long}: 1\n")
+    Path("list.yaml").write_text(f"dim: [{'x, ' * 5000}]\n")
+    Path("long.csv").write_text(",".join(f"column{i}" for i in range(5000)) + "\n1\n")
+    for argv in (
+        ["train", "--dim", long], ["train", f"--{long}"], [long], ["train", "--config", "value.yaml"], ["train", "--config", "key.yaml"],
+        ["train", "--config", "list.yaml"], ["train", "--data", "long.csv"], ["train", "--budget", long], ["train", "--model", long],
+    ):  # fmt: skip
+        assert main(argv) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and len(said) < 1400
+    assert "--text" in said or "model" in said
+
+
+def test_memory_that_is_not_there_is_one_line_of_our_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    def grab(argv: object) -> int:
+        torch.empty(1 << 50, dtype=torch.uint8)
+        return 0
+
+    monkeypatch.setattr("subquadratic.cli.models.run", grab)
+    assert main(["models"]) == 1
+    assert capsys.readouterr().err == "subq models: out of memory: there was no room for another 1,125,899.9 GB\n"
 
 
 def test_flags_win_over_the_file_wherever_it_stands(tmp_path: Path) -> None:

@@ -102,5 +102,5 @@ def test_bad_input_is_one_clear_line(
 
 def test_without_standard_output_there_is_one_clear_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", None)
-    assert main(["models"]) == 2
+    assert main(["models"]) == 1
     assert capsys.readouterr().err == "subq models: there is no standard output to write to\n"

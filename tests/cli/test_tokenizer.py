@@ -119,7 +119,7 @@ def test_a_full_disk_is_one_line(data: Path, tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    assert train(data, tmp_path / "out") == 2
+    assert train(data, tmp_path / "out") == 1
     assert "out: cannot write" in (said := capsys.readouterr().err) and "No space left on device" in said
     assert not (tmp_path / "out").exists()
 

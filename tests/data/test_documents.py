@@ -329,3 +329,85 @@ def test_quotes_none_and_double_are_what_they_say(tmp_path: Path) -> None:
     assert read("none") == {b'"whole"', b'"open', b'close"'}
     assert read("double") == {b"whole", b"open\t0\nclose"}
     assert read("auto") == {b"whole", b'"open', b'close"'}
+
+
+WHOLE = [{"text": f"Row {i}: \u4e2d {{[,", "n": [{"a": i}]} for i in range(3)]
+SHAPES = {
+    "indented": "\n".join(json.dumps(row, indent=2) for row in WHOLE),
+    "side by side": " ".join(json.dumps(row) for row in WHOLE),
+    "within": json.dumps({"version": [1, {"x": "["}], "none": [], "data": WHOLE, "more": {"text": "no"}}),
+    "within, indented": json.dumps({"info": "a", "data": WHOLE}, indent=4, ensure_ascii=False),
+    "several within": json.dumps({"train": WHOLE[:1], "other": [{"a": 1}], "test": WHOLE[1:]}),
+}
+
+
+@pytest.mark.parametrize("chunk", [1 << 17, 7])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_json_are_found_however_they_are_laid_out(
+    shape: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subquadratic.data.reading.CHUNK", chunk)
+    (tmp_path / "rows.json").write_text("\ufeff" + SHAPES[shape] + "\n")
+    for text in ({}, {"text": "text"}):
+        documents = find_source(tmp_path / "rows.json", **text).documents(utf8=True)
+        assert [document.text.decode() for document in documents] == [row["text"] for row in WHOLE]
+    (tmp_path / "rows.json").write_text(SHAPES[shape][:-3])
+    with pytest.raises(ValueError, match=r"rows\.json:\d+ is not valid JSON"):
+        list(find_source(tmp_path / "rows.json").documents(utf8=True))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_the_header_says_what_separates_columns(suffix: str, separator: str, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{suffix}"
+    rows = [["body", "stars"], ['"one, two; three|four"', "1"], ["five", "0"]]
+    file.write_text("\n" + "\n".join(separator.join(row) for row in rows) + "\n")
+    found = [document.text for document in find_source(file, text="body").documents(utf8=True)]
+    assert found == [b"one, two; three|four", b"five"]
+    with pytest.raises(ValueError, match=r"no field 'boddy'; its fields are 'body', 'stars'; did you mean --text body\?"):
+        list(find_source(file, text="boddy").documents(utf8=True))
+    file.write_text(f"body{separator}stars\nx{separator}1\n")
+    (tmp_path / "more.csv").write_text("body;a,b\nsix;\n")  # no comma in a name that is asked for
+    found = [document.text for document in find_source(tmp_path, text="body").documents(utf8=True)]
+    assert found == ([b"six", b"x"])
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("utf-16-le", "\u4e2d\u6587\u5b57" * 200), ("latin-1", "d\u00e9j\u00e0 vu " * 100)])
+def test_what_is_not_utf8_is_read_as_bytes_with_a_word(encoding: str, text: str, tmp_path: Path) -> None:
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_bytes(f"{name} {text}".encode(encoding) if encoding == "latin-1" else (text + name[:3]).encode(encoding))
+    (tmp_path / "three.txt").write_bytes(TEXT)
+    (tmp_path / "cut.txt").write_bytes(TEXT + "\u00e9".encode()[:1])
+    if encoding == "utf-16-le":
+        for name in ("one.txt", "two.txt"):
+            (tmp_path / name).write_bytes(text.encode(encoding) + (b"" if name == "one.txt" else b"ab"))
+    corpus = load_corpus(tmp_path)
+    assert corpus.describe().endswith("; read as bytes: 3 not UTF-8")
+    assert load_corpus(tmp_path / "one.txt").describe().endswith("; read as bytes: 1 not UTF-8")
+    assert corpus.passed_over.first["not UTF-8"] == ["cut.txt", "one.txt", "two.txt"]
+    assert "not UTF-8" not in load_corpus(tmp_path, binary=True).describe()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_a_table_without_the_field_is_passed_over_among_several(kind: str, tmp_path: Path) -> None:
+    other = [{"title": f"other {i}", "n": "1"} for i in range(1200)]
+    content = {
+        "jsonl": "\n".join(map(json.dumps, other)),
+        "json": json.dumps(other),
+        "csv": "title,n\n" + "a,1\n" * 9,
+        "tsv": "title\tn\n" + "a\t1\n" * 9,
+    }
+    file = tmp_path / f"other.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(other), file)
+    else:
+        file.write_text(content[kind])
+    (tmp_path / "rows.jsonl").write_bytes(b'{"title": "without"}\n' + LINES)
+    corpus = load_corpus(tmp_path, text="body")
+    assert corpus.documents[0] + corpus.documents[1] == len(ROWS)
+    assert "passed over: 1 without the field 'body', 1 row without text" in corpus.describe()
+    with pytest.raises(ValueError, match="no field 'body'"):
+        load_corpus(file, text="body")
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"no field 'body'"):
+        load_corpus(tmp_path, text="body")

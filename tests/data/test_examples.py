@@ -161,7 +161,7 @@ def test_bad_rows_are_refused_by_line(tmp_path: Path, lines: list[str], options:
         (b"text,label\na,1\nb,2,3\n", r"a\.csv:3 has 3 columns, the header 2"),
         (b'text,label\na,1\n"b,2\n', r"a\.csv:3 is not valid CSV: unexpected end of data"),
         (b"text,label\na,1\n\xff,2\n", "not UTF-8 at byte 15"),
-        (b"text;label\na;1\n", "has no field 'text'; its fields are 'text;label'"),
+        (b"txt;label\na;1\n", "has no field 'text'; its fields are 'txt', 'label'; did you mean --text txt"),
     ],
 )
 def test_bad_csv_is_refused_by_line(tmp_path: Path, content: bytes, message: str) -> None:

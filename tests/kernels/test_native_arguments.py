@@ -1,6 +1,7 @@
 """What C kernels are handed: each operator refuses every tensor of another shape, dtype or device, and reads every layout rightly or not
 at all, before a pointer is read."""
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from subquadratic.kernels.native import feedback, library
+from subquadratic.kernels.native import feedback, library, linear
 from subquadratic.ops.backend import use_backend
 
 from .operator_cases import (
@@ -70,6 +72,62 @@ def test_another_dtype_or_device_is_refused(name: str) -> None:
         for other in other_kinds(x):
             with pytest.raises(REFUSED, match=name):
                 call(name, put(other))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("more", [True, False])
+def test_none_is_refused_where_a_tensor_is_needed(name: str, more: bool) -> None:
+    """PyTorch hands None through for any tensor. What this processor cannot compute is checked all the same, of tensors without memory."""
+    arguments = arguments_of(name, Sizes(masked=more, turned=more))
+    schema = getattr(torch.ops.subquadratic, name).default._schema.arguments
+    for place, _, put in tensors_in(arguments):
+        at, *index = place if isinstance(place, tuple) else (place,)
+        where, kind = schema[at].name, schema[at].type.getElementType() if index else schema[at].type
+        for given in (put(None), without_memory(put(None))) if name in HERE else (without_memory(put(None)),):
+            if kind.kind() == "OptionalType":
+                call(name, given)
+            elif index or name == "feedback_work":  # PyTorch lets none through in a list, and asks nobody where there is no other tensor
+                with pytest.raises(RuntimeError, match=f"'{where}'|no tensor arguments"):
+                    call(name, given)
+            else:
+                with pytest.raises(ValueError, match=rf"{name}: {where} must be .*float32.*, got None"):
+                    call(name, given)
+
+
+def test_none_is_refused_in_lists() -> None:
+    checks = {"linear_maps": linear._check_maps, "sums_of_outer_products": linear._check_sums}
+    for name, check in checks.items():
+        arguments = arguments_of(name, Sizes())
+        check(*arguments)
+        for (at, index), _, put in tensors_in(arguments[:2]):
+            where = list(inspect.signature(check).parameters)[at]
+            with pytest.raises(ValueError, match=rf"{name}: {where}\[{index}\] must be a float32 tensor, got None"):
+                check(*put(None), *arguments[2:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_autograd_would_differentiate_is_refused(name: str) -> None:
+    """An operator has no derivatives: those are the autograd functions', which call it below autograd."""
+    arguments = arguments_of(name, Sizes())
+    arguments = arguments if name in HERE else without_memory(arguments)
+    transforms = (
+        lambda f, x: torch.func.grad(lambda y: f(y).sum())(x),
+        lambda f, x: torch.func.jvp(f, (x,), (torch.ones_like(x),)),
+        lambda f, x: torch.func.vmap(torch.func.grad(lambda y: f(y).sum()))(x[None]),
+    )
+    for _, x, put in tensors_in(arguments):
+        if not x.is_floating_point():
+            continue
+        call(name, put(x.detach()))
+        with pytest.raises(RuntimeError, match=f"{name} has no derivative"):
+            call(name, put(x.detach().requires_grad_()))
+        with torch.no_grad():
+            assert not any(y.requires_grad for y in call(name, put(x.detach().requires_grad_())))
+        with forward_ad.dual_level(), pytest.raises(RuntimeError, match=f"{name} has no derivative"):
+            call(name, put(forward_ad.make_dual(x, torch.ones_like(x))))
+        for transform in transforms:
+            with pytest.raises(RuntimeError, match=f"{name} has no derivative"):
+                transform(lambda y, put=put: call(name, put(y))[0], x)
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from subquadratic.kernels.native import favor as kernel
 from subquadratic.kernels.native import library
-from subquadratic.kernels.native.favor_step import favor_step
 from subquadratic.kernels.native.tensors import shares_of
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
@@ -218,21 +217,25 @@ def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
     state = state_of(3 if bounds else 2, 2, 20, 8)
     checks = ("test_schema", "test_faketensor")
     arguments = (q, k, v, projection, live, state.total, state.weight, state.maximum, bounds, keep)
-    torch.library.opcheck(kernel.favor_causal, arguments, test_utils=checks)
+    torch.library.opcheck(torch.ops.subquadratic.favor_causal.default, arguments, test_utils=checks)
     output, total, weight, maximum, *kept = kernel.favor_causal(*arguments)
     if keep:
         backward = (torch.randn_like(output), total, weight, q, k, v, projection, live, output, maximum, bounds, *kept)
-        torch.library.opcheck(kernel.favor_causal_backward, backward, test_utils=checks)
+        torch.library.opcheck(torch.ops.subquadratic.favor_causal_backward.default, backward, test_utils=checks)
     before = tuple(x[:batch].contiguous() for x in (total, weight, maximum, state.values, state.count))
     for turns in (None, torch.randn(1, 8), torch.randn(batch, 1, 1, 8)):
         token = (*(x[:, :, :1].contiguous() for x in (q, k, v)), turns, live[:, :1].contiguous(), projection, *before)
-        torch.library.opcheck(favor_step, token, test_utils=checks)
-    torch.library.opcheck(kernel.favor_summarise, (k, v, projection, live), test_utils=checks)
+        torch.library.opcheck(torch.ops.subquadratic.favor_step.default, token, test_utils=checks)
+    torch.library.opcheck(torch.ops.subquadratic.favor_summarise.default, (k, v, projection, live), test_utils=checks)
     summary = kernel.favor_summarise(k, v, projection, live)
-    torch.library.opcheck(kernel.favor_summarise_backward, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks)
-    torch.library.opcheck(kernel.favor_read, (q, projection, *summary), test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.subquadratic.favor_summarise_backward.default, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks
+    )
+    torch.library.opcheck(torch.ops.subquadratic.favor_read.default, (q, projection, *summary), test_utils=checks)
     read = kernel.favor_read(q, projection, *summary)
-    torch.library.opcheck(kernel.favor_read_backward, (torch.randn_like(read[0]), q, projection, *summary, *read), test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.subquadratic.favor_read_backward.default, (torch.randn_like(read[0]), q, projection, *summary, *read), test_utils=checks
+    )
 
 
 @pytest.mark.parametrize("masked", [True, False])

@@ -135,11 +135,15 @@ def test_kept_is_what_comes_before_the_activation_alone() -> None:
 def test_operators_are_well_formed(gated: bool, keep: bool) -> None:
     arguments = drawn(40, 10, 20, 6, gated=gated)
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(kernel.feed_forward, (*arguments, keep), test_utils=checks)
+    torch.library.opcheck(torch.ops.subquadratic.feed_forward.default, (*arguments, keep), test_utils=checks)
     y, inner = kernel.feed_forward(*arguments, keep)
     x, expand, _, contract, _ = arguments
     for wants in ((True, True), (True, False), (False, True)) if keep else ():
-        torch.library.opcheck(kernel.feed_forward_backward, (torch.randn_like(y), x, expand, contract, inner, *wants), test_utils=checks)
+        torch.library.opcheck(
+            torch.ops.subquadratic.feed_forward_backward.default,
+            (torch.randn_like(y), x, expand, contract, inner, *wants),
+            test_utils=checks,
+        )
 
 
 @pytest.fixture

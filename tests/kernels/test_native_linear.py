@@ -112,7 +112,11 @@ def test_infinities_in_both() -> None:
 def test_operators_are_well_formed() -> None:
     checks = ("test_schema", "test_faketensor")
     x, weight, bias, other = torch.randn(40, 10), torch.randn(20, 10), torch.randn(20), torch.randn(40, 20)
-    torch.library.opcheck(kernel.linear_maps, ([x], [weight], [bias], other), test_utils=checks)
-    torch.library.opcheck(kernel.linear_maps, ([x, other], [weight, weight[:, :1] * weight.new_ones(20)], [None], None), test_utils=checks)
+    torch.library.opcheck(torch.ops.subquadratic.linear_maps.default, ([x], [weight], [bias], other), test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.subquadratic.linear_maps.default,
+        ([x, other], [weight, weight[:, :1] * weight.new_ones(20)], [None], None),
+        test_utils=checks,
+    )
     for wants in (True, False):
-        torch.library.opcheck(kernel.sums_of_outer_products, ([other, x], [x], [wants, True]), test_utils=checks)
+        torch.library.opcheck(torch.ops.subquadratic.sums_of_outer_products.default, ([other, x], [x], [wants, True]), test_utils=checks)

@@ -143,8 +143,8 @@ def test_operators_are_well_formed() -> None:
         (torch.randn(2, 1, 40, 8), torch.randn(3, 24), False, True),
     ):
         arguments = (x, turns, weights, mask, late, 0.5)
-        torch.library.opcheck(kernel.pool, (*arguments, write), test_utils=checks)
+        torch.library.opcheck(torch.ops.subquadratic.pool.default, (*arguments, write), test_utils=checks)
         mean, turned, *kept = kernel.pool(*arguments, write)
         given = (torch.randn_like(mean), torch.randn_like(turned) if write else None, torch.randn_like(x) if late else None)
         backward = (*given, *arguments, mean, *kept)
-        torch.library.opcheck(kernel.pool_backward, backward, test_utils=checks)
+        torch.library.opcheck(torch.ops.subquadratic.pool_backward.default, backward, test_utils=checks)

@@ -189,10 +189,12 @@ def test_operators_are_well_formed(turned: str, read: bool, keep: bool) -> None:
     turns = {"not": None, "alike": torch.randn(70, 8), "by row": torch.randn(2, 1, 70, 8)}[turned]
     checks, mask = ("test_schema", "test_faketensor"), torch.rand(2, 70) > 0.3
     arguments = (logits, values, queries if read else None, turns, mask)
-    torch.library.opcheck(kernel.running_mean, (*arguments, maximum, weight, total, keep), test_utils=checks)
+    torch.library.opcheck(torch.ops.subquadratic.running_mean.default, (*arguments, maximum, weight, total, keep), test_utils=checks)
     if keep:
         output, _, *after, kept = kernel.running_mean(*arguments, maximum, weight, total, True)
-        torch.library.opcheck(kernel.running_mean_backward, (torch.randn_like(output), *after, *arguments, kept), test_utils=checks)
+        torch.library.opcheck(
+            torch.ops.subquadratic.running_mean_backward.default, (torch.randn_like(output), *after, *arguments, kept), test_utils=checks
+        )
 
 
 def test_when_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,10 +118,12 @@ def test_operators_are_well_formed(each: bool, keep: bool) -> None:
     queries, keys, values, *weights, key_slots, value_slots = drawn(2, 2, 70, 10, 6, 4, each=each)
     weights = [x if each else x[None] for x in weights]
     arguments = (queries, keys, values, *weights)
-    torch.library.opcheck(kernel.slot_attention, (*arguments, key_slots, value_slots, keep), test_utils=checks)
+    torch.library.opcheck(torch.ops.subquadratic.slot_attention.default, (*arguments, key_slots, value_slots, keep), test_utils=checks)
     if keep:
         output, *after, kept = kernel.slot_attention(*arguments, key_slots, value_slots, True)
-        torch.library.opcheck(kernel.slot_attention_backward, (torch.randn_like(output), *after, *arguments, kept), test_utils=checks)
+        torch.library.opcheck(
+            torch.ops.subquadratic.slot_attention_backward.default, (torch.randn_like(output), *after, *arguments, kept), test_utils=checks
+        )
 
 
 def test_when_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.kernels.native import library
-from subquadratic.kernels.native import rotary as rotary_kernel
 from subquadratic.kernels.native import softmax as kernel
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.rotary import FEW, complex_product
@@ -109,10 +108,12 @@ def test_keys_that_stand_for_several_heads() -> None:
 def test_operators_are_well_formed() -> None:
     q, k, v = (torch.randn(2, 40, 3, 8).transpose(1, 2) for _ in range(3))
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(kernel.softmax_attention, (q, k, v, True), test_utils=checks)
+    torch.library.opcheck(torch.ops.subquadratic.softmax_attention.default, (q, k, v, True), test_utils=checks)
     y, normaliser = kernel.softmax_attention(q, k, v, True)
-    torch.library.opcheck(kernel.softmax_attention_backward, (torch.randn_like(y), q, k, v, True, y, normaliser), test_utils=checks)
-    torch.library.opcheck(rotary_kernel.complex_product, (q, torch.randn(40, 8), False), test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.subquadratic.softmax_attention_backward.default, (torch.randn_like(y), q, k, v, True, y, normaliser), test_utils=checks
+    )
+    torch.library.opcheck(torch.ops.subquadratic.complex_product.default, (q, torch.randn(40, 8), False), test_utils=checks)
 
 
 @pytest.mark.parametrize("conjugate", [True, False])

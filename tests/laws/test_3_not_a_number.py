@@ -94,3 +94,38 @@ def test_it_is_kept_out_where_gradients_are_recorded() -> None:
     x[:, AT] = torch.nan
     y = model(x)
     assert y[:, :AT].isfinite().all() and not y[:, AT:].isfinite().any()
+
+
+WINDOWED = {
+    "sliding": sq.TransformerConfig(dim=16, depth=2, heads=2, window=9),
+    "narrow": sq.TransformerConfig(dim=16, depth=2, heads=2, window=3),
+    "local heads": sq.PerformerConfig(dim=16, depth=2, heads=2, local_heads=1, local_window=7),
+}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", WINDOWED)
+@torch.no_grad()
+def test_windows_keep_it_out_in_forward_and_in_pieces(name: str, dtype: torch.dtype, padded: bool) -> None:
+    torch.manual_seed(0)
+    model = WINDOWED[name].build().to(dtype).eval()
+    x = torch.randn(2, 20, 16).to(dtype)
+    mask = torch.ones(2, 20, dtype=torch.bool)
+    mask[0, 2] = not padded
+    options = {"mask": mask} if padded else {}
+    for at in (4, 8, 15):
+        changed = x.clone()
+        changed[1, at:] = torch.nan
+        assert torch.equal(model(changed, **options)[:, :at], model(x, **options)[:, :at])
+        for pieces in ((1, 8, 11), (3, 17), (5, 2, 6, 7)):
+            found, wanted = [], []
+            state = other = model.init_state(2)
+            for part, plain, real in zip(changed.split(pieces, 1), x.split(pieces, 1), mask.split(pieces, 1), strict=True):
+                options = {"mask": real} if padded else {}
+                y, state = model.extend(part, state, **options)
+                z, other = model.extend(plain, other, **options)
+                found.append(y)
+                wanted.append(z)
+            options = {"mask": mask} if padded else {}
+            assert torch.equal(torch.cat(found, 1)[:, :at], torch.cat(wanted, 1)[:, :at])

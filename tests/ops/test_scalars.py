@@ -1,5 +1,8 @@
-"""NumPy's and PyTorch's scalars count as numbers wherever a number is asked for; a bool never does."""
+"""NumPy's and PyTorch's scalars count as numbers wherever a number is asked for, and as flags where a flag is; a bool is no number."""
 
+import dataclasses
+import inspect
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +82,62 @@ def test_configurations_and_heads_keep_plain_numbers(make: Callable[[Any], Any],
 def test_a_bool_is_refused_by_configurations(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         sq.PerformerConfig(**{"dim": 16, "depth": 1, "heads": 2, field: value})
+
+
+FLAGS = [np.bool_, np.array, torch.tensor]
+NO_FLAG = ["no", np.array([False]), torch.tensor([True, False]), 2, [True]]
+CONFIGS = [
+    sq.PerformerConfig, sq.LinformerConfig, sq.FastformerConfig, sq.FeedbackTransformerConfig, sq.PerceiverARConfig, sq.TransformerConfig
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("make", FLAGS)
+def test_flags_of_configurations_and_heads_are_plain(kind: Any, make: Callable[[bool], Any], tmp_path: Any) -> None:
+    more = {"dim": 16, "depth": 1, "heads": 2} | ({"max_length": 32, "slots": 4} if kind is sq.LinformerConfig else {})
+    more |= {"latents": 8} if kind is sq.PerceiverARConfig else {}
+    fields = {field.name: field.default for field in dataclasses.fields(kind) if field.type is bool}
+    assert {"causal", "ff_glu", "reversible"} <= fields.keys()
+    config = kind(**more, **{name: make(value) for name, value in fields.items()})
+    assert config == kind(**more) and all(type(getattr(config, name)) is bool for name in fields)
+    model = sq.LanguageModel(config, vocab_size=11, max_length=32, tie_embeddings=make(False))
+    model.save_pretrained(tmp_path)
+    assert sq.LanguageModel.from_pretrained(tmp_path).options() == model.options()
+    for name in fields:
+        for value in NO_FLAG:
+            with pytest.raises(ValueError, match=f"{name} must be True or False"):
+                kind(**more, **{name: value})
+
+
+def test_whoever_takes_flags_looks_at_them() -> None:
+    for package in (attention, compat.performer_pytorch, compat.linformer, compat.fast_transformer_pytorch, sq.models):
+        for _, made in inspect.getmembers(package, inspect.isclass):
+            parameters = inspect.signature(made.__init__).parameters.values()
+            flags = [parameter.name for parameter in parameters if parameter.annotation is bool]
+            if not flags or dataclasses.is_dataclass(made):
+                continue
+            needed = {parameter.name: 8 for parameter in parameters if parameter.default is parameter.empty and parameter.name != "self"}
+            for flag, value in itertools.product(flags, NO_FLAG):
+                with pytest.raises(ValueError, match=f"{flag} must be True or False"):
+                    made(**needed | {flag: value})
+
+
+def test_one_number_a_layer_may_be_an_array() -> None:
+    more = {"dim": 16, "depth": 2, "heads": 2, "local_window": 4}
+    for value in (np.array([1, 0]), torch.tensor([1, 0]), [np.int64(1), 0]):
+        config = sq.PerformerConfig(**more, local_heads=value)
+        assert json.dumps(config.to_dict()["local_heads"]) == "[1, 0]"
+        shape = sq.PerformerConfig(**more, positions="axial", axial_shape=np.array([4, 5])).axial_shape
+        assert json.dumps(shape) == "[4, 5]"
+    for value in (np.array([1]), np.array([[1, 0]]), np.array([1.0, 0.0]), torch.tensor([True, False])):
+        with pytest.raises(ValueError, match="local_heads must be"):
+            sq.PerformerConfig(**more, local_heads=value)
+    for value in (4, "ab", np.array([4.0, 4.0]), np.array([4, 4, 4])):
+        with pytest.raises(ValueError, match="axial_shape must be"):
+            sq.PerformerConfig(**more, positions="axial", axial_shape=value)
+    for name in ("dim", "depth", "heads", "ff_mult", "dropout"):
+        with pytest.raises(ValueError, match=name):
+            sq.PerformerConfig(**more | {name: np.array([1, 0])})
 
 
 @pytest.mark.parametrize("make", WHOLE[:1] + WHOLE[2:4])

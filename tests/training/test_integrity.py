@@ -144,6 +144,50 @@ def test_checkpoints_without_check_sums_are_opened(copy: Path) -> None:
         check_files(newest, read_progress(newest))
 
 
+WRONG = {
+    "progress.json": {
+        "step": "x", "sizes": "x", "losses": 5, "marks": [None], "best": [], "stale": 1.5, "elapsed": "0", "run_seconds": None,
+        "train_seconds": [], "averaged": -1, "files": {"optimizer.pt": 5},
+    },
+    "trainer_state.json": {"global_step": "x", "log_history": "x", "train_batch_size": "x", "nothing": 1, "is_world_process_zero": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in WRONG.items() for key in keys])
+def test_values_of_another_kind_are_named(name: str, key: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no check sums tell, as in checkpoints of versions that had none."""
+    newest = Checkpoints(copy).newest()
+    assert newest is not None
+    progress = json.loads((newest / "progress.json").read_text())
+    for listed in ("files", "crc32"):
+        del progress[listed]
+    (newest / "progress.json").write_text(json.dumps(progress))
+    (newest / name).write_text(json.dumps({**json.loads((newest / name).read_text()), key: WRONG[name][key]}))
+    said = told(copy, capsys)
+    assert f"{newest / name} is damaged" in said and key in said
+
+
+@pytest.mark.parametrize("line", ['["step"]', '{"step": "x"}', '{"step": 1, "validation_loss": "x"}', '{"step": 1, "loss": []}'])
+def test_measurements_of_another_kind_are_named(line: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (copy / "metrics.jsonl").read_text()
+    (copy / "metrics.jsonl").write_text(f"{line}\n{before}")
+    assert "metrics.jsonl is damaged (line 1" in told(copy, capsys)
+
+
+def test_a_best_step_that_is_none_is_not_believed(copy: Path) -> None:
+    facts = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**facts, "best": {}}))
+    assert main(["train", "--resume", str(copy)]) == 0
+
+
+def test_what_a_checkpoint_lacks_is_listed(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newest = Checkpoints(copy).newest()
+    assert newest is not None
+    for name in ("progress.json", "config.json", "model.safetensors"):
+        (newest / name).unlink()
+    assert "lacks progress.json, config.json and model.safetensors; delete" in told(copy, capsys)
+
+
 def test_as_many_processes_go_on_as_wrote(copy: Path) -> None:
     newest = Checkpoints(copy).newest()
     assert newest is not None

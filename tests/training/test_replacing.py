@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from subquadratic.training.checkpoints import Checkpoints
 from subquadratic.training.replacing import check_replaceable, holds_run, remove_run
 from subquadratic.training.run_folder import RunFolder
 
@@ -39,6 +40,56 @@ def test_only_what_a_run_makes_is_removed(run: Any, tmp_path: Path) -> None:
     write(out, mine)
     remove_run(out)
     assert contents(out) == {name: text.encode() for name, text in mine.items()}
+
+
+KEPT = (
+    "checkpoints/step-00000003-good/model.safetensors", "checkpoints/step-00000003-good/notes.txt", "checkpoints/step-3/model.safetensors",
+    "checkpoints/.step-notes/n.txt", "checkpoints/.step-00000009/n.txt", "checkpoints/step-00000003/n.txt", "tracking/n.txt",
+    "checkpoints/step-00000003/checkpoint-1/optimizer.pt", "checkpoints/step-000000003/config.json",
+    "tracking/subquadratic-notes/n.txt", "tracking/events.out.tfevents.mine", ".hidden",
+)  # fmt: skip
+EMPTY = ("checkpoints/none", "tracking/none", "samples")
+
+
+def test_what_the_user_keeps_beside_checkpoints_stays(run: Any, tmp_path: Path) -> None:
+    """A copy of a checkpoint, notes in one and beside them: through --overwrite, and through the deletion of old checkpoints."""
+    out = tmp_path / "run"
+    run(out, save_every=1, report_to="tensorboard")
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
+    write(out, dict.fromkeys(KEPT, "mine"))
+    for name in EMPTY:
+        (out / name).mkdir()
+    run(out, save_every=1, overwrite=True, max_steps=4)
+    assert not [name for name in KEPT if not (out / name).is_file() or (out / name).read_text() != "mine"]
+    assert not [name for name in EMPTY if not (out / name).is_dir()]
+    assert Checkpoints(out).steps() == [4]
+    assert sorted(path.name for path in (out / "checkpoints" / "step-00000003").iterdir()) == ["checkpoint-1", "n.txt"]
+    assert not list((out / "tracking").glob("events.out.tfevents.[0-9]*"))
+
+
+def test_a_checkpoint_is_completed_around_what_the_user_keeps(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    final, staged = checkpoints.place(5), checkpoints.staging(5)
+    write(final, {"notes.txt": "mine", "optimizer.pt": "old", "average.safetensors": "old"})
+    write(staged, {"optimizer.pt": "new", "progress.json": "new"})
+    checkpoints.complete(5)
+    assert contents(final) == {"notes.txt": b"mine", "optimizer.pt": b"new", "progress.json": b"new"}
+    assert not staged.exists()
+    write(tmp_path / "disk" / "step", {"optimizer.pt": "elsewhere"})
+    checkpoints.place(4).symlink_to(tmp_path / "disk" / "step")
+    checkpoints.retain(1)
+    assert contents(tmp_path / "disk") == {"step/optimizer.pt": b"elsewhere"}
+    write(checkpoints.staging(6) / "checkpoint-6", {"optimizer.pt": "half", ".model.safetensors.abc_1234": "half"})
+    checkpoints.sweep()
+    assert not checkpoints.staging(6).exists()
+
+
+def test_an_empty_folder_of_the_users_is_left(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        with pytest.raises(RuntimeError), RunFolder(tmp_path / name).made(overwrite=False):
+            raise RuntimeError
+    assert (tmp_path / "empty").is_dir() and not (tmp_path / "new").exists()
 
 
 def test_a_run_is_replaced_and_a_page_of_the_users_own_is_not(run: Any, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
 from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..layers.untouched import is_untouched
-from ..ops.backend import may_look
 from ..ops.choices import SHARING
 from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
 from ..ops.linear import slot_sums
@@ -279,7 +278,7 @@ def slot_weights(
     if whole and learned and is_untouched(projection, SlotProjection):
         return projection.first(length)
     positions = token_positions(mask, length, seen, device=source.device)
-    if limit is not None and (seen is not None or length > limit) and may_look(positions):
+    if limit is not None and (seen is not None or length > limit):
         check_positions(positions, limit)
     lengths = None if causal or learned else count_real(mask, source.shape[0], length, source.device)
     return projection(positions, lengths)

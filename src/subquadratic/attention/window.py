@@ -4,6 +4,7 @@ Axes: B batch, N length, D width, H heads, K head width, W window.
 """
 
 from ..ops.errors import require_positive
+from ..ops.scalars import plain_scalars
 from .softmax import SoftmaxAttention
 
 
@@ -21,6 +22,7 @@ class WindowAttention(SoftmaxAttention):
         ValueError: for values out of range or an odd head width with ``rotary``.
     """
 
+    @plain_scalars
     def __init__(
         self,
         dim: int,

@@ -12,7 +12,7 @@ from typing import Any
 from ..training.outputs import check_folder
 from ..training.status import status
 from .options import nearest, parse
-from .text_io import print_text
+from .text_io import OutputError, print_text
 
 PACKAGES = ("performer_pytorch", "linformer", "fast_transformer_pytorch", "feedback_transformer_pytorch", "perceiver_ar_pytorch")
 EXAMPLES = """\
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
     except (ValueError, FileExistsError) as error:
         raise ValueError(_as_flags(str(error))) from error
     except OSError as error:
-        raise ValueError(f"out: cannot write {out}: {error.strerror or error}; files there stay as they were") from error
+        raise OutputError(f"out: cannot write {out}: {error.strerror or error}; files there stay as they were") from error
     content = json.loads((out / "config.json").read_text())
     print_text(f"{file} is now the saved model {out}")
     if content["assumed"]:

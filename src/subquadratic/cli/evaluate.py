@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..training.status import status
 from .evaluate_options import MARK, EvaluateOptions
 from .options import parse
-from .text_io import print_text
+from .text_io import OutputError, print_text
 
 if TYPE_CHECKING:
     from ..evaluation.trained import Material, Trained
@@ -219,7 +219,7 @@ def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any,
     """The files asked for; what becomes of one does not touch the other.
 
     Raises:
-        ValueError: a file cannot be written; says where the score is.
+        OutputError: a file cannot be written; says where the score is.
     """
     from ..evaluation.report import plot_positions
     from ..models.files import replace_file
@@ -240,7 +240,7 @@ def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any,
             cause = error
             failed.append(f"{name}: cannot write {path}: {error.strerror or error}")
     if failed:
-        raise ValueError(f"{'; '.join(failed)}; {', '.join([*done, 'files there stay as they were'])}") from cause
+        raise OutputError(f"{'; '.join(failed)}; {', '.join([*done, 'files there stay as they were'])}") from cause
 
 
 def _rows_shown(show: Callable[[int, int | None], None] | None, material: Material) -> Callable[[int], None] | None:

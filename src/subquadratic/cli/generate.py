@@ -109,6 +109,7 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
 
     model, tokenizer = loaded.model, loaded.tokenizer
     pairs = loaded.kind == "pairs"
+    _check_samples(loaded, options.samples)
     if pairs and not prompt:
         raise ValueError("prompt is missing: it is the source text that this encoder-decoder reads")
     try:
@@ -131,6 +132,17 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
         generator=generator,
         **options.sampling,
     )
+
+
+def _check_samples(loaded: TextModel, samples: int) -> None:
+    """Raises ValueError where not even the probabilities of one token of each sample fit into memory."""
+    from ..evaluation.memory import available_memory
+    from ..evaluation.report import size
+
+    model = loaded.model.decoder if loaded.kind == "pairs" else loaded.model
+    least, room = 4 * samples * model.vocab_size, available_memory(str(loaded.device))
+    if least > room:
+        raise ValueError(f"samples: {samples:,} at once need more than {size(least)}, and {size(room)} are available; ask for fewer")
 
 
 def target_start(loaded: TextModel) -> int:

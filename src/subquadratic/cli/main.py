@@ -3,7 +3,7 @@
 | status | meaning                                                     |
 |--------|-------------------------------------------------------------|
 | 0      | done                                                        |
-| 1      | it started and could not go on                              |
+| 1      | it could not go on: no memory, nowhere to write, a NaN      |
 | 2      | bad input: nothing was done                                 |
 | 128+n  | ended by signal n (130: Ctrl-C); what there was is saved    |
 """
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -49,7 +50,8 @@ PACKAGES = {
     "data": ("pyarrow", "zstandard"),
     "track": ("tensorboard", "trackio"),
 }
-NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed")  # as PyTorch says it of the CPU's
+LONGEST = 1200  # characters of an error
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = {package: extra for extra, packages in PACKAGES.items() for package in packages}
 
 
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _discard(sys.stdout)  # else Python's own flush at the end would complain
         if not isinstance(error, BrokenPipeError):
-            return _fail("subq", f"cannot write to standard output: {error.strerror or error}", status or 2)
+            return _fail("subq", f"cannot write to standard output: {error.strerror or error}", status or 1)
     return status
 
 
@@ -114,20 +116,23 @@ def _run(verb: str, argv: list[str]) -> int:
     except Exception as error:
         if os.environ.get("SUBQ_TRACEBACK"):
             raise
-        status = _expected(error)
-        if status is None:
+        found = _explained(error)
+        if found is None:
             raise
-        return _fail(name, str(error) or type(error).__name__, status)
+        return _fail(name, *found)
 
 
-def _expected(error: Exception) -> int | None:
-    """The exit status of an error that its text explains; None for one that only a traceback does."""
+def _explained(error: Exception) -> tuple[str, int] | None:
+    """One line on an error and its exit status; None for one that only a traceback explains."""
+    from ..evaluation.memory import out_of_memory
+
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if "TrainingError" in kinds or "OutOfMemoryError" in kinds:
-        return 1
-    if kinds & {"UsageError", "ValueError", "OSError"}:
-        return 2
-    return 1 if "MemoryError" in kinds or any(words in str(error) for words in NO_MEMORY) else None
+    if not kinds & {"TrainingError", "UsageError", "ValueError"} and (said := out_of_memory(error)) is not None:
+        return said, 1
+    said = str(error) or type(error).__name__
+    if kinds & {"TrainingError", "OutputError"} or getattr(error, "errno", None) in FULL:
+        return said, 1
+    return (said, 2) if kinds & {"UsageError", "ValueError", "OSError"} else None
 
 
 def _print(text: str, status: int) -> int:
@@ -136,13 +141,16 @@ def _print(text: str, status: int) -> int:
     try:
         print_text(text)
     except OSError as error:
-        return _fail("subq", str(error))
+        return _fail("subq", str(error), 1)
     return status
 
 
 def _fail(name: str, message: str, status: int = 2) -> int:
+    line = " ".join(message.split())
+    if len(line) > LONGEST:  # it quotes what was given; its end says what to do
+        line = f"{line[: LONGEST // 2]} [...] {line[-LONGEST // 3 :]}"
     with contextlib.suppress(OSError):  # the exit status says it too
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
     return status
 
 

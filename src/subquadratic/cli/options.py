@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any, TypeVar, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from .config_file import check_config
+from .config_file import read_config
+from .text_io import print_text
 from .values import check_values
 
 T = TypeVar("T")
@@ -99,11 +101,9 @@ def parse(
     parser = _parser(taken, hints, verb=verb, examples=examples, groups=groups or {})
     types = {flags[name]: hints[name] for name in flags if name != positional}
     words = _normalise(argv, types, alone or {}, positional=positional)
-    for word in words:
-        if word.startswith("--config="):
-            check_config(word.partition("=")[2])
+    texts = [f"--config=\n{read_config(word.partition('=')[2])}" for word in words if word.startswith("--config=")]  # they come first
     try:
-        found = parser.parse_args(words)
+        found = parser.parse_args([*texts, *words[len(texts) :]])
     except argparse.ArgumentError as error:
         raise UsageError(_one_line(str(error), types, words, {} if positional is None else {positional: hints[positional]})) from error
     for word in words:  # the parser reads YAML: of a text that may be left out it would take `null` for nothing
@@ -117,7 +117,7 @@ def parse(
 
 def _parser(taken: CommandLine, hints: dict[str, Any], *, verb: str, examples: str, groups: Groups) -> ArgumentParser:
     helps, positional = taken.helps(), taken.positional
-    parser = ArgumentParser(
+    parser = _Parser(
         prog=f"subq {verb}",
         usage=f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]",
         description=docstring_parser.parse_from_object(taken.options).short_description,
@@ -196,9 +196,9 @@ def _one_line(message: str, types: dict[str, Any], words: Sequence[str], bare: d
     found = re.match(r'Parser key "([\w.]+)":', message)
     value = re.search(r"(?:Given value|Got value): (.*)\s*$", message)
     if found and value and found[1] in types:
-        return f"--{found[1]} must be {_spell(types[found[1]]).replace('...', found[1] + '.')}, got {value[1]!r}"
+        return f"--{found[1]} must be {_spell(types[found[1]]).replace('...', found[1] + '.')}, got {_cut(value[1])!r}"
     if found and value and found[1] in bare:
-        return f"{found[1]} must be {_spell(bare[found[1]])}, got {value[1]!r}"
+        return f"{found[1]} must be {_spell(bare[found[1]])}, got {_cut(value[1])!r}"
     required = re.match(r"the following arguments are required: (.*)", message)
     if required:
         names = required[1].split(", ")
@@ -208,6 +208,10 @@ def _one_line(message: str, types: dict[str, Any], words: Sequence[str], bare: d
     if unknown:
         return f"unknown option {unknown[1]} in the configuration file{nearest(unknown[1], types)}"
     return re.sub(r"\s+", " ", message).strip()
+
+
+def _cut(text: str, length: int = 80) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _spell(hint: Any) -> str:
@@ -221,6 +225,16 @@ def _spell(hint: Any) -> str:
     if len(parts) == 1 and hint != parts[0] and not isinstance(parts[0], str):
         return _spell(parts[0])
     return f"one of {', '.join(map(str, parts))}" if parts else str(hint)
+
+
+class _Parser(ArgumentParser):
+    """Says where its help cannot be written, which argparse passes over."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message and file in (None, sys.stdout):
+            print_text(message)
+        else:
+            super()._print_message(message, file)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):

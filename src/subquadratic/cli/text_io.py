@@ -12,6 +12,10 @@ from typing import Any
 from ..training.display import PICTURES
 
 
+class OutputError(OSError):
+    """What was to be written cannot be, once the work has begun; the text is one line."""
+
+
 def to_bytes(text: str) -> bytes:
     """A text of the command line in UTF-8: bytes that the terminal's encoding could not read come back as they were; a lone
     surrogate, which has no bytes, becomes `?`."""
@@ -62,7 +66,7 @@ def print_text(text: str) -> None:
     error.
 
     Raises:
-        OSError: standard output cannot be written, or there is none.
+        OutputError: standard output cannot be written, or there is none.
     """
     Output().line(text.removesuffix("\n"))
 
@@ -92,7 +96,7 @@ class Output:
         """More bytes of the text.
 
         Raises:
-            OSError: standard output cannot be written (a full disk).
+            OutputError: standard output cannot be written (a full disk).
         """
         self._emit(self._decode(data))
 
@@ -109,7 +113,7 @@ class Output:
         if self.closed or not text:
             return
         if sys.stdout is None:
-            raise OSError("there is no standard output to write to")
+            raise OutputError("there is no standard output to write to")
         self.last = text[-1]
         if sys.stdout.isatty():
             text = text.translate(PICTURES)
@@ -124,7 +128,7 @@ class Output:
             self._close()
         except OSError as error:
             self._close()
-            raise OSError(f"cannot write to standard output: {error.strerror or error}") from error
+            raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
     def _close(self) -> None:
         """Nothing more comes out, also not at the end of the process, which would complain."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from typing import Literal
 
 from ..training.outputs import check_folder, check_outside
 from .options import UsageError, nearest, parse
-from .text_io import notify, print_text
+from .text_io import OutputError, notify, print_text
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 ROLES = {"tokenizer_class", "clean_up_tokenization_spaces", *(f"{role}_token" for role in ("pad", "bos", "eos", "mask"))}
@@ -110,8 +110,9 @@ def _train(argv: Sequence[str]) -> int:
         tokenizer.save(out)
     except OSError as error:
         if made:
-            shutil.rmtree(out, ignore_errors=True)
-        raise ValueError(f"out: cannot write {out}: {error.strerror or error}") from error
+            with contextlib.suppress(OSError):
+                out.rmdir()  # refuses what is not empty
+        raise OutputError(f"out: cannot write {out}: {error.strerror or error}") from error
     fewer = f" (the text has no more; {options.vocab_size:,} were asked)" if tokenizer.vocab_size < options.vocab_size else ""
     print_text(f"text        {source.name}, read in {time.monotonic() - started:.1f} s")
     if passed.counts:

@@ -8,9 +8,9 @@ Axes: B batch, N length, D width.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,10 +35,6 @@ class Routed:
     def select(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments that are for this branch."""
         return {name: arguments[name] for name in self.reads if arguments.get(name) is not None}
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the module."""
-        return self.module.parameters()
 
 
 class SequentialSequence(nn.Module):
@@ -125,7 +121,8 @@ class ReversibleSequence(nn.Module):
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        return 2 * run_reversible(cast("list[nn.Module]", self.branches()), x, arguments)
+        branches = self.branches()
+        return 2 * run_reversible(branches, x, arguments, modules=[branch.module for branch in branches])
 
 
 class PreLayerNorm(nn.Module):

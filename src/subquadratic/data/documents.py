@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import filecmp
 import hashlib
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .fasta import fasta_records
-from .fields import Row, as_text
-from .passed_over import AS_TEXT, EMPTY, NO_SEQUENCE, NO_TEXT, REPEATED, PassedOver
+from .fields import MissingField, Row, as_text, is_nothing
+from .json_rows import FEW
+from .passed_over import AS_BYTES, AS_TEXT, EMPTY, NO_SEQUENCE, NO_TEXT, REPEATED, PassedOver
 from .reading import beginning, file_size, pieces_of, read_chunks, read_stream, read_text
 from .rows import read_rows, table_kind
 from .sniffing import encoding_of, json_shape, no_text, refusal
@@ -75,7 +77,10 @@ def read_documents(source: Source, passed: PassedOver, *, utf8: bool, progress: 
                 passed.add(AS_TEXT, name)
             key = name.split("/")[0] if source.stdlib else name
             whole = chain([beginning_of_it], [] if second is None else [second], pieces)
-            yield from _records(source, name, whole, passed) if source.fasta(path) else _in_pieces(name, key, whole)
+            if source.fasta(path):
+                yield from _records(source, name, whole, passed)
+            else:
+                yield from _in_pieces(name, key, whole if source.binary or source.stdlib else _encoding_noted(whole, passed, name))
 
 
 def rows_of(
@@ -88,8 +93,9 @@ def rows_of(
     *,
     whole: bool = False,
 ) -> Iterator[Row]:
-    """The rows of one of the tables of `source`, with `whole` also the fields that `fields` do not name; nothing of one in another
-    encoding among several files, which is counted. What comes through a pipe is JSON, or else CSV, or TSV where its header has a tab.
+    """The rows of one of the tables of `source`, with `whole` also the fields that `fields` do not name; nothing of one among several files
+    that is in another encoding, or lacks the field that was named for the text: it is counted. What comes through a pipe is JSON, or else
+    CSV, or TSV where its header has a tab.
 
     Raises:
         ValueError: as `read_rows`.
@@ -108,7 +114,23 @@ def rows_of(
         if source.stream and kind == "json" and first.strip() and json_shape(first, whole=False)[0] is None:
             kind = "tsv" if b"\t" in first.splitlines()[0] else "csv"
     told = Path(source.told(path))
-    yield from read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress, whole=whole)
+    rows = read_rows(told, fields, kind=kind, chunks=chunks, quotes=source.quotes, bad=passed.bad_row, progress=progress, whole=whole)
+    if not (source.several and source.rows):
+        yield from rows
+        return
+    held: list[Row] = []  # the first ones, as long as none has a text: there may be no such field
+    try:
+        for row in rows:
+            held.append(row)
+            if len(held) > FEW or not is_nothing(row[1][source.text]):
+                break
+    except MissingField as error:
+        if error.argument != TEXT_FIELD:
+            raise
+        passed.problem = passed.problem or str(error)
+        passed.add(source.without_field, name)
+        return
+    yield from chain(held, rows)
 
 
 def _row_documents(source: Source, name: str, path: Path, passed: PassedOver, progress: Callable[[int], None] | None) -> Iterator[Document]:
@@ -134,6 +156,21 @@ def _records(source: Source, name: str, pieces: Iterator[bytes], passed: PassedO
             passed.add(NO_SEQUENCE, f"{name}:{title or number}")
         else:
             yield from _in_pieces(f"{name}:{title or number}", f"{name}:{title}:{number}", chain([first], record))
+
+
+def _encoding_noted(pieces: Iterator[bytes], passed: PassedOver, name: str) -> Iterator[bytes]:
+    """`pieces` as they are; what is not UTF-8 in the end is counted."""
+    decoder: codecs.IncrementalDecoder | None = codecs.getincrementaldecoder("utf-8")()
+    for piece in pieces:
+        try:
+            if decoder is not None:
+                decoder.decode(piece)
+        except UnicodeDecodeError:
+            passed.add(AS_BYTES, name)
+            decoder = None
+        yield piece
+    if decoder is not None and decoder.getstate()[0]:  # cut within a character
+        passed.add(AS_BYTES, name)
 
 
 def _in_pieces(name: str, key: str, pieces: Iterator[bytes]) -> Iterator[Document]:

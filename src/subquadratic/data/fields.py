@@ -11,18 +11,26 @@ from .reading import unix_lines
 Row = tuple[str, dict[str, Any]]  # where it is (`path:line`, for messages) and the fields asked for
 
 
+class MissingField(ValueError):
+    """Rows that lack the field of an `argument`."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+
 def pick(row: dict[str, Any], argument: str, name: str, where: str) -> Any:
     """The field `name` of `row`.
 
     Raises:
-        ValueError: it is not there; the message names those that are.
+        MissingField: it is not there; the message names those that are.
     """
     if name in row:
         return row[name]
     known = ", ".join(map(repr, row)) or "none"
     close = difflib.get_close_matches(name, row, n=1, cutoff=0.5)
     way_out = f"did you mean --{argument} {close[0]}?" if close else f"name the one that holds the {argument} with --{argument}"
-    raise ValueError(f"{argument}: {where} has no field {name!r}; its fields are {known}; {way_out}")
+    raise MissingField(argument, f"{argument}: {where} has no field {name!r}; its fields are {known}; {way_out}")
 
 
 def is_nothing(value: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Rows of JSON: an object on each line, or an array of objects, either as a stream.
+"""Rows of JSON: an object on each line, objects one after another, an array of objects, or such arrays within an object, each as a
+stream.
 
 A row that lacks the field of the text is one without text. Where all of the first thousand lack it, or all there are, the
 field has another name, and that is an error. A row that lacks another field asked for cannot be used.
@@ -108,8 +109,33 @@ def json_array(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: 
     Raises:
         ValueError: what `bad` raises, no JSON, or no row has the field of the text.
     """
+    return _chosen(_elements(_Window(chunks, name)), name, fields, bad, whole)
+
+
+def json_objects(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool = False) -> Iterator[Row]:
+    """`fields` of objects that follow each other, each over as many lines as it takes; the rest as `json_array`."""
+    return _chosen(_following(_Window(chunks, name)), name, fields, bad, whole)
+
+
+def json_within(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool = False) -> Iterator[Row]:
+    """`fields` of each object in the arrays that an object holds: those whose first object has the text; the rest as `json_array`."""
+    return _chosen(_tables(_Window(chunks, name), fields[TEXT]), name, fields, bad, whole)
+
+
+def json_elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[str, Any]]:
+    """Where it begins, and each element of an array.
+
+    Raises:
+        ValueError: no JSON.
+    """
+    for line, element in _elements(_Window(chunks, name)):
+        yield f"{name}:{line}", element
+
+
+def _chosen(elements: Iterator[tuple[int, Any]], name: str, fields: dict[str, str], bad: BadRow, whole: bool) -> Iterator[Row]:
     chosen = _Chosen(fields, bad, whole)
-    for where, element in json_elements(chunks, name):
+    for line, element in elements:
+        where = f"{name}:{line}"
         values = chosen.take(element, where)
         if values is not None:
             yield where, values
@@ -150,31 +176,61 @@ class _Window:
         return ValueError(f"data: {self.name}:{self.line} is not valid JSON: {reason}")
 
 
-def json_elements(chunks: Iterable[bytes], name: str) -> Iterator[tuple[str, Any]]:
-    """Where it begins, and each element of an array.
-
-    Raises:
-        ValueError: no JSON.
-    """
-    window = _Window(chunks, name)
+def _elements(window: _Window) -> Iterator[tuple[int, Any]]:
+    """Each element of a text that is an array, with the line on which it begins."""
     if window.token() != "[":
         raise window.refuse("an array begins with [")
-    window.move(1)
-    if window.token() == "]":
-        window.move(1)
-    else:
-        while True:
-            window.token()
-            line = window.line
-            yield f"{name}:{line}", _element(window)
-            separator = window.token()
-            window.move(1)
-            if separator == "]":
-                break
-            if separator != ",":
-                raise window.refuse(f"Expecting ',' delimiter, got {separator!r}" if separator else "it is cut short")
+    yield from _array(window)
     if window.token():
         raise window.refuse("more comes after the array")
+
+
+def _following(window: _Window) -> Iterator[tuple[int, Any]]:
+    """Each of the values that follow each other."""
+    while window.token():
+        line = window.line
+        yield line, _element(window)
+
+
+def _tables(window: _Window, field: str) -> Iterator[tuple[int, Any]]:
+    """Each element of the arrays within an object whose first element has the field."""
+    for _ in _parts(window, "{", "}"):
+        if not isinstance(_element(window), str) or window.token() != ":":
+            raise window.refuse("Expecting a name and ':'")
+        window.move(1)
+        if window.token() != "[":
+            _element(window)
+            continue
+        wanted: bool | None = None
+        for line, element in _array(window):
+            wanted = isinstance(element, dict) and field in element if wanted is None else wanted
+            if wanted:
+                yield line, element
+    if window.token():
+        raise window.refuse("more comes after the object")
+
+
+def _array(window: _Window) -> Iterator[tuple[int, Any]]:
+    for line in _parts(window, "[", "]"):
+        yield line, _element(window)
+
+
+def _parts(window: _Window, opening: str, closing: str) -> Iterator[int]:
+    """The line of each part of what begins with `opening`; it is for the caller to read the part before he asks for the next."""
+    assert window.token() == opening
+    window.move(1)
+    if window.token() == closing:
+        window.move(1)
+        return
+    while True:
+        window.token()
+        yield window.line
+        separator = window.token()
+        window.move(1)
+        if separator == closing:
+            return
+        if separator != ",":
+            raise window.refuse(f"Expecting ',' delimiter, got {separator!r}" if separator else "it is cut short")
 
 
 def _element(window: _Window) -> Any:

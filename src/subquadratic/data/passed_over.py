@@ -12,6 +12,7 @@ EMPTY, REPEATED, LINK, BROKEN, RUN = "empty", "repeated", "linked folder", "brok
 NO_TEXT, BAD = "row without text", "bad row"
 NO_VALUE, NO_VALUES, NO_SEQUENCE = "row without a value", "file without values", "record without a sequence"
 AS_TEXT = "without the column 'text'"  # not passed over, but not read as its name says either
+AS_BYTES = "not UTF-8"
 FIRST, LAST = (BINARY, UTF16, UTF32, EMPTY, REPEATED), (LINK, BROKEN, RUN, NO_TEXT, BAD)  # in a line; other reasons between
 PLURALS = {LINK: "linked folders", BROKEN: "broken links", RUN: "runs", NO_TEXT: "rows without text", BAD: "bad rows"}
 PLURALS |= {NO_VALUE: "rows without a value", NO_VALUES: "files without values", NO_SEQUENCE: "records without a sequence"}
@@ -54,10 +55,11 @@ class PassedOver:
 
     def describe(self) -> str:
         """`passed over: 2 binary, 1 UTF-16, 1 empty`; nothing where nothing was. Bad rows are named."""
-        between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT)]
+        between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT, AS_BYTES)]
         left_out = [self._count(why) for why in (*FIRST, *between, *LAST) if why in self.counts]
         as_text = [self._count(AS_TEXT)] if AS_TEXT in self.counts else []
-        said = (("passed over", left_out), ("read as text", as_text))
+        as_bytes = [self._count(AS_BYTES)] if AS_BYTES in self.counts else []
+        said = (("passed over", left_out), ("read as text", as_text), ("read as bytes", as_bytes))
         return "; ".join(f"{what}: {', '.join(counts)}" for what, counts in said if counts)
 
     def _count(self, why: str) -> str:

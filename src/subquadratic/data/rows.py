@@ -3,26 +3,30 @@
 | suffix              | a row is                                                                          |
 |---------------------|-----------------------------------------------------------------------------------|
 | `.jsonl`, `.ndjson` | a line that holds a JSON object; blank lines do not count (`json_rows.py`)        |
-| `.json`             | the same, or an object of an array, where a field is asked for or the first row has it |
-| `.csv`, `.tsv`      | a record below the header (`delimited.py`)                                        |
+| `.json`             | the same, over any lines, or an object of an array, which may be within an object |
+| `.csv`, `.tsv`      | a record below the header (`delimited.py`), whatever separates its columns        |
 | `.parquet`          | a row (needs `pyarrow`, extra `data`)                                             |
 
-All but parquet may be compressed (`data.jsonl.gz`).
+A `.json` file is a table where a field is asked for or its first row has the field `text`; a single object is none. All but parquet may be
+compressed (`data.jsonl.gz`).
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from .delimited import AUTO, DOUBLE, read_records
 from .fields import Row, pick
-from .json_rows import json_array, json_lines
-from .lines import read_lines
+from .json_rows import json_array, json_lines, json_objects, json_within
+from .lines import Line, read_lines
 from .passed_over import BadRow
 from .reading import COMPRESSED, beginning, read_chunks
-from .sniffing import json_shape
+from .sniffing import json_table
 
+SEPARATORS = {"csv": (",", ";", "\t", "|"), "tsv": ("\t", ",", ";", "|")}
 Progress = Callable[[int], None]
 TABLES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
@@ -41,9 +45,9 @@ def has_field(path: Path, name: str, *, quotes: str = AUTO) -> bool:
         chunks = read_chunks(path)
         if table_kind(path) == "json":
             first, _ = beginning(chunks)
-            row = json_shape(first, whole=False)[1]
-            return row is not None and name in row
-        records = read_records(read_lines(chunks), **_dialect(table_kind(path), quotes))
+            return json_table(first, name)[1]
+        lines, separator = _separated(read_lines(chunks), table_kind(path), [name])
+        records = read_records(lines, **_dialect(separator, quotes))
         return any(name in header.values for header in [next(records)] if header.problem is None)
     except (ValueError, StopIteration):
         return False
@@ -79,27 +83,43 @@ def read_rows(
     elif kind == "json":
         yield from _json_rows(chunks, str(path), fields, bad, whole)
     else:
-        yield from _delimited_rows(chunks, str(path), fields, bad, whole=whole, **_dialect(kind, quotes))
+        lines, separator = _separated(read_lines(chunks), kind, list(fields.values()))
+        yield from _delimited_rows(lines, str(path), fields, bad, whole=whole, **_dialect(separator, quotes))
 
 
-def _dialect(kind: str | None, quotes: str) -> dict[str, str]:
-    return {"delimiter": "\t" if kind == "tsv" else ",", "quotes": DOUBLE if quotes == AUTO and kind != "tsv" else quotes}
+def _separated(lines: Iterator[Line], kind: str | None, fields: list[str]) -> tuple[Iterator[Line], str]:
+    """The lines of a table, and what separates its columns: what its suffix says, or else what gives a header with all `fields`, or
+    failing that, for the message, the most columns."""
+    read: list[Line] = []
+    for line in lines:
+        read.append(line)
+        if line.text.strip():
+            break
+    header = read[-1].text if read else ""
+    columns = {separator: next(csv.reader([header], delimiter=separator), []) for separator in SEPARATORS[kind or "csv"]}
+    fitting = [separator for separator, names in columns.items() if set(fields) <= set(names)]
+    return chain(read, lines), fitting[0] if fitting else max(columns, key=lambda separator: len(columns[separator]))
+
+
+def _dialect(separator: str, quotes: str) -> dict[str, str]:
+    return {"delimiter": separator, "quotes": DOUBLE if quotes == AUTO and separator != "\t" else quotes}
 
 
 def _json_rows(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, whole: bool) -> Iterator[Row]:
     first, chunks = beginning(chunks)
-    shape, _ = json_shape(first, whole=False)
+    shape, _ = json_table(first, fields["text"])
     if shape is None:
-        what = "it is empty" if not first.strip() else "it holds neither a JSON object on each line nor an array of them"
+        what = "it is empty" if not first.strip() else "it holds no JSON objects, on lines, one after another or in an array"
         way_out = "; leave --text out to read a text as it stands" if len(fields) == 1 else ""
         raise ValueError(f"text: {name} has no field {fields['text']!r}: {what}{way_out}")
-    yield from (json_array if shape == "array" else json_lines)(chunks, name, fields, bad, whole=whole)
+    readers = {"array": json_array, "lines": json_lines, "objects": json_objects, "within": json_within}
+    yield from readers[shape](chunks, name, fields, bad, whole=whole)
 
 
 def _delimited_rows(
-    chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool, delimiter: str, quotes: str
+    lines: Iterable[Line], name: str, fields: dict[str, str], bad: BadRow, *, whole: bool, delimiter: str, quotes: str
 ) -> Iterator[Row]:
-    records = read_records(read_lines(chunks), delimiter=delimiter, quotes=quotes)
+    records = read_records(lines, delimiter=delimiter, quotes=quotes)
     header = next(records, None)
     if header is None:
         raise ValueError(f"data: {name} is empty")

@@ -90,6 +90,39 @@ def json_shape(first: bytes, *, whole: bool) -> tuple[str | None, dict[str, Any]
     return ("lines" if row is not None or cut else None), row
 
 
+def json_table(first: bytes, field: str) -> tuple[str | None, bool]:
+    """How a `.json` file that begins with `first` holds rows, and whether the first row has the field. Besides `json_shape`'s:
+    `"objects"`, one after another over any lines, and `"within"`, an array of objects that have the field, within an object."""
+    shape, row = json_shape(first, whole=False)
+    if shape == "array" or (row is not None and field in row):
+        return shape, row is not None and field in row
+    text = first.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace").lstrip()
+    if row is None and text.startswith("{"):
+        try:
+            row, end = json.JSONDecoder().raw_decode(text)
+            if text[end:].lstrip().startswith("{"):
+                return "objects", field in row
+        except (ValueError, RecursionError):
+            pass
+    return ("within", True) if _holds_rows(text, field) else (shape, False)
+
+
+def _holds_rows(text: str, field: str) -> bool:
+    """Whether the object that `text` begins with holds an array whose first object has the field."""
+    at = re.compile(r"\{\s*").match(text)
+    while at:
+        key = re.compile(r'"(?:[^"\\]|\\.)*"\s*:\s*').match(text, at.end())
+        array = key and re.compile(r"\[\s*(?=\{)").match(text, key.end())
+        if array and field in (_object(text[array.end() :]) or {}):
+            return True
+        try:
+            _, end = json.JSONDecoder().raw_decode(text, key.end() if key else len(text))
+        except (ValueError, RecursionError):
+            return False
+        at = re.compile(r"\s*,\s*").match(text, end)
+    return False
+
+
 def _object(text: str, *, alone: bool = False) -> dict[str, Any] | None:
     """The JSON object at the beginning of `text`, after which nothing may come where it is `alone`."""
     try:

@@ -16,7 +16,7 @@ In a folder, a CSV or TSV file without the column `text` is a text where no othe
 
 Texts and tables may be compressed. Line ends become LF, a byte order mark is dropped. Passed over and counted
 (`passed_over.py`) are, among several files, those that are binary or in another encoding, blank or repeated (those above
-half a megabyte are compared with those of equal size on disk), and where a field is named those without fields; and rows
+half a megabyte are compared with those of equal size on disk), and where a field is named those without it; and rows
 without text.
 """
 

@@ -39,7 +39,7 @@ from .sources import Source
 from .tokenizer import Tokenizer
 from .tokenizing import Layout, Progress, write_tokens
 
-FORMAT = 2
+FORMAT = 3
 CACHE_VARIABLE = "SUBQ_CACHE"
 
 

@@ -1,11 +1,28 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and what is said where there is none left."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 UNLIMITED = 1 << 60  # what cgroup v1 says for no limit is larger
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """One line on an allocation that failed, with what was asked for; None for any other error. PyTorch tells the CPU's in words only."""
+    text, kinds = str(error), {kind.__name__ for kind in type(error).__mro__}
+    if "Storage size calculation overflowed" in text:
+        return "out of memory: more was asked for than a machine can have"
+    if "can't allocate memory" not in text and not kinds & {"MemoryError", "OutOfMemoryError"}:
+        return None
+    found = re.search(r"(?:allocate|Tried to allocate) ([\d.]+) ?(\w+)", text)
+    return "out of memory" + (f": there was no room for another {_gigabytes(found[1], found[2])}" if found else "")
+
+
+def _gigabytes(number: str, unit: str) -> str:
+    count = float(number)
+    return f"{count / 1e9:,.1f} GB" if unit == "bytes" and count >= 1e8 else f"{count:,.6g} {unit}"
 
 
 def available_memory(device: str = "cpu") -> int:

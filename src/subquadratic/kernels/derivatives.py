@@ -21,6 +21,8 @@ Composition = Callable[..., Tensor | Sequence[Tensor | None]]
 
 
 _is_compiling, _are_transforms_active = torch.compiler.is_compiling, torch._C._are_functorch_transforms_active
+_dispatch_modes, _dispatch_mode = torch._C._len_torch_dispatch_stack, torch._C._get_dispatch_mode
+_PROXY, _FAKE = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE  # of make_fx; of tensors without numbers
 
 
 class _Here(threading.local):
@@ -53,14 +55,41 @@ def is_transformed() -> bool:
 
 
 def is_traced() -> bool:
-    """Whether a compiler, an export, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a backward by
-    hand cannot go there."""
-    return _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0 or _here.plain
+    """Whether a compiler, an export, ``make_fx``, a transform of ``torch.func`` or forward-mode differentiation follows the operations: a
+    backward by hand cannot go there."""
+    return (
+        _is_compiling()
+        or _are_transforms_active()
+        or forward_ad._current_level >= 0
+        or _here.plain
+        or (_dispatch_modes() > 0 and _dispatch_mode(_PROXY) is not None)
+    )
+
+
+def is_without_numbers() -> bool:
+    """Whether ``make_fx`` follows, or tensors have shapes alone."""
+    return _dispatch_modes() > 0 and any(_dispatch_mode(mode) is not None for mode in (_PROXY, _FAKE))
 
 
 def is_followed() -> bool:
     """Asked in a backward: whether somebody differentiates it (``create_graph=True``), sends tangents through it, or maps over it."""
     return torch.is_grad_enabled() or is_transformed()
+
+
+def has_derivative(arguments: Sequence[Any]) -> bool:
+    """Whether autograd records an operator of these arguments, lists of tensors among them, or a tangent comes with one."""
+    reverse, forward = torch.is_grad_enabled(), forward_ad._current_level >= 0
+    return (reverse or forward) and any(
+        (reverse and x.requires_grad) or (forward and forward_ad.unpack_dual(x).tangent is not None) for x in _tensors(arguments)
+    )
+
+
+def _tensors(arguments: Sequence[Any]) -> Iterator[Tensor]:
+    for value in arguments:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def keep(ctx: Any, arguments: Sequence[Any], *made: Tensor | None) -> None:

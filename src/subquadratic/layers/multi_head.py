@@ -10,12 +10,13 @@ from ..ops.errors import require, require_positive
 from ..ops.padding import token_positions
 from ..ops.precision import exact_dtype
 from ..ops.rotary import rotation, turn
+from ..ops.vector_length import vector_length
 
 
 def split_heads(x: Tensor, *, width: int) -> Tensor:
     """(B, N, H K) -> (B, H, N, K) with heads of K = ``width``, as many as there are: a rank of tensor parallelism has some of them."""
-    heads, rest = divmod(x.shape[2], width)
-    if rest:
+    heads = x.shape[2] // width  # and not divmod, which sizes traced by torch.jit do not have
+    if heads * width != x.shape[2]:
         raise ValueError(f"a map gave {x.shape[2]} channels, which are no whole number of heads of width {width}")
     if x.shape[1] == 1:  # a token's numbers lie the same way either way
         return x.reshape(x.shape[0], heads, 1, width)
@@ -73,4 +74,4 @@ class QueryKeyNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, N, K) -> (B, H, N, K)."""
         exact = x.to(exact_dtype(x))
-        return (exact * (self.gain * self.length / exact.norm(dim=-1, keepdim=True).clamp_min(1e-6))).to(x.dtype)
+        return (exact * (self.gain * self.length / vector_length(exact, least=1e-6))).to(x.dtype)

@@ -12,6 +12,7 @@ from ..ops.add_norm_native import add_norm, suits
 from ..ops.choices import NORMS
 from ..ops.errors import require_choice
 from ..ops.precision import exact_dtype
+from ..ops.vector_length import vector_length
 from .untouched import is_untouched
 
 
@@ -26,7 +27,7 @@ class ScaleNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D); the norm is taken in float32."""
         exact = x.to(exact_dtype(x))
-        return (exact / exact.norm(dim=-1, keepdim=True).clamp_min(self.epsilon) * self.gain).to(x.dtype)
+        return (exact / vector_length(exact, least=self.epsilon) * self.gain).to(x.dtype)
 
 
 class Gain(nn.Module):

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops.backend import is_transformed
 from ..ops.errors import require
+from ..ops.recomputation import hold, recomputed
 from ..ops.state import State, state
 from .norms import Gain, make_norm, sum_and_norm
 from .reversible import run_reversible
@@ -68,12 +68,11 @@ class Branch(Streaming):
     def after_norm(self, x: Tensor, arguments: Arguments, carry: Carry | None = None) -> Tensor:
         """As ``forward``, of a stream that has been normed."""
         mask = arguments.get("mask")
-        given = {name: arguments[name] for name in self.reads if name in arguments}
         if carry is None:
             x = x if self.shift is None else self.shift(x, mask)
-            x = self.layer(x, **given)
+            x = self.layer(x, **{name: arguments[name] for name in self.reads if name in arguments})
         else:
-            x = self._step(x, mask, {name: value for name, value in given.items() if name not in CONTEXT}, carry)
+            x = self._step(x, mask, {name: arguments[name] for name in self.reads if name in arguments and name not in CONTEXT}, carry)
         return x if self.gain is None else self.gain(x)
 
     def _step(self, x: Tensor, mask: Tensor | None, given: Arguments, carry: Carry) -> Tensor:
@@ -136,7 +135,7 @@ class ResidualStack(Streaming):
         delta = None
         for branch in self.branches():
             if self.checkpointing and torch.is_grad_enabled() and not is_transformed():
-                x = x + checkpoint(branch, x, arguments, use_reentrant=False)
+                x = x + recomputed(hold(branch), branch, x, arguments)
                 continue
             both = sum_and_norm(branch.norm, x, delta) if is_untouched(branch, Branch) else None
             if both is not None:
@@ -149,15 +148,15 @@ class ResidualStack(Streaming):
 
     def _step(self, x: Tensor, arguments: Arguments, carry: Carry) -> Tensor:
         states = []
-        streams = [x, x]  # the same tensor twice when there is only one stream
-        for index, (branch, before) in enumerate(zip(self.branches(), carry.before.branches, strict=True)):
-            source = streams[(index + 1) % 2] if self.reversible else streams[0]
-            delta, after = advance(branch, source, arguments, state=before)
+        first = second = x  # the same tensor twice when there is only one stream
+        for branch, before in zip(self.branches(), carry.before.branches, strict=True):
+            delta, after = advance(branch, second if self.reversible else first, arguments, state=before)
             states.append(after)
-            target = index % 2 if self.reversible else 0
-            streams[target] = streams[target] + delta
+            first = first + delta
+            if self.reversible:  # the streams take turns
+                first, second = second, first
         carry.after = StackState(tuple(states))
-        return (streams[0] + streams[1]) / 2 if self.reversible else streams[0]
+        return (first + second) / 2 if self.reversible else first
 
     def init_state(self, batch_size: int, *, device: torch.device, dtype: torch.dtype, **arguments: Any) -> StackState:
         """The state of every branch before the first token."""

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers.feed_forward import FeedForward
 from ..layers.multi_head import position_turns
@@ -18,6 +17,7 @@ from ..ops.backend import is_traced
 from ..ops.errors import NotCausalError, require
 from ..ops.free_memory import release_free_memory
 from ..ops.padding import checked, count_on, zero_padding
+from ..ops.recomputation import hold, recomputed
 from ..ops.state import State, state
 from .config import BackboneConfig
 
@@ -103,9 +103,9 @@ class StackBackbone(Streaming):
         size = max(1, SEGMENT // x.shape[0])
         pieces = x.split(size, dim=1)  # one gradient in the end, where slices would make one of full length each
         masks = [None] * len(pieces) if mask is None else mask.split(size, dim=1)
-        outputs = []
+        outputs, held = [], hold(self)
         for piece, real in zip(pieces, masks, strict=True):
-            y, state = checkpoint(self._segment, piece, state, real, use_reentrant=False)
+            y, state = recomputed(held, self._segment, piece, state, real)
             outputs.append(y)
         return torch.cat(outputs, dim=1)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..ops.choices import NORMS, POSITIONS
 from ..ops.errors import require, require_above_zero, require_choice, require_positive, require_probability
-from ..ops.scalars import as_number
+from ..ops.scalars import as_number, as_numbers, is_whole, require_flags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +74,10 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, as_number(getattr(self, field.name)))
+            value = as_number(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            if field.type in (bool, "bool"):  # a text where annotations are not evaluated
+                require_flags(**{field.name: value})
         require_positive(dim=self.dim, depth=self.depth, heads=self.heads, head_dim=self.head_dim, ff_chunks=self.ff_chunks)
         require_probability(dropout=self.dropout, attention_dropout=self.attention_dropout)
         require_choice("norm", self.norm, NORMS)
@@ -90,7 +93,9 @@ class BackboneConfig:
             raise ValueError(f"dim must be divisible by heads when head_dim is not given, got dim={self.dim} and heads={self.heads}")
         if self.axial_shape is not None:
             require(self.positions == "axial", f"axial_shape is for positions='axial', got positions={self.positions!r}")
-            object.__setattr__(self, "axial_shape", tuple(self.axial_shape))  # JSON gives a list
+            object.__setattr__(self, "axial_shape", as_numbers(self.axial_shape))  # JSON gives a list
+            if not isinstance(self.axial_shape, tuple) or len(self.axial_shape) != 2 or not all(map(is_whole, self.axial_shape)):
+                raise ValueError(f"axial_shape must be (rows, columns), two integers, got {self.axial_shape!r}")
         if self.positions == "rotary" and self.head_width % 2:
             raise ValueError(
                 f"head_dim must be even for rotary positions, got {self.head_width}; choose an even head_dim or other positions"

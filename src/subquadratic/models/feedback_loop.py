@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ..attention.feedback import FeedbackMemory
 from ..layers.residual import BranchState
@@ -18,6 +17,7 @@ from ..layers.untouched import is_untouched
 from ..ops.backend import is_transformed
 from ..ops.errors import require
 from ..ops.feedback import HIDDEN, MemoryLine
+from ..ops.recomputation import hold, recomputed
 from ..ops.segments import Segments
 from ..ops.state import State, state
 from .feedback_stack import Before, Step
@@ -87,6 +87,8 @@ class Loop:
         self.weights = memory.weights() if is_untouched(stack.memory, FeedbackMemory) else None  # else asked when it is called
         self.first = stack.ask_first(x)
         self.open = None if state is None else state.open
+        self.recomputes = config.checkpointing and torch.is_grad_enabled() and not is_transformed()
+        self.held = hold(model) if self.recomputes else None
 
     def segment(self, start: int) -> Tensor:
         """The tokens (B, n, D) of the segment whose places begin at ``start``; its memories go on the line."""
@@ -115,8 +117,8 @@ class Loop:
 
         first = () if self.first is None else (self.first[0][:, columns], self.first[1][:, :, columns])
         given = (self.segments.x[:, columns], self.token, *first)
-        if self.config.checkpointing and torch.is_grad_enabled() and not is_transformed():
-            y, self.token, inside = checkpoint(compute, *given, use_reentrant=False)
+        if self.recomputes:
+            y, self.token, inside = recomputed(self.held, compute, *given)
         else:
             y, self.token, inside = compute(*given)
         self._leave_open(start, inside)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..attention.latent import LatentAttention, LatentCache
 from ..layers.norms import Gain, make_norm
@@ -18,6 +17,7 @@ from ..layers.streaming import Carry, Streaming, advance, default_device, part_w
 from ..ops.backend import is_transformed, may_look
 from ..ops.errors import check_mask, check_sequence, require, require_batch_size, require_positive
 from ..ops.padding import pack, zero_padding
+from ..ops.recomputation import hold, recomputed
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
 from ..ops.state import State, state
 from .backbone import make_branch, make_feed_forward
@@ -129,7 +129,7 @@ class PerceiverAR(Streaming):
         for layer in self.cross:
             arguments: dict[str, Any] = {"positions": own, "places": places, "allowed": over_input}
             if self.config.checkpointing and torch.is_grad_enabled() and not is_transformed():
-                y = checkpoint(layer, y, context, use_reentrant=False, **arguments)
+                y = recomputed(hold(layer), layer, y, context, **arguments)
             else:
                 y = layer(y, context, **arguments)
         y = self.stack(y, positions=own, allowed=over_latents)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..kernels.derivatives import is_plain, is_traced, is_transformed
+from ..kernels.derivatives import is_plain, is_traced, is_transformed, is_without_numbers
 from ..kernels.native.library import why_not
 from .errors import require, require_choice
 
@@ -125,8 +125,9 @@ def needs_gradient(*tensors: Tensor) -> bool:
 
 
 def may_look(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers may be asked for: not while a compiler follows, and not of what ``torch.func.vmap`` maps over."""
-    if torch.compiler.is_compiling():
+    """Whether a tensor's numbers may be asked for: not while a compiler follows or a graph is traced, which would hold the answer for good,
+    and not of what ``torch.func.vmap`` maps over."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_without_numbers():
         return False
     if not torch._C._are_functorch_transforms_active():
         return True

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .backend import PLAIN, is_traced
+from .backend import PLAIN, is_traced, may_look
 
 
 def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Te
         mask: (B, N) bool: positions of which the output counts; None: all.
     """
     batch, _, length, _ = output.shape
-    if length == 1 or not output.is_cpu or type(output) not in PLAIN or is_traced():
+    if length == 1 or not output.is_cpu or type(output) not in PLAIN or is_traced() or not may_look(output):
         return output
     if math.isfinite(output.detach().sum(dtype=torch.promote_types(output.dtype, torch.float32)).item()):
         return output
@@ -40,7 +40,7 @@ def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Te
         for x in inputs:
             past = seen.new_ones(batch, x.shape[2] - length)
             here = torch.cat((past, seen), dim=1)[:, None].unflatten(-1, (-1, *[1] * (x.dim() - 3)))
-            blank.append(torch.where(here, x, 0.0))
+            blank.append(_laid_out_like(x, torch.where(here, x, 0.0)))
         return attend(*blank)
 
     def spoils(stop: Tensor) -> Tensor:
@@ -57,4 +57,11 @@ def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Te
             middle = torch.where(low < high, (low + high + 1) // 2, low)
     if not ((low > 0) & (low < length)).any():
         return output
-    return torch.where((positions < low[:, None])[:, None, :, None], until(low), output)
+    return _laid_out_like(output, torch.where((positions < low[:, None])[:, None, :, None], until(low), output))
+
+
+def _laid_out_like(x: Tensor, result: Tensor) -> Tensor:
+    """``result`` with the strides of ``x``: products round by how their factors lie in memory."""
+    if any(stride == 0 and size > 1 for stride, size in zip(x.stride(), x.shape, strict=True)):
+        return result
+    return x.new_empty_strided(x.shape, x.stride()).copy_(result)

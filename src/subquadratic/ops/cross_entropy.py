@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ..kernels.derivatives import differentiable, is_transformed, keep, kept
 from .backend import is_traced, needs_gradient
 from .linear import linear, outer_sum
 from .precision import exact_dtype, no_autocast
+from .recomputation import hold, recomputed
 
 IGNORE = -100  # PyTorch's: a target that is not counted
 Output = Tensor | Callable[[Tensor], Tensor]
@@ -46,9 +46,10 @@ def chunked_cross_entropy(
 
 def _by_formula(hidden: Tensor, output: Output, targets: Tensor, vocab_size: int, logits_at_once: int) -> Tensor:
     total = torch.zeros((), device=hidden.device, dtype=exact_dtype(hidden))
+    held = hold(output) if isinstance(output, nn.Module) else hold()
     for piece, wanted in _chunks(hidden, targets, vocab_size, logits_at_once):
         if len(piece) < len(hidden) and torch.is_grad_enabled() and not is_transformed():
-            total = total + checkpoint(_summed, piece, output, wanted, use_reentrant=False)
+            total = total + recomputed(held, _summed, piece, output, wanted)
         else:
             total = total + _summed(piece, output, wanted)
     return total / (targets != IGNORE).sum().clamp_min(1)

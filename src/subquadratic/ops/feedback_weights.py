@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .vector_length import vector_length
+
 LAYER_EPSILON, SCALE_EPSILON = 1e-5, 1e-5
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
@@ -108,7 +110,7 @@ class Norm:
             return x
         if self.bias is not None:
             return torch.native_layer_norm(x, x.shape[-1:], self.weight, self.bias, LAYER_EPSILON)[0]
-        return x * (self.weight / x.norm(dim=-1, keepdim=True).clamp_min(SCALE_EPSILON))
+        return x * (self.weight / vector_length(x, least=SCALE_EPSILON))
 
     def prepare(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """For backward, of inputs (N, B, D): the normed, and what :meth:`input_gradient` needs."""
@@ -137,7 +139,7 @@ class Norm:
         if self.weight is None:
             return None, None
         if self.bias is None:
-            return (gradient * (x / x.norm(dim=-1, keepdim=True).clamp_min(SCALE_EPSILON))).sum().view(1), None
+            return (gradient * (x / vector_length(x, least=SCALE_EPSILON))).sum().view(1), None
         plain = torch.native_layer_norm(x, x.shape[-1:], None, None, LAYER_EPSILON)[0]
         return (gradient * plain).flatten(0, -2).sum(dim=0), gradient.flatten(0, -2).sum(dim=0)
 

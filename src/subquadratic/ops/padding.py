@@ -6,6 +6,7 @@ Axes: B batch, N length, D width. A mask is bool (B, N), True = real token; None
 import torch
 from torch import Tensor
 
+from .backend import may_look
 from .errors import check_mask, check_sequence, require
 from .recording import in_one_call
 
@@ -30,13 +31,24 @@ def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None
     return positions if seen is None else positions + seen[:, None]
 
 
-@in_one_call
 def check_positions(positions: Tensor, limit: int) -> None:
-    """Raises ValueError for a position that a model of ``limit`` positions does not have. Not while a CUDA graph is captured: looking at a
-    number would break that off."""
-    if not positions.numel() or (positions.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return
-    longest = int(positions.max()) + 1
+    """Raises ValueError for a position, (N,) of all rows or (B, N), that a model of ``limit`` positions does not have.
+
+    Positions of each row are numbers, which are looked at only where they may be, and not while a CUDA graph is captured.
+    """
+    if positions.dim() == 1:  # all of 0 to N - 1
+        _check_length(len(positions), limit)
+    elif may_look(positions):
+        _look_at_positions(positions, limit)
+
+
+@in_one_call
+def _look_at_positions(positions: Tensor, limit: int) -> None:
+    if positions.numel() and not (positions.is_cuda and torch.cuda.is_current_stream_capturing()):
+        _check_length(int(positions.max()) + 1, limit)
+
+
+def _check_length(longest: int, limit: int) -> None:
     require(
         longest <= limit,
         f"the sequence has {longest} positions, but max_length is {limit}: shorten it, or build the model with a greater max_length",

@@ -147,6 +147,7 @@ def in_parts(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> b
         and queries.numel() > 0
         and keys.shape == values.shape
         and not is_traced()
+        and not torch.jit.is_tracing()  # whose graphs hold no backward written by hand
         and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward")
     )
 

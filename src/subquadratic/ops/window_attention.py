@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import is_traced
+from .backend import is_traced, may_look
 from .causality import keep_out
 from .padding import pack_left
 from .recording import in_one_call
@@ -127,7 +127,7 @@ def _extend_by_one(
 
 def _rows_in_step(seen: Tensor) -> int | None:
     """How many real tokens all rows have seen; None if they differ, or while operations are traced, when nobody knows."""
-    if is_traced() or seen.numel() == 0:
+    if is_traced() or not may_look(seen) or seen.numel() == 0:
         return None
     first = int(seen[0])
     return first if seen.numel() == 1 or bool((seen == first).all()) else None
@@ -164,6 +164,25 @@ def _extend_by_places(
     dropout: float,
 ) -> tuple[Tensor, WindowState]:
     """W positions at a time, each row by its own places."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return _by_places(q, k, v, state, window, sliding, mask, dropout)
+
+    output = attend(queries, keys, values)
+    output = keep_out(attend, (queries, keys, values), output, mask) if dropout == 0.0 else output
+    return output, _after(state, keys, values, mask)
+
+
+def _by_places(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    state: WindowState,
+    window: int,
+    sliding: bool,
+    mask: Tensor | None,
+    dropout: float,
+) -> Tensor:
     batch, _, length, _ = queries.shape
     if mask is None:
         order, packed = None, torch.ones(batch, length, dtype=torch.bool, device=queries.device)
@@ -183,10 +202,7 @@ def _extend_by_places(
         allowed = (seen & real[:, None, run])[:, None]
         outputs.append(softmax_attention(queries[:, :, start:stop], line[:, :, run], content[:, :, run], allowed=allowed, dropout=dropout))
     output = torch.cat(outputs, dim=2)
-    if order is None:
-        return output, _after(state, keys, values, None)
-    output = unpack_heads(output.masked_fill(~packed[:, None, :, None], 0.0), order)
-    return output, _after(state, keys, values, packed)
+    return output if order is None else unpack_heads(output.masked_fill(~packed[:, None, :, None], 0.0), order)
 
 
 def window_allowed_reference(length: int, window: int, causal: bool, sliding: bool) -> Tensor:

@@ -7,15 +7,22 @@ run counts besides. A checkpoint is written under another name and renamed when 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
+import re
 from pathlib import Path
 
 PREFIX = "step-"
 PROGRESS = "progress.json"
+AVERAGE = "average.safetensors"
 FORMAT = 1
 NEEDED = (PROGRESS, "config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+_NUMBER = r"(?:\d{8}|[1-9]\d{8,})"
+NAME, STAGED = re.compile(f"{PREFIX}{_NUMBER}", re.ASCII), re.compile(rf"\.{PREFIX}{_NUMBER}", re.ASCII)
+# All that is ever written into one, and what `replace_file` had not renamed yet. Whatever else is there, somebody put there.
+_FILES = "|".join(map(re.escape, (*NEEDED, AVERAGE, "scaler.pt")))
+OURS = re.compile(rf"{_FILES}|rng_state(?:_\d+)?\.pth|\.(?:{_FILES})\.[a-z0-9_]{{8}}", re.ASCII)
 
 
 class CheckpointError(ValueError):
@@ -41,29 +48,43 @@ class Checkpoints:
         final, staged = self.place(step), self.staging(step)
         for file in staged.iterdir():
             _flush(file)
-        if final.exists():
-            shutil.rmtree(final)
-        staged.rename(final)
+        remove_checkpoint(final)
+        if not final.exists():
+            staged.rename(final)
+            return
+        # Somebody keeps files of his own there. The one without which there is no checkpoint comes last.
+        for file in sorted(staged.iterdir(), key=lambda file: file.name == PROGRESS):
+            file.replace(final / file.name)
+        staged.rmdir()
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, oldest first."""
+        """Steps of the checkpoints that are there, oldest first. A folder in which there are only files of somebody's own is none."""
         if not self.path.is_dir():
             return []
-        names = [path.name for path in self.path.iterdir() if path.is_dir() and path.name.startswith(PREFIX)]
-        return sorted(int(name[len(PREFIX) :]) for name in names if name[len(PREFIX) :].isdigit())
+        steps = [int(path.name[len(PREFIX) :]) for path in self.path.iterdir() if NAME.fullmatch(path.name) and _is_checkpoint(path)]
+        return sorted(steps)
 
     def retain(self, count: int) -> None:
         """Delete all but the newest `count`, and what an interrupted writer left."""
         for step in self.steps()[:-count]:
-            shutil.rmtree(self.place(step), ignore_errors=True)
+            remove_checkpoint(self.place(step))
         self.sweep()
 
     def sweep(self) -> None:
         """Delete what an interrupted writer left."""
         if self.path.is_dir():
             for path in self.path.iterdir():
-                if path.name.startswith(f".{PREFIX}"):
-                    shutil.rmtree(path, ignore_errors=True)
+                if STAGED.fullmatch(path.name):
+                    remove_checkpoint(path)
+
+    def remove(self) -> None:
+        """Delete every checkpoint; the folder too, unless something else is in it."""
+        if self.path.is_dir():
+            self.sweep()
+            for step in self.steps():
+                remove_checkpoint(self.place(step))
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
     def newest(self) -> Path | None:
         """The newest checkpoint; None if there is none yet.
@@ -79,12 +100,37 @@ class Checkpoints:
         if missing:
             from .integrity import way_back
 
-            raise CheckpointError(f"resume: the checkpoint {path} lacks {' and '.join(missing)}; {way_back(path)}")
+            raise CheckpointError(f"resume: the checkpoint {path} lacks {listed(missing)}; {way_back(path)}")
         return path
 
     def whole(self) -> list[int]:
         """Steps of those that lack nothing."""
         return [step for step in self.steps() if all((self.place(step) / name).is_file() for name in NEEDED)]
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete what training wrote into the folder of a checkpoint, whole or not; and the folder, unless something else is in it."""
+    if path.is_symlink():
+        return  # it leads to where somebody else keeps it
+    inner = path.glob("checkpoint-[0-9]*") if STAGED.fullmatch(path.name) else ()  # the Trainer's own name
+    for folder in (*inner, path):
+        with contextlib.suppress(OSError):
+            for file in [file for file in folder.iterdir() if OURS.fullmatch(file.name)]:
+                file.unlink()
+            folder.rmdir()  # refuses what is not empty
+
+
+def listed(names: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a folder holds a checkpoint, or held one: it is empty then, or a file is missing."""
+    if not path.is_dir():
+        return False
+    names = [file.name for file in path.iterdir()]
+    return not names or any(OURS.fullmatch(name) for name in names)
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -10,14 +10,39 @@ import json
 import shlex
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..models.files import CONFIG, WEIGHTS, read_config
 from .checkpoints import FORMAT, PROGRESS, CheckpointError, Checkpoints
 
 KEYS = ("step", "run_seconds", "train_seconds", "elapsed", "aside", "sizes", "marks", "losses", "best", "stale", "averaged")
 CHUNK = 1 << 22
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_number, value))
+
+
+# What the values of progress.json are.
+VALUES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("step", "stale", "averaged"), _whole),
+    **dict.fromkeys(("run_seconds", "elapsed", "aside"), _number),
+    **dict.fromkeys(("marks", "losses"), _numbers),
+    "train_seconds": lambda value: value is None or _number(value),
+    "sizes": lambda value: isinstance(value, dict) and all(map(_whole, value.values())),
+    "best": lambda value: value is None or (isinstance(value, dict) and _whole(value.get("step")) and _number(value.get("loss"))),
+    "files": lambda value: isinstance(value, dict) and all(_numbers(entry) and len(entry) == 2 for entry in value.values()),
+}
 
 
 def write_progress(checkpoint: Path, progress: dict[str, Any]) -> None:
@@ -50,11 +75,14 @@ def read_progress(checkpoint: Path) -> dict[str, Any]:
 
 
 def check_files(checkpoint: Path, progress: dict[str, Any], *, processes: int = 1) -> None:
-    """Every file of a checkpoint but progress.json; `processes` are those that go on.
+    """Every file of a checkpoint, and of progress.json what its values are; `processes` are those that go on.
 
     Raises:
         CheckpointError: one is damaged or missing, or other processes wrote it.
     """
+    for name, fits in VALUES.items():
+        if name in progress and not fits(progress[name]):
+            raise damaged(checkpoint / PROGRESS, f"{name} cannot be {json.dumps(progress[name])[:40]}")
     listed = progress.get("files")
     generators = "rng_state.pth" if processes == 1 else f"rng_state_{processes - 1}.pth"
     for name, (size, crc) in (listed or {}).items():
@@ -74,8 +102,7 @@ def check_files(checkpoint: Path, progress: dict[str, Any], *, processes: int = 
             raise damaged(file, _reason(error)) from error
     state = checkpoint / "trainer_state.json"
     try:
-        if "global_step" not in json.loads(state.read_text(encoding="utf-8")):
-            raise damaged(state, "it lacks global_step")
+        _check_state(state, json.loads(state.read_text(encoding="utf-8")), progress["step"])
     except (OSError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -88,6 +115,25 @@ def check_files(checkpoint: Path, progress: dict[str, Any], *, processes: int = 
             f"resume: {checkpoint} was written by {written} process{'es' if written > 1 else ''}, and now there "
             f"{'is 1' if processes == 1 else f'are {processes}'}: go on with as many"
         )
+
+
+def _check_state(file: Path, content: Any, step: int) -> None:
+    """Raises CheckpointError where the Trainer's own state is not one of `step`, or holds values of other kinds."""
+    from transformers import TrainerState
+
+    if not isinstance(content, dict) or "global_step" not in content:
+        raise damaged(file, "it lacks global_step")
+    if content["global_step"] != step:
+        raise damaged(file, f"global_step is {json.dumps(content['global_step'])[:40]}, and the checkpoint of step {step}")
+    hints = get_type_hints(TrainerState)
+    for name, value in content.items():
+        if name not in hints:
+            raise damaged(file, f"it holds {name[:40]}, which is not the Trainer's")
+        kinds = {get_origin(kind) or kind for kind in (get_args(hints[name]) if type(None) in get_args(hints[name]) else [hints[name]])}
+        for alike in ({int, float}, {list, dict}):  # what transformers says of callbacks is not what it writes
+            kinds |= alike if kinds & alike else set()
+        if value is not None and type(value) not in kinds:
+            raise damaged(file, f"{name} cannot be {json.dumps(value)[:40]}")
 
 
 def check_run(folder: Path, progress: dict[str, Any]) -> list[str]:
@@ -156,8 +202,12 @@ def _bad_line(name: str, content: bytes) -> str | None:
     """The first line of metrics.jsonl that is none; the last may have been cut off by a full disk."""
     for number, line in enumerate(content.split(b"\n") if name.endswith(".jsonl") else []):
         try:
-            if line and "step" not in json.loads(line):
+            values = json.loads(line) if line else {"step": 0}
+            if not isinstance(values, dict) or not _whole(values.get("step")):
                 return f"line {number + 1} has no step"
+            wrong = [name for name in ("loss", "bits", "validation_loss") if values.get(name) is not None and not _number(values[name])]
+            if wrong:
+                return f"line {number + 1}: {wrong[0]} is no number"
         except (ValueError, TypeError, RecursionError):
             return f"line {number + 1} is no JSON"
     return None

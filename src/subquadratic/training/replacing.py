@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fnmatch
-import os
-import shutil
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
-# Names that a run writes to. In FOLDERS, what matches; trackers name their files by the project and the machine.
+from .checkpoints import Checkpoints
+
+# Names that a run writes to. Trackers name their files in `tracking` by the project, or by time, machine and process.
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "values.json")
 FILES = (*MODEL, "run.yaml", "run.json", "metrics.jsonl", "samples.txt", "loss.svg", "README.md", "README-run.md")
-FOLDERS = {"checkpoints": ("step-*", ".step-*"), "tracking": ("events.out.tfevents.*", "subquadratic*")}
+FOLDERS = ("checkpoints", "tracking")
+TRACKED = re.compile(
+    r"events\.out\.tfevents\.\d+\..+\.\d+\.\d+|subquadratic(?:_system)?\.(?:db|db-wal|db-shm|db-journal|lock|parquet)", re.ASCII
+)
 PAGE = "trained with subquadratic. The run "  # on the page of every run
 
 
@@ -58,15 +60,8 @@ def holds_run(path: Path) -> bool:
 
 def remove_run(path: Path) -> None:
     """Drop what an earlier run left in the folder, and nothing else; run.yaml last, by which the rest is known to be a run's."""
-    for name, patterns in FOLDERS.items():
-        for found in list(_matching(path / name, patterns)):
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found, ignore_errors=True)
-            else:
-                found.unlink(missing_ok=True)
-        for folder, _, _ in os.walk(path / name, topdown=False):
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()  # refuses what is not empty
+    Checkpoints(path).remove()
+    _remove_tracked(path / "tracking")
     for name in sorted(FILES, key=lambda name: name == "run.yaml"):
         (path / name).unlink(missing_ok=True)
 
@@ -85,14 +80,19 @@ def is_page(file: Path) -> bool:
     return file.is_file() and PAGE in file.read_text(encoding="utf-8", errors="replace")
 
 
-def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-                yield Path(place, name)
-        folders[:] = [name for name in folders if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
-        if folder.name == "checkpoints":
-            return  # a run makes none deeper
+def _remove_tracked(folder: Path) -> None:
+    """The files of trackers in a folder and below it, and folders in which there was nothing else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    inside = list(folder.iterdir())
+    for path in inside:
+        if TRACKED.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
+        else:
+            _remove_tracked(path)
+    if inside:  # an empty one is the user's
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # refuses what is not empty
 
 
 def _yaml(file: Path) -> Any:

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from ..evaluation.memory import out_of_memory
 from ..models.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
-from .checkpoints import Checkpoints, is_full_disk
+from .checkpoints import AVERAGE, Checkpoints, is_full_disk
 from .display import PlainDisplay, clock
 from .further import Extension
 from .integrity import check_run, why_no_model, write_progress
@@ -35,7 +35,6 @@ from .trainer import SubquadraticTrainer
 
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
 ENDING_SHARE = 0.03  # of a time budget, for a sample and writing
-AVERAGE = "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -311,9 +310,9 @@ class Run:
                 raise TrainingError(f"out: the folder {self.folder.path} is gone, and what was in it") from error
             if isinstance(error, OSError):
                 raise TrainingError(f"out: cannot write {self.folder.path} ({error}); {self._kept()}") from error
-            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            if (said := out_of_memory(error)) is not None:
                 way_out = "give a smaller --batch_size or --context, or --checkpointing"
-                raise TrainingError(f"out of memory ({str(error).splitlines()[0]}); {self._kept()}: {way_out}") from error
+                raise TrainingError(f"{said}; {self._kept()}: {way_out}") from error
             raise
 
     def _kept(self) -> str:

@@ -58,8 +58,8 @@ class RunFolder:
 
     @contextlib.contextmanager
     def made(self, *, overwrite: bool) -> Iterator[None]:
-        """The folder made and claimed; looked for again where somebody else took it since it was chosen. An empty one is left by
-        no one.
+        """The folder made and claimed; looked for again where somebody else took it since it was chosen. One that was made here
+        and stays empty is taken away again.
 
         Raises:
             ValueError: it cannot be made, or another process writes there.
@@ -75,6 +75,7 @@ class RunFolder:
                     break
                 except FileExistsError:
                     self.path = _free(str(self.path).rpartition("-")[0])
+            made = self.numbered or not self.path.is_dir()
             self.path.mkdir(exist_ok=True)
         except OSError as error:
             raise ValueError(f"out: cannot write {self.path}: {error.strerror or error}") from error
@@ -84,7 +85,8 @@ class RunFolder:
                 yield
         finally:
             with contextlib.suppress(OSError):
-                self.path.rmdir()  # refuses what is not empty
+                if made:
+                    self.path.rmdir()  # refuses what is not empty
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -163,7 +165,7 @@ class RunFolder:
     def noted_best(self) -> dict[str, Any] | None:
         """What was noted last."""
         found = self.read_facts().get("best")
-        return found if isinstance(found, dict) else None
+        return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
     def result(self) -> dict[str, Any] | None:
         """What came out, once there is something; of an interrupted run, when it was interrupted."""

@@ -6,7 +6,6 @@ import itertools
 import logging
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, remove_checkpoint
 from .optimizer import make_optimizer
 from .options import TrainOptions
 from .problem import Batch, Problem
@@ -165,9 +164,9 @@ class SubquadraticTrainer(Trainer):
         step = self.state.global_step
         staging = self.checkpoints.staging(step)
         if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
+            remove_checkpoint(staging)
             staging.parent.mkdir(exist_ok=True)  # a run folder that was deleted is not made again
-            staging.mkdir()
+            staging.mkdir(exist_ok=True)
         self.accelerator.wait_for_everyone()
         self._staging = staging
         try:

@@ -17,6 +17,7 @@ from ...layers.token_shift import ShiftState, TokenShift
 from ...ops.errors import require, require_positive
 from ...ops.precision import exact_dtype
 from ...ops.state import State
+from ...ops.vector_length import vector_length
 from ..sequences import ReversibleSequence, Routed, SequentialSequence
 
 CONTEXT = ("context", "context_mask")  # read once, when the state is made
@@ -47,7 +48,7 @@ class PreScaleNorm(nn.Module):
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         """(B, N, D) -> (B, N, D); the norm is taken in float32."""
         exact = x.to(exact_dtype(x))
-        return self.fn((exact / exact.norm(dim=-1, keepdim=True).clamp_min(self.eps) * self.g).to(x.dtype), **arguments)
+        return self.fn((exact / vector_length(exact, least=self.eps) * self.g).to(x.dtype), **arguments)
 
 
 class ReZero(nn.Module):

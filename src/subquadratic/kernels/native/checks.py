@@ -40,7 +40,7 @@ class Asked:
         lines, known, pending = [f"def check({', '.join(parameters)}):"], set[str](), dict(self.sizes)
         for name, text in self.tensors.items():
             _derive(pending, known, lines)
-            lines += _lines_for(operator, name, text, known)
+            lines += _lines_for(operator, name, text, known, may_be_none=parameters[name].annotation is not Tensor)
         _derive(pending, known, lines)
         for condition, message in self.require.items():
             lines.append(f"    if not ({condition}): fail({operator!r}, {message!r}, locals())")
@@ -58,7 +58,8 @@ def asks(*, sizes: Mapping[str, str] | None = None, require: Mapping[str, str] |
         require: what else must hold, as expressions, and what to say where it does not, with ``{}`` around axes and arguments.
         tensors: of each its axes (``"B H N K"``: names, numbers, or expressions without spaces), several shapes divided by ``|``; behind a
             comma "rows" (a row's numbers lie side by side, rows may lie apart) or "copied" (they may lie anyhow), else it is contiguous;
-            "bool", else it is float32. None passes. The first tensor that has an axis says how long it is.
+            "bool", else it is float32. None passes where the function takes it: PyTorch hands it through for any tensor. The first tensor
+            that has an axis, which may not be None, says how long it is.
 
     Source is made of it and compiled: the check runs before each call of operators that take 50 microseconds for a new token.
     """
@@ -79,12 +80,20 @@ def on_one_device(operator: str, arguments: Sequence[Any]) -> None:
 
 
 def check_tensor(
-    operator: str, name: str, x: Tensor, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, layout: str = "contiguous"
+    operator: str, name: str, x: Tensor | None, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32, layout: str = "contiguous"
 ) -> None:
     """The same for one tensor: of a list, or of a shape that is known later."""
+    x = required(operator, name, x)
     apart = {"contiguous": lambda: x.is_contiguous(), "rows": lambda: x.stride(-1) == 1 or shape[-1] == 1, "copied": lambda: True}
     if x.shape != shape or x.dtype is not dtype or not apart[layout]():
         _refuse(operator, name, f"{' '.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}, {layout}", x, {})
+
+
+def required(operator: str, name: str, x: Tensor | None, kind: str = "a float32 tensor") -> Tensor:
+    """``x``, unless it is None: PyTorch hands that through for a tensor, whatever an operator's schema says."""
+    if x is None:
+        raise ValueError(f"{operator}: {name} must be {kind}, got None")
+    return x
 
 
 def _parts(text: str) -> tuple[list[list[str]], str, str]:
@@ -95,13 +104,16 @@ def _parts(text: str) -> tuple[list[list[str]], str, str]:
     return [shape.split() for shape in axes.split("|")], dtype, layout
 
 
-def _lines_for(operator: str, name: str, text: str, known: set[str]) -> list[str]:
+def _lines_for(operator: str, name: str, text: str, known: set[str], *, may_be_none: bool) -> list[str]:
     shapes, dtype, layout = _parts(text)
     new = [axis for axis in shapes[0] if _AXIS.fullmatch(axis) and axis not in known]
     known.update(new)
     refuse = f"refuse({operator!r}, {name!r}, {text!r}, {name}, locals())"
     apart = " and ".join(f"shape != ({''.join(f'{axis}, ' for axis in shape)})" for shape in shapes)
-    lines = [f"if {name} is not None:", f"    shape = {name}.shape"]
+    if new and may_be_none:
+        raise TypeError(f"{operator}: {name} may be None, so that it cannot be the first to say how long {', '.join(new)} is")
+    lines = [f"if {name} is not None:"] if may_be_none else [f"if {name} is None: {refuse}", "else:"]
+    lines.append(f"    shape = {name}.shape")
     if new:
         lines.append(f"    if len(shape) != {len(shapes[0])}: {refuse}")
         lines += [f"    {axis} = shape[{shapes[0].index(axis)}]" for axis in new]
@@ -118,15 +130,16 @@ def _derive(pending: dict[str, str], known: set[str], lines: list[str]) -> None:
             del pending[axis]
 
 
-def _refuse(operator: str, name: str, text: str, x: Tensor, sizes: dict[str, Any]) -> None:
+def _refuse(operator: str, name: str, text: str, x: Tensor | None, sizes: dict[str, Any]) -> None:
     shapes, dtype, layout = _parts(text)
     written = []
     for shape in shapes:
         numbers = [str(_size(axis, sizes)) for axis in shape]
         written.append(f"({', '.join(shape)})" + (f" = ({', '.join(numbers)})" if numbers != shape else ""))
+    kind = f"{' or '.join(written)}, {dtype}, {'rows contiguous' if layout == 'rows' else layout}"
+    x = required(operator, name, x, kind)
     raise ValueError(
-        f"{operator}: {name} must be {' or '.join(written)}, {dtype}, {'rows contiguous' if layout == 'rows' else layout}, "
-        f"got {tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}, with strides {x.stride()}"
+        f"{operator}: {name} must be {kind}, got {tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}, with strides {x.stride()}"
     )
 
 

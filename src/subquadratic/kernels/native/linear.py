@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_tensor, whole
+from .checks import check_tensor, required, whole
 from .library import Arguments, library, why_not
 from .tensors import LONG, POINTER, fields, operator
 
@@ -51,6 +51,7 @@ def _check_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequenc
             f"inputs, {outputs} biases and {len(weights)} weights"
         )
     rows = _check_rows(name, "xs", xs)
+    weights = [required(name, f"weights[{index}]", weight) for index, weight in enumerate(weights)]
     for index, weight in enumerate(weights):
         x, first = xs[index // outputs], weights[index % outputs]
         shape = (first.shape[0] if first.dim() == 2 else -1, x.shape[1])
@@ -65,6 +66,7 @@ def _check_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequenc
 
 def _check_rows(operator: str, name: str, tensors: Sequence[Tensor]) -> int:
     """Whether all are (T, .) of one T, which comes back."""
+    tensors = [required(operator, f"{name}[{index}]", x) for index, x in enumerate(tensors)]
     rows = tensors[0].shape[0] if tensors[0].dim() == 2 else -1
     for index, x in enumerate(tensors):
         check_tensor(operator, f"{name}[{index}]", x, (rows, x.shape[1] if x.dim() == 2 else -1), layout="rows")

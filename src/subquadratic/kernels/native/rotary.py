@@ -8,7 +8,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from .checks import check_tensor
+from .checks import check_tensor, required
 from .library import Arguments, library
 from .tensors import LONG, Rows, fields, operator
 
@@ -28,6 +28,7 @@ def _like(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
 
 
 def _check(x: Tensor, y: Tensor, conjugate: bool) -> None:
+    x, y = required("complex_product", "x", x), required("complex_product", "y", y)
     if x.dim() != 4 or x.shape[3] % 2:
         raise ValueError(f"complex_product: x must be (B, H, N, K) with channels in pairs, got {tuple(x.shape)}")
     check_tensor("complex_product", "x", x, x.shape, layout="rows")

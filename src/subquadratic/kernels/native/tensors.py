@@ -4,6 +4,7 @@ Axes: B batch, H heads, N length, X width.
 """
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..derivatives import has_derivative
 from .checks import Asked, on_one_device
 from .library import Arguments
 
@@ -30,6 +32,9 @@ def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) ->
     ``check`` looks at the arguments before either sees them, and raises ValueError for what the kernel cannot read. That all tensors lie on
     the CPU is PyTorch's doing: it calls the function for no others.
 
+    An operator has no derivatives: the autograd functions of `ops/` have. Called by its name in ``torch.ops`` it therefore refuses whatever
+    autograd would differentiate. What comes back calls it below autograd, as those functions do, and saves that question.
+
     As ``torch.library.custom_op``, whose first call imports PyTorch's compiler: a second, and 120 MB.
     """
 
@@ -45,12 +50,27 @@ def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) ->
             fits(*arguments)
             return fake(*arguments)
 
+        @functools.wraps(function)
+        def below_autograd(*arguments: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                return call(*arguments)
+
+        def run_unless_differentiated(*arguments: Any) -> Any:
+            if has_derivative(arguments):
+                raise RuntimeError(
+                    f"{name} has no derivative, and an argument requires one (requires_grad=True or a tangent): call the layers and models "
+                    f"of subquadratic, which differentiate it, or detach() the arguments"
+                )
+            return below_autograd(*arguments)
+
         _OPERATORS.define(name + torch.library.infer_schema(function, mutates_args=()))
         _OPERATORS.impl(name, run, "CPU")
+        _OPERATORS.impl(name, run_unless_differentiated, "Autograd")
         torch.library.register_fake(f"subquadratic::{name}", run_without_memory, lib=_OPERATORS)
-        made = getattr(torch.ops.subquadratic, name).default
-        WITHOUT_MEMORY[made] = run_without_memory
-        return made
+        call = getattr(torch.ops.subquadratic, name).default
+        call.below_autograd = below_autograd  # for recordings, which see the operator alone
+        WITHOUT_MEMORY[call] = run_without_memory
+        return below_autograd
 
     return make
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...ops.choices import check_kernel, check_local
 from ...ops.errors import require, require_positive
+from ...ops.scalars import as_numbers
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ class PerformerConfig(BackboneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.local_heads, list):  # JSON gives a list
-            object.__setattr__(self, "local_heads", tuple(self.local_heads))
+        object.__setattr__(self, "local_heads", as_numbers(self.local_heads))  # JSON gives a list
         if isinstance(self.local_heads, tuple):
             require(
                 len(self.local_heads) == self.depth,
