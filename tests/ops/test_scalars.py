@@ -96,7 +96,7 @@ CONFIGS = [
 def test_flags_of_configurations_and_heads_are_plain(kind: Any, make: Callable[[bool], Any], tmp_path: Any) -> None:
     more = {"dim": 16, "depth": 1, "heads": 2} | ({"max_length": 32, "slots": 4} if kind is sq.LinformerConfig else {})
     more |= {"latents": 8} if kind is sq.PerceiverARConfig else {}
-    fields = {field.name: field.default for field in dataclasses.fields(kind) if field.type is bool}
+    fields = {field.name: field.default for field in dataclasses.fields(kind) if field.type in (bool, "bool")}
     assert {"causal", "ff_glu", "reversible"} <= fields.keys()
     config = kind(**more, **{name: make(value) for name, value in fields.items()})
     assert config == kind(**more) and all(type(getattr(config, name)) is bool for name in fields)

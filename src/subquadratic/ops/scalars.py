@@ -54,7 +54,7 @@ def is_whole(value: Any) -> bool:
 def plain_scalars(function: Callable[P, T]) -> Callable[P, T]:
     """Decorator of a constructor: scalars of NumPy and PyTorch among its arguments arrive as Python's own numbers, and flags are flags."""
     parameters = inspect.signature(function).parameters
-    flags = {name for name, parameter in parameters.items() if parameter.annotation is bool}
+    flags = {name for name, parameter in parameters.items() if parameter.annotation in (bool, "bool")}
 
     @functools.wraps(function)
     def call(*args: P.args, **options: P.kwargs) -> T:
