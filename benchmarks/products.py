@@ -28,7 +28,7 @@ from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.machine import heading, measure_rates
 from subquadratic.benchmark.timing import interleave, median, ratios
 from subquadratic.benchmark.work import Setting
-from subquadratic.models.saving import replace_file
+from subquadratic.models.files import replace_file
 from subquadratic.ops.backend import use_backend
 from subquadratic.ops.free_memory import keep_freed_memory
 
