@@ -194,13 +194,11 @@ def test_the_environment_may_choose() -> None:
 
 
 @pytest.mark.parametrize("variant", [*VARIANTS, *TESTED], ids=lambda variant: variant.name)
-def test_the_compiler_has_nothing_to_say(variant: Variant, tmp_path: Path) -> None:
+def test_the_compiler_has_nothing_to_say(variant: Variant) -> None:
     gcc = shutil.which("gcc")
     if gcc is None or platform.machine() != variant.machine:
         pytest.skip("no gcc for it here")
-    options = ["-O2", "-std=gnu11", "-fopenmp", *variant.options, "-DBUILT_BY=\"\"", "-DBUILT_FROM=\"\""]
+    options = ["-fsyntax-only", "-std=gnu11", "-fopenmp", *variant.options, "-DBUILT_BY=\"\"", "-DBUILT_FROM=\"\""]
     quiet = ["-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"]
-    for source in sorted(library.HERE.glob("*.c")):
-        command = [gcc, *options, *quiet, "-c", str(source), "-o", str(tmp_path / "made.o")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stderr == ""
+    done = subprocess.run([gcc, *options, *quiet, *map(str, sorted(library.HERE.glob("*.c")))], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
