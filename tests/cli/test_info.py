@@ -33,6 +33,7 @@ def test_every_model_has_its_table(name: str, capsys: pytest.CaptureFixture[str]
     text = shown(capsys, "--model", name, *SMALL, "--options", "false")
     assert "\n   300 " in text
     assert ("exact attention" in text) == (name != "transformer")
+    assert "\nhere        PyTorch " in text
 
 
 def test_the_numbers_are_those_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:

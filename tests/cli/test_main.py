@@ -337,7 +337,7 @@ def test_train_then_generate(tmp_path: Path) -> None:
     done = run("train", "--data", text, "--out", tmp_path / "run", *small)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for part in ("data ", "model ", "step ", "bits/byte", "tokens/s", "validation ", "sample ", "subq generate"):
+    for part in ("computes ", "PyTorch ", "data ", "model ", "step ", "bits/byte", "tokens/s", "validation ", "sample ", "subq generate"):
         assert part in done.stdout
     assert json.loads((tmp_path / "run" / "run.json").read_text())["result"]["steps"] == 3
 

@@ -67,7 +67,7 @@ def test_every_file_is_there_and_every_command_works_where_the_folder_is(
     names = named_files(page)
     assert {"run.yaml", "metrics.jsonl", "loss.svg"} <= names and all(Path(name).is_file() for name in names)
     assert ("samples.txt" in names) == (kind not in ("rows", "classes of a task")) == Path("samples.txt").exists()
-    for name in ("context", "width, depth, heads", "machine", "versions", "date"):
+    for name in ("context", "width, depth, heads", "machine", "computes", "versions", "date"):
         assert re.search(rf"^\| {name} \| .*\w.* \|$", page, flags=re.MULTILINE), name
     assert kind != "genome" or "generate_text(model, load_tokenizer(folder), 'ACGTTGCA'" in page
     monkeypatch.chdir(tmp_path)

@@ -115,6 +115,9 @@ def _measure(options: InfoOptions, asked: Any, show: Callable[[str], None]) -> d
         twin = build_on_meta(exact_twin(config), vocab_size=model.vocab_size, length=length)
         exact, _ = length_rows(twin, lengths, **measure)  # type: ignore[arg-type]
     size = {"vocab_size": getattr(model, "vocab_size", None), "options": None}
+    from ..ops.backend_info import backend_info
+
+    size |= {"computes": str(backend_info())}
     return {"name": name, "config": config, "length": length, "cost": cost, "rows": rows, "exact": exact, **measure, **size}
 
 
@@ -195,6 +198,7 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
         "lengths": [dataclasses.asdict(row) for row in found["rows"]],
         "exact_attention": None if exact is None else [dataclasses.asdict(row) for row in exact],
         "cheaper_from": None if exact is None else {name: wins_from(found["rows"], exact, name) for name in names},
+        "computes": found["computes"],
         "options": None if found["options"] is None else [dataclasses.asdict(row) for row in found["options"]],
     }
 
@@ -218,6 +222,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"            temporary {size(cost.temporary_bytes)}, and a tenth of it all for the allocator"
     yield ""
     yield from _length_lines(found["rows"], found["exact"])
+    yield ""
+    yield from textwrap.wrap(f"here        {found['computes']}", WIDTH, subsequent_indent=" " * 12)
 
 
 def _length_lines(rows: list[LengthRow], exact: list[LengthRow] | None) -> Iterator[str]:

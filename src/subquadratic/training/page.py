@@ -67,6 +67,7 @@ def _made(options: TrainOptions, facts: dict[str, Any]) -> dict[str, Any]:
         "batch": f"{options.batch_size} × {options.accumulation}" if options.accumulation > 1 else str(options.batch_size),
         "learning rate": f"{options.learning_rate:g}, {options.schedule}",
         "machine": f"{machine['processor']}, {threads} thread{'s' * (threads != 1)}{devices}, {machine['system']}",
+        "computes": machine["computes"],
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "date": " to ".join(dict.fromkeys(facts[name].replace("T", " ").replace("+00:00", "") for name in ("started", "finished")))
         + " UTC",

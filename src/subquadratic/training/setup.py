@@ -14,6 +14,7 @@ from ..data import Corpus, Examples, Task, make_task
 from ..data.documents import TEXT_FIELD
 from ..evaluation.processor import processor
 from ..evaluation.versions import versions
+from ..ops.backend_info import backend_info
 from .options import TrainOptions
 
 Progress = Callable[[int, int | None], None] | None  # called with the bytes done, and the bytes there are (None: not known)
@@ -75,6 +76,7 @@ def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> di
             "cpu_threads": torch.get_num_threads(),
             "gpus": torch.cuda.device_count(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "computes": str(backend_info()),
         },
         "started": now(),
     }

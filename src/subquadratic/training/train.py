@@ -17,6 +17,7 @@ import torch
 
 from ..models.files import read_config
 from ..models.saving import read_weights
+from ..ops.backend_info import backend_info
 from ..ops.threads import use_threads
 from . import classification, language, sequence_to_sequence
 from .before import check_apart, check_before
@@ -160,8 +161,10 @@ def _train(
         facts |= {name: before[name] for name in ("started", EXTENDED) if name in before}
     told = {name: facts[name] for name in ("model", "parameters", "class")}
     data = {"kind": problem.kind, "data": problem.text, "digest": problem.digest}
-    lines = [f"data        {problem.text}", f"model       {options.model}, {facts['parameters'] / 1e6:.2f} M parameters, in {folder.path}"]
-    display.report("start", "\n".join(lines), folder=str(folder.path), step=progress.get("step", 0), **told, **data)
+    computes = str(backend_info())
+    size = f"{facts['parameters'] / 1e6:.2f} M parameters"
+    lines = [f"computes    {computes}", f"data        {problem.text}", f"model       {options.model}, {size}, in {folder.path}"]
+    display.report("start", "\n".join(lines), folder=str(folder.path), step=progress.get("step", 0), computes=computes, **told, **data)
     if extension is not None and extension.begins(progress):
         display.say(f"going on    {describe_extension(options, extension)}")
     elif resuming:
