@@ -2,7 +2,8 @@
 
     python benchmarks/kernels.py                                         # the variant that is loaded here
     python benchmarks/kernels.py --variant x86-64-v3 --rounds 15         # another one that is installed
-    python benchmarks/kernels.py --kernels pool rotary --length 4096
+    python benchmarks/kernels.py --kernels pool "rotary positions" --length 4096
+    python benchmarks/kernels.py --threads 1 --cpu_time                  # on a machine with other work to do
 
 Width 256, depth 4, 4 heads, vocabulary 256, batch 1, float32. *Gain* is the time without the kernel over the time with it: the median of
 the rounds' ratios, with their quartiles.
@@ -10,6 +11,7 @@ the rounds' ratios, with their quartiles.
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,7 +53,11 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), default=list(KERNELS))
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--cpu_time", action="store_true", help="time that this process computes, instead of time that passes")
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    clock = time.process_time if given.cpu_time else time.perf_counter
     if given.variant is not None:
         take(given.variant)
     keep_freed_memory()
@@ -61,7 +67,7 @@ def main() -> None:
             continue
         place, models = KERNELS[name]
         for model in models:
-            seconds, gains = measure(step_of(model, given.length), place, given.rounds)
+            seconds, gains = measure(step_of(model, given.length), place, given.rounds, clock)
             first, middle, third = statistics.quantiles(gains, n=4)
             print(f"| {name} | {model} | {1e3 * seconds:.0f} ms | {middle:.2f} | {first:.2f} to {third:.2f} |", flush=True)
 
@@ -97,14 +103,14 @@ def without(place: str) -> Iterator[None]:
         yield
 
 
-def measure(step: Callable[[], None], place: str, rounds: int) -> tuple[float, list[float]]:
+def measure(step: Callable[[], None], place: str, rounds: int, clock: Callable[[], float]) -> tuple[float, list[float]]:
     """Seconds of a step with the kernel, and of each round the time without it over the time with it."""
 
     def step_without() -> None:
         with without(place):
             step()
 
-    found = interleave({"with": step, "without": step_without}, rounds=rounds, budget=60.0)
+    found = interleave({"with": step, "without": step_without}, rounds=rounds, budget=60.0, clock=clock)
     return statistics.median(found.seconds["with"]), ratios(found.seconds["with"], found.seconds["without"])
 
 
