@@ -81,7 +81,7 @@ class TrainOptions:
     """Saved model to take initial weights from, with a new optimizer and schedule."""
 
     causal: bool | None = None
-    """Predict the next token (true), or masked tokens from both sides (false). Default: true; for a classifier false if the model allows."""
+    """Predict the next token (true), or masked tokens from both sides (false). Default: true; for a classifier false if possible."""
     dim: int | None = None
     """Width of the model."""
     depth: int | None = None
