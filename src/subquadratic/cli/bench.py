@@ -81,9 +81,9 @@ class BenchOptions:
             if value is not None and value > 2**20:
                 raise ValueError(f"{name} must be at most {2**20:,}, got {value:,}")
         if self.resume and self.out is None:
-            raise ValueError("resume needs --out, the folder whose results it goes on with")
+            raise ValueError("resume needs --out, the folder with the results to continue")
         if self.resume and self.overwrite:
-            raise ValueError("resume goes on with the results in --out, and overwrite drops them; leave one of the two")
+            raise ValueError("resume continues the results in --out, and overwrite replaces them; leave out one of the two")
         if self.device not in ("cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ValueError(f"device must be cpu or cuda, got {self.device!r}")
 
@@ -197,7 +197,7 @@ def _check_out(folder: Path, options: BenchOptions) -> Path:
         count = len(load(folder / NAME).results)
         if count and not options.overwrite:
             raise ValueError(
-                f"out: {folder / NAME} holds {count:,} results; go on with --resume, replace them with --overwrite, or name another folder"
+                f"out: {folder / NAME} holds {count:,} results; continue with --resume, replace with --overwrite, or name another folder"
             )
     return folder
 
@@ -212,7 +212,7 @@ def _check_place(folder: Path) -> None:
     check_folder("out", folder)
     table = folder / "table.md"
     if table.exists() and not table.read_text(encoding="utf-8", errors="replace").startswith(TITLE):
-        raise ValueError(f"out: {table} is no table of subq bench, and would be replaced; move it, or name another folder")
+        raise ValueError(f"out: {table} was not written by subq bench, and would be replaced; move it, or name another folder")
     if (folder / NAME).exists():
         load(folder / NAME)  # another program's results.json is told here
     elif not table.exists() and any((folder / name).exists() for name in DRAWINGS):

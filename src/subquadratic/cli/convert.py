@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     print_text(f"{file} is now the saved model {out}")
     if content["assumed"]:
         spelled = ", ".join(f"{name}={content['options'].get(name)}" for name in content["assumed"])
-        print_text(f"assumed, since weights do not tell: {spelled}; where that is wrong, convert again with --hints.NAME VALUE --overwrite")
+        print_text(f"assumed, since the weights do not reveal it: {spelled}; if wrong, convert again with --hints.NAME VALUE --overwrite")
     return 0
 
 

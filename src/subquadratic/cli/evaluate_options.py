@@ -83,9 +83,9 @@ class EvaluateOptions:
         if self.context is not None and self.reset not in ("auto", "windows"):
             raise ValueError(f"context is for --reset windows, got --reset {self.reset}")
         if self.quiet and (self.json or self.format == "json"):
-            raise ValueError("quiet prints nothing, and json the score: leave one of the two")
+            raise ValueError("quiet prints nothing, and json the score: leave out one of the two")
         if self.quiet and self.out is None and self.by_position is None:
-            raise ValueError("quiet prints nothing: name a file for the score with --out, or for its drawing with --by_position")
+            raise ValueError("quiet prints nothing: name a file for the score with --out, or for its plot with --by_position")
         for name, path in (("out", self.out), ("by_position", self.by_position)):
             if path is not None:
                 _check_file(name, path)

@@ -76,7 +76,7 @@ class PredictOptions:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.carry is not None and not all(self.carried):
-            raise ValueError(f"carry must be names of columns with commas between, or *, got {self.carry!r}")
+            raise ValueError(f"carry must be comma-separated names of columns, or *, got {self.carry!r}")
         if self.overwrite and self.out is None:
             raise ValueError("overwrite is for --out: name a file")
         if self.out is None:
@@ -247,7 +247,7 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
     from ..data.tokenizer import find_tokenizer
 
     if own.get("task"):
-        raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are no text of rows")
+        raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are not text of rows")
     if kind not in ("SequenceClassifier", "EncoderDecoder"):
         wanted = "classes and targets come from a SequenceClassifier or an EncoderDecoder"
         raise ValueError(f"run: the model in {folder} is a {kind}, and {wanted}; use subq generate {folder}")

@@ -49,7 +49,7 @@ def fill_steps(
         masked: (B, N) bool, True = to be filled in.
         mask: (B, N) bool, True = real token.
         at_once: fill all places in one pass, each as if the others stayed masked.
-        temperature: 0 takes the likeliest token; otherwise tokens are drawn, in the same order of places.
+        temperature: 0 takes the most likely token; otherwise tokens are drawn, in the same order of places.
         top_k, top_p, min_p: as in :class:`Sampling`.
         banned: tokens that are never chosen (special ones); the probabilities are those without them.
         generator: source of randomness, on the device of ``tokens``.

@@ -51,7 +51,7 @@ class BackboneConfig:
     ff_glu: bool = False
     """Gate the feed-forward layers (GEGLU)."""
     ff_chunks: int = 1
-    """Run the feed-forward layers over the sequence in so many pieces."""
+    """Run the feed-forward layers over the sequence in this many pieces."""
     dropout: float = 0.0
     """Dropout of the embedding and in the feed-forward layers."""
     attention_dropout: float = 0.0

@@ -187,7 +187,7 @@ class LanguageModel(Pretrained):
             masked: (B, N) bool, the hidden tokens of a bidirectional model; required for one.
 
         Returns:
-            Three tensors (T,), row by row: nats, whether the likeliest token was right, and the tokens predicted.
+            Three tensors (T,), row by row: nats, whether the most likely token was right, and the tokens predicted.
         """
         if not self.config.causal and masked is None:
             raise ValueError("masked is required for a bidirectional model: which tokens are hidden and to be guessed")

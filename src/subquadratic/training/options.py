@@ -230,7 +230,7 @@ class TrainOptions:
         for name, allowed in (("precision", ("auto", "float32", "bfloat16")), ("schedule", ("cosine", "constant"))):
             require_value(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
         if self.quiet and self.json:
-            raise ValueError("quiet prints nothing and json one object a line: leave one of the two")
+            raise ValueError("quiet prints nothing and json one object a line: leave out one of the two")
         self.trackers()
         if self.budget is not None:
             parse_duration(self.budget)
