@@ -45,7 +45,7 @@ class BackboneConfig:
     head_dim: int | None = None
     """Width K of a head; None: dim / heads."""
     causal: bool = True
-    """Whether a position sees only itself and what came before."""
+    """Whether a position attends only to itself and earlier ones."""
     ff_mult: float = 4.0
     """Inner width of the feed-forward layers over dim."""
     ff_glu: bool = False
@@ -108,7 +108,7 @@ class BackboneConfig:
 
     @property
     def length_limit(self) -> int | None:
-        """The most positions the backbone itself can take; None: any number."""
+        """Maximum number of positions of the backbone itself; None: no limit."""
         return None
 
     def build(self) -> nn.Module:
