@@ -62,7 +62,7 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 
 
 def step_seconds(runs: list[TrainOptions], rounds: int = 7) -> list[float]:
-    """Median seconds of an optimizer step of each run, measured in turns."""
+    """Median seconds of an optimizer step of each run, measured interleaved."""
     ready = []
     for options in runs:
         _, problem = prepare(options.resolve())

@@ -1,4 +1,4 @@
-"""A feed-forward layer by its C kernel beside PyTorch's two maps and a GELU, from memory that no core's cache holds.
+"""A feed-forward layer by its C kernel, compared with PyTorch's two linear layers and a GELU, from memory that no core's cache holds.
 
     python benchmarks/feed_forward.py > benchmarks/results/cpu-intel/feed_forward.md
     python benchmarks/feed_forward.py --rows 4096 --dim 256

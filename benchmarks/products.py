@@ -7,7 +7,7 @@
 The floor of `subq bench` counts operations at the best rate of large square matrices. Here every matmul and attention kernel of one step
 by PyTorch's operators is noted, and called again in the step's order on random numbers laid out as they were there: what was one tensor is
 one tensor, so that caches hold no more than they do in a step. Once the products alone, once with the functions that the papers' formulas
-name (softmax, exp, GELU, layer norms) and their gradients, in turns with the step itself, which C kernels may do, and with what it is
+name (softmax, exp, GELU, layer norms) and their gradients, interleaved with the step itself, which C kernels may do, and with what it is
 compared to. There are no sums, no copies, no optimizer and little Python in either. *Of the floor* is the share that the step reaches, *of
 products* what its products alone would.
 """

@@ -1,7 +1,7 @@
 """What MkDocs calls while it builds the site.
 
-Docstrings name classes as :class:`Name`; on the pages of the reference that becomes the name alone, in code type. The drawings of
-`benchmarks/results/cpu` are images of the site.
+Docstrings name classes as :class:`Name`; on the pages of the reference that becomes the name alone, in code type. Plots are linked where the
+repository has them, so that a page can be read there too; the site has copies of them in `images/`.
 """
 
 import re
@@ -10,7 +10,8 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-DRAWINGS = Path(__file__).parent.parent / "benchmarks" / "results" / "cpu"
+PLOTS = Path(__file__).parent.parent / "benchmarks" / "results"
+LINK = re.compile(r"\]\((?:\.\./)+benchmarks/results/([\w./-]+\.png)\)")
 ROLE = re.compile(r":(?:class|func|meth|mod|attr):<code>~?([\w.]+)</code>")
 
 
@@ -19,8 +20,14 @@ def on_page_content(html: str, **_: Any) -> str:
     return ROLE.sub(lambda found: f"<code>{found[1].removeprefix('subquadratic.')}</code>", html)
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """MkDocs calls this with each page's source."""
+    up = "../" * page.file.src_uri.count("/")
+    return LINK.sub(rf"]({up}images/\1)", markdown)
+
+
 def on_files(files: Any, config: Any) -> Any:
     """MkDocs calls this with all files of the site."""
-    for drawing in sorted(DRAWINGS.glob("*.png")):
-        files.append(File.generated(config, f"images/{drawing.name}", abs_src_path=str(drawing)))
+    for plot in sorted(PLOTS.glob("*/*.png")):
+        files.append(File.generated(config, f"images/{plot.relative_to(PLOTS).as_posix()}", abs_src_path=str(plot)))
     return files

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from subquadratic.benchmark.cases import registry
-from subquadratic.benchmark.plots import crossover, curves, draw
+from subquadratic.benchmark.plots import crossover, curves, draw, ends
 from subquadratic.benchmark.report import markdown, rows, seconds
 from subquadratic.benchmark.results import Result, Run, Side, load, same_conditions, save
 from subquadratic.benchmark.targets import judge, slope
@@ -151,6 +151,26 @@ def test_the_crossing_is_where_ours_becomes_the_faster() -> None:
     assert cross is not None and cross == pytest.approx((8192, 8192))
     assert crossover(lines["x-transformers"], lines["performer"]) is None
     assert crossover([(1, 1.0), (2, 1.0)], [(1, 2.0), (2, 2.0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("note", "label"),
+    [
+        ("would take more than 60 s a call", "over 60 s"),
+        ("one call takes 63 s, more than 60 s", "over 60 s"),
+        ("failed: OutOfMemoryError: CUDA out of memory. Tried to allocate 8 GiB", "out of memory"),
+        ("failed: RuntimeError: DefaultCPUAllocator: can't allocate memory", "out of memory"),
+        ("failed: TypeError: no such keyword", "failed"),
+        ("", "not measured"),
+    ],
+)
+def test_a_line_that_ends_says_why(note: str, label: str) -> None:
+    results = along(1.0)
+    for result in results:
+        for side in result.sides:
+            if side.name == "x-transformers" and result.case.length > 4096:
+                side.seconds, side.note = [], note
+    assert ends(make_run(*results), "lengths/train/", lambda side: side.time) == {"x-transformers": label}
 
 
 def test_table_and_drawings_come_from_the_file(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_results_are_kept_after_every_case_and_a_rerun_goes_on(tmp_path: Path, m
     measure(cases, probe=PROBE, out=tmp_path, resume=True, done=lambda result: started.append(result.case.name))
     assert started[1:] == [case.name for case in cases]
     monkeypatch.setattr(run, "facts", lambda: {**machine, "processor": "another"})
-    with pytest.raises(ValueError, match=r"resume: .* other conditions: processor was"):
+    with pytest.raises(ValueError, match=r"resume: .* different conditions: processor was"):
         measure(cases, probe=PROBE, out=tmp_path, resume=True)
 
 

@@ -193,7 +193,7 @@ BAD = [
     (["performer", "--label", "kind"], "label is for a SequenceClassifier"),
     (["performer", "--out", "no/such/score.json"], "there is no folder no/such"),
     (["performer", "--out", "empty"], "is a folder"),
-    (["performer", "--out", "/dev/null"], "is no ordinary file"),
+    (["performer", "--out", "/dev/null"], "is not a regular file"),
     (["performer", "--by_position", "loss.png"], "must name an .svg file"),
     (["damaged"], "damaged or cut short"),
     (["garbled"], "run.yaml is damaged"),
@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_loaded_is_told_alike_by_all_that_load_it(tmp_pa
     odd = json.dumps({"format": 1, "class": "Oracle" * 100})
     for name, content, message in (
         ("model.safetensors", whole[:100], "cannot be loaded"),
-        ("config.json", odd.encode(), "which is no model of this package"),
+        ("config.json", odd.encode(), "which is not a model of this package"),
     ):
         (tmp_path / name).write_bytes(content)
         told = []

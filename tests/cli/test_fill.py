@@ -109,7 +109,7 @@ def test_the_text_may_stand_anywhere() -> None:
 
 BAD = [
     (["missing", "a [MASK]"], "run: no such folder"),
-    (["causal", "a [MASK]"], "goes on with texts, and only a bidirectional one can fill in; use subq generate"),
+    (["causal", "a [MASK]"], "continues texts, and only a bidirectional one can fill in; use subq generate"),
     (["pairs", "a [MASK]"], "writes a target for a source"),
     (["classifier", "a [MASK]"], "is a classifier"),
     (["ascii"], "text is missing: give a text with [MASK]"),

@@ -414,7 +414,7 @@ def test_a_model_of_a_task_writes_no_text(tmp_path: Path, capsys: pytest.Capture
     sq.LanguageModel(sq.FastformerConfig(dim=8, depth=1, heads=1), vocab_size=260).save_pretrained(tmp_path)
     (tmp_path / "run.yaml").write_text("task: recall\n")
     assert main(["generate", str(tmp_path), "--prompt", "abc"]) == 2
-    assert "learned the task recall, whose tokens are no text; measure it with subq evaluate" in capsys.readouterr().err
+    assert "learned the task recall, whose tokens are not text; measure it with subq evaluate" in capsys.readouterr().err
     (tmp_path / "run.yaml").write_text("{")  # not what generation needs
     assert main(["generate", str(tmp_path), "--prompt", "abc", "--max_new_tokens", "1"]) == 0
 

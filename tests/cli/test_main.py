@@ -150,9 +150,9 @@ def test_numbers_that_nothing_takes_are_one_clear_line(verb: str, option: str, v
 
 
 CONFIGS = {
-    "binary.yaml": (b"\0\1\xff", "is no text"),
+    "binary.yaml": (b"\0\1\xff", "is not UTF-8 text"),
     "nul.yaml": (b"dim: 3\0", "NUL"),
-    "utf16.yaml": ("dim: 3".encode("utf-16"), "is no text"),
+    "utf16.yaml": ("dim: 3".encode("utf-16"), "is not UTF-8 text"),
     "empty.yaml": (b"", "is empty"),
     "comment.yaml": (b"# nothing\n", "is empty"),
     "list.yaml": (b"- dim\n", "holds a list"),

@@ -74,14 +74,14 @@ class TestPassedOver:
     def test_a_zero_far_into_a_text_is_refused_with_its_place(self, tmp_path: Path) -> None:
         (tmp_path / "a.log").write_bytes(TEXT * 2000 + b"\0" + TEXT)
         for data in (tmp_path, tmp_path / "a.log"):
-            with pytest.raises(ValueError, match=r"a\.log is no text: it has a NUL byte at byte 840,000"):
+            with pytest.raises(ValueError, match=r"a\.log is not text: it has a NUL byte at byte 840,000"):
                 load_corpus(data)
 
     @pytest.mark.parametrize("packed", [False, True])
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            (saved(np.arange(9)), r"looks like a NumPy array\) is no text: it has a NUL byte at byte \d.*--binary"),
+            (saved(np.arange(9)), r"looks like a NumPy array\) is not text: it has a NUL byte at byte \d.*--binary"),
             ("text".encode("utf-16"), r"looks like UTF-16\): convert it, as with iconv.*--binary"),
             ("text".encode("utf-16-le"), r"looks like UTF-16\): convert it"),
             (b"\0\1\2", r"NUL byte at byte 0.*--binary"),
@@ -100,7 +100,7 @@ class TestPassedOver:
             if binary:
                 assert load_corpus("-", binary=True).train_bytes == 90
             else:
-                with pytest.raises(ValueError, match="standard input is no text"):
+                with pytest.raises(ValueError, match="standard input is not text"):
                     load_corpus("-")
 
     def test_binary_reads_a_folder_whole_and_only_as_bytes(self, mixed: Path) -> None:

@@ -64,7 +64,7 @@ class TestText:
 
     @given(st.integers(0, 20), st.integers(1, 7))
     def test_a_nul_byte_is_refused_with_its_offset_wherever_it_is(self, before: int, size: int) -> None:
-        with pytest.raises(ValueError, match=rf"f is no text: it has a NUL byte at byte {before}.*--binary"):
+        with pytest.raises(ValueError, match=rf"f is not text: it has a NUL byte at byte {before}.*--binary"):
             list(read_text(in_chunks(b"a" * before + b"\0b", size), name="f"))
 
     def test_a_byte_order_mark_is_no_text(self) -> None:

@@ -140,10 +140,10 @@ FLOATS = np.array([0.5, 1.5])
     [
         ("a.npy", FLOATS, {}, "holds float64, and integers are wanted; for a series of numbers give --bins"),
         ("a.npy", np.zeros((2, 2, 2), int), {}, r"shape \(2, 2, 2\)"),
-        ("a.npy", np.array([None]), {}, "no .npy file of numbers, or damaged"),
-        ("a.npy", b"\x93NUMPY", {}, "no .npy file of numbers, or damaged"),
+        ("a.npy", np.array([None]), {}, "is not an .npy file of numbers, or is damaged"),
+        ("a.npy", b"\x93NUMPY", {}, "is not an .npy file of numbers, or is damaged"),
         ("a.bin", b"\1\2\3", {}, "dtype: .*a.bin does not say of what type"),
-        ("a.bin", b"\1\2\3", {"dtype": "uint16"}, "3 bytes, which are no whole number of uint16"),
+        ("a.bin", b"\1\2\3", {"dtype": "uint16"}, "3 bytes, not a whole number of uint16"),
         ("a.bin", b"\1\2\3", {"dtype": "u2"}, "dtype must be one of uint8"),
         ("a.txt", b"1 2 x3 4", {}, "holds 'x3' at position 2, which is not an integer"),
         ("a.txt", b"1 2.5", {}, "holds '2.5' at position 1, which is not an integer"),
@@ -177,7 +177,7 @@ def test_missing_cells_and_bad_rows_are_counted(tmp_path: Path) -> None:
     assert corpus.train.values[:5].tolist() == [1.5, 2.5, 1000.0, 3.0, 4.0]  # type: ignore[attr-defined]
     assert corpus.passed_over.counts == {"row without a value": 2, "bad row": 1}
     np.save(tmp_path / "a.npy", [1.0, np.inf])
-    with pytest.raises(ValueError, match="holds inf at position 1, and a series must be of finite numbers"):
+    with pytest.raises(ValueError, match="holds inf at position 1, and a series may not hold NaN or infinity"):
         load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=2))
 
 

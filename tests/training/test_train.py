@@ -417,7 +417,7 @@ def test_bad_input_leaves_no_folder(run: Any, tmp_path: Path, monkeypatch: pytes
         ({"task": "coppy"}, r"task must be one of copy.*did you mean copy\?"),
         ({"data": ""}, "data"),
         ({"task": "copy", "label": "x"}, "label is not for --task"),
-        ({"label": "x", "target": "y"}, "leave one of the two"),
+        ({"label": "x", "target": "y"}, "leave out one of the two"),
         ({"report_to": "nowhere"}, "report_to must be of tensorboard"),
         ({"report_to": "wandb"}, "report_to: wandb is not installed: pip install wandb"),
         ({"ema": 1.5}, "ema must be above 0"),

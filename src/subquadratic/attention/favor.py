@@ -43,7 +43,7 @@ class FavorAttention(Streaming):
         feature_epsilon: added to every softmax feature, relative to its stabiliser. 0 is unbiased; the published code has 1e-4.
         orthogonal_scaling: 0: row norms as Gaussian vectors have; 1: sqrt(K).
         rotary: rotary positions on queries and keys (not in cross-attention).
-        local_heads: so many of the H heads attend exactly, to a window instead.
+        local_heads: this many of the H heads attend exactly, within a window.
         local_window: W: a local head sees its block of W tokens and the one before (also the one after, when bidirectional).
         dropout: of the output, and of the weights in local heads.
         qkv_bias, out_bias: biases of the maps.

@@ -1,6 +1,6 @@
 """What can be measured: cases by name, and the suites that they are gathered in. Nothing here needs torch.
 
-A case has sides, which run in turns in one process: first ours, then what it is compared with.
+A case has sides, which run interleaved in one process: first ours, then what it is compared with.
 """
 
 from __future__ import annotations

@@ -34,10 +34,10 @@ def within(found: Tensor, wanted: Tensor, *, tolerance: float, what: str) -> str
 
 
 def finite_gradients(model: nn.Module) -> str | None:
-    """Whether all gradients there are are finite."""
+    """Whether no gradient is NaN or infinite."""
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return f"the gradient of {name} is not finite"
+            return f"the gradient of {name} is NaN or infinite"
     return None
 
 
@@ -54,7 +54,7 @@ def streaming_model(model: Any, x: Tensor, change: Callable[[Tensor], Tensor], *
     cut = max(1, x.shape[1] * 2 // 5)
     whole = model(x)
     if not bool(torch.isfinite(whole).all()):
-        return "the output is not finite"
+        return "the output is NaN or infinite"
     first, state = model.extend(x[:, :cut], model.init_state(x.shape[0]))
     second, _ = model.extend(x[:, cut:], state)
     wrong = one_truth(whole, torch.cat((first, second), dim=1) if whole.shape[1] == x.shape[1] else second, tolerance=tolerance)

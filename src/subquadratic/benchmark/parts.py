@@ -178,14 +178,14 @@ def _layer(name: str, case: Case) -> nn.Module:
 
 
 def _check_operation(operation: Operation, case: Case, setting: Setting) -> str | None:
-    """As in float64, with finite gradients, and causal to the bit where it is causal."""
+    """As in float64, with gradients free of NaN and infinity, and causal to the bit where it is causal."""
     length = min(CHECKED, case.length)
     inputs = [tensor.requires_grad_() for tensor in _normal(case, setting, length)]
     with torch.enable_grad():
         output = operation.run(*inputs)[0]
         gradients = torch.autograd.grad(output.float().sum(), inputs)
     if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-        return "a gradient is not finite"
+        return "a gradient is NaN or infinite"
     with torch.no_grad():
         if setting.device == "cpu":  # kernels on a GPU may know no float64
             wanted = operation.run(*(tensor.double() for tensor in inputs))[0]

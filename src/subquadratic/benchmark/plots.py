@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def draw(run: Run, folder: Path) -> list[Path]:
     for name, (prefix, title, across, up, value) in DRAWINGS.items():
         lines = curves(run, prefix, value)
         if any(len(points) > 1 for points in lines.values()):
-            figure = _figure(lines, title=f"{title}\n{_where(run)}", across=across, up=up)
+            figure = _figure(lines, ends(run, prefix, value), title=f"{title}\n{_where(run)}", across=across, up=up)
             replace_file(folder / name, lambda file, figure=figure: figure.savefig(file, format="png", dpi=150, facecolor="white"))  # type: ignore[misc]
             written.append(folder / name)
     return written
@@ -58,6 +59,30 @@ def curves(run: Run, prefix: str, value: Callable[[Side], float | None]) -> dict
     return found
 
 
+def ends(run: Run, prefix: str, value: Callable[[Side], float | None]) -> dict[str, str]:
+    """Why the line of a side ends before the others do, in a word or two."""
+    lines = curves(run, prefix, value)
+    found = {}
+    for name, points in lines.items():
+        last = points[-1][0]
+        if last < max(length for others in lines.values() for length, _ in others):
+            cases = (result for result in run.results if result.case.name.startswith(prefix) and result.case.length > last)
+            following = min(cases, key=lambda result: result.case.length)
+            side = following.side(name)
+            found[name] = _in_short(following.refused or (side.note if side else ""))
+    return found
+
+
+def _in_short(note: str) -> str:
+    """A note of the results as a label: no room for more beside a line."""
+    limit = re.search(r"more than (\d+ s)", note)
+    if limit:
+        return f"over {limit[1]}"
+    if re.search(r"memory|alloc", note, flags=re.IGNORECASE):
+        return "out of memory"
+    return "failed" if note else "not measured"
+
+
 def crossover(ours: Points, exact: Points) -> tuple[float, float] | None:
     """Where ours falls below exact attention and stays there, between two measured lengths on straight lines of the log-log plot;
     None if it does not, or always is."""
@@ -72,10 +97,10 @@ def crossover(ours: Points, exact: Points) -> tuple[float, float] | None:
     return None
 
 
-def _figure(lines: dict[str, Points], *, title: str, across: str, up: str) -> Any:
+def _figure(lines: dict[str, Points], reasons: dict[str, str], *, title: str, across: str, up: str) -> Any:
     from matplotlib.figure import Figure  # without pyplot, which looks for a screen
 
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(8.6, 4.6), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, which="major")
@@ -85,11 +110,16 @@ def _figure(lines: dict[str, Points], *, title: str, across: str, up: str) -> An
         colour = COLOURS.get(name, "#888888")
         dashed = "--" if name in EXACT else "-"
         axes.plot(*zip(*points, strict=True), dashed, color=colour, marker="o", markersize=4, linewidth=1.7, label=NAMES.get(name, name))
+        if name in reasons:
+            axes.annotate(
+                reasons[name], points[-1], xytext=(7, -3), textcoords="offset points", fontsize=8, color=colour, zorder=3,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+            )  # fmt: skip
         cross = None if name in EXACT else crossover(points, exact)
         if cross is not None:
             crossings.append((cross, colour))
     for index, (cross, colour) in enumerate(crossings):  # last, so that the legend's line for them is
-        label = "_" if index else "from here on less than exact attention"
+        label = "_" if index else "from here on less than\nexact attention"
         axes.plot(*cross, marker="x", markersize=9, markeredgewidth=2, color=colour, linestyle="none", label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -105,7 +135,7 @@ def _figure(lines: dict[str, Points], *, title: str, across: str, up: str) -> An
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.set_title(title, fontsize=10, loc="left")
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(fontsize=8, frameon=False, loc="outside right upper")
     return figure
 
 
@@ -121,4 +151,4 @@ def _where(run: Run) -> str:
 
 def _sizes(run: Run) -> str:
     found: Sequence[Any] = [result.case.sizes for result in run.results if result.case.name.startswith("lengths/")]
-    return f"; {found[0].dim} wide, depth {found[0].depth}, {found[0].heads} heads" if found else ""
+    return f"; dim {found[0].dim}, depth {found[0].depth}, {found[0].heads} heads" if found else ""

@@ -1,4 +1,4 @@
-"""Measure cases one after another: build the sides, check them, time them in turns, weigh them, and keep each result at once."""
+"""Measure cases one after another: build the sides, check them, time them interleaved, measure memory, and save each result at once."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def _earlier(path: Path, run: Run, show: Callable[[str], None]) -> list[Result]:
     old = load(path)
     other = same_conditions(old, run)
     if other is not None:
-        raise ValueError(f"resume: {path} was measured under other conditions: {other}; use another --out")
+        raise ValueError(f"resume: {path} was measured under different conditions: {other}; use another --out")
     if old.machine.get("code") != run.machine["code"]:
-        show(f"{path} was measured with other code: everything is measured again")
+        show(f"{path} was measured with different code: everything is measured again")
         return []
     return old.results
 
@@ -251,7 +251,7 @@ def _measure_million(result: Result, rates: Rates) -> Result:
         result.sides[0].note = str(error)
         return result
     if not found["finite"]:
-        result.refused = "a gradient is not finite"
+        result.refused = "a gradient is NaN or infinite"
         return result
     for side in result.sides:
         short = side.name.startswith("self@")

@@ -1,4 +1,4 @@
-"""Time in turns: every side once a round, so that what else the machine does meets all of them alike."""
+"""Interleaved timing: every side once a round, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 

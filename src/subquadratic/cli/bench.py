@@ -1,4 +1,4 @@
-"""`subq bench`: what operations, layers and models cost here, beside other packages and beside what the machine could do."""
+"""`subq bench`: what operations, layers and models cost on this machine, compared with other packages and with the hardware's limits."""
 
 from __future__ import annotations
 
@@ -25,52 +25,52 @@ examples:
   subq bench --list                                       every case there is
   subq bench --cases 'model/performer/*' --lengths 4096 --against published
   subq bench --suite targets --out results                what the models are meant to reach, and whether they do
-  subq bench --suite full --out results --resume          everything; goes on where it was stopped
-  subq bench --plot results/results.json                  table and drawings again, without measuring
+  subq bench --suite full --out results --resume          everything; continues where it was stopped
+  subq bench --plot results/results.json                  table and plots again, without measuring
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Measure time and memory, beside other packages in the same process and beside what the machine can do at best."""
+    """Measure time and memory on this machine, interleaved with other packages, and compare them with the hardware's limits."""
 
     suite: Literal["quick", "targets", "lengths", "full"] = "quick"
     """quick: some models at one length. targets: what they are meant to reach. lengths: a training step up to 64k tokens, and a
     new token after up to 100,000. full: targets, lengths, and a step on a million tokens."""
     cases: str | None = None
-    """These instead of a suite: names or patterns, such as 'model/*/train/4096'."""
+    """Cases to run instead of a suite: names or patterns, such as 'model/*/train/4096'."""
     list: bool = False
-    """Show the names of all cases, or of those that --cases chooses, and measure nothing."""
+    """List the names of all cases, or of those that --cases selects, without measuring."""
     lengths: str | None = None
-    """Other lengths, for --cases and the suites quick and lengths."""
+    """Sequence lengths to use instead, for --cases and the suites quick and lengths."""
     dim: int = 256
     """Width of the models."""
     depth: int = 4
-    """Their layers."""
+    """Number of layers."""
     heads: int = 4
-    """Their attention heads."""
+    """Number of attention heads."""
     against: str = "all"
     """Competitors: all, none, or some of published, x-transformers, exact, sdpa, fla, self."""
     rounds: int | None = None
-    """Rounds of each case. Default: a few, fewer of what takes long."""
+    """Rounds per case. Default: a few, fewer for slow cases."""
     memory: bool = True
-    """Also measure peak memory, each side in a process of its own."""
+    """Also measure peak memory, each competitor in its own process."""
     keep_memory: bool = True
-    """Keep freed memory for the next call, as `subq train` does. false: give it back, as other programs do (glibc)."""
+    """Keep freed memory for the next call, as `subq train` does. false: return it to the system, as glibc does by default."""
     threads: int | None = None
-    """Threads of PyTorch. Default: as many as it takes by itself."""
+    """Number of threads. Default: PyTorch's own choice."""
     device: str = "cpu"
-    """cpu, or cuda."""
+    """Device: cpu or cuda."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Numbers of weights and activations."""
+    """Data type of weights and activations."""
     out: str | None = None
-    """Folder for results.json (written after every case), table.md and drawings."""
+    """Folder for results.json (written after every case), table.md and plots."""
     resume: bool = False
-    """Leave out what the results in --out have already, measured with the same code."""
+    """Skip the cases that --out already holds results of, measured with the same code."""
     overwrite: bool = False
-    """Measure everything again where --out holds results, and replace them."""
+    """Measure everything again and replace the results in --out."""
     plot: str | None = None
-    """Measure nothing: write table and drawings of these results.json, into --out or beside the first."""
+    """Measure nothing: write the table and plots of these results.json files, to --out or to the folder of the first."""
 
     def check(self) -> None:
         """Raises ValueError for a value out of range, or options that do not go together."""
@@ -81,9 +81,9 @@ class BenchOptions:
             if value is not None and value > 2**20:
                 raise ValueError(f"{name} must be at most {2**20:,}, got {value:,}")
         if self.resume and self.out is None:
-            raise ValueError("resume needs --out, the folder whose results it goes on with")
+            raise ValueError("resume needs --out, the folder with the results to continue")
         if self.resume and self.overwrite:
-            raise ValueError("resume goes on with the results in --out, and overwrite drops them; leave one of the two")
+            raise ValueError("resume continues the results in --out, and overwrite replaces them; leave out one of the two")
         if self.device not in ("cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ValueError(f"device must be cpu or cuda, got {self.device!r}")
 
@@ -199,7 +199,7 @@ def _check_out(folder: Path, options: BenchOptions) -> Path:
         count = len(load(folder / NAME).results)
         if count and not options.overwrite:
             raise ValueError(
-                f"out: {folder / NAME} holds {count:,} results; go on with --resume, replace them with --overwrite, or name another folder"
+                f"out: {folder / NAME} holds {count:,} results; continue with --resume, replace with --overwrite, or name another folder"
             )
     return folder
 
@@ -214,7 +214,7 @@ def _check_place(folder: Path) -> None:
     check_folder("out", folder)
     table = folder / "table.md"
     if table.exists() and not table.read_text(encoding="utf-8", errors="replace").startswith(TITLE):
-        raise ValueError(f"out: {table} is no table of subq bench, and would be replaced; move it, or name another folder")
+        raise ValueError(f"out: {table} was not written by subq bench, and would be replaced; move it, or name another folder")
     if (folder / NAME).exists():
         load(folder / NAME)  # another program's results.json is told here
     elif not table.exists() and any((folder / name).exists() for name in DRAWINGS):

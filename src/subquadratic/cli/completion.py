@@ -28,7 +28,7 @@ NAMES = {"model": MODELS, "task": tuple(TASKS)}
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionOptions:
-    """Print a script that completes the verbs of subq, their options and the options' values, for a shell to read."""
+    """Print a shell script that completes the verbs of subq, their options and the options' values."""
 
     shell: Literal["bash", "zsh", "fish"]
     """bash, zsh or fish."""

@@ -31,23 +31,23 @@ def read_config(name: str) -> str:
         with path.open("rb") as file:
             data = file.read(LONGEST + 1)
         if len(data) > LONGEST:
-            raise ValueError(f"config: {path} has more than {LONGEST:,} bytes, and is no file of options; give a YAML file")
+            raise ValueError(f"config: {path} has more than {LONGEST:,} bytes, and is not a file of options; give a YAML file")
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"config: {path} is no text in UTF-8 (byte {error.start:,}); give a YAML file") from error
+        raise ValueError(f"config: {path} is not UTF-8 text (byte {error.start:,}); give a YAML file") from error
     except OSError as error:
         raise ValueError(f"config: cannot read {path}: {error.strerror or error}") from error
     if "\0" in text:
-        raise ValueError(f"config: {path} is no text (it holds NUL bytes); give a YAML file")
+        raise ValueError(f"config: {path} is not text (it contains NUL bytes); give a YAML file")
     values = _read(path, text)
     if values is None:
-        raise ValueError(f"config: {path} is empty; give options, one a line, as in dim: 64")
+        raise ValueError(f"config: {path} is empty; give options, one per line, as in dim: 64")
     if not isinstance(values, dict):
         what = "a list" if isinstance(values, list) else "a text" if isinstance(values, str) else f"a {type(values).__name__}"
-        raise ValueError(f"config: {path} holds {what}, not options, one a line, as in dim: 64")
+        raise ValueError(f"config: {path} holds {what}, not options, one per line, as in dim: 64")
     for key in values:
         if not isinstance(key, str):
-            raise ValueError(f"config: {path} has the option {key!r}, which is no name")
+            raise ValueError(f"config: {path} has the option {key!r}, which is not a name")
     if "config" in values:
         raise ValueError(f"config: {path} names another file with config, which only the command line can; leave it out")
     return text
@@ -73,7 +73,7 @@ def _read(path: Path, text: str) -> Any:
                     line = key.start_mark.line + 1
                     raise ValueError(f"config: {path}, line {line}: {word} has no value; give it one, or null for the default")
                 if word in seen and word != "<<":
-                    raise ValueError(f"config: {path} gives {word} twice, again in line {key.start_mark.line + 1}; leave one of them")
+                    raise ValueError(f"config: {path} gives {word} twice, again in line {key.start_mark.line + 1}; leave out one of them")
                 seen.add(word)
             return super().construct_mapping(node, deep=deep)
 
@@ -102,7 +102,7 @@ def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"config: {path} gives {key} twice; leave one of them")
+            raise ValueError(f"config: {path} gives {key} twice; leave out one of them")
         found[key] = value
     return found
 

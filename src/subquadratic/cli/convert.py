@@ -27,15 +27,15 @@ class ConvertOptions:
     """Turn a checkpoint of one of the published packages into a saved model; nothing in the file is executed."""
 
     file: str
-    """What torch.save wrote (the state dict, or a dict that holds it), or a .safetensors file."""
+    """File written by torch.save (a state dict, or a dict that contains one), or a .safetensors file."""
     package: str
-    """Published package: performer_pytorch, linformer, fast_transformer_pytorch, feedback_transformer_pytorch, perceiver_ar_pytorch."""
+    """Package it comes from: performer_pytorch, linformer, fast_transformer_pytorch, feedback_transformer_pytorch, perceiver_ar_pytorch."""
     out: str
     """Folder to write."""
     overwrite: bool = False
     """Replace the model in the folder, if it is one of this package; other files there stay."""
     hints: dict[str, Any] = field(default_factory=dict)
-    """What the weights do not tell, as --hints.NAME VALUE: the options the model was built with."""
+    """Options of the model that the weights do not reveal, as --hints.NAME VALUE."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     print_text(f"{file} is now the saved model {out}")
     if content["assumed"]:
         spelled = ", ".join(f"{name}={content['options'].get(name)}" for name in content["assumed"])
-        print_text(f"assumed, since weights do not tell: {spelled}; where that is wrong, convert again with --hints.NAME VALUE --overwrite")
+        print_text(f"assumed, since the weights do not reveal it: {spelled}; if wrong, convert again with --hints.NAME VALUE --overwrite")
     return 0
 
 

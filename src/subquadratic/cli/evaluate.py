@@ -162,7 +162,7 @@ def _refuse_unfit(options: EvaluateOptions, folder: Path, kind: str, own: dict[s
     task = options.data is None and own.get("task")
     rows = kind in ("SequenceClassifier", "EncoderDecoder")
     if options.data is not None and own.get("task"):
-        raise ValueError(f"data: {folder} learned the task {own['task']}, whose tokens are no text; leave --data out")
+        raise ValueError(f"data: {folder} learned the task {own['task']}, whose tokens are not text; leave --data out")
     for name in ("reset", "context", "max_tokens", "by_position"):
         if getattr(options, name) not in (None, "auto") and (rows or (task and name != "by_position")):
             raise ValueError(f"{name} is for texts, and this is a {'task' if task else 'model of rows'}; leave it out")

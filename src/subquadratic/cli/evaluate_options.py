@@ -14,58 +14,58 @@ MARK = "subq evaluate"  # in a drawing, by which it is known
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Measure a trained model: bits per byte, perplexity, accuracy, and how they depend on the tokens before."""
+    """Evaluate a trained model: bits per byte, perplexity, accuracy, and how the loss depends on the number of preceding tokens."""
 
     run: str
     """Run folder, or any folder that save_pretrained or subq convert wrote."""
     data: str | None = None
-    """File, folder, glob pattern, or - for standard input, all of which is measured. Default: the validation side of what the
+    """File, folder, glob pattern, or - for standard input, evaluated as a whole. Default: the validation side of what the
     model was trained on."""
     text: str | None = None
     """Column or field that holds the text, where the data has columns. Default: as in training."""
     label: str | None = None
     """Column with the class of each row, for classifiers. Default: as in training."""
     target: str | None = None
-    """Column with the text to be written, for encoder-decoders. Default: as in training."""
+    """Column with the target text, for encoder-decoders. Default: as in training."""
     quotes: Literal["auto", "double", "none"] | None = None
-    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). Default: as in training."""
+    """Quotation marks in CSV and TSV: they enclose cells (double), or are ordinary characters (none). Default: as in training."""
     skip_bad_rows: bool | None = None
-    """Pass over rows that cannot be used, and count them. Default: as in training."""
+    """Skip and count rows that cannot be used. Default: as in training."""
     binary: bool | None = None
-    """Read every file as its bytes as they are, NUL bytes too. Default: as in training."""
+    """Read every file as raw bytes, NUL bytes included. Default: as in training."""
     headers: bool | None = None
-    """Header lines of FASTA files are part of the text. Default: as in training."""
+    """Keep the header lines of FASTA files in the text. Default: as in training."""
     tokens: int | None = None
-    """How many different integers a saved model reads, where it does not say so itself."""
+    """Number of different integers that a saved model reads, if the model does not record it."""
     column: str | None = None
     """Column or field that holds integers or numbers. Default: as in training."""
     dtype: str | None = None
-    """Type of integers or numbers in .bin files and pipes. Default: as in training."""
+    """Data type of .bin files and pipes. Default: as in training."""
     tokenizer: str | None = None
     """A tokenizer.json or a folder that has one. Default: the model's own."""
     reset: Literal["auto", "documents", "never", "windows"] = "auto"
-    """When the state begins anew: at each document, never, or with each window. auto: documents for models with a state of constant
+    """When to reset the state: at each document, never, or at each window. auto: documents for models with a state of constant
     size, windows for the others."""
     context: int | None = None
     """Tokens in a window; sets reset to windows. Default for windows: as in training."""
     batch_size: int = 8
-    """Windows, rows or short documents side by side."""
+    """Windows, rows or short documents in a batch."""
     max_tokens: int | None = None
-    """Measure only so many tokens, from the beginning."""
+    """Stop after this many tokens."""
     threads: int | None = None
-    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
     seed: int = 0
-    """Of which places are masked together, for masked models."""
+    """For masked models: seed of which positions are masked together."""
     format: Literal["text", "json"] = "text"
     """What to print."""
     json: bool = False
     """Print the JSON on one line."""
     quiet: bool = False
-    """Print nothing but errors; for --out and --by_position."""
+    """Print nothing but errors; for use with --out and --by_position."""
     out: str | None = None
     """Also write the JSON to this file."""
     by_position: str | None = None
-    """Also draw the loss against the tokens before, into this SVG file."""
+    """Also plot the loss against the number of preceding tokens, to this SVG file."""
 
     def check(self) -> None:
         """Raises ValueError for a value out of range, or a file that cannot be written."""
@@ -83,9 +83,9 @@ class EvaluateOptions:
         if self.context is not None and self.reset not in ("auto", "windows"):
             raise ValueError(f"context is for --reset windows, got --reset {self.reset}")
         if self.quiet and (self.json or self.format == "json"):
-            raise ValueError("quiet prints nothing, and json the score: leave one of the two")
+            raise ValueError("quiet prints nothing, and json the score: leave out one of the two")
         if self.quiet and self.out is None and self.by_position is None:
-            raise ValueError("quiet prints nothing: name a file for the score with --out, or for its drawing with --by_position")
+            raise ValueError("quiet prints nothing: name a file for the score with --out, or for its plot with --by_position")
         for name, path in (("out", self.out), ("by_position", self.by_position)):
             if path is not None:
                 _check_file(name, path)

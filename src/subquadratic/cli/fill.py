@@ -30,28 +30,28 @@ MOST = 1_000_000  # masked tokens in one place
 
 @dataclass(frozen=True, kw_only=True)
 class FillOptions:
-    """Fill in the masked places of a text, the most certain place first."""
+    """Fill in the masked positions of a text, the most certain first."""
 
     run: str
     """Run folder of a bidirectional model, or any folder that save_pretrained wrote."""
     text: str | None = None
-    """Text with masked places; may stand after RUN without --text, and - reads it from standard input."""
+    """Text with masked positions; may follow RUN without --text; - reads it from standard input."""
     mask_text: str = "[MASK]"
-    """What stands for a masked token. Where it ends in a bracket, [MASK:5] is five of them. A tokenizer whose words begin with the space
-    before them leaves that space to the masked word."""
+    """The string that stands for a masked token. If it ends in a bracket, [MASK:5] is five of them. With a tokenizer whose words begin
+    with the space before them, that space belongs to the masked word."""
     at_once: bool = False
-    """Fill in all places in one pass, each as if the others stayed masked. Otherwise each pass of the model fills in the one place where it
-    is most certain, and reads it from then on."""
+    """Fill in all positions in one pass, independently of each other. Otherwise each pass fills in the one position where the model
+    is most certain, and later passes see it."""
     temperature: float = 0.0
-    """0 takes the likeliest token for each place; above 0 tokens are drawn."""
+    """0 takes the most likely token at each position; above 0, tokens are sampled."""
     top_k: int | None = None
-    """Also show the so many best candidates for each place, with their probabilities when it was filled in; draw among them only."""
+    """Also show the k best candidates at each position with their probabilities, and sample from them only."""
     threads: int | None = None
-    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
     seed: int | None = None
-    """The same seed draws the same tokens. Default: a new one each time."""
+    """Random seed; the same seed gives the same tokens. Default: a new one each time."""
     format: Literal["text", "json"] = "text"
-    """json: one line with the text and, for each place, its position, token, text and probability, and its candidates."""
+    """json: one line with the text and, for each masked token, its position, token, text, probability and candidates."""
 
     def check(self) -> None:
         """Raises ValueError for a value out of range."""

@@ -23,7 +23,7 @@ EXAMPLES = """\
 examples:
   subq generate runs/performer-1 --prompt "def "
   subq generate runs/performer-1 --prompt_file chapter.txt --max_new_tokens 1000 --top_p 0.9 --seed 1
-  subq generate runs/performer-1 --prompt "class A" --temperature 0       always the likeliest token
+  subq generate runs/performer-1 --prompt "class A" --temperature 0       greedy: always the most likely token
   subq generate runs/performer-1 --prompt "def " --stop "\\n\\n" --stop "class "
   subq generate runs/performer-1 --prompt "import " --samples 3 --format json
   git diff | subq generate runs/performer-1 --prompt - --echo false

@@ -17,55 +17,55 @@ class GenerateOptions:
     run: str
     """Run folder of a model of text, or any folder that save_pretrained or subq convert wrote."""
     prompt: str | None = None
-    """Text to continue; - reads it from standard input. Default: the beginning of a document. An encoder-decoder reads it as its source, a
-    model of integers or numbers as these, with spaces between."""
+    """Text to continue; - reads it from standard input. Default: the start of a document. For an encoder-decoder it is the source; for a
+    model of integers or numbers, those, separated by spaces."""
     prompt_file: str | None = None
-    """File that holds the prompt; a line break at its end is left out. A prompt of any length takes the memory of a short one, where the
+    """File with the prompt; a final line break is dropped. A prompt of any length takes the memory of a short one if the
     model's state does not grow. For integers and numbers, any file that subq train reads them from."""
     prompt_length: int | None = None
-    """Of integers or numbers: read the last so many of the prompt. Default: all of --prompt, of a file as many as in a training window."""
+    """For integers or numbers: use only the last this many of the prompt. Default: all of --prompt; of a file, one training window."""
     column: str | None = None
-    """Of integers or numbers: the column or field of --prompt_file. Default: as in training."""
+    """For integers or numbers: column or field of --prompt_file. Default: as in training."""
     dtype: str | None = None
-    """Of integers or numbers: their type in a .bin file. Default: as in training."""
+    """For integers or numbers: data type of a .bin file. Default: as in training."""
     tokens: int | None = None
-    """How many different integers a saved model reads, where it does not say so itself."""
+    """Number of different integers that a saved model reads, if the model does not record it."""
     max_new_tokens: int | None = None
-    """Tokens to write at most; the model may end the document before. Default: 400, or what fits the model's max_length."""
+    """Most tokens to generate; the model may end the document earlier. Default: 400, or what fits the model's max_length."""
     samples: int = 1
-    """How many continuations; the prompt is read once."""
+    """Number of continuations; the prompt is read once."""
     temperature: float = 0.8
-    """Below 1 more predictable, above 1 more varied, 0 always the likeliest token."""
+    """Below 1: more predictable; above 1: more varied; 0: always the most likely token (greedy)."""
     top_k: int | None = None
-    """Choose among the so many likeliest tokens only."""
+    """Sample from the k most likely tokens only."""
     top_p: float | None = None
-    """Choose among the likeliest tokens that together have this probability."""
+    """Nucleus sampling: sample from the most likely tokens whose probabilities add up to p."""
     min_p: float | None = None
-    """Choose among the tokens at least this share as likely as the likeliest."""
+    """Sample only from tokens at least min_p times as likely as the most likely one."""
     repetition_penalty: float = 1.0
-    """Above 1: tokens that were there before get less likely."""
+    """Above 1: make tokens that have already occurred less likely."""
     repetition_window: int | None = None
-    """Before: among the last so many tokens. Default: anywhere in prompt and text."""
+    """Number of last tokens that the repetition penalty looks at. Default: all of prompt and text."""
     stop: list[str] | None = None
-    """End the text before this one; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
+    """Stop before this string; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
     threads: int | None = None
-    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
     seed: int | None = None
-    """The same seed gives the same text. Default: a new one each time."""
+    """Random seed; the same seed gives the same text. Default: a new one each time."""
     echo: bool = True
-    """Write the prompt before what follows it."""
+    """Also write the prompt before its continuation."""
     log_probs: bool = False
     """One JSON line per token instead of the text: token, its text, and log_prob, the logarithm of its probability under the model itself
-    (before temperature and filters). A token that holds a part of a character has bytes as well."""
+    (before temperature and filters). A token that is part of a character also has bytes."""
     format: Literal["text", "json"] = "text"
     """json: one line per sample, with text, number of tokens, their log_prob together, and end: eos, stop, length or interrupted."""
     out: str | None = None
-    """Of integers or numbers: write those after the prompt to this .npy file, and nothing to standard output. Several samples are its rows,
-    filled up with -1 or NaN where one has ended before the others."""
+    """For integers or numbers: write the continuation to this .npy file instead of standard output. Several samples are its rows,
+    padded with -1 or NaN where one ends before the others."""
     overwrite: bool = False
     """Replace the file that --out names."""
     interactive: bool = False
-    """A conversation: the model goes on from each line you type, and remembers everything so far. Ctrl-C stops a text, Ctrl-D or /quit
+    """A conversation: the model goes on from each line you type, and remembers everything so far. Ctrl-C stops a reply, Ctrl-D or /quit
     ends."""
 
     def check(self) -> None:

@@ -32,18 +32,18 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions:
-    """Show what a model costs: parameters, state, operations and memory against the length, beside exact attention: subq info [RUN]."""
+    """Show what a model costs at each length, compared with exact attention: parameters, state, operations and memory. subq info [RUN]."""
 
     run: str | None = None
     """Run folder or saved model to look at. Default: a new model from the options below."""
     model: str = "performer"
     """Backbone, as in subq train; subq models lists them."""
     length: int | None = None
-    """The longest sequence to look at. Default: 4096, or what the model takes at most."""
+    """Longest sequence to look at. Default: 4096, or the model's maximum if that is less."""
     causal: bool | None = None
     """Predict the next token (true), or masked tokens from both sides (false). Default: true."""
     dim: int | None = None
-    """Width of the model. Default of these: what subq train makes."""
+    """Width of the model. Default for this and the next two: as in subq train."""
     depth: int | None = None
     """Number of layers."""
     heads: int | None = None
@@ -51,7 +51,7 @@ class InfoOptions:
     fields: dict[str, Any] = field(default_factory=dict)
     """Any further field of the model's configuration, as --fields.NAME VALUE."""
     vocab_size: int = 260
-    """Tokens that the model knows: 260 for bytes and their special tokens."""
+    """Vocabulary size: 260 for bytes and their special tokens."""
     batch_size: int = 1
     """Sequences in a training step."""
     precision: Literal["float32", "bfloat16"] = "float32"

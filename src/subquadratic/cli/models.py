@@ -26,10 +26,10 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsOptions:
-    """Show the models there are and what each can do, or one with all its fields: subq models [MODEL]."""
+    """List the models and what each can do, or show one with all its fields: subq models [MODEL]."""
 
     model: str | None = None
-    """The model to show with all its fields. Default: the table of all."""
+    """Model to show with all its fields. Default: a table of all models."""
     format: Literal["text", "json"] = "text"
     """What to print."""
 

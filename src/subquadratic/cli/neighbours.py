@@ -2,7 +2,7 @@
 
 PyTorch's operators and the C kernels are divided among a team of OpenMP threads, which meet at the end of each. Who is there first waits
 spinning, by default for milliseconds: where another program has the processor of the last one, the rest keep theirs busy with nothing,
-and the system gives the last one no more of it. On two cores a training step beside one busy process took three times as long as with
+and the system gives the last one no more of it. On two cores a training step next to one busy process took three times as long as with
 threads that soon sleep.
 
 OpenMP reads the environment once, when PyTorch loads it. So the command line sets it before, and processes that it starts inherit it.

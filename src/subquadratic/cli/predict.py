@@ -35,37 +35,37 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """Predict the classes of new rows, which need no label, or the targets that belong to them. Rows are read and written as a stream."""
+    """Predict the classes of new rows, which need no label, or their target texts. Rows are read and written as a stream."""
 
     run: str
     """Run folder of a classifier or an encoder-decoder, or any folder that save_pretrained wrote."""
     data: str
     """File, folder, glob pattern, or - for standard input, with rows as subq train reads them: .csv .tsv .jsonl .json .parquet, also
-    compressed. What is piped in is JSON, CSV, or TSV where its header has a tab."""
+    compressed. Standard input may be JSON lines, CSV, or TSV (if its header has a tab)."""
     text: str | None = None
     """Column or field that holds the text. Default: as in training."""
     carry: str | None = None
-    """Columns or fields of the input to write before what is predicted, with commas between; * is all of them."""
+    """Columns or fields of the input to copy to the output before the prediction, comma-separated; * for all."""
     top_k: int | None = None
-    """Write the probabilities of the most likely k classes. Default: of all classes."""
+    """Write the probabilities of the k most likely classes only. Default: all classes."""
     max_new_tokens: int | None = None
-    """Of an encoder-decoder: tokens of a target at most. Default: as many as the longest row of the training had."""
+    """For an encoder-decoder: most tokens in a target. Default: the longest in training."""
     format: Literal["json", "csv"] | None = None
-    """What to write: JSON lines or CSV. Default: CSV where --out names a .csv file, else JSON lines."""
+    """Output format: JSON lines or CSV. Default: CSV if --out names a .csv file, else JSON lines."""
     out: str | None = None
-    """File to write, whole or not at all. Default: standard output."""
+    """Output file, written completely or not at all. Default: standard output."""
     overwrite: bool = False
     """Replace the file that --out names."""
     batch_size: int = 32
-    """Rows of about equal length side by side."""
+    """Rows in a batch, of about equal length."""
     threads: int | None = None
-    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
     quiet: bool = False
-    """Say nothing on standard error but errors: neither what was left out nor what was cut."""
+    """Print nothing but errors on standard error: not what was skipped or cut."""
     quotes: Literal["auto", "double", "none"] | None = None
-    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). Default: as in training."""
+    """Quotation marks in CSV and TSV: they enclose cells (double), or are ordinary characters (none). Default: as in training."""
     skip_bad_rows: bool | None = None
-    """Leave out rows that cannot be used, and count them. Default: as in training."""
+    """Skip and count rows that cannot be used. Default: as in training."""
     tokenizer: str | None = None
     """A tokenizer.json or a folder that has one. Default: the model's own."""
 
@@ -76,7 +76,7 @@ class PredictOptions:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.carry is not None and not all(self.carried):
-            raise ValueError(f"carry must be names of columns with commas between, or *, got {self.carry!r}")
+            raise ValueError(f"carry must be comma-separated names of columns, or *, got {self.carry!r}")
         if self.overwrite and self.out is None:
             raise ValueError("overwrite is for --out: name a file")
         if self.out is None:
@@ -247,7 +247,7 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
     from ..data.tokenizer import find_tokenizer
 
     if own.get("task"):
-        raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are no text of rows")
+        raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are not text of rows")
     if kind not in ("SequenceClassifier", "EncoderDecoder"):
         wanted = "classes and targets come from a SequenceClassifier or an EncoderDecoder"
         raise ValueError(f"run: the model in {folder} is a {kind}, and {wanted}; use subq generate {folder}")

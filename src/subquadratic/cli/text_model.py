@@ -46,7 +46,7 @@ def check(path: str, wanted: tuple[str, ...]) -> Path:
         raise ValueError(f"run: the model in {folder} is a classifier: it gives classes, not text; measure it with subq evaluate {folder}")
     task = learned_task(folder)
     if task is not None:
-        what = f"the model in {folder} learned the task {task}, whose tokens are no text"
+        what = f"the model in {folder} learned the task {task}, whose tokens are not text"
         raise ValueError(f"run: {what}; measure it with subq evaluate {folder}")
     if kind is not None:
         check_kind(folder, kind, wanted)
@@ -62,7 +62,7 @@ def check_kind(folder: Path, kind: str, wanted: tuple[str, ...]) -> None:
             f"run: the model in {folder} fills in masked tokens, and only a causal one can continue a text; "
             f'use subq fill {folder} "some [MASK] text"'
         )
-    what = "goes on with texts" if kind == "causal" else "writes a target for a source"
+    what = "continues texts" if kind == "causal" else "writes a target for a source"
     raise ValueError(f"run: the model in {folder} {what}, and only a bidirectional one can fill in; use subq generate {folder}")
 
 

@@ -51,7 +51,7 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Make a byte-level BPE tokenizer from text: frequent pieces of words become tokens, and every text can be written."""
+    """Train a byte-level BPE tokenizer: frequent pieces of words become tokens, and any text can be encoded."""
 
     out: str
     """Folder for the tokenizer: tokenizer.json and tokenizer_config.json, which transformers reads too."""
@@ -59,26 +59,26 @@ class TrainOptions:
     """File, folder, pattern, or - for standard input: text, .jsonl, .json, .csv, .tsv or .parquet, also compressed. Default: the
     source of Python's standard library."""
     text: str = "text"
-    """Field that holds the text, in JSON, CSV, TSV and parquet. Where another is named, only rows are read."""
+    """Field that holds the text, in JSON, CSV, TSV and parquet. If you name one other than the default, only rows are read."""
     quotes: Literal["auto", "double", "none"] = "auto"
-    """A quotation mark in CSV and TSV: one that opens a cell (double), or a character (none). auto: double in CSV, and in TSV where the
-    columns bear it out."""
+    """Quotation marks in CSV and TSV: they enclose cells (double), or are ordinary characters (none). auto: double in CSV, and in TSV
+    where the number of columns confirms it."""
     skip_bad_rows: bool = False
-    """Pass over rows that cannot be used, and count them."""
+    """Skip and count rows that cannot be used."""
     vocab_size: int = 8192
-    """Tokens at most, 256 bytes and 4 special ones included."""
+    """Largest vocabulary size, including 256 bytes and 4 special tokens."""
     overwrite: bool = False
     """Write into a folder that is not empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    """What is in a tokenizer, and how it cuts a text."""
+    """Show what a tokenizer contains, and how it splits a text."""
 
     tokenizer: str
-    """Folder or tokenizer.json; bytes for the tokenizer of bytes."""
+    """Folder or tokenizer.json; bytes for the byte tokenizer."""
     text: str | None = None
-    """Text to cut into tokens."""
+    """Text to split into tokens."""
 
 
 def run(argv: Sequence[str]) -> int:

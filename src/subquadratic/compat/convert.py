@@ -74,7 +74,7 @@ def convert_checkpoint(
     try:
         found = model.read(weights, given)
     except KeyError as error:
-        raise ValueError(f"{path} looks like a {model.name} but is not whole: it lacks {error}") from error
+        raise ValueError(f"{path} looks like a {model.name} but is incomplete: it lacks {error}") from error
     if prefix.endswith("net.") and "causal" in found.needed:
         del found.needed["causal"]
         found.assumed["causal"] = True  # "net" is what the published AutoregressiveWrapper calls its model
@@ -208,7 +208,7 @@ def _identify(weights: Mapping[str, Tensor], package: str, path: Path) -> tuple[
     recognised = recognise(weights)
     if recognised is None:
         some = ", ".join(list(weights)[:4])
-        raise ValueError(f"{path} is no checkpoint of a model of {package}: its tensors are {some}, ...")
+        raise ValueError(f"{path} is not a checkpoint of a model of {package}: its tensors are {some}, ...")
     model, prefix = recognised
     if model.package != package:
         raise ValueError(
@@ -216,7 +216,7 @@ def _identify(weights: Mapping[str, Tensor], package: str, path: Path) -> tuple[
         )
     others = [name for name in weights if not name.startswith(prefix)]
     if others:
-        raise ValueError(f"{path} holds a {model.name} under {prefix!r}, and tensors that are no part of it: {', '.join(others[:5])}")
+        raise ValueError(f"{path} holds a {model.name} under {prefix!r}, and tensors that are not part of it: {', '.join(others[:5])}")
     return model, prefix
 
 

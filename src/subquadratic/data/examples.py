@@ -106,7 +106,7 @@ def load_examples(
         label: its values, text or integers, are the classes, in their order.
         target: its texts get a beginning and an end.
         validation: rows to validate on, read alike; none of `data` are held out then. Their labels must be among those of `data`.
-        max_length: cut texts (and targets, ends included) to so many tokens; None: nothing is cut.
+        max_length: cut texts (and targets, ends included) to this many tokens; None: nothing is cut.
         quotes: what a quotation mark means in CSV and TSV files: `"auto"`, `"double"` or `"none"`, as in `delimited.py`.
         skip_bad_rows: pass over rows that cannot be used, those without a label or target among them, and count them.
 

@@ -68,7 +68,7 @@ def refusal(first: bytes, name: str, *, raw: bool = True) -> ValueError:
 def nul_refusal(name: str, at: int, *, raw: bool = True) -> ValueError:
     """What to say of `name`, which has a NUL byte at byte `at`."""
     take_out = "give its text, or take such bytes out (tr -d '\\000' < OLD > NEW)"
-    return ValueError(f"data: {name} is no text: it has a NUL byte at byte {at:,}; {take_out}{_otherwise(raw)}")
+    return ValueError(f"data: {name} is not text: it has a NUL byte at byte {at:,}; {take_out}{_otherwise(raw)}")
 
 
 def _otherwise(raw: bool) -> str:

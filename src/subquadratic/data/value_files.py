@@ -104,7 +104,7 @@ def _arrays(path: Path, wanted: str, progress: Progress) -> Iterator[ValuePiece]
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"data: {path} is no .npy file of numbers, or damaged: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"data: {path} is not an .npy file of numbers, or is damaged: {' '.join(str(error).split())[:200]}") from error
     _check_dtype(array.dtype, wanted, str(path))
     if array.ndim not in (1, 2):
         raise ValueError(f"data: {path} has the shape {array.shape}; give an array of one axis, or of two, whose rows are documents")
@@ -211,7 +211,7 @@ def _single(element: Any, wanted: str, place: str) -> Any:
             raise ValueError(f"data: {place} must hold one {wanted}, got {element!r:.60}")
         return values[0]
     if wanted == INTEGER and not isinstance(element, int | np.integer):
-        raise ValueError(f"data: {place} holds {element}, which is no integer; for a series of numbers give --bins in place of --tokens")
+        raise ValueError(f"data: {place} holds {element}, which is not an integer; for a series of numbers use --bins instead of --tokens")
     return element
 
 
@@ -226,7 +226,7 @@ def _raw(chunks: Iterator[bytes], dtype: np.dtype[Any], where: str, wanted: str)
         if whole:
             yield np.frombuffer(data[:whole], dtype=dtype)
     if held:
-        raise ValueError(f"dtype: {where} has {size:,} bytes, which are no whole number of {dtype.name} of {dtype.itemsize} bytes each")
+        raise ValueError(f"dtype: {where} has {size:,} bytes, not a whole number of {dtype.name} values of {dtype.itemsize} bytes")
 
 
 def _pieces(arrays: Iterator[NDArray[Any]], where: str) -> Iterator[ValuePiece]:

@@ -210,7 +210,7 @@ def finite(values: NDArray[Any], where: str, first: int) -> NDArray[np.float64]:
     bad = ~np.isfinite(numbers)
     if bad.any():
         place = int(bad.argmax())
-        raise ValueError(f"data: {where} holds {numbers[place]} at position {first + place:,}, and a series must be of finite numbers")
+        raise ValueError(f"data: {where} holds {numbers[place]} at position {first + place:,}, and a series may not hold NaN or infinity")
     return numbers
 
 

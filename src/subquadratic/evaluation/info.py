@@ -1,4 +1,4 @@
-"""What a model costs against its length, beside exact attention, and what each of its options adds."""
+"""What a model costs at each length, compared with exact attention, and what each of its options adds."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def evaluate_classes(model: Any, batches: Iterable[Batch], *, labels: list[str],
         labels: names of the classes.
 
     Raises:
-        ValueError: no rows, or a loss that is no number.
+        ValueError: no rows, or a loss that is NaN.
     """
     started, device = time.monotonic(), next(model.parameters()).device
     confusion = torch.zeros(len(labels), len(labels), dtype=torch.int64)
@@ -84,7 +84,7 @@ def evaluate_pairs(model: Any, batches: Iterable[Batch], *, progress: Progress |
         batches: of `source`, `target` (B, N) and their masks `source_mask`, `target_mask`, bool.
 
     Raises:
-        ValueError: no rows, or a loss that is no number.
+        ValueError: no rows, or a loss that is NaN.
     """
     started, device = time.monotonic(), next(model.parameters()).device
     nats, right, predicted, exact, rows = 0.0, 0, 0, 0, 0

@@ -78,7 +78,7 @@ def classifying(model: Any) -> Predict:
 
 
 def translating(model: Any, tokenizer: Tokenizer, *, start_token: int, max_new_tokens: int) -> Predict:
-    """The targets that an EncoderDecoder writes, taking the likeliest token each time."""
+    """The targets that an EncoderDecoder writes, by greedy decoding."""
     device, end = next(model.parameters()).device, known_end(tokenizer, model.decoder.vocab_size)
 
     def predict(tokens: Tensor, mask: Tensor) -> list[Prediction]:

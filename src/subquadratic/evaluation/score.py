@@ -67,7 +67,7 @@ def evaluate_text(
 
     Raises:
         ValueError: too little text, tokens or windows that the model does not take, a state asked of a model that has none of
-            constant size, or a loss that is no number.
+            constant size, or a loss that is NaN.
     """
     started, tally, state_bytes = time.monotonic(), Tally(sizes), None
     with evaluating(model):
@@ -237,7 +237,7 @@ def _check_known(model: Any, tokens: Tensor) -> None:
 
 
 def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, N, V) and (B, N) -> (B N,) nats, and whether the likeliest was right."""
+    """(B, N, V) and (B, N) -> (B N,) nats, and whether the most likely was right."""
     logits, targets = logits.flatten(0, 1), targets.flatten()
     return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(dim=-1) == targets
 

@@ -32,7 +32,7 @@ class TextScore:
     """How well a model predicts a text.
 
     `loss` is the mean in nats per predicted token, `perplexity` its exponential, `accuracy` the share of predictions whose
-    likeliest token was right, `bits_per_byte` the information per byte of text (None where tokens are no text),
+    most likely token was right, `bits_per_byte` the information per byte of text (None where tokens are no text),
     `text_bytes` what the predicted tokens stand for, `state_bytes` the largest state carried (None: none was), `forecast` the
     errors of a series' forecasts (None: it is none).
     """
@@ -60,10 +60,10 @@ class Tally:
     sums: dict[str, NDArray[np.float64]] = field(default_factory=lambda: {name: np.zeros(64) for name in SUMS})
 
     def add(self, nats: Tensor, right: Tensor, targets: Tensor, before: NDArray[np.int64]) -> None:
-        """(T,) each: losses, whether the likeliest token was right, the tokens, and how many came before.
+        """(T,) each: losses, whether the most likely token was right, the tokens, and how many came before.
 
         Raises:
-            ValueError: a loss that is no number.
+            ValueError: a loss that is NaN.
         """
         values = nats.double().cpu().numpy()
         if not np.isfinite(values).all():

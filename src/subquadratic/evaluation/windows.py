@@ -96,7 +96,7 @@ def scored_losses(
         masked: (B, N) bool, what is hidden from a masked model.
 
     Returns:
-        Four tensors (T,): nats, whether the likeliest token was right, the tokens, and their places in the rows.
+        Four tensors (T,): nats, whether the most likely token was right, the tokens, and their places in the rows.
     """
     found = []
     while tokens.shape[1] >= (1 if masked is not None else 2):

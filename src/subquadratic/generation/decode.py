@@ -39,7 +39,7 @@ class Decoding:
         sampling: how tokens are chosen.
         state: what the model has read before; None: nothing. The repetition penalty knows nothing of it.
         generator: source of randomness, on the model's device.
-        piece: read longer texts so many tokens at a time, in the memory that these need.
+        piece: read longer texts this many tokens at a time, in the memory that these need.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ def stream(
         model: causal; in eval mode from the first token asked for to the last, or until the iterator is dropped, and each part in its own
             mode again afterwards; with several streams, after the last of them.
         prompt: (B, N) int64, N at least 1, of any length that the model takes.
-        max_new_tokens: stop after so many.
+        max_new_tokens: stop after this many tokens.
         mask: (B, N) bool, True = real token; pad short prompts on the left.
         state: what the model has read before the prompt; None: nothing.
         samples: S, continuations of each prompt; it is read once. Rows i * S to i * S + S - 1 continue prompt i.

@@ -1,4 +1,4 @@
-"""Filling in masked places with a bidirectional model.
+"""Filling in masked tokens with a bidirectional model.
 
 Axes: B batch, N length, V vocabulary.
 """
@@ -40,16 +40,16 @@ def fill_steps(
 ) -> Iterator[Filled]:
     """Fill in masked tokens, the most certain first.
 
-    In each pass every row gets the one place where the likeliest token has the highest probability; the others are judged anew, with that
-    token to be read. So M masked tokens of a row cost M passes of the model.
+    Each pass fills in, in every row, the one position whose most likely token has the highest probability; the next pass sees that token.
+    So M masked tokens in a row take M passes of the model.
 
     Args:
         model: bidirectional, called as ``model(tokens, mask=mask, masked=masked)``; in eval mode meanwhile.
         tokens: (B, N) int64; anything in the vocabulary at masked places.
         masked: (B, N) bool, True = to be filled in.
         mask: (B, N) bool, True = real token.
-        at_once: fill all places in one pass, each as if the others stayed masked.
-        temperature: 0 takes the likeliest token; otherwise tokens are drawn, in the same order of places.
+        at_once: fill in all positions in one pass, independently of each other.
+        temperature: 0 takes the most likely token; otherwise tokens are sampled, in the same order of positions.
         top_k, top_p, min_p: as in :class:`Sampling`.
         banned: tokens that are never chosen (special ones); the probabilities are those without them.
         generator: source of randomness, on the device of ``tokens``.

@@ -23,18 +23,18 @@ class Sampling:
     """
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest token."""
+    """Divides the logits; 0 takes the most likely token."""
     top_k: int | None = None
-    """Keep so many of the likeliest tokens, and those as likely as the last of them."""
+    """Keep the k most likely tokens, and those as likely as the last of them."""
     top_p: float | None = None
-    """Keep the fewest likeliest tokens whose probabilities reach this (arXiv 1904.09751)."""
+    """Nucleus sampling: keep the smallest set of most likely tokens whose probabilities sum to at least p (arXiv 1904.09751)."""
     min_p: float | None = None
-    """Keep the tokens at least this share as likely as the likeliest (arXiv 2407.01082)."""
+    """Keep the tokens at least min_p times as likely as the most likely one (arXiv 2407.01082)."""
     repetition_penalty: float = 1.0
     """Above 1: tokens that were there before get less likely. Positive logits are divided by it, negative ones multiplied (arXiv
     1909.05858)."""
     repetition_window: int | None = None
-    """Before: among the row's last so many tokens, those of the prompt included and padding left out. None: anywhere."""
+    """How many of the row's last tokens the penalty looks at, those of the prompt included and padding left out. None: all."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -72,7 +72,7 @@ def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None
     """
     require(
         is_number(temperature) and 0 <= temperature < math.inf,
-        f"temperature must be at least 0 (0 = always the likeliest token), got {temperature!r}",
+        f"temperature must be at least 0 (0 = always the most likely token), got {temperature!r}",
     )
     require_positive(top_k=top_k)
     require(top_p is None or (is_number(top_p) and 0 < top_p <= 1), f"top_p must be greater than 0 and at most 1, got {top_p!r}")

@@ -22,13 +22,13 @@ def generate_text(
     stop: Sequence[str | bytes] = (),
     **options: Any,
 ) -> Any:
-    """What a causal model writes after a text.
+    """A causal model's continuation of a text.
 
     Args:
         model: a :class:`~subquadratic.LanguageModel`, or anything with its ``stream``.
         tokenizer: of :mod:`subquadratic.data`.
         prompt: a text, or several, which go through the model together. The empty text is the beginning of a document.
-        samples: how many continuations of each.
+        samples: number of continuations of each.
         stop: the text ends before the first of these.
         options: as in :func:`~subquadratic.generation.stream`; ``eos_token`` is the tokenizer's, where the model knows it, unless given.
 

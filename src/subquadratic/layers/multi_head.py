@@ -17,7 +17,7 @@ def split_heads(x: Tensor, *, width: int) -> Tensor:
     """(B, N, H K) -> (B, H, N, K) with heads of K = ``width``, as many as there are: a rank of tensor parallelism has some of them."""
     heads = x.shape[2] // width  # and not divmod, which sizes traced by torch.jit do not have
     if heads * width != x.shape[2]:
-        raise ValueError(f"a map gave {x.shape[2]} channels, which are no whole number of heads of width {width}")
+        raise ValueError(f"a map gave {x.shape[2]} channels, which is not a multiple of the head width {width}")
     if x.shape[1] == 1:  # a token's numbers lie the same way either way
         return x.reshape(x.shape[0], heads, 1, width)
     return x.unflatten(-1, (heads, width)).transpose(1, 2)

@@ -26,7 +26,7 @@ SEGMENT = 8192  # tokens whose activations exist at a time, with checkpointing: 
 
 @state
 class BackboneState(State):
-    """What a backbone remembers of the tokens before."""
+    """What a backbone remembers of the preceding tokens."""
 
     stack: StackState
     seen: Tensor  # (B,) int64, real tokens so far
@@ -70,7 +70,7 @@ class StackBackbone(Streaming):
             (B, N, D), zero at padded positions. No norm follows the last block: the heads have one.
 
         Raises:
-            ValueError: for wrong shapes, or a context missing or given in vain.
+            ValueError: for wrong shapes, or a missing or unexpected context.
         """
         x = checked(x, mask, self.config.dim)
         if carry is not None:
@@ -159,7 +159,7 @@ def context_arguments(
     """The context that a model's cross-attention reads, by the layers' names; empty without cross-attention.
 
     Raises:
-        ValueError: for a context missing or given in vain.
+        ValueError: for a missing or unexpected context.
     """
     name = type(model).__name__
     if not getattr(config, "cross_attention", False):

@@ -45,13 +45,13 @@ class BackboneConfig:
     head_dim: int | None = None
     """Width K of a head; None: dim / heads."""
     causal: bool = True
-    """Whether a position sees only itself and what came before."""
+    """Whether a position attends only to itself and earlier ones."""
     ff_mult: float = 4.0
     """Inner width of the feed-forward layers over dim."""
     ff_glu: bool = False
     """Gate the feed-forward layers (GEGLU)."""
     ff_chunks: int = 1
-    """Run the feed-forward layers over the sequence in so many pieces."""
+    """Run the feed-forward layers over the sequence in this many pieces."""
     dropout: float = 0.0
     """Dropout of the embedding and in the feed-forward layers."""
     attention_dropout: float = 0.0
@@ -108,7 +108,7 @@ class BackboneConfig:
 
     @property
     def length_limit(self) -> int | None:
-        """The most positions the backbone itself can take; None: any number."""
+        """Maximum number of positions of the backbone itself; None: no limit."""
         return None
 
     def build(self) -> nn.Module:

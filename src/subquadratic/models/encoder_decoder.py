@@ -154,7 +154,7 @@ class EncoderDecoder(Pretrained):
     def stream(
         self, source: Tensor, prompt: Tensor, *, max_new_tokens: int = 64, source_mask: Tensor | None = None, **options: Any
     ) -> Iterator[Any]:
-        """As ``generate``, but gives the new tokens one step at a time, (B,) each."""
+        """As ``generate``, but yields the new tokens one step at a time, (B,) each."""
         state = self._read_source(source, source_mask)
         return self.decoder.stream(prompt, max_new_tokens=max_new_tokens, state=state, **options)
 

@@ -15,7 +15,7 @@ from .configs.fastformer import FastformerConfig
 
 
 class Fastformer(StackBackbone):
-    """(B, N, D) -> (B, N, D) at cost O(N D) beside the maps, causal or bidirectional; see :class:`FastformerConfig`.
+    """(B, N, D) -> (B, N, D) at cost O(N D) in addition to the linear layers, causal or bidirectional; see :class:`FastformerConfig`.
 
     A causal model streams with a state of constant size.
     """

@@ -42,7 +42,7 @@ class FeedbackState(State):
         """The state with an empty memory where ``rows`` (B,) bool is True: a new document begins there. A context stays."""
         require(
             rows.dtype is torch.bool and rows.shape == self.seen.shape,
-            f"rows must be bool {tuple(self.seen.shape)}, True = begin anew, got {rows.dtype} {tuple(rows.shape)}",
+            f"rows must be bool {tuple(self.seen.shape)}, True = reset, got {rows.dtype} {tuple(rows.shape)}",
         )
         wipe = rows.to(self.memory.device)[:, None, None, None, None, None]
         return FeedbackState(

@@ -79,7 +79,7 @@ class FeedbackTransformer(Streaming):
             (B, N, D), zero at padded positions. No norm follows the last layer: the heads have one.
 
         Raises:
-            ValueError: for wrong shapes, or a context missing or given in vain.
+            ValueError: for wrong shapes, or a missing or unexpected context.
         """
         self._check(x, mask)
         if carry is not None:

@@ -28,7 +28,7 @@ from .saving import Pretrained
 
 @state
 class LanguageModelState(State):
-    """What a language model remembers of the tokens before."""
+    """What a language model remembers of the preceding tokens."""
 
     backbone: State
     seen: Tensor  # (B,) int64, real tokens so far
@@ -40,7 +40,7 @@ class LanguageModel(Pretrained):
     Args:
         config: the backbone's configuration.
         vocab_size: V; 256 for bytes.
-        max_length: the most positions a sequence may have; required for learned and axial positions. None: no limit but the backbone's.
+        max_length: the most positions a sequence may have; required for learned and axial positions. None: only the backbone's limit.
         tie_embeddings: the output map is the token table.
 
     Raises:
@@ -62,7 +62,7 @@ class LanguageModel(Pretrained):
 
     @property
     def max_length(self) -> int | None:
-        """The most positions a sequence may have; None: any number."""
+        """Maximum sequence length; None: no limit."""
         return part_with(self.embedding, "max_length").max_length
 
     def forward(
@@ -117,13 +117,13 @@ class LanguageModel(Pretrained):
         generator: torch.Generator | None = None,
         **arguments: Any,
     ) -> Tensor:
-        """Mean cross-entropy in nats per predicted token; logits never exist whole.
+        """Mean cross-entropy in nats per predicted token; the logits of the whole sequence are never materialised.
 
         Args:
             tokens: (B, N) int64.
             mask: (B, N) bool, True = real token.
-            scored: (B, N) bool, True = a token that may be predicted; None: all. The others are read, and count for nothing.
-            mask_probability: share of each row's tokens that a bidirectional model must guess (at least one).
+            scored: (B, N) bool, True = a token that may be predicted; None: all. The others are read, but not scored.
+            mask_probability: fraction of each row's tokens that a bidirectional model must predict (at least one).
             generator: chooses those, on the device of ``tokens``.
             arguments: as in ``forward``.
 
@@ -187,7 +187,7 @@ class LanguageModel(Pretrained):
             masked: (B, N) bool, the hidden tokens of a bidirectional model; required for one.
 
         Returns:
-            Three tensors (T,), row by row: nats, whether the likeliest token was right, and the tokens predicted.
+            Three tensors (T,), row by row: nats, whether the most likely token was right, and the tokens predicted.
         """
         if not self.config.causal and masked is None:
             raise ValueError("masked is required for a bidirectional model: which tokens are hidden and to be guessed")
@@ -244,7 +244,7 @@ class LanguageModel(Pretrained):
         return x
 
     def generate(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Any:
-        """The prompt and what the model makes of it: (B, N) -> (B, N + new).
+        """The prompt and its continuation: (B, N) -> (B, N + new).
 
         Args:
             prompt: (B, N) int64, N at least 1.
@@ -260,7 +260,7 @@ class LanguageModel(Pretrained):
         return generation.generate(self, prompt, max_new_tokens=max_new_tokens, **options)
 
     def stream(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Iterator[Any]:
-        """As ``generate``, but gives the new tokens one step at a time, (B,) each."""
+        """As ``generate``, but yields the new tokens one step at a time, (B,) each."""
         self._check_room(prompt, max_new_tokens, options)
         return generation.stream(self, prompt, max_new_tokens=max_new_tokens, **options)
 

@@ -38,7 +38,7 @@ class Pretrained(Streaming):
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors into the folder ``path``, which is made if missing.
 
-        A model of ours that was saved there is replaced.
+        A model of this package that was saved there is replaced.
 
         Raises:
             ValueError: if an option has no plain form (a callable kernel), or ``path`` is empty.
@@ -63,7 +63,7 @@ class Pretrained(Streaming):
     def from_pretrained(cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> Self:
         """The model saved in the folder ``path``, on the CPU, in eval mode.
 
-        A folder that `subq convert` wrote gives the published model's twin, which is called alike: ``model(tokens, mask=mask)``.
+        A folder that `subq convert` wrote gives the published model's twin, which is called in the same way: ``model(tokens, mask=mask)``.
 
         Args:
             dtype: of the floating-point weights: a ``torch.dtype``, or its name ("bfloat16"). None or "auto": each as it was saved.

@@ -41,7 +41,7 @@ class SequenceClassifier(Pretrained):
         config: the backbone's configuration.
         vocab_size: V; 256 for bytes.
         num_classes: number of classes; None: that of ``labels``.
-        max_length: the most positions a sequence may have; required for learned and axial positions. None: no limit but the backbone's.
+        max_length: the most positions a sequence may have; required for learned and axial positions. None: only the backbone's limit.
         pooling: "mean" over the real positions, or the "last" real one. None: "mean", and "last" for a Perceiver AR (whose outputs are its
             last positions only, so that a mean would depend on how the sequence was split).
         labels: the names of the classes, in the order of the logits; saved with the model.
@@ -79,7 +79,7 @@ class SequenceClassifier(Pretrained):
 
     @property
     def max_length(self) -> int | None:
-        """The most positions a sequence may have; None: any number."""
+        """Maximum sequence length; None: no limit."""
         return part_with(self.embedding, "max_length").max_length
 
     def forward(self, tokens: Tensor, *, mask: Tensor | None = None, carry: Carry | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What computes on this machine, and why nothing faster does."""
+"""What computes on this machine, and why nothing faster is used."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class BackendInfo:
     why_not_native: str | None
     """Why there are no C kernels; None: there are."""
     better: str | None
-    """A faster variant that this processor could run, and this installation lacks."""
+    """A faster variant that this processor could run but this installation lacks."""
     made_by: str | None
     """The compiler of the C kernels."""
     triton: bool

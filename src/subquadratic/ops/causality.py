@@ -1,7 +1,7 @@
-"""Keeping what is no finite number out of the outputs of earlier positions.
+"""Keeping NaN and infinity out of the outputs of earlier positions.
 
 Causal mechanisms work on chunks: what an earlier position may not see is multiplied by zero, and zero times NaN or infinity is NaN. One sum
-over the outputs tells whether there is such a number among them; only then is the first position that makes one looked for.
+over the outputs tells whether there is such a value among them; only then is the first position that causes one searched for.
 
 Axes: B batch, H heads, N length, S length of keys, V width of values.
 """
@@ -16,12 +16,12 @@ from .backend import PLAIN, is_traced, may_look
 
 
 def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``output`` = ``attend(*inputs)``, whose positions before the first that makes no finite number are as if there were zeros from it on.
+    """``output`` = ``attend(*inputs)``, with NaN and infinity kept out of the positions before the first that causes one.
 
-    On a CPU, outside of compilers and ``torch.func``: elsewhere the question would have a GPU wait, or cannot be asked.
+    On a CPU, outside of compilers and ``torch.func``: elsewhere the check would make a GPU synchronise, or is not possible.
 
     Args:
-        attend: causal, bit for bit, of finite inputs.
+        attend: causal, bit for bit, for inputs without NaN and infinity.
         inputs: (B, H, N, ...) or, with past before them, (B, H, S, ...).
         output: (B, H, N, V).
         mask: (B, N) bool: positions of which the output counts; None: all.
@@ -44,7 +44,7 @@ def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Te
         return attend(*blank)
 
     def spoils(stop: Tensor) -> Tensor:
-        """(B,) whether an output before ``stop`` is not finite."""
+        """(B,) whether an output before ``stop`` is NaN or infinite."""
         counts = positions < stop[:, None] if mask is None else (positions < stop[:, None]) & mask
         return (~until(stop).isfinite().all(dim=-1).all(dim=1) & counts).any(dim=-1)
 

@@ -119,7 +119,7 @@ class _Loss(torch.autograd.Function):
 def chunked_token_losses(
     hidden: Tensor, output: Output, targets: Tensor, *, vocab_size: int | None = None, logits_at_once: int = AT_ONCE
 ) -> tuple[Tensor, Tensor]:
-    """-log softmax(logits)[target] of every target by itself, and whether it was the likeliest; without gradients.
+    """-log softmax(logits)[target] of every target by itself, and whether it was the most likely; without gradients.
 
     Args:
         hidden: (T, D).

@@ -62,7 +62,7 @@ def require_probability(**values: float) -> None:
 
 
 def require_above_zero(**values: float) -> None:
-    """Each keyword must be a finite number greater than 0."""
+    """Each keyword must be a number greater than 0, and not infinite."""
     for name, given in values.items():
         value = as_number(given)
         if not is_number(value) or not 0.0 < value < math.inf:

@@ -46,7 +46,7 @@ def feedback_recurrence(
         empty: (B,) int64, how many of the oldest of these each row does not have; with ``before`` only.
         memory, layers: the parameters.
         heads, window: H, M.
-        detach_every: gradients do not reach memories from before the last multiple of so many tokens.
+        detach_every: gradients do not reach memories from before the last multiple of this many tokens.
 
     Returns:
         The last layer's output (B, N, D), and the line of memories (2, G, B, H, T, K), where T is N, or M + N with ``before``.

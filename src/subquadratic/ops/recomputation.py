@@ -64,7 +64,7 @@ class Held:
                 raise RuntimeError(
                     "one of the variables needed for gradient computation has been modified by an inplace operation: a parameter or buffer "
                     f"of shape {tuple(tensor.shape)}, which reversible=True and checkpointing=True read again in backward, is at version "
-                    f"{tensor._version}; expected version {version} instead. Change weights after backward(), or compute the loss anew"
+                    f"{tensor._version}; expected version {version} instead. Change weights after backward(), or compute the loss again"
                 )
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Streaming states: frozen dataclasses of batch-first tensors that PyTorch sees as pytrees.
 
-A state is what a causal layer or model remembers of the tokens before. Write one as
+A state is what a causal layer or model remembers of the preceding tokens. Write one as
 
     @state
     class PoolState(State):
@@ -21,7 +21,7 @@ T = TypeVar("T", bound="type[State]")
 
 
 class State:
-    """Base of every streaming state. Never changed in place: each method gives a new one."""
+    """Base of every streaming state. Never changed in place: each method returns a new one."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """A state with ``function`` applied to every tensor."""
@@ -56,7 +56,7 @@ class State:
         return self.map(Tensor.detach)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moved, and its floating tensors converted. Summaries are kept in float32 on purpose: convert only for storage."""
+        """Moved, with its floating-point tensors converted. Summaries are float32 on purpose: convert only for storage."""
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
 
     def nbytes(self) -> int:

@@ -11,7 +11,7 @@ RANKS = "LOCAL_WORLD_SIZE"  # processes on this machine, as torchrun says it
 
 
 def use_threads(threads: int | None, environment: Mapping[str, str] = os.environ) -> int:
-    """From now on compute with so many threads, PyTorch's operators and the C kernels alike; how many there are.
+    """From now on compute with this many threads, PyTorch's operators and the C kernels alike; how many there are.
 
     Args:
         threads: None: as many as there are, but for several processes of one run, which share the machine's cores, each at least one;

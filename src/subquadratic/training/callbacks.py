@@ -52,7 +52,7 @@ class Average(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Records the losses; ends the run with an error at the first step whose loss or gradient is no finite number.
+    """Records the losses; ends the run with an error at the first step whose loss or gradient is NaN or infinite.
 
     On a GPU, looking at a loss waits for it, so there it is looked at every `LOG_EVERY` steps and before anything is saved.
     """

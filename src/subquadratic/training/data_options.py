@@ -25,11 +25,11 @@ def check_data_options(options: TrainOptions) -> None:
         require_value(options.task in TASKS, "task", f"one of {', '.join(TASKS)}{hint}", options.task)
         for name in (*READING, *VALUES):
             if getattr(options, name) != getattr(type(options), name):
-                raise ValueError(f"{name} is not for --task, which makes its own tokens: leave one of the two")
+                raise ValueError(f"{name} is not for --task, which makes its own tokens: leave out one of the two")
     elif options.task_options:
         raise ValueError("task_options is for --task: name one")
     if options.label is not None and options.target is not None:
-        raise ValueError("label trains a classifier and target an encoder-decoder: leave one of the two")
+        raise ValueError("label trains a classifier and target an encoder-decoder: leave out one of the two")
     if options.validation_data is not None and absolute_name(options.validation_data) == absolute_name(options.data or "stdlib"):
         raise ValueError(
             f"validation_data: {options.validation_data} is what is trained on; name other data, or leave it out to hold a tenth back"
@@ -38,7 +38,7 @@ def check_data_options(options: TrainOptions) -> None:
         if getattr(options, name) is not None and options.data is None:
             raise ValueError(f"{name} names a column of the data: give a .csv, .tsv, .jsonl or .parquet with --data")
         if getattr(options, name) is not None and options.binary:
-            raise ValueError(f"binary reads bytes, and {name} names a column: leave one of the two")
+            raise ValueError(f"binary reads bytes, and {name} names a column: leave out one of the two")
     _check_values(options)
 
 
@@ -61,7 +61,7 @@ def _check_values(options: TrainOptions) -> None:
         if getattr(options, name) != getattr(type(options), name):
             hint = "; the column is named by --column" if name == "text" else ""
             what = "integers" if chosen == "tokens" else "numbers"
-            raise ValueError(f"{chosen} reads {what}, and {name} is for other data{hint}: leave one of the two")
+            raise ValueError(f"{chosen} reads {what}, and {name} is for other data{hint}: leave out one of the two")
     for name in ("binning", "difference") if chosen == "tokens" else ():
         if getattr(options, name) != getattr(type(options), name):
             raise ValueError(f"{name} is for --bins, and tokens are read as they are: leave it out")

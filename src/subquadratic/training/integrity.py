@@ -153,7 +153,7 @@ def check_run(folder: Path, progress: dict[str, Any]) -> list[str]:
             content = handle.read(size)
         wrong = f"it has {len(content):,} bytes, and had {size:,} at the checkpoint" if len(content) < size else _bad_line(name, content)
         if wrong:
-            raise CheckpointError(f"resume: {file} is damaged ({wrong}); put it back, or delete it to go on without what it says")
+            raise CheckpointError(f"resume: {file} is damaged ({wrong}); put it back, or delete it to continue without it")
     if progress["best"] is not None:
         step = progress["best"]["step"]
         if not any((folder / name).exists() for name in (CONFIG, WEIGHTS)):

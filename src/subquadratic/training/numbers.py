@@ -22,7 +22,7 @@ def check_numbers(name: str, value: Any) -> None:
         for inner in value:
             check_numbers(name, inner)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value}")
+        raise ValueError(f"{name} must be a number other than NaN and infinity, got {value}")
     elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
         raise ValueError(f"{name} must be {'at most 2**63 - 1' if value > 0 else 'at least -(2**63 - 1)'}, got {_short(value)}")
 

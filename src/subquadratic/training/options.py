@@ -23,7 +23,7 @@ PATHS = ("data", "validation_data", "tokenizer", "weights")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Train one model on text, integers, a series of numbers, labelled rows, pairs or a synthetic task, and leave it in a run folder.
+    """Train one model on text, integers, a series of numbers, labelled rows, pairs or a synthetic task, and save it in a run folder.
 
     What is left at None comes from the model's line in `defaults.py`; see `resolve`.
     """
@@ -34,38 +34,38 @@ class TrainOptions:
     """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet .fasta are understood, and with
     --tokens or --bins .npy and .bin. Default: the source of Python's own standard library."""
     validation_data: str | None = None
-    """Data to validate on, read as --data is, all of which is trained on then. Default: a tenth of --data."""
+    """Data to validate on, read as --data is; all of --data is then used for training. Default: a tenth of --data."""
     text: str = "text"
-    """Column or field that holds the text, where the data has columns. Where another is named, only rows are read: a file
-    without columns is refused, or passed over in a folder."""
+    """Column or field that holds the text, if the data has columns. If you name one other than the default, only rows are read: a
+    file without columns is refused, or skipped in a folder."""
     label: str | None = None
     """Column with the class of each row: trains a classifier."""
     target: str | None = None
-    """Column with the text to be written for each row: trains an encoder-decoder."""
+    """Column with the target text of each row: trains an encoder-decoder."""
     quotes: Literal["auto", "double", "none"] = "auto"
-    """A quotation mark in CSV and TSV: one that opens a cell, over separators and lines (double), or a character (none). auto: double
-    in CSV, and in TSV where the columns bear it out."""
+    """Quotation marks in CSV and TSV: they enclose cells (double), or are ordinary characters (none). auto: double in CSV, and in TSV
+    where the number of columns confirms it."""
     skip_bad_rows: bool = False
-    """Pass over rows that cannot be used, and count them. Otherwise the first ends the run."""
+    """Skip and count rows that cannot be used. Otherwise the first one ends the run."""
     binary: bool = False
-    """Read every file as its bytes as they are, NUL bytes too; for the tokenizer of bytes."""
+    """Read every file as raw bytes, NUL bytes included; for the byte tokenizer."""
     headers: bool = True
-    """Header lines of FASTA files are part of the text. Each record is a document, its sequence without line breaks."""
+    """Keep the header lines of FASTA files in the text. Each record is a document, its sequence joined into one line."""
     tokens: int | None = None
-    """Read the data as integer tokens in place of text: how many different ones there are, from 0 to this number minus 1."""
+    """Read the data as integer tokens instead of text, from 0 to this number minus 1."""
     bins: int | None = None
     """Read the data as a series of numbers, and predict which of this many bins the next one falls into. The bins are fitted to the
     training data."""
     binning: Literal["quantile", "mu_law"] = "quantile"
-    """Bins that hold equally many numbers each (quantile), or that are narrow around zero, as waveforms need (mu_law)."""
+    """Bins with equally many numbers each (quantile), or narrower around zero, as waveforms need (mu_law)."""
     difference: bool = False
     """Bin the change from one number to the next: for a series whose level drifts, such as a price."""
     column: str | None = None
-    """Column or field that holds the tokens or numbers, where the data has columns. Default: tokens, or values."""
+    """Column or field that holds the tokens or numbers, if the data has columns. Default: tokens, or values."""
     dtype: str | None = None
-    """Type of the values of .bin files and pipes, which hold nothing else: uint8, int16, float32, ..., little-endian."""
+    """Data type of .bin files and pipes, which are raw little-endian values: uint8, int16, float32, ..."""
     task: str | None = None
-    """Synthetic task instead of data: copy, mirror, recall, listops, variables or dyck."""
+    """Synthetic task to train on instead of data: copy, mirror, recall, listops, variables or dyck."""
     task_options: dict[str, Any] = field(default_factory=dict)
     """Options of the task, as --task_options.NAME VALUE."""
     tokenizer: str | None = None
@@ -75,13 +75,13 @@ class TrainOptions:
     overwrite: bool = False
     """Replace an earlier run in the folder."""
     resume: str | None = None
-    """Go on with a run that was stopped: its folder, or alone together with --out (or for the newest in runs/). One that is
-    finished goes on with a larger --max_steps or --budget, which count from its beginning; the learning rate warms up again."""
+    """Continue a run that was stopped: its folder, or no value with --out (or for the newest in runs/). A finished run is trained
+    further with a larger --max_steps or --budget, which count from its beginning; the learning rate warms up again."""
     weights: str | None = None
-    """Saved model whose weights to start from, with a new optimizer and schedule."""
+    """Saved model to take initial weights from, with a new optimizer and schedule."""
 
     causal: bool | None = None
-    """Predict the next token (true), or masked tokens from both sides (false). Default: true, for a classifier false where it can be."""
+    """Predict the next token (true), or masked tokens from both sides (false). Default: true; for a classifier false if possible."""
     dim: int | None = None
     """Width of the model."""
     depth: int | None = None
@@ -89,59 +89,59 @@ class TrainOptions:
     heads: int | None = None
     """Number of attention heads."""
     context: int | None = None
-    """Tokens in a training window; of rows and pairs, the longest that is not cut."""
+    """Tokens in a training window; rows and pairs are cut to this length."""
     checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Any further field of the model's configuration, as --fields.NAME VALUE."""
 
     max_steps: int | None = None
-    """Optimizer steps to take, in all."""
+    """Total number of optimizer steps."""
     budget: str | None = None
-    """Time the whole run may take, as 300, 90s, 5m or 1h30m. Default: 5m, or none where max_steps is given."""
+    """Time limit for the whole run, such as 300, 90s, 5m or 1h30m. Default: 5m, or none if max_steps is given."""
     batch_size: int | None = None
-    """Windows or rows in a batch, on each device."""
+    """Windows or rows in a batch, per device."""
     accumulation: int = 1
-    """Batches in an optimizer step; each of their predictions counts the same."""
+    """Batches per optimizer step (gradient accumulation); every prediction has the same weight."""
     learning_rate: float | None = None
-    """Peak learning rate; it rises over the warm-up."""
+    """Peak learning rate, reached after the warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after the warm-up: fall to a hundredth, or stay."""
+    """Learning rate after the warm-up: decays to a hundredth (cosine), or stays."""
     warmup: float = 0.05
-    """Share of the run over which the learning rate rises."""
+    """Fraction of the run over which the learning rate warms up."""
     weight_decay: float = 0.1
-    """AdamW weight decay of matrices; norms, biases and embeddings have none."""
+    """AdamW weight decay for matrices; norms, biases and embeddings are not decayed."""
     clip: float = 1.0
-    """Largest norm of the gradient; 0 for no limit."""
+    """Clip the gradient to this norm; 0 for no clipping."""
     ema: float | None = None
-    """Decay of a moving average of the weights, 0.999 say; the average is what is validated and saved."""
+    """Decay of an exponential moving average of the weights, such as 0.999; the average is validated and saved."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the forward pass. auto: bfloat16 where a GPU has it, else float32."""
+    """Precision of the forward pass. auto: bfloat16 if the GPU supports it, else float32."""
     threads: int | None = None
-    """Threads that compute. Default: as many as PyTorch takes, one for each core; under torchrun a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
     seed: int = 0
-    """Seed of weights, order of the data, dropout, masks and random features."""
+    """Random seed, for weights, data order, dropout, masks and random features."""
 
     evaluations: int = 4
     """Validations on a small sample during the run, each with a sample of text and a checkpoint."""
     validation_tokens: int | None = None
-    """Validation tokens to use at the end, spread evenly. Default: all, or what fits into a tenth of the budget."""
+    """Validation tokens to use at the end, evenly spread. Default: all, or as many as a tenth of the budget allows."""
     patience: int | None = None
-    """Stop after so many validations without a new best loss."""
+    """Stop early after this many validations without a new best loss."""
     save_every: int | None = None
-    """Steps between checkpoints besides those at validations."""
+    """Steps between additional checkpoints; there is one at each validation."""
     keep: int = 1
-    """Checkpoints to keep, newest first; the best model is kept besides."""
+    """Number of newest checkpoints to keep; the best model is always kept."""
     report_to: str | None = None
-    """Trackers besides metrics.jsonl, with commas between: tensorboard, trackio, wandb."""
+    """Trackers in addition to metrics.jsonl, comma-separated: tensorboard, trackio, wandb."""
     quiet: bool = False
     """Print nothing but errors."""
     json: bool = False
-    """Print one JSON object a line: see docs/command_line.md for its keys."""
+    """Print one JSON object per line; docs/command_line.md lists the keys."""
     dry_run: bool = False
-    """Say what the run would need - shapes, parameters, memory, time - and stop."""
+    """Print what the run would need (shapes, parameters, memory, time) and exit."""
     find_lr: bool = False
-    """Try learning rates from tiny to too large over a hundred steps, show the losses, and stop."""
+    """Try learning rates from tiny to too large over a hundred steps, show the losses, and exit."""
 
     @property
     def kind(self) -> str:
@@ -230,7 +230,7 @@ class TrainOptions:
         for name, allowed in (("precision", ("auto", "float32", "bfloat16")), ("schedule", ("cosine", "constant"))):
             require_value(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
         if self.quiet and self.json:
-            raise ValueError("quiet prints nothing and json one object a line: leave one of the two")
+            raise ValueError("quiet prints nothing and json one object a line: leave out one of the two")
         self.trackers()
         if self.budget is not None:
             parse_duration(self.budget)

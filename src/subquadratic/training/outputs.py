@@ -53,7 +53,7 @@ def check_file(name: str, path: Path) -> None:
         if path.is_dir():
             raise ValueError(f"{name}: {path} is a folder; name a file")
         if path.exists() and not path.is_file():
-            raise ValueError(f"{name}: {path} is no ordinary file, and would be replaced; name another")
+            raise ValueError(f"{name}: {path} is not a regular file, and would be replaced; name another")
         if not path.parent.is_dir():
             raise ValueError(f"{name}: there is no folder {path.parent}")
     except OSError as error:

@@ -30,7 +30,7 @@ def resumed_folder(resume: str, out: str | None) -> Path:
             named(name, value, "the folder of a run")
     if resume != ALONE:
         if out is not None and Path(out).expanduser().absolute() != Path(resume).expanduser().absolute():
-            raise ValueError(f"resume: a run goes on in its own folder; got --resume {resume} and --out {out}: give one of them")
+            raise ValueError(f"resume: a run is resumed in its own folder; got --resume {resume} and --out {out}: give one of them")
         path = Path(resume).expanduser()
     elif out is not None:
         path = Path(out).expanduser()
@@ -106,7 +106,7 @@ def check_unchanged(saved: TrainOptions, given: TrainOptions, *, further: bool =
             name, before, now = innermost(field.name, before, now)
             end = " (once it is finished, it can be trained further)" if field.name in ("max_steps", "budget") else ""
             raise ValueError(
-                f"resume: {name} was {before!r} and is now {now!r}; a run goes on as it began{end}: "
+                f"resume: {name} was {before!r} and is now {now!r}; a run continues with the options it began with{end}: "
                 "leave the option out, or start a new run (with --weights to start from this one's model)"
             )
 

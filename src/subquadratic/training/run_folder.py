@@ -206,7 +206,7 @@ class RunFolder:
                 found[-1]["step"]
             except (ValueError, TypeError, KeyError) as error:
                 if line.endswith("}") or number + 1 < len(lines):
-                    raise ValueError(f"{path} is damaged (line {number + 1}): put it back, or delete it to go on without") from error
+                    raise ValueError(f"{path} is damaged (line {number + 1}): put it back, or delete it to continue without it") from error
         return found
 
     def validations(self) -> int:

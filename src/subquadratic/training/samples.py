@@ -1,4 +1,4 @@
-"""Something to look at while a model learns: text it writes, text it fills in, targets beside what it makes of their sources."""
+"""Something to look at while a model learns: text it generates, text it fills in, and targets next to its predictions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def of_task(model: Any, items: Any, names: Sequence[str]) -> str:
 
 
 def of_pairs(model: Any, items: Any, tokenizer: Tokenizer, count: int = 3) -> str:
-    """A few sources, their targets, and the likeliest target of the model."""
+    """A few sources, their targets, and the model's greedy prediction."""
     device = next(model.parameters()).device
     lines = []
     for index in range(min(count, len(items))):

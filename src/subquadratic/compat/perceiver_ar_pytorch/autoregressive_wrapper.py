@@ -61,8 +61,8 @@ class AutoregressiveWrapper(nn.Module):
             seq_len: T.
             eos_token: one, or several in a list: a row ends after one, and holds ``pad_value`` from there on;
                 sampling stops when all rows have ended.
-            temperature: greater is more random; 0 takes the likeliest token.
-            filter_thres: sample from the likeliest (1 - filter_thres) V tokens, at least one.
+            temperature: greater is more random; 0 takes the most likely token.
+            filter_thres: sample from the (1 - filter_thres) V most likely tokens, at least one.
             prefix_mask: (B, M) bool for the first M tokens of the prompt.
             generator: source of random numbers.
 

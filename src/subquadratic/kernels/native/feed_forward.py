@@ -51,7 +51,7 @@ def _outputs_like(
 def feed_forward(
     x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
-    """contract(gelu(expand(x))) of x (T, D), and what backward needs beside the arguments if ``keep``.
+    """contract(gelu(expand(x))) of x (T, D), and what backward needs in addition to the arguments if ``keep``.
 
     ``expand`` (F, D) or, of a gated layer, (2F, D): gates, then what they gate; ``contract`` (E, F).
     """

@@ -68,7 +68,7 @@ def running_mean(
             by the mean's conjugate, channels (i, i + K/2) being the parts of complex numbers. None: no channel meets another.
         live: (B, N), real tokens; None: all are.
         maximum, weight, total: the state before, (B, H, 1) twice and (B, H, K).
-        keep: what backward needs beside the arguments.
+        keep: what backward needs in addition to the arguments.
 
     Returns:
         (B, H, N, K), the state after, and what is kept, (chunks, B, H, 2 + K) or nothing.

@@ -63,7 +63,7 @@ def slot_attention(
     queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, value_weights: Tensor, key_slots: Tensor, value_slots: Tensor,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Output (B, H, N, V), the slots after the last position, and what backward needs beside the arguments if ``keep``.
+    """Output (B, H, N, V), the slots after the last position, and what backward needs in addition to the arguments if ``keep``.
 
     Of (B, H, N, K) twice, (B, H, N, V), E and F (B or 1, N, R), and the slots before, (B, H, R, K) and (B, H, R, V).
     """

@@ -40,8 +40,8 @@ class FeedbackTransformerConfig(BackboneConfig):
     relative_max_distance: int = 128
     """Distances from about here on share the last bucket."""
     detach_every: int | None = None
-    """Truncated back-propagation: in each call, gradients do not reach memories from before the last multiple of so many tokens. None: they
-    reach all."""
+    """Truncated back-propagation: in each call, gradients do not reach memories from before the last multiple of this many tokens. None:
+    they reach all."""
     cross_attention: bool = False
     """Each layer also attends to a context: memory, context, feed-forward."""
     context_dim: int | None = None

@@ -38,7 +38,7 @@ class LinformerConfig(BackboneConfig):
     context_length: int | None = None
     """The most positions of the context; None: max_length."""
     positions: str | None = "learned"
-    """As in every model, but not "rotary": a slot mixes positions, so there is no angle to turn it by."""
+    """As in every model, but not "rotary": a slot mixes positions, so there is no angle to rotate it by."""
 
     def __post_init__(self) -> None:
         require(

@@ -26,9 +26,9 @@ class PerformerConfig(BackboneConfig):
     kernel: str | Callable[..., Any] = "softmax"
     """"softmax" (FAVOR+), "relu", "efficient", or a callable (which cannot be saved)."""
     feature_epsilon: float = 0.0
-    """Added to every softmax feature; the published code has 1e-4, unbiased estimation 0."""
+    """Added to every softmax feature. The published code uses 1e-4; 0 leaves the estimate unbiased."""
     orthogonal_scaling: int = 0
-    """Row norms of the projection: 0 as Gaussian vectors have, 1 sqrt(K)."""
+    """Row norms of the projection: 0: those of Gaussian vectors; 1: sqrt(K)."""
     redraw_interval: int | None = 1000
     """Optimizer steps between redraws of the projections (the published value); None: never. Acted on by the training engine."""
     local_heads: int | tuple[int, ...] = 0
