@@ -43,3 +43,14 @@ def test_the_sdist_has_what_its_tests_read() -> None:
     read = set(re.findall(r'(?:ROOT|parent\.parent|parents\[\d\]) / "([^"/]+)', code))
     assert len(read) > 4
     assert not read & left_out
+
+
+def test_one_oldest_python_is_named_and_every_one_was_tried() -> None:
+    pythons = re.findall(r"Python :: (3\.\d+)$", "\n".join(PROJECT["project"]["classifiers"]), flags=re.M)
+    oldest = pythons[0]
+    assert PROJECT["project"]["requires-python"] == f">={oldest}"
+    assert PROJECT["tool"]["mypy"]["python_version"] == oldest
+    assert PROJECT["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    page = (ROOT / "docs" / "versions.md").read_text()
+    tried = re.findall(r"^\| (?:oldest|newest) \| (3\.\d+)\.\d+ \|", page, flags=re.M)
+    assert set(tried) == set(pythons)
