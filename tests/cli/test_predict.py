@@ -195,7 +195,7 @@ def test_what_is_longer_than_the_model_reads_is_cut_and_told(runs: Path, tmp_pat
         ("pairs", ["--top_k", "3"], "top_k is for a SequenceClassifier"),
         ("classes", ["--text", "boby"], "no field 'boby'.*did you mean --text body"),
         ("classes", ["--carry", "if"], "no field 'if'"),
-        ("classes", ["--carry", ""], "carry must be names of columns"),
+        ("classes", ["--carry", ""], "carry must be comma-separated names of columns"),
         ("classes", ["--carry", "predicted"], "has the name of what is predicted"),
         ("classes", ["--overwrite"], "overwrite is for --out"),
         ("classes", ["--batch_size", "0"], "batch_size must be at least 1"),
