@@ -1,7 +1,7 @@
 """What MkDocs calls while it builds the site.
 
-Docstrings name classes as :class:`Name`; on the pages of the reference that becomes the name alone, in code type. Plots are linked where the
-repository has them, so that a page can be read there too; the site has copies of them in `images/`.
+Docstrings name classes as :class:`Name`; on the pages of the reference that becomes the name alone, in code type. Plots are linked where
+the repository has them, so that a page can be read there too; the site has copies of them in `images/`.
 """
 
 import re
