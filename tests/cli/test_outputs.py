@@ -89,7 +89,7 @@ def test_measurements_are_not_dropped_unasked(place: Path, capsys: pytest.Captur
     before = contents(place / "results")
     capsys.readouterr()
     assert main(argv) == 2
-    assert "holds 1 results; go on with --resume, replace them with --overwrite" in capsys.readouterr().err
+    assert "holds 1 results; continue with --resume, replace with --overwrite" in capsys.readouterr().err
     assert main([*argv, "--resume", "--overwrite"]) == 2
     assert contents(place / "results") == before
     assert main([*argv, "--overwrite"]) == 0
