@@ -159,8 +159,8 @@ def _measure(options: BenchOptions, cases: list[known.Case]) -> int:
     from ..benchmark.work import Setting
     from ..ops.backend_info import backend_info
 
-    notify(f"computes    {dataclasses.replace(backend_info(), threads=options.threads or torch.get_num_threads())}\n")
     out = None if options.out is None else _check_out(Path(options.out).expanduser(), options)
+    notify(f"computes    {dataclasses.replace(backend_info(), threads=options.threads or torch.get_num_threads())}\n")
     finished = Run(machine={}, settings={"device": options.device})
     try:
         with _progress() as show:
