@@ -278,7 +278,7 @@ def slot_weights(
     if whole and learned and is_untouched(projection, SlotProjection):
         return projection.first(length)
     positions = token_positions(mask, length, seen, device=source.device)
-    if limit is not None and (seen is not None or length > limit):
-        check_positions(positions, limit)
+    if limit is not None:
+        check_positions(positions, seen, limit)
     lengths = None if causal or learned else count_real(mask, source.shape[0], length, source.device)
     return projection(positions, lengths)

@@ -77,9 +77,8 @@ class TokenEmbedding(nn.Module):
         if may_look(tokens):
             check_tokens(tokens, self.vocab_size)
         positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
-        length = tokens.shape[1]
-        if self.max_length is not None and (length > self.max_length or positions.dim() > 1):
-            check_positions(positions, self.max_length)
+        if self.max_length is not None:
+            check_positions(positions, seen, self.max_length)
         x = self.table(tokens)
         if masked is not None:
             if self.mask_vector is None:

@@ -31,13 +31,18 @@ def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None
     return positions if seen is None else positions + seen[:, None]
 
 
-def check_positions(positions: Tensor, limit: int) -> None:
-    """Raises ValueError for a position, (N,) of all rows or (B, N), that a model of ``limit`` positions does not have.
+def check_positions(positions: Tensor, seen: Tensor | None, limit: int) -> None:
+    """Raises ValueError for a position, (N,) of all rows or (B, N), that a model of ``limit`` positions does not have; ``seen`` tokens came
+    before.
 
-    Positions of each row are numbers, which are looked at only where they may be, and not while a CUDA graph is captured.
+    Positions of each row are numbers, which are looked at only where one may be too large and where they may be looked at, and not while a
+    CUDA graph is captured.
     """
+    length = positions.shape[-1]
+    if seen is None and length <= limit:
+        return
     if positions.dim() == 1:  # all of 0 to N - 1
-        _check_length(len(positions), limit)
+        _check_length(length, limit)
     elif may_look(positions):
         _look_at_positions(positions, limit)
 
