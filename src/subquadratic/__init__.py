@@ -3,8 +3,9 @@
 Names are loaded when they are first used, so that `subq --help` need not wait for torch.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from .lazy import on_first_use
 
 if TYPE_CHECKING:
     from . import attention, compat
@@ -60,24 +61,13 @@ __all__ = [
     "use_backend",
 ]
 
-HOMES = {
-    "BackendInfo": ".ops.backend_info",
-    "NotCausalError": ".ops.errors",
-    "State": ".ops.state",
-    "backend_info": ".ops.backend_info",
-    "use_backend": ".ops.backend",
+_HOMES = dict.fromkeys(__all__, "models") | {
+    "BackendInfo": "ops.backend_info",
+    "NotCausalError": "ops.errors",
+    "State": "ops.state",
+    "attention": "attention",
+    "backend_info": "ops.backend_info",
+    "compat": "compat",
+    "use_backend": "ops.backend",
 }
-
-
-def __getattr__(name: str) -> object:
-    if name in ("attention", "compat"):
-        return importlib.import_module(f".{name}", __name__)
-    if name in __all__:
-        value = getattr(importlib.import_module(HOMES.get(name, ".models"), __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = on_first_use(__name__, globals(), _HOMES)

@@ -11,13 +11,14 @@ def on_first_use(package: str, held: dict[str, Any], homes: Mapping[str, str]) -
     Args:
         package: its name.
         held: its ``globals()``.
-        homes: each public name, and the module below the package that has it.
+        homes: each public name, and the module below the package that has it, or that is itself what is named.
     """
 
     def load(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        held[name] = getattr(importlib.import_module(f".{homes[name]}", package), name)
+        home = importlib.import_module(f".{homes[name]}", package)
+        held[name] = home if homes[name] == name else getattr(home, name)
         return held[name]
 
     return load, lambda: sorted({*held, *homes})
