@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import platform
 import subprocess
 import time
@@ -19,6 +18,7 @@ from ..evaluation.processor import processor
 from ..evaluation.versions import versions
 from ..kernels.native.library import made_by
 from ..kernels.native.linear import has_matrix_unit, linear_maps
+from ..ops.threads import usable_cores
 from .timing import SHORT
 
 PACKAGES = (
@@ -54,7 +54,7 @@ def facts() -> dict[str, Any]:
     what times depend on."""
     return {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",

@@ -15,32 +15,29 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..models.files import CONFIG, WEIGHTS, read_config
+from ..ops.scalars import is_number, is_whole
 from .checkpoints import FORMAT, PROGRESS, CheckpointError, Checkpoints
 
 KEYS = ("step", "run_seconds", "train_seconds", "elapsed", "aside", "sizes", "marks", "losses", "best", "stale", "averaged")
 CHUNK = 1 << 22
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _count(value: Any) -> bool:
+    return is_whole(value) and value >= 0
 
 
 def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_number, value))
+    return isinstance(value, list) and all(map(is_number, value))
 
 
 # What the values of progress.json are.
 VALUES: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("step", "stale", "averaged"), _whole),
-    **dict.fromkeys(("run_seconds", "elapsed", "aside"), _number),
+    **dict.fromkeys(("step", "stale", "averaged"), _count),
+    **dict.fromkeys(("run_seconds", "elapsed", "aside"), is_number),
     **dict.fromkeys(("marks", "losses"), _numbers),
-    "train_seconds": lambda value: value is None or _number(value),
-    "sizes": lambda value: isinstance(value, dict) and all(map(_whole, value.values())),
-    "best": lambda value: value is None or (isinstance(value, dict) and _whole(value.get("step")) and _number(value.get("loss"))),
+    "train_seconds": lambda value: value is None or is_number(value),
+    "sizes": lambda value: isinstance(value, dict) and all(map(_count, value.values())),
+    "best": lambda value: value is None or (isinstance(value, dict) and _count(value.get("step")) and is_number(value.get("loss"))),
     "files": lambda value: isinstance(value, dict) and all(_numbers(entry) and len(entry) == 2 for entry in value.values()),
 }
 
@@ -203,9 +200,9 @@ def _bad_line(name: str, content: bytes) -> str | None:
     for number, line in enumerate(content.split(b"\n") if name.endswith(".jsonl") else []):
         try:
             values = json.loads(line) if line else {"step": 0}
-            if not isinstance(values, dict) or not _whole(values.get("step")):
+            if not isinstance(values, dict) or not _count(values.get("step")):
                 return f"line {number + 1} has no step"
-            wrong = [name for name in ("loss", "bits", "validation_loss") if values.get(name) is not None and not _number(values[name])]
+            wrong = [name for name in ("loss", "bits", "validation_loss") if values.get(name) is not None and not is_number(values[name])]
             if wrong:
                 return f"line {number + 1}: {wrong[0]} is no number"
         except (ValueError, TypeError, RecursionError):
