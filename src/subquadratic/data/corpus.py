@@ -156,7 +156,7 @@ def corpus_of(
         return _series(corpus_of(source, tokenizer=Unbinned(), cache=cache, progress=progress), tokenizer)
     tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
     if source.binary and tokenizer.name != BYTES:
-        raise ValueError(f"binary reads bytes as they are, and the tokenizer {tokenizer.name} reads text: leave out one of the two out")
+        raise ValueError(f"binary reads bytes as they are, and the tokenizer {tokenizer.name} reads text: leave out one of the two")
     small = MEMORY_BYTES if tokenizer.name == BYTES else MEMORY_VALUES if reads_values(tokenizer) else 0
     if source.plain and (source.size() or 0) <= small:
         tokens, layout = tokens_in_memory(source, tokenizer, progress)

@@ -21,7 +21,7 @@ def model_tokenizer(folder: Path, *, tokenizer: str | None = None, tokens: int |
     if tokens is None:
         return load_tokenizer(tokenizer if tokenizer is not None else folder)
     if tokenizer is not None:
-        raise ValueError("tokens says that the data are integers, and tokenizer that they are text: leave out one of the two out")
+        raise ValueError("tokens says that the data are integers, and tokenizer that they are text: leave out one of the two")
     wanted, own = IntegerTokenizer(tokens), load_tokenizer(folder)
     if own.digest != wanted.digest and (own.name != BYTES or (folder / "run.yaml").is_file()):
         raise ValueError(f"tokens: the model in {folder} reads {own.name}, and not {wanted.name}; leave --tokens out")
