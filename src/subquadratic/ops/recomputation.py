@@ -36,11 +36,8 @@ class Held:
                         self._entries.append((held, name, tensor))
                         tensors[id(tensor)] = tensor
         self.tensors = list(tensors.values())
-        self._columns = list(zip(*self._entries, strict=True)) or [
-            (),
-            (),
-            (),
-        ]  # C goes through these: asked for each token of a Feedback model
+        # Gone through by C, since a Feedback model asks for each token.
+        self._columns = list(zip(*self._entries, strict=True)) or [(), (), ()]
         self._watch([tensor for tensor in self.tensors if not tensor.is_inference()])
 
     def _watch(self, tensors: list[Tensor]) -> None:

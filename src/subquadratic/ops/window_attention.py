@@ -7,6 +7,8 @@ the one before (also the one after, when bidirectional). Sliding (``sliding=True
 Axes: B batch, H heads, N length, K head width, W window, G blocks.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -164,10 +166,7 @@ def _extend_by_places(
     dropout: float,
 ) -> tuple[Tensor, WindowState]:
     """W positions at a time, each row by its own places."""
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return _by_places(q, k, v, state, window, sliding, mask, dropout)
-
+    attend = partial(_by_places, state=state, window=window, sliding=sliding, mask=mask, dropout=dropout)
     output = attend(queries, keys, values)
     output = keep_out(attend, (queries, keys, values), output, mask) if dropout == 0.0 else output
     return output, _after(state, keys, values, mask)
