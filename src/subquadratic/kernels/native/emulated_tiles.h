@@ -2,9 +2,7 @@
 #ifndef SUBQUADRATIC_EMULATED_TILES_H
 #define SUBQUADRATIC_EMULATED_TILES_H
 
-#include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
+#include "vector.h"
 
 #define UNIT_ROWS 16
 #define UNIT_BYTES 64
@@ -35,29 +33,24 @@ static void emulated_store(int tile, void *to, long step) {
     for (int row = 0; row < UNIT_ROWS; row++) memcpy((char *)to + row * step, emulated_tiles.bytes[tile][row], UNIT_BYTES);
 }
 
-static float of_bfloat16(uint16_t x) {
-    uint32_t bits = (x & 0x7f80) ? (uint32_t)x << 16 : 0; // denormals count as zero
-    float number;
-    memcpy(&number, &bits, 4);
-    return number;
-}
+// Numbers of bfloat16 in the upper halves of these, of which denormals count as zero.
+INLINE vec of_bfloat16(uvec bits) { return (vec)(bits & (uvec)((bits & 0x7f800000u) != 0)); }
 
 // sum[row][column] += a[row][2 k] b[k][2 column] + a[row][2 k + 1] b[k][2 column + 1], over k.
 static void emulated_product(int sum, int a, int b) {
     need_tiles();
-    for (int row = 0; row < UNIT_ROWS; row++)
-        for (int column = 0; column < UNIT_BYTES / 4; column++) {
-            float total;
-            memcpy(&total, emulated_tiles.bytes[sum][row] + 4 * column, 4);
-            for (int k = 0; k < UNIT_BYTES / 4; k++)
-                for (int half = 0; half < 2; half++) {
-                    uint16_t x, y;
-                    memcpy(&x, emulated_tiles.bytes[a][row] + 4 * k + 2 * half, 2);
-                    memcpy(&y, emulated_tiles.bytes[b][k] + 4 * column + 2 * half, 2);
-                    total += of_bfloat16(x) * of_bfloat16(y);
-                }
-            memcpy(emulated_tiles.bytes[sum][row] + 4 * column, &total, 4);
+    for (int row = 0; row < UNIT_ROWS; row++) {
+        uint32_t pairs[UNIT_BYTES / 4];
+        memcpy(pairs, emulated_tiles.bytes[a][row], UNIT_BYTES);
+        vec total = load((const float *)emulated_tiles.bytes[sum][row]);
+        for (int k = 0; k < UNIT_BYTES / 4; k++) {
+            uvec left = (uvec){0} + pairs[k], right;
+            memcpy(&right, emulated_tiles.bytes[b][k], UNIT_BYTES);
+            total += of_bfloat16(left << 16) * of_bfloat16(right << 16);
+            total += of_bfloat16(left & 0xffff0000u) * of_bfloat16(right & 0xffff0000u);
         }
+        store((float *)emulated_tiles.bytes[sum][row], total);
+    }
 }
 
 #undef _tile_loadconfig
