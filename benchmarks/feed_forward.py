@@ -15,9 +15,9 @@ import torch
 
 from subquadratic.benchmark.machine import heading
 from subquadratic.benchmark.timing import median
+from subquadratic.core.backend import use_backend
+from subquadratic.core.free_memory import keep_freed_memory
 from subquadratic.layers.feed_forward import FeedForward
-from subquadratic.ops.backend import use_backend
-from subquadratic.ops.free_memory import keep_freed_memory
 
 T = TypeVar("T")
 COLD = 20_000_000  # numbers that are gone through between two calls

@@ -22,9 +22,9 @@ import torch
 import subquadratic as sq
 from subquadratic.benchmark.machine import heading
 from subquadratic.benchmark.timing import interleave, ratios
+from subquadratic.core.free_memory import keep_freed_memory
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.processor import VARIANTS
-from subquadratic.ops.free_memory import keep_freed_memory
 
 OPS = "subquadratic.ops."
 SIZE: dict[str, Any] = {"dim": 256, "depth": 4, "heads": 4}

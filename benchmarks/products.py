@@ -28,9 +28,9 @@ from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.machine import heading, measure_rates
 from subquadratic.benchmark.timing import interleave, median, ratios
 from subquadratic.benchmark.work import Setting
+from subquadratic.core.backend import use_backend
+from subquadratic.core.free_memory import keep_freed_memory
 from subquadratic.models.files import replace_file
-from subquadratic.ops.backend import use_backend
-from subquadratic.ops.free_memory import keep_freed_memory
 
 PRODUCTS = ("mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "_linear_pointwise")
 ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")

@@ -9,6 +9,10 @@ from .lazy import on_first_use
 
 if TYPE_CHECKING:
     from . import attention, compat
+    from .core.backend import use_backend
+    from .core.backend_info import BackendInfo, backend_info
+    from .core.errors import NotCausalError
+    from .core.state import State
     from .models import (
         BackboneConfig,
         EncoderDecoder,
@@ -27,10 +31,6 @@ if TYPE_CHECKING:
         Transformer,
         TransformerConfig,
     )
-    from .ops.backend import use_backend
-    from .ops.backend_info import BackendInfo, backend_info
-    from .ops.errors import NotCausalError
-    from .ops.state import State
 
 __version__ = "0.1.0"
 
@@ -62,12 +62,12 @@ __all__ = [
 ]
 
 _HOMES = dict.fromkeys(__all__, "models") | {
-    "BackendInfo": "ops.backend_info",
-    "NotCausalError": "ops.errors",
-    "State": "ops.state",
+    "BackendInfo": "core.backend_info",
+    "NotCausalError": "core.errors",
+    "State": "core.state",
     "attention": "attention",
-    "backend_info": "ops.backend_info",
+    "backend_info": "core.backend_info",
     "compat": "compat",
-    "use_backend": "ops.backend",
+    "use_backend": "core.backend",
 }
 __getattr__, __dir__ = on_first_use(__name__, globals(), _HOMES)

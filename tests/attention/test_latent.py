@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from subquadratic.attention.latent import LatentAttention, LatentCache
-from subquadratic.ops.padding import pack
+from subquadratic.core.padding import pack
 from subquadratic.ops.right_aligned import Counts, Splice, allowed_pairs, last_slots, pack_right, slot_positions
 from subquadratic.ops.softmax_attention import softmax_attention_reference
 

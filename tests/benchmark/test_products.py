@@ -8,7 +8,7 @@ from subquadratic.benchmark.cases import Sizes, only_against, registry
 from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.models import build_model
 from subquadratic.benchmark.work import Setting
-from subquadratic.ops.backend import use_backend
+from subquadratic.core.backend import use_backend
 
 SIZES = Sizes(dim=64, depth=1, heads=2, slots=16, memories=16)
 CASES = registry(sizes=SIZES, lengths=(48,))

@@ -9,7 +9,7 @@ import torch
 
 from subquadratic.cli import neighbours
 from subquadratic.cli.neighbours import CHOSEN, SETTINGS, wait_asleep
-from subquadratic.ops.threads import usable_cores, use_threads
+from subquadratic.core.threads import usable_cores, use_threads
 
 
 def test_waiting_is_set_before_pytorch_is_loaded() -> None:

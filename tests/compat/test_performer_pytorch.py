@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     import performer_pytorch.performer_pytorch as published_layers
 
 from subquadratic.compat import performer_pytorch as twin
-from subquadratic.ops.errors import NotCausalError
+from subquadratic.core.errors import NotCausalError
 
 EXACT, GRADIENT = 1e-5, 1e-4
 LEAKY, LEAKY_GRADIENT = 2e-3, 2e-2  # causal: the published stabiliser sees the future

@@ -16,10 +16,10 @@ import subquadratic as sq
 from subquadratic.generation import Decoding, Sampling, replay
 from subquadratic.models import embedding
 from subquadratic.models.embedding import TokenEmbedding
-from subquadratic.ops import cuda_graph
-from subquadratic.ops.cuda_capture import CaptureError, NoWaiting
-from subquadratic.ops.cuda_graph import Replayed
-from subquadratic.ops.structure import flatten
+from subquadratic.replay import cuda_graph
+from subquadratic.replay.cuda_capture import CaptureError, NoWaiting
+from subquadratic.replay.cuda_graph import Replayed
+from subquadratic.replay.structure import flatten
 
 SMALL: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2}
 CONSTANT = {

@@ -27,7 +27,7 @@ from torch import Tensor
 import subquadratic as sq
 from subquadratic.generation import replay, steps
 from subquadratic.generation.replay import _of_models
-from subquadratic.ops.recording import Recording
+from subquadratic.replay.recording import Recording
 
 RECORDED = {name: config for name, config in CONSTANT.items() if name != "feedback"}  # which looks at how full its memory is
 recorded = pytest.mark.parametrize("config", RECORDED.values(), ids=RECORDED.keys())

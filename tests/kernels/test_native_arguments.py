@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import feedback, library, linear
-from subquadratic.ops.backend import use_backend
 
 from .operator_cases import (
     NAMES,

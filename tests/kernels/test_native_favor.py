@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import favor as kernel
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.tensors import shares_of
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
 from subquadratic.ops.linear_attention import FeatureState
 from subquadratic.ops.random_features import orthogonal_gaussian

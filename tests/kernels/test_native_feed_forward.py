@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import feed_forward as kernel
 from subquadratic.kernels.native import library
 from subquadratic.layers import feed_forward as layers
 from subquadratic.layers.feed_forward import FeedForward
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.feed_forward_native import NativeFeedForward
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))

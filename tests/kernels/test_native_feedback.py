@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import feedback as kernel
 from subquadratic.kernels.native import library
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.feedback_recurrence import feedback_recurrence
 from subquadratic.ops.feedback_weights import LayerWeights, MemoryWeights, flatten, unflatten
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 import subquadratic as sq
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.ops.backend import use_backend
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from subquadratic.core import backend
+from subquadratic.core.backend import takes_native, use_backend
 from subquadratic.kernels.native import library, processor
 from subquadratic.kernels.native.processor import TESTED, VARIANTS, Variant
 from subquadratic.kernels.native.tensors import LONG, POINTER
-from subquadratic.ops import backend
-from subquadratic.ops.backend import takes_native, use_backend
 from subquadratic.ops.favor import causal_favor
 
 from .builds import CHECKOUT
@@ -191,7 +191,7 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_environment_may_choose() -> None:
-    code = "import subquadratic.ops.backend as b; print(b.chosen_backend())"
+    code = "import subquadratic.core.backend as b; print(b.chosen_backend())"
     environment = {"SUBQUADRATIC_BACKEND": "torch", "PATH": "/usr/bin", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == "torch"

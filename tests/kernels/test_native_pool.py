@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.attention import AdditiveAttention
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native import pool as kernel
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.pool_native import NativePool
 from subquadratic.ops.prefix_softmax import softmax_mean
 from subquadratic.ops.rotary import complex_product

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.attention import AdditiveAttention
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native import prefix_softmax as kernel
 from subquadratic.ops import prefix_softmax as ops
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.pool_state import EMPTY, PoolState
 from subquadratic.ops.prefix_softmax import prefix_softmax_mean, prefix_softmax_mean_reference
 from subquadratic.ops.prefix_softmax_formula import mean_by_formula

@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native import slots as kernel
 from subquadratic.ops import slot_attention as ops
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.slot_attention import SlotState, causal_slot_attention
 from subquadratic.ops.slot_formula import slots_by_formula
 from subquadratic.ops.slots_native import NativeSlots

@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native import softmax as kernel
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.rotary import FEW, complex_product
 from subquadratic.ops.softmax_attention import bottom_right_causal, softmax_attention, softmax_attention_reference
 

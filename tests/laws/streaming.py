@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import subquadratic as sq
-from subquadratic.ops.backend import use_backend
+from subquadratic.core.backend import use_backend
 
 from .matrix import LENGTH, SMALL, configs, heads, inputs, tokens
 

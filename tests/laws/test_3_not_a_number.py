@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import subquadratic as sq
-from subquadratic.ops.backend import use_backend
-from subquadratic.ops.causality import keep_out
+from subquadratic.core.backend import use_backend
+from subquadratic.core.causality import keep_out
 
 from .matrix import configs, inputs
 

@@ -15,8 +15,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.nn.utils import parametrize, prune
 
 import subquadratic as sq
+from subquadratic.core.backend import use_backend
 from subquadratic.ops import add_norm_native, feed_forward_native, linear
-from subquadratic.ops.backend import use_backend
 
 V, LENGTH = 13, 70  # more than it is wide: then a bidirectional Fastformer folds vectors into weights
 SIZE: dict[str, Any] = {"dim": 64, "depth": 1, "heads": 2}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import subquadratic as sq
+from subquadratic.core.backend import use_backend
 from subquadratic.generation import fill
 from subquadratic.kernels.native.library import why_not
-from subquadratic.ops.backend import use_backend
 
 from .matrix import configs
 from .streaming import causal_configs

@@ -9,8 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import subquadratic as sq
 from subquadratic.compat import linformer, performer_pytorch
+from subquadratic.core.backend import use_backend
 from subquadratic.models import backbone
-from subquadratic.ops.backend import use_backend
 
 SIZE: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2}
 CONFIGS = {

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from subquadratic import LanguageModel, SequenceClassifier
 from subquadratic.compat.performer_pytorch.wrappers import PreScaleNorm
+from subquadratic.core.backend import use_backend
+from subquadratic.core.vector_length import vector_length
 from subquadratic.layers.multi_head import QueryKeyNorm
 from subquadratic.layers.norms import ScaleNorm
 from subquadratic.models import (
@@ -18,8 +20,6 @@ from subquadratic.models import (
     PerformerConfig,
     TransformerConfig,
 )
-from subquadratic.ops.backend import use_backend
-from subquadratic.ops.vector_length import vector_length
 
 NORMS: dict[str, Callable[[], nn.Module]] = {
     "scale": lambda: ScaleNorm(6),

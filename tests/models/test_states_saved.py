@@ -11,7 +11,7 @@ import torch
 from tests.laws.matrix import SMALL, configs, tokens
 
 import subquadratic as sq
-from subquadratic.ops.state import State
+from subquadratic.core.state import State
 
 
 def of(model: Any, rows: int = 2) -> State:

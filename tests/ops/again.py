@@ -6,8 +6,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from subquadratic.ops import cuda_graph
-from subquadratic.ops.cuda_capture import CaptureError, NoWaiting
+from subquadratic.replay import cuda_graph
+from subquadratic.replay.cuda_capture import CaptureError, NoWaiting
 
 
 class Again:

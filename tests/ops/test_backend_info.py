@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import subquadratic as sq
+from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.ops.backend import use_backend
 
 
 def test_it_says_what_computes() -> None:

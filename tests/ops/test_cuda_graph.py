@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from subquadratic.ops import backend, cuda_graph
+from subquadratic.core import backend
+from subquadratic.core.state import State, state
 from subquadratic.ops import feedback_recurrence as recurrence
-from subquadratic.ops.cuda_capture import CaptureError, NoWaiting
-from subquadratic.ops.cuda_graph import Replayed
 from subquadratic.ops.feedback_weights import LayerWeights, MemoryWeights
-from subquadratic.ops.state import State, state
-from subquadratic.ops.structure import flatten
+from subquadratic.replay import cuda_graph
+from subquadratic.replay.cuda_capture import CaptureError, NoWaiting
+from subquadratic.replay.cuda_graph import Replayed
+from subquadratic.replay.structure import flatten
 
 from .again import Again
 

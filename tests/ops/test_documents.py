@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subquadratic.ops.documents import document_bounds, document_chunks, state_rows
+from subquadratic.core.packed import document_bounds, document_chunks, state_rows
 
 
 @given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=6), chunk=st.integers(1, 15))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.core.backend import use_backend
 from subquadratic.ops import favor_causal
-from subquadratic.ops.backend import use_backend
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
 from subquadratic.ops.linear_attention import FeatureState, linear_attention_reference
 from subquadratic.ops.random_features import orthogonal_gaussian, softmax_exponents

@@ -44,7 +44,7 @@ def test_kept_until_it_is_released() -> None:
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from subquadratic.ops import free_memory
+    from subquadratic.core import free_memory
 
     monkeypatch.setattr(free_memory, "_glibc", lambda: None)
     assert free_memory.keep_freed_memory() is False

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from subquadratic.ops.recording import in_one_call, record
+from subquadratic.replay.recording import in_one_call, record
 
 
 def replay(function: Callable[..., Sequence[Tensor]], *inputs: Tensor, constants: Sequence[Tensor] = ()) -> None:

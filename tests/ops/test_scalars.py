@@ -13,9 +13,9 @@ import torch
 
 import subquadratic as sq
 from subquadratic import attention, compat
+from subquadratic.core.errors import require_above_zero, require_batch_size, require_positive, require_probability, whole_number
+from subquadratic.core.scalars import as_number
 from subquadratic.generation import Sampling, sample
-from subquadratic.ops.errors import require_above_zero, require_batch_size, require_positive, require_probability, whole_number
-from subquadratic.ops.scalars import as_number
 
 WHOLE: list[Callable[[int], Any]] = [np.int64, np.uint8, np.array, torch.tensor, lambda x: torch.tensor(x, dtype=torch.int32)]
 REAL: list[Callable[[float], Any]] = [np.float32, np.float64, np.float16, torch.tensor, lambda x: torch.tensor(x, dtype=torch.bfloat16)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from subquadratic.ops.state import State, state
+from subquadratic.core.state import State, state
 
 
 @state

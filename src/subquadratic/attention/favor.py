@@ -6,16 +6,16 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
+from ..core.choices import check_local
+from ..core.errors import NotCausalError, require, require_positive, require_probability
+from ..core.padding import checked, count_on, count_real, zero_padding
+from ..core.scalars import plain_scalars
+from ..core.state import State, state
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from ..ops.choices import check_local
-from ..ops.errors import NotCausalError, require, require_positive, require_probability
-from ..ops.padding import checked, count_on, count_real, zero_padding
 from ..ops.rotary import turn_both
-from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
-from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 from .favor_heads import FavorHeads, Kernel, Summary
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.choices import check_kernel
+from ..core.numerics import exact_dtype, no_autocast
+from ..core.scalars import plain_scalars
 from ..layers.streaming import Carry, Streaming
-from ..ops.choices import check_kernel
 from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
 from ..ops.favor import causal_favor, read_favor, summarise_favor
 from ..ops.linear_attention import (
@@ -21,10 +23,8 @@ from ..ops.linear_attention import (
     read_with_queries,
     summarise_features,
 )
-from ..ops.precision import exact_dtype, no_autocast
 from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
 from ..ops.rotary import turn_both
-from ..ops.scalars import plain_scalars
 
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
 Kernel = str | Callable[[Tensor], Tensor]

@@ -9,14 +9,14 @@ Axes: B batch, N length (latents), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor
 
+from ..core.errors import require_probability
+from ..core.scalars import plain_scalars
+from ..core.state import State, state
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
 from ..layers.streaming import Carry, Streaming
-from ..ops.errors import require_probability
 from ..ops.right_aligned import Splice
-from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import softmax_attention
-from ..ops.state import State, state
 
 
 @state

@@ -9,20 +9,20 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor
 
+from ..core.choices import SHARING
+from ..core.errors import NotCausalError, require, require_choice, require_positive, require_probability
+from ..core.numerics import exact_dtype, no_autocast
+from ..core.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
+from ..core.scalars import plain_scalars
+from ..core.state import State, state
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
 from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..layers.untouched import is_untouched
-from ..ops.choices import SHARING
-from ..ops.errors import NotCausalError, require, require_choice, require_positive, require_probability
 from ..ops.linear import slot_sums
-from ..ops.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
-from ..ops.precision import exact_dtype, no_autocast
-from ..ops.scalars import plain_scalars
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
 from ..ops.softmax_attention import softmax_attention
-from ..ops.state import State, state
 
 
 @state

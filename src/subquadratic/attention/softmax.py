@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.backend import may_look
+from ..core.errors import NotCausalError, require, require_positive, require_probability
+from ..core.padding import checked, count_on, pack, pack_left, unpack, zero_padding
+from ..core.scalars import plain_scalars
+from ..core.state import State, state
 from ..layers.linear import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..layers.streaming import Carry, Streaming, default_device
-from ..ops.backend import may_look
-from ..ops.errors import NotCausalError, require, require_positive, require_probability
-from ..ops.padding import checked, count_on, pack, pack_left, unpack, zero_padding
 from ..ops.rotary import turn
-from ..ops.scalars import plain_scalars
 from ..ops.softmax_attention import append, bottom_right_causal, softmax_attention
-from ..ops.state import State, state
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 
 PIECE = 1024  # queries that share one mask: one of them against the whole cache exists at a time

@@ -3,8 +3,8 @@
 Axes: B batch, N length, D width, H heads, K head width, W window.
 """
 
-from ..ops.errors import require_positive
-from ..ops.scalars import plain_scalars
+from ..core.errors import require_positive
+from ..core.scalars import plain_scalars
 from .softmax import SoftmaxAttention
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from ..core.threads import usable_cores
 from ..evaluation.processor import processor
 from ..evaluation.versions import versions
 from ..kernels.native.library import made_by
 from ..kernels.native.linear import has_matrix_unit, linear_maps
-from ..ops.threads import usable_cores
 from .timing import SHORT
 
 PACKAGES = (

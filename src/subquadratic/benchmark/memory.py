@@ -136,7 +136,7 @@ def give_back() -> None:
     """Memory that is free but still held goes back to the system, where the C library can do that."""
     import torch
 
-    from ..ops.free_memory import release_free_memory
+    from ..core.free_memory import release_free_memory
 
     gc.collect()
     release_free_memory(torch.device("cpu"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..ops.free_memory import keep_freed_memory
+from ..core.free_memory import keep_freed_memory
 from .cases import Case, is_ours
 from .competitors import build
 from .floor import floor_of

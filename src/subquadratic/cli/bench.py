@@ -157,7 +157,7 @@ def _measure(options: BenchOptions, cases: list[known.Case]) -> int:
     from ..benchmark.results import Run
     from ..benchmark.run import measure
     from ..benchmark.work import Setting
-    from ..ops.backend_info import backend_info
+    from ..core.backend_info import backend_info
 
     out = None if options.out is None else _check_out(Path(options.out).expanduser(), options)
     notify(f"computes    {dataclasses.replace(backend_info(), threads=options.threads or torch.get_num_threads())}\n")

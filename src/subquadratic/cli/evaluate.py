@@ -41,8 +41,8 @@ def run(argv: Sequence[str]) -> int:
     _refuse_unfit(options, saved.folder, saved.head, read_options(saved.folder / "run.yaml"))
 
     with status("loading the model", hidden=options.quiet):
+        from ..core.threads import use_threads
         from ..evaluation.trained import load_trained
-        from ..ops.threads import use_threads
 
         use_threads(options.threads)
         trained = load_trained(options.run)

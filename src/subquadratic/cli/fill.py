@@ -93,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"run: the model in {folder} learned changes from one number to the next, and fill takes numbers themselves")
 
     with status("loading the model") as line:
-        from ..ops.threads import use_threads
+        from ..core.threads import use_threads
 
         use_threads(options.threads)
         loaded = load(options.run, ("masked",), tokenizer=tokenizer)

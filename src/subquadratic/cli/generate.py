@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
     prompt = read_value_prompt(folder, tokenizer, options) if isinstance(tokenizer, ValueTokenizer) else read_prompt(options)
 
     with status("loading the model"):
-        from ..ops.threads import use_threads
+        from ..core.threads import use_threads
 
         use_threads(options.threads)
         loaded = load(options.run, CONTINUES, tokenizer=tokenizer)

@@ -115,7 +115,7 @@ def _measure(options: InfoOptions, asked: Any, show: Callable[[str], None]) -> d
         twin = build_on_meta(exact_twin(config), vocab_size=model.vocab_size, length=length)
         exact, _ = length_rows(twin, lengths, **measure)  # type: ignore[arg-type]
     size = {"vocab_size": getattr(model, "vocab_size", None), "options": None}
-    from ..ops.backend_info import backend_info
+    from ..core.backend_info import backend_info
 
     size |= {"computes": str(backend_info())}
     return {"name": name, "config": config, "length": length, "cost": cost, "rows": rows, "exact": exact, **measure, **size}

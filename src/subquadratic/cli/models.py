@@ -103,7 +103,7 @@ def _short(cost: str) -> str:
 
 
 def _kinds(positions: list[str]) -> str:
-    from ..ops.choices import POSITIONS
+    from ..core.choices import POSITIONS
 
     missing = [str(kind).lower() for kind in POSITIONS if str(kind).lower() not in positions]
     return f"not {', '.join(missing)}" if missing else "all"

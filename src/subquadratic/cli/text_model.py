@@ -88,9 +88,9 @@ def load(path: str, wanted: tuple[str, ...], *, tokenizer: Tokenizer | None = No
 def _of_text(folder: Path, model: Any) -> tuple[Any, str]:
     """The model as generation takes it, and what it does with text."""
     from ..compat.continuation import Continuation
+    from ..core.errors import NotCausalError
     from ..models.encoder_decoder import EncoderDecoder
     from ..models.language_model import LanguageModel
-    from ..ops.errors import NotCausalError
 
     if isinstance(model, EncoderDecoder):
         return model, "pairs"

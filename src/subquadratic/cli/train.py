@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     check_before(options.resolve())
 
     with status("loading PyTorch", hidden=options.quiet):
-        from ..ops.free_memory import keep_freed_memory
+        from ..core.free_memory import keep_freed_memory
         from ..training.train import train
 
     keep_freed_memory()

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ops.errors import require
+from ..core.errors import require
 
 Weights = Mapping[str, Tensor]
 Options = dict[str, Any]

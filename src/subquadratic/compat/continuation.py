@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import generation
-from ..ops.errors import NotCausalError
-from ..ops.state import State, state
+from ..core.errors import NotCausalError
+from ..core.state import State, state
 
 
 @state

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.errors import require, require_choice
+from ..core.errors import require, require_choice
 from .checkpoint_options import MODELS, Found, Options, Published, recognise, saved_by_twin
 
 NAMES = ("model_state_dict", "state_dict", "model", "module", "net", "weights", "params")  # where programs put a model among other things

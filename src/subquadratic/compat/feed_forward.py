@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.errors import require, require_positive, require_probability
+from ..core.scalars import plain_scalars
 from ..layers.feed_forward import in_one_operation
 from ..layers.linear import Linear
 from ..layers.untouched import is_untouched
-from ..ops.errors import require, require_positive, require_probability
 from ..ops.gelu import gelu
-from ..ops.scalars import plain_scalars
 
 
 class FeedForward(nn.Module):

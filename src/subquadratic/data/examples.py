@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ..ops.errors import require, require_positive
+from ..core.errors import require, require_positive
 from .delimited import AUTO
 from .documents import TEXT_FIELD, rows_of
 from .fields import as_text, is_nothing

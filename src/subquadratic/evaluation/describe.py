@@ -20,8 +20,8 @@ from typing import Any
 
 import docstring_parser
 
+from ..core.choices import POSITIONS
 from ..models.config import BackboneConfig, config_class, model_types
-from ..ops.choices import POSITIONS
 
 TINY: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 2}
 LENGTH = 128  # a `max_length` to try

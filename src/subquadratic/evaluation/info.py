@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from ..core.choices import POSITIONS
 from ..models.config import BackboneConfig
 from ..models.language_model import LanguageModel
 from ..models.transformer import TransformerConfig
-from ..ops.choices import POSITIONS
 from .cost import TrainingCost, costs_along, training_cost
 from .describe import model_facts
 from .shape_run import on_meta

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..core.shape_only import ShapeOnly
 from ..kernels.native.tensors import WITHOUT_MEMORY
-from ..ops.shape_only import ShapeOnly
 from .shape_rules import result_of
 
 aten = torch.ops.aten

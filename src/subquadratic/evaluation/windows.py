@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ..compat.continuation import Continuation
-from ..ops.errors import NotCausalError
+from ..core.errors import NotCausalError
 from .text import Text
 
 Batch = dict[str, Tensor]

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import check_mask, require, require_positive, whole_number
+from ..core.scalars import as_number
+from ..core.state import State
 from ..layers.modes import evaluating
-from ..ops.errors import check_mask, require, require_positive, whole_number
-from ..ops.scalars import as_number
-from ..ops.state import State
 from .repetition import Recent
 from .sampling import penalise, sample
 from .sampling_options import Sampling

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.errors import check_mask, require
+from ..core.scalars import as_number
 from ..layers.modes import evaluating
-from ..ops.errors import check_mask, require
-from ..ops.scalars import as_number
 from .sampling import sample
 from .sampling_options import check_sampling
 

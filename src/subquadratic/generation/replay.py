@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ..core.backend import PLAIN
+from ..core.state import State
 from ..layers.untouched import Watched, untouched_parts
-from ..ops.backend import PLAIN
-from ..ops.cuda_graph import Replayed
-from ..ops.recording import Recording
-from ..ops.state import State
-from ..ops.structure import flatten
+from ..replay.cuda_graph import Replayed
+from ..replay.recording import Recording
+from ..replay.structure import flatten
 
 HEADS = __package__.partition(".")[0] + ".models."
 FOREIGN = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.GELU, nn.Identity)

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops.errors import require
+from ..core.errors import require
 
 FEW = 1024  # the likeliest tokens that are looked at first: most nuclei are smaller
 MANY = 4096  # tokens: a processor takes longer over so many random numbers than over the rest of the choice

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ..ops.errors import require, require_positive
-from ..ops.scalars import as_number, is_number
+from ..core.errors import require, require_positive
+from ..core.scalars import as_number, is_number
 
 STREAM_OPTIONS = (
     "max_new_tokens", "mask", "state", "samples", "eos_token", "pad_token", "stop", "tokenizer", "return_log_probs", "generator", "piece",

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ops.cuda_graph import may_replay, settings
-from ..ops.recording import Program, Recording, record
-from ..ops.state import State
-from ..ops.structure import flatten, rebuild
+from ..core.state import State
+from ..replay.cuda_graph import may_replay, settings
+from ..replay.recording import Program, Recording, record
+from ..replay.structure import flatten, rebuild
 from .replay import OneToken
 
 PATIENCE = 3  # steps that leave shapes as they were before one is recorded, which takes as long as some eight

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..ops.errors import require
-from ..ops.scalars import as_number, is_whole
+from ..core.errors import require
+from ..core.scalars import as_number, is_whole
 
 EndTokens = int | Iterable[int] | Tensor
 """One token, or several in a list, tuple, set, array or tensor."""

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.errors import require, require_positive, require_probability
+from ..core.errors import require, require_positive, require_probability
+from ..core.scalars import plain_scalars
 from ..ops.feed_forward_native import NativeFeedForward, are_rows_enough, suits
 from ..ops.gelu import gelu
-from ..ops.scalars import plain_scalars
 from .linear import Linear
 from .untouched import is_untouched
 

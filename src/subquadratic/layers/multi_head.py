@@ -6,11 +6,11 @@ Axes: B batch, N length, D width, H heads, K head width.
 import torch
 from torch import Tensor, nn
 
-from ..ops.errors import require, require_positive
-from ..ops.padding import token_positions
-from ..ops.precision import exact_dtype
+from ..core.errors import require, require_positive
+from ..core.numerics import exact_dtype
+from ..core.padding import token_positions
+from ..core.vector_length import vector_length
 from ..ops.rotary import rotation, turn
-from ..ops.vector_length import vector_length
 
 
 def split_heads(x: Tensor, *, width: int) -> Tensor:

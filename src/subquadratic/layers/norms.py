@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.choices import NORMS
+from ..core.errors import require_choice
+from ..core.numerics import exact_dtype
+from ..core.vector_length import vector_length
 from ..ops.add_norm_native import add_norm, suits
-from ..ops.choices import NORMS
-from ..ops.errors import require_choice
-from ..ops.precision import exact_dtype
-from ..ops.vector_length import vector_length
 from .untouched import is_untouched
 
 

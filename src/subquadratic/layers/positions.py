@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..ops.choices import POSITIONS
-from ..ops.errors import require, require_choice, require_positive
+from ..core.choices import POSITIONS
+from ..core.errors import require, require_choice, require_positive
+from ..core.scalars import plain_scalars
 from ..ops.rotary import rotary_angles
-from ..ops.scalars import plain_scalars
 
 
 class LearnedPositions(nn.Module):

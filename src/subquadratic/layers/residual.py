@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops.backend import is_transformed
-from ..ops.errors import require
-from ..ops.recomputation import hold, recomputed
-from ..ops.state import State, state
+from ..core.backend import is_transformed
+from ..core.errors import require
+from ..core.recomputation import hold, recomputed
+from ..core.state import State, state
 from .norms import Gain, make_norm, sum_and_norm
 from .reversible import run_reversible
 from .streaming import Carry, Streaming, advance, part_with

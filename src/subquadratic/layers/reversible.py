@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from ..core.backend import is_traced
+from ..core.recomputation import Held
 from ..kernels.derivatives import gradients_of, is_followed
-from ..ops.backend import is_traced
-from ..ops.recomputation import Held
 
 Arguments = dict[str, Any]
 Branches = Sequence[Callable[[Tensor, Arguments], Tensor]]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..ops.errors import NotCausalError
-from ..ops.padding import zero_padding
-from ..ops.state import State, state
+from ..core.errors import NotCausalError
+from ..core.padding import zero_padding
+from ..core.state import State, state
 from .streaming import Carry, Streaming
 
 

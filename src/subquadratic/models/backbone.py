@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..core.backend import is_traced
+from ..core.errors import NotCausalError, require
+from ..core.free_memory import release_free_memory
+from ..core.padding import checked, count_on, zero_padding
+from ..core.recomputation import hold, recomputed
+from ..core.state import State, state
 from ..layers.feed_forward import FeedForward
 from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from ..ops.backend import is_traced
-from ..ops.errors import NotCausalError, require
-from ..ops.free_memory import release_free_memory
-from ..ops.padding import checked, count_on, zero_padding
-from ..ops.recomputation import hold, recomputed
-from ..ops.state import State, state
 from .config import BackboneConfig
 
 SEGMENT = 8192  # tokens whose activations exist at a time, with checkpointing: some 100 kB each at width 256 and depth 4

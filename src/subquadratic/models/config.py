@@ -9,9 +9,9 @@ import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..ops.choices import NORMS, POSITIONS
-from ..ops.errors import require, require_above_zero, require_choice, require_positive, require_probability
-from ..ops.scalars import as_number, as_numbers, is_whole, require_flags
+from ..core.choices import NORMS, POSITIONS
+from ..core.errors import require, require_above_zero, require_choice, require_positive, require_probability
+from ..core.scalars import as_number, as_numbers, is_whole, require_flags
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,13 +6,13 @@ Axes: B batch, N length, D width, V vocabulary.
 import torch
 from torch import Tensor, nn
 
+from ..core.backend import may_look
+from ..core.errors import check_mask, require, require_positive
+from ..core.padding import check_positions, token_positions, zero_padding
+from ..core.scalars import plain_scalars
 from ..layers.norms import ScaleNorm
 from ..layers.positions import make_positions
-from ..ops.backend import may_look
-from ..ops.errors import check_mask, require, require_positive
-from ..ops.padding import check_positions, token_positions, zero_padding
-from ..ops.recording import in_one_call
-from ..ops.scalars import plain_scalars
+from ..replay.recording import in_one_call
 from .config import BackboneConfig
 
 

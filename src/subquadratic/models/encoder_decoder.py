@@ -9,10 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from ..core.errors import require
+from ..core.scalars import plain_scalars
 from ..layers.modes import evaluating
 from ..layers.streaming import part_with
-from ..ops.errors import require
-from ..ops.scalars import plain_scalars
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_

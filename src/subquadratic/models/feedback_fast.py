@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.feedback import FeedbackAttention
+from ..core.backend import PLAIN, is_traced
 from ..layers.feed_forward import FeedForward
 from ..layers.norms import ScaleNorm
 from ..layers.untouched import untouched_parts
-from ..ops.backend import PLAIN, is_traced
 from ..ops.feedback_recurrence import feedback_recurrence
 from ..ops.feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
 from ..ops.segments import Segments

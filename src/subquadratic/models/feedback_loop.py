@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..attention.feedback import FeedbackMemory
+from ..core.backend import is_transformed
+from ..core.errors import require
+from ..core.recomputation import hold, recomputed
+from ..core.state import State, state
 from ..layers.residual import BranchState
 from ..layers.streaming import part_with
 from ..layers.untouched import is_untouched
-from ..ops.backend import is_transformed
-from ..ops.errors import require
 from ..ops.feedback import HIDDEN, MemoryLine
-from ..ops.recomputation import hold, recomputed
 from ..ops.segments import Segments
-from ..ops.state import State, state
 from .feedback_stack import Before, Step
 
 if TYPE_CHECKING:

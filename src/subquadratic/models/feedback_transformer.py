@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..attention.feedback import FeedbackMemory, RelativeBias
+from ..core.errors import check_mask, check_sequence, require
+from ..core.numerics import exact_dtype
+from ..core.padding import count_real, zero_padding
 from ..layers.norms import make_norm
 from ..layers.residual import BranchState
 from ..layers.streaming import Carry, Streaming, default_device, part_with
-from ..ops.errors import check_mask, check_sequence, require
 from ..ops.feedback import HIDDEN
-from ..ops.padding import count_real, zero_padding
-from ..ops.precision import exact_dtype
 from ..ops.segments import bring_back, lay_out
 from .backbone import context_arguments
 from .configs.feedback_transformer import FeedbackTransformerConfig

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.latent import LatentAttention, LatentCache
+from ..core.backend import is_transformed, may_look
+from ..core.errors import check_mask, check_sequence, require, require_batch_size, require_positive
+from ..core.padding import pack, zero_padding
+from ..core.recomputation import hold, recomputed
+from ..core.state import State, state
 from ..layers.norms import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from ..ops.backend import is_transformed, may_look
-from ..ops.errors import check_mask, check_sequence, require, require_batch_size, require_positive
-from ..ops.padding import pack, zero_padding
-from ..ops.recomputation import hold, recomputed
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
-from ..ops.state import State, state
 from .backbone import make_branch, make_feed_forward
 from .configs.perceiver_ar import PerceiverARConfig
 

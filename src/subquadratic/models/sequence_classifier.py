@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import require, require_choice, require_positive
+from ..core.padding import count_on, count_real
+from ..core.scalars import plain_scalars
+from ..core.state import State, state
 from ..layers.streaming import Carry, advance, default_device, part_with
 from ..ops.cross_entropy import IGNORE
-from ..ops.errors import require, require_choice, require_positive
-from ..ops.padding import count_on, count_real
-from ..ops.scalars import plain_scalars
-from ..ops.state import State, state
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_, start_uniform_

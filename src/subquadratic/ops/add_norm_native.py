@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.backend import PLAIN, are_float32, takes_native
 from ..kernels.derivatives import gradients_of, is_followed
 from ..kernels.native import add_norm as kernel
-from .backend import PLAIN, are_float32, takes_native
 
 FEWEST = 1 << 19  # numbers below which a call costs what it saves
 

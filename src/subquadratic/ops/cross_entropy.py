@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.backend import is_traced, needs_gradient
+from ..core.numerics import exact_dtype, no_autocast
+from ..core.recomputation import hold, recomputed
 from ..kernels.derivatives import differentiable, is_transformed, keep, kept
-from .backend import is_traced, needs_gradient
 from .linear import linear, outer_sum
-from .precision import exact_dtype, no_autocast
-from .recomputation import hold, recomputed
 
 IGNORE = -100  # PyTorch's: a target that is not counted
 Output = Tensor | Callable[[Tensor], Tensor]

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import is_traced, needs_gradient, takes_native, takes_triton
-from .causality import keep_out
-from .documents import document_bounds, document_chunks, state_rows
-from .errors import require, require_positive
+from ..core.backend import is_traced, needs_gradient, takes_native, takes_triton
+from ..core.causality import keep_out
+from ..core.errors import require, require_positive
+from ..core.numerics import exact_dtype, no_autocast
+from ..core.packed import document_bounds, document_chunks, state_rows
+from ..replay.recording import in_one_call
 from .favor_causal import CausalFavor, guarded
 from .favor_formula import causal_by_formula
 from .favor_kernel import favor_by_kernel
@@ -29,9 +31,7 @@ from .linear_attention import (
     unscaled,
     zero_keys,
 )
-from .precision import exact_dtype, no_autocast
 from .random_features import softmax_exponents
-from .recording import in_one_call
 from .rotary import turn_both
 
 BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
@@ -63,7 +63,7 @@ def causal_favor(
         turns: (N, K) or (B, 1, N, K), a :func:`~subquadratic.ops.rotary.rotation` of queries and keys, before anything else.
         chunk, block: C, and positions whose features exist at a time (None: as many as stay in a CPU's caches), for PyTorch's operators;
             kernels have sizes of their own. They change speed, not the result.
-        backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
+        backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.core.backend.use_backend`); None: as chosen there.
 
     Returns:
         (B, H, N, K) in the dtype of ``values`` (zeros where no real key has come yet), and the summary after the last token.

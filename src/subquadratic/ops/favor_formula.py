@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .documents import Chunk as Run
+from ..core.packed import Chunk as Run
 from .linear_attention import FeatureState, causal_linear_attention, read_features, summarise_features
 
 

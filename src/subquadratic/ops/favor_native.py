@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.packed import document_chunks
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import favor as kernel
 from ..kernels.native.favor_step import favor_step
 from ..kernels.native.tensors import CHUNK, LOG2E
-from .documents import document_chunks
 from .favor_formula import causal_by_formula, read_by_formula, summarise_by_formula
 from .linear_attention import FeatureState
 from .softmax_attention import dense_channels

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from ..core.backend import PLAIN, are_float32, takes_native
+from ..core.shape_only import ShapeOnly
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import feed_forward as kernel
-from .backend import PLAIN, are_float32, takes_native
-from .shape_only import ShapeOnly
 
 FEWEST_ROWS = 256  # below, packing the weights costs what the kernel saves
 KINDS = (*PLAIN, FakeTensor, ShapeOnly)  # the last two have a shape alone, for estimates

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import PLAIN, takes_native
+from ..core.backend import PLAIN, takes_native
 from .feedback import HIDDEN
 from .feedback_products import LONG
 from .feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights, Shape, Trace, with_gain

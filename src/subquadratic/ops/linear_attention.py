@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .causality import keep_out
-from .errors import require_positive
-from .precision import exact_dtype, no_autocast
-from .state import State, state
+from ..core.causality import keep_out
+from ..core.errors import require_positive
+from ..core.numerics import exact_dtype, no_autocast
+from ..core.state import State, state
 
 EMPTY = -1e30  # the maximum of no exponents: finite, so that differences are never NaN
 NOTHING = 1e-24  # a normaliser below this has no key to speak of: the output is zero, and so is its gradient

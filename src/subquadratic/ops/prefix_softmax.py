@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.backend import is_traced, needs_gradient, takes_triton
+from ..core.causality import keep_out
+from ..core.errors import require_positive
+from ..core.numerics import exact_dtype, no_autocast
+from ..core.packed import document_bounds, document_chunks, state_rows
 from ..kernels.derivatives import differentiable, keep, kept
-from .backend import is_traced, needs_gradient, takes_triton
-from .causality import keep_out
-from .documents import document_bounds, document_chunks, state_rows
-from .errors import require_positive
 from .pool_state import EMPTY, PoolState, empty_pool
-from .precision import exact_dtype, no_autocast
 from .prefix_softmax_formula import blank, mean_by_formula
 from .prefix_softmax_native import read_mean, suits
 
@@ -66,7 +66,7 @@ def prefix_softmax_mean(
         state: what came before; None at the start of a sequence.
         cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         chunk: positions handled by one C x C matmul. Changes speed, not the result.
-        backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there.
+        backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.core.backend.use_backend`); None: as chosen there.
 
     Returns:
         (B, H, N, K) in the dtype of ``values`` (zeros where no real token has come yet), and the summary after the last token.

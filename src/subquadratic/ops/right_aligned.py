@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .padding import zero_padding
+from ..core.padding import zero_padding
 from .softmax_attention import append
 
 
@@ -28,7 +28,7 @@ def pack_right(mask: Tensor) -> tuple[Tensor, Tensor]:
         mask: (B, N) bool, True = real token.
 
     Returns:
-        ``order`` (B, N) int64, for :func:`subquadratic.ops.padding.pack`, and the position of each slot after it,
+        ``order`` (B, N) int64, for :func:`subquadratic.core.padding.pack`, and the position of each slot after it,
         (B, N) int64, negative = empty.
     """
     order = torch.argsort(mask.to(torch.uint8), dim=-1, stable=True)

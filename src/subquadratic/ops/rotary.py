@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import is_traced, needs_gradient, takes_native
-from .precision import has_float64
+from ..core.backend import is_traced, needs_gradient, takes_native
+from ..core.numerics import has_float64
 
 BASE = 10000.0  # the paper's
 FEW = 1 << 13  # numbers that four small operations take no longer for

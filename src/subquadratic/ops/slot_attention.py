@@ -12,15 +12,15 @@ Axes: B batch, H heads, N length, K head width, R slots, G chunks, C chunk lengt
 import torch
 from torch import Tensor
 
-from .backend import is_traced, needs_gradient, takes_triton
-from .causality import keep_out
-from .documents import document_bounds, state_rows
-from .errors import require_positive
-from .precision import exact_dtype, no_autocast
+from ..core.backend import is_traced, needs_gradient, takes_triton
+from ..core.causality import keep_out
+from ..core.errors import require_positive
+from ..core.numerics import exact_dtype, no_autocast
+from ..core.packed import document_bounds, state_rows
+from ..core.state import State, state
 from .slot_blocks import slots_in_blocks
 from .slot_formula import slots_by_formula
 from .slots_native import NativeSlots, suits
-from .state import State, state
 
 
 @state
@@ -69,7 +69,7 @@ def causal_slot_attention(
         cu_seqlens: (documents + 1,) bounds of documents packed into one row (B = 1); the state then has one row per document.
         dropout: of the attention weights over slots; 0 outside training.
         chunk: positions per C x C matmul. Changes speed, not the result.
-        backend: "auto", "torch" or "triton" (:func:`~subquadratic.ops.backend.use_backend`); None: as chosen there. Dropout takes "torch".
+        backend: "auto", "torch" or "triton" (:func:`~subquadratic.core.backend.use_backend`); None: as chosen there. Dropout takes "torch".
 
     Returns:
         (B, H, N, K) in the dtype of ``values``, and the slots after the last position.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.backend import are_float32, takes_native
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import slots as kernel
-from .backend import are_float32, takes_native
 from .slot_formula import slots_by_formula
 from .softmax_attention import dense_channels
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
+from ..core.backend import is_traced, needs_gradient, takes_native
+from ..core.causality import keep_out
+from ..core.numerics import exact_dtype, no_autocast
 from ..kernels.derivatives import differentiable, is_transformed, keep, kept
-from .backend import is_traced, needs_gradient, takes_native
-from .causality import keep_out
-from .precision import exact_dtype, no_autocast
-from .recording import in_one_call
+from ..replay.recording import in_one_call
 
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
 FEWEST = 16  # queries from which the C kernels, which take them side by side, are worth calling

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import is_traced, may_look
-from .causality import keep_out
-from .padding import pack_left
-from .recording import in_one_call
+from ..core.backend import is_traced, may_look
+from ..core.causality import keep_out
+from ..core.padding import pack_left
+from ..core.state import State, state
+from ..replay.recording import in_one_call
 from .softmax_attention import append, in_parts, softmax_attention
-from .state import State, state
 from .window_formula import near, pack_heads, unpack_heads, windows_by_formula
 from .window_parts import windows_in_parts
 

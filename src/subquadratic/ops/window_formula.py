@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .padding import pack, pack_left, unpack
+from ..core.padding import pack, pack_left, unpack
 from .softmax_attention import softmax_attention
 
 

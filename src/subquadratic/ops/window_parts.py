@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.backend import needs_gradient
+from ..core.padding import pack_left
 from ..kernels.derivatives import differentiable, keep, kept
-from .backend import needs_gradient
-from .padding import pack_left
 from .softmax_attention import HIDDEN, dense_channels, merge_, part, part_gradients
 from .window_formula import windows_by_formula
 

@@ -163,8 +163,8 @@ class TrainOptions:
         if self.task in ALIASES:
             return dataclasses.replace(self, task=ALIASES[self.task]).resolve()
         if self.model not in DEFAULTS:  # it may have been added to models/ since
+            from ..core.errors import require_choice
             from ..models.config import model_types
-            from ..ops.errors import require_choice
 
             require_choice("model", self.model, model_types())
         self._check_names()

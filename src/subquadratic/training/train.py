@@ -15,10 +15,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from ..core.backend_info import backend_info
+from ..core.threads import use_threads
 from ..models.files import read_config
 from ..models.saving import read_weights
-from ..ops.backend_info import backend_info
-from ..ops.threads import use_threads
 from . import classification, language, sequence_to_sequence
 from .before import check_apart, check_before
 from .callbacks import Signals

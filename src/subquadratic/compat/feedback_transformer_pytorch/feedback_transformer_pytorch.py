@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.feedback import merge_layers
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
+from ...core.numerics import exact_dtype
+from ...core.scalars import plain_scalars
 from ...ops.feedback import HIDDEN, MemoryLine
-from ...ops.precision import exact_dtype
-from ...ops.scalars import plain_scalars
 from .checkpoints import load_names, save_shared_once
 from .layers import Attention, FeedForward, PreNorm, RelativePositionBias, Residual, SkipIf, memory_is_empty
 

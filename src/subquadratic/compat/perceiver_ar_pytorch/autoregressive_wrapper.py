@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.errors import check_mask, require
+from ...core.scalars import plain_scalars
 from ...generation.sampling import sample
 from ...generation.sampling_options import check_sampling
 from ...generation.stopping import EndTokens, end_tokens, is_end
 from ...layers.modes import evaluating
-from ...ops.errors import check_mask, require
-from ...ops.scalars import plain_scalars
 from .perceiver_ar_pytorch import PerceiverAR
 
 __all__ = ["AutoregressiveWrapper"]

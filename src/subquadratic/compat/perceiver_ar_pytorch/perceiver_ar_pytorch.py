@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.errors import check_mask, require, require_positive, require_probability
+from ...core.padding import pack
+from ...core.scalars import plain_scalars
 from ...layers.multi_head import merge_heads, split_heads
-from ...ops.errors import check_mask, require, require_positive, require_probability
-from ...ops.padding import pack
 from ...ops.right_aligned import allowed_pairs
 from ...ops.rotary import apply_rotary
-from ...ops.scalars import plain_scalars
 from ...ops.softmax_attention import softmax_attention
 
 __all__ = ["CausalAttention", "CausalPrefixAttention", "FeedForward", "PerceiverAR", "RotaryEmbedding"]

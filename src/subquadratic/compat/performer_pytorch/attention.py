@@ -8,12 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ...core.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
+from ...core.padding import zero_padding
+from ...core.scalars import plain_scalars
+from ...core.state import State, state
 from ...ops.efficient_attention import EfficientState
-from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
 from ...ops.linear_attention import FeatureState
-from ...ops.padding import zero_padding
-from ...ops.scalars import plain_scalars
-from ...ops.state import State, state
 from ...ops.window_attention import WindowState
 from .fast_attention import FastAttention
 from .local_attention import LocalAttention

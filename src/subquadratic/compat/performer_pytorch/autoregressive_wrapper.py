@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.errors import check_mask, require
+from ...core.scalars import plain_scalars
 from ...generation.stopping import EndTokens, check_ends, end_tokens, is_end
 from ...layers.modes import evaluating
-from ...ops.errors import check_mask, require
-from ...ops.scalars import plain_scalars
 
 
 def top_k(logits: Tensor, thres: float = 0.9) -> Tensor:

@@ -14,8 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ...core.errors import NotCausalError, check_mask, require_choice, require_positive
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.scalars import plain_scalars
 from ...ops.efficient_attention import EfficientState, read_efficient, summarise_efficient
-from ...ops.errors import NotCausalError, check_mask, require_choice, require_positive
 from ...ops.linear_attention import (
     FeatureState,
     causal_linear_attention,
@@ -23,9 +25,7 @@ from ...ops.linear_attention import (
     read_with_queries,
     summarise_features,
 )
-from ...ops.precision import exact_dtype, no_autocast
 from ...ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
-from ...ops.scalars import plain_scalars
 
 FEATURE_EPSILON = 1e-4  # added to every softmax feature, queries' and keys', after the exponential
 KERNEL_EPSILON = 1e-3  # added to every generalised feature

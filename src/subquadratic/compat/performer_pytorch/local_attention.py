@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...ops.padding import token_positions
-from ...ops.precision import has_float64
+from ...core.numerics import has_float64
+from ...core.padding import token_positions
+from ...core.scalars import plain_scalars
 from ...ops.rotary import apply_rotary, rotary_angles
-from ...ops.scalars import plain_scalars
 from ...ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.errors import NotCausalError, check_mask, check_sequence, require, require_positive
+from ...core.padding import zero_padding
+from ...core.scalars import plain_scalars
 from ...layers.residual import StackState
 from ...layers.streaming import default_device
-from ...ops.errors import NotCausalError, check_mask, check_sequence, require, require_positive
-from ...ops.padding import zero_padding
-from ...ops.scalars import plain_scalars
 from ..feed_forward import FeedForward
 from ..sequences import PreLayerNorm, ReversibleSequence, SequentialSequence
 from .attention import CrossAttention, SelfAttention

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.errors import require
+from ...core.scalars import plain_scalars
 from ...layers.modes import evaluating
-from ...ops.errors import require
-from ...ops.scalars import plain_scalars
 from .autoregressive_wrapper import AutoregressiveWrapper
 from .performer_lm import PerformerLM
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.errors import check_mask, require_positive, require_probability
+from ...core.padding import count_on, token_positions
+from ...core.scalars import plain_scalars
+from ...core.state import State, state
 from ...layers.residual import StackState
 from ...layers.streaming import default_device
-from ...ops.errors import check_mask, require_positive, require_probability
-from ...ops.padding import count_on, token_positions
-from ...ops.scalars import plain_scalars
-from ...ops.state import State, state
 from .performer import Performer
 from .positions import AbsolutePositionalEmbedding, Always, AxialPositionalEmbedding, FixedPositionalEmbedding
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
+from ...core.scalars import plain_scalars
 from ...ops.rotary import rotary_angles
-from ...ops.scalars import plain_scalars
 
 
 def sinusoid(positions: Tensor, dim: int) -> Tensor:

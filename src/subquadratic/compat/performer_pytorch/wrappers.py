@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.errors import require, require_positive
+from ...core.numerics import exact_dtype
+from ...core.state import State
+from ...core.vector_length import vector_length
 from ...layers.residual import BranchState, StackState
 from ...layers.token_shift import ShiftState, TokenShift
-from ...ops.errors import require, require_positive
-from ...ops.precision import exact_dtype
-from ...ops.state import State
-from ...ops.vector_length import vector_length
 from ..sequences import ReversibleSequence, Routed, SequentialSequence
 
 CONTEXT = ("context", "context_mask")  # read once, when the state is made

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
 
 START, CLOSE_ALL, FIRST = 1, 2, 3
 PLAIN = ("()", "[]", "{}", "<>")

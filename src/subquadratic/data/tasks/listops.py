@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
 
 OPERATORS = ("MIN", "MAX", "MED", "SM")
 END = 1 + len(OPERATORS)

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

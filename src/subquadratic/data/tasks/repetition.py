@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
 
 START, SEPARATOR, FIRST = 1, 2, 3
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...ops.errors import require, require_choice, require_positive
+from ...core.errors import require, require_choice, require_positive
 from ..task_names import TASK_KINDS, TASKS
 from .dyck import Dyck
 from .listops import ListOps

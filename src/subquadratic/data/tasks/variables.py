@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
 from .listops import Draws
 
 WORDS = ("_", "end", ";", ":", "=", "++", "--", "if", "<", ">", "print")

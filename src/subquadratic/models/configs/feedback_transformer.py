@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...ops.choices import check_buckets
-from ...ops.errors import require, require_positive
+from ...core.choices import check_buckets
+from ...core.errors import require, require_positive
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:

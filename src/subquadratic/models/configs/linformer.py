@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...ops.choices import PROJECTIONS, SHARING
-from ...ops.errors import require, require_choice, require_positive
+from ...core.choices import PROJECTIONS, SHARING
+from ...core.errors import require, require_choice, require_positive
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:

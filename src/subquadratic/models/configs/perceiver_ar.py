@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...ops.errors import require_positive, require_probability
-from ...ops.scalars import is_whole
+from ...core.errors import require_positive, require_probability
+from ...core.scalars import is_whole
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...ops.choices import check_kernel, check_local
-from ...ops.errors import require, require_positive
-from ...ops.scalars import as_numbers
+from ...core.choices import check_kernel, check_local
+from ...core.errors import require, require_positive
+from ...core.scalars import as_numbers
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...ops.errors import require, require_positive
+from ...core.errors import require, require_positive
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:

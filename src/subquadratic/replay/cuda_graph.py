@@ -21,7 +21,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from . import backend
+from ..core import backend
 from .cuda_capture import CaptureError, CudaRecorder, Recorder
 from .structure import flatten, rebuild
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .state import State
+from ..core.state import State
 
 
 def flatten(value: Any) -> tuple[list[Tensor], tuple[Any, ...]]:
