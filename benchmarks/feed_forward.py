@@ -17,7 +17,7 @@ from subquadratic.benchmark.machine import heading
 from subquadratic.benchmark.timing import median
 from subquadratic.core.backend import use_backend
 from subquadratic.core.free_memory import keep_freed_memory
-from subquadratic.layers.feed_forward import FeedForward
+from subquadratic.layers.feed_forward.layer import FeedForward
 
 T = TypeVar("T")
 COLD = 20_000_000  # numbers that are gone through between two calls

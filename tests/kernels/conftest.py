@@ -10,19 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from subquadratic.kernels.native import (
-    add_norm,
-    favor,
-    favor_step,
-    feed_forward,
-    feedback,
-    library,
-    pool,
-    prefix_softmax,
-    rotary,
-    slots,
-    softmax,
-)
+from subquadratic.kernels.native import favor, favor_step, feedback, library, pool, prefix_softmax, slots, softmax
+from subquadratic.layers.feed_forward import native_operators as feed_forward
+from subquadratic.layers.norms import native_operators as add_norm
+from subquadratic.layers.rotary import native_operators as rotary
 
 from .builds import BY_NAME, built, in_parts
 

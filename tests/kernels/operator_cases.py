@@ -6,19 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.kernels.native import (
-    add_norm,
-    favor,
-    favor_step,
-    feed_forward,
-    feedback,
-    linear,
-    pool,
-    prefix_softmax,
-    rotary,
-    slots,
-    softmax,
-)
+from subquadratic.kernels.native import favor, favor_step, feedback, pool, prefix_softmax, slots, softmax
+from subquadratic.layers.feed_forward import native_operators as feed_forward
+from subquadratic.layers.linear import native_operators as linear
+from subquadratic.layers.norms import native_operators as add_norm
+from subquadratic.layers.rotary import native_operators as rotary
 
 # Which make the operators.
 MODULES = (add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax)

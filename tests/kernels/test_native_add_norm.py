@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from subquadratic.core.backend import use_backend
-from subquadratic.kernels.native import add_norm as kernel
 from subquadratic.kernels.native import library
-from subquadratic.layers import norms
+from subquadratic.layers.norms import layer as norms
+from subquadratic.layers.norms import native as ops
+from subquadratic.layers.norms import native_operators as kernel
+from subquadratic.layers.norms.native import NativeAddNorm
 from subquadratic.layers.residual import Branch, ResidualStack
-from subquadratic.ops import add_norm_native as ops
-from subquadratic.ops.add_norm_native import NativeAddNorm
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from subquadratic.core.backend import use_backend
-from subquadratic.kernels.native import feedback, library, linear
+from subquadratic.kernels.native import feedback, library
+from subquadratic.layers.linear import native_operators as linear
 
 from .operator_cases import (
     NAMES,

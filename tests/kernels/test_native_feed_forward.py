@@ -11,11 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from subquadratic.core.backend import use_backend
-from subquadratic.kernels.native import feed_forward as kernel
 from subquadratic.kernels.native import library
-from subquadratic.layers import feed_forward as layers
-from subquadratic.layers.feed_forward import FeedForward
-from subquadratic.ops.feed_forward_native import NativeFeedForward
+from subquadratic.layers.feed_forward import layer as layers
+from subquadratic.layers.feed_forward import native_operators as kernel
+from subquadratic.layers.feed_forward.layer import FeedForward
+from subquadratic.layers.feed_forward.native import NativeFeedForward
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from subquadratic.kernels.native import linear as kernel
+from subquadratic.layers.linear import native_operators as kernel
 
 pytestmark = pytest.mark.skipif(not kernel.has_matrix_unit(), reason="no matrix unit here")
 WIDTHS = st.sampled_from([1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100, 513, 700])

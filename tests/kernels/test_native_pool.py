@@ -12,9 +12,9 @@ from subquadratic.attention import AdditiveAttention
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native import pool as kernel
+from subquadratic.layers.rotary.op import complex_product
 from subquadratic.ops.pool_native import NativePool
 from subquadratic.ops.prefix_softmax import softmax_mean
-from subquadratic.ops.rotary import complex_product
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.ops import add_norm_native, feed_forward_native, pool_native
+from subquadratic.layers.feed_forward import native as feed_forward_native
+from subquadratic.layers.norms import native as add_norm_native
+from subquadratic.ops import pool_native
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
 from subquadratic.ops.prefix_softmax import prefix_softmax_mean
 from subquadratic.ops.random_features import orthogonal_gaussian

@@ -16,7 +16,9 @@ from torch.nn.utils import parametrize, prune
 
 import subquadratic as sq
 from subquadratic.core.backend import use_backend
-from subquadratic.ops import add_norm_native, feed_forward_native, linear
+from subquadratic.layers.feed_forward import native as feed_forward_native
+from subquadratic.layers.linear import op as linear
+from subquadratic.layers.norms import native as add_norm_native
 
 V, LENGTH = 13, 70  # more than it is wide: then a bidirectional Fastformer folds vectors into weights
 SIZE: dict[str, Any] = {"dim": 64, "depth": 1, "heads": 2}

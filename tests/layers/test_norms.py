@@ -11,7 +11,7 @@ from subquadratic.compat.performer_pytorch.wrappers import PreScaleNorm
 from subquadratic.core.backend import use_backend
 from subquadratic.core.vector_length import vector_length
 from subquadratic.layers.multi_head import QueryKeyNorm
-from subquadratic.layers.norms import ScaleNorm
+from subquadratic.layers.norms.layer import ScaleNorm
 from subquadratic.models import (
     BackboneConfig,
     FastformerConfig,

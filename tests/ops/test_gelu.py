@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from subquadratic.ops.gelu import FEW, gelu
+from subquadratic.layers.feed_forward.gelu import FEW, gelu
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1024), (2, 3, 4), (7,), (3, 5), (0,), (), (1, FEW + 2)])

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from subquadratic.core.backend import use_backend
-from subquadratic.layers.linear import Linear, maps_of
-from subquadratic.ops import linear as ops
-from subquadratic.ops.linear import FEWEST_OF_UNIT, FEWEST_ROWS, linear, linear_together, outer_sum, slot_sums
+from subquadratic.layers.linear import op as ops
+from subquadratic.layers.linear.layer import Linear, maps_of
+from subquadratic.layers.linear.op import FEWEST_OF_UNIT, FEWEST_ROWS, linear, linear_together, outer_sum, slot_sums
 
 DIM, OUT = 72, 80
 

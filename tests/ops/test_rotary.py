@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subquadratic.ops import rotary
-from subquadratic.ops.rotary import TURN, angles_from_integers, apply_rotary, complex_product, rotary_angles, rotation, turn
+from subquadratic.layers.rotary import op as rotary
+from subquadratic.layers.rotary.op import TURN, angles_from_integers, apply_rotary, complex_product, rotary_angles, rotation, turn
 
 
 def as_complex(x: torch.Tensor) -> torch.Tensor:

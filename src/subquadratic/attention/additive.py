@@ -13,16 +13,16 @@ from ..core.numerics import exact_dtype, no_autocast
 from ..core.padding import checked, count_on, zero_padding
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
-from ..layers.linear import Linear, fitting, map_exactly, maps_of
+from ..layers.linear.layer import Linear, fitting, map_exactly, maps_of
+from ..layers.linear.op import linear
 from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
+from ..layers.rotary.op import complex_product, turn
 from ..layers.streaming import Carry, Streaming, default_device
 from ..layers.untouched import is_untouched
 from ..ops import pool_native
-from ..ops.linear import linear
 from ..ops.pool_state import PoolState, empty_pool
 from ..ops.prefix_softmax import prefix_softmax_mean, softmax_mean
 from ..ops.prefix_softmax_native import read_mean, suits
-from ..ops.rotary import complex_product, turn
 
 
 @state
@@ -106,7 +106,7 @@ class AdditiveAttention(Streaming):
             x: (B, N, D).
             mask: (B, N) bool, True = real token.
             query_logits, key_logits: W_a and W_b (H, H K), with ``tie_logit_vectors`` only.
-            turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
+            turns: the :func:`~subquadratic.layers.rotary.op.rotation` of the positions, where a model made it for all layers; None: made here.
             carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.
 
         Returns:

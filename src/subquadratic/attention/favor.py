@@ -11,10 +11,10 @@ from ..core.errors import NotCausalError, require, require_positive, require_pro
 from ..core.padding import checked, count_on, count_real, zero_padding
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
-from ..layers.linear import Linear, maps_of
+from ..layers.linear.layer import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
+from ..layers.rotary.op import turn_both
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from ..ops.rotary import turn_both
 from ..ops.softmax_attention import softmax_attention
 from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 from .favor_heads import FavorHeads, Kernel, Summary
@@ -133,7 +133,7 @@ class FavorAttention(Streaming):
             mask: (B, N) bool, True = real token.
             context: (B, S, context_dim); only for a bidirectional layer without local heads.
             context_mask: (B, S) bool.
-            turns: the :func:`~subquadratic.ops.rotary.rotation` of the positions, where a model made it for all layers; None: made here.
+            turns: the :func:`~subquadratic.layers.rotary.op.rotation` of the positions, where a model made it for all layers; None: made here.
             return_attention: also give the weights (B, H, N, S) that the features imply. Forms N x S numbers: for looking at short
                 sequences.
             carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.

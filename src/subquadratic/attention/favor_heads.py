@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ..core.choices import check_kernel
 from ..core.numerics import exact_dtype, no_autocast
 from ..core.scalars import plain_scalars
+from ..layers.rotary.op import turn_both
 from ..layers.streaming import Carry, Streaming
 from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
 from ..ops.favor import causal_favor, read_favor, summarise_favor
@@ -24,7 +25,6 @@ from ..ops.linear_attention import (
     summarise_features,
 )
 from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
-from ..ops.rotary import turn_both
 
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
 Kernel = str | Callable[[Tensor], Tensor]

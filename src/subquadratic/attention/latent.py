@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.errors import require_probability
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
-from ..layers.linear import Linear, maps_of
+from ..layers.linear.layer import Linear, maps_of
 from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
 from ..layers.streaming import Carry, Streaming
 from ..ops.right_aligned import Splice

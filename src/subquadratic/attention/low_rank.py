@@ -15,12 +15,12 @@ from ..core.numerics import exact_dtype, no_autocast
 from ..core.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
-from ..layers.linear import Linear, maps_of
+from ..layers.linear.layer import Linear, maps_of
+from ..layers.linear.op import slot_sums
 from ..layers.multi_head import head_width, merge_heads, split_heads
 from ..layers.slots import SlotProjection
 from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..layers.untouched import is_untouched
-from ..ops.linear import slot_sums
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
 from ..ops.softmax_attention import softmax_attention
 

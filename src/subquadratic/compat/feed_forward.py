@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..core.errors import require, require_positive, require_probability
 from ..core.scalars import plain_scalars
-from ..layers.feed_forward import in_one_operation
-from ..layers.linear import Linear
+from ..layers.feed_forward.gelu import gelu
+from ..layers.feed_forward.layer import in_one_operation
+from ..layers.linear.layer import Linear
 from ..layers.untouched import is_untouched
-from ..ops.gelu import gelu
 
 
 class FeedForward(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layers.norms import sum_and_norm
+from ..layers.norms.layer import sum_and_norm
 from ..layers.reversible import run_reversible
 from ..layers.untouched import is_untouched
 

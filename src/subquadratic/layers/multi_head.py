@@ -10,7 +10,7 @@ from ..core.errors import require, require_positive
 from ..core.numerics import exact_dtype
 from ..core.padding import token_positions
 from ..core.vector_length import vector_length
-from ..ops.rotary import rotation, turn
+from .rotary.op import rotation, turn
 
 
 def split_heads(x: Tensor, *, width: int) -> Tensor:
@@ -49,7 +49,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def position_turns(x: Tensor, mask: Tensor | None, seen: Tensor | None, width: int) -> Tensor:
-    """The :func:`~subquadratic.ops.rotary.rotation` of each position of (B, N, D), counted over the real tokens after ``seen`` (B,)."""
+    """The :func:`~subquadratic.layers.rotary.op.rotation` of each position of (B, N, D), counted over the real tokens after ``seen`` (B,)."""
     return rotation(token_positions(mask, x.shape[1], seen, device=x.device), width)
 
 

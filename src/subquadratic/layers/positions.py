@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.choices import POSITIONS
 from ..core.errors import require, require_choice, require_positive
 from ..core.scalars import plain_scalars
-from ..ops.rotary import rotary_angles
+from .rotary.op import rotary_angles
 
 
 class LearnedPositions(nn.Module):

@@ -14,7 +14,7 @@ from ..core.backend import is_transformed
 from ..core.errors import require
 from ..core.recomputation import hold, recomputed
 from ..core.state import State, state
-from .norms import Gain, make_norm, sum_and_norm
+from .norms.layer import Gain, make_norm, sum_and_norm
 from .reversible import run_reversible
 from .streaming import Carry, Streaming, advance, part_with
 from .token_shift import ShiftState, TokenShift

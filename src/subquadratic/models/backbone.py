@@ -15,7 +15,7 @@ from ..core.free_memory import release_free_memory
 from ..core.padding import checked, count_on, zero_padding
 from ..core.recomputation import hold, recomputed
 from ..core.state import State, state
-from ..layers.feed_forward import FeedForward
+from ..layers.feed_forward.layer import FeedForward
 from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with

@@ -10,7 +10,7 @@ from ..core.backend import may_look
 from ..core.errors import check_mask, require, require_positive
 from ..core.padding import check_positions, token_positions, zero_padding
 from ..core.scalars import plain_scalars
-from ..layers.norms import ScaleNorm
+from ..layers.norms.layer import ScaleNorm
 from ..layers.positions import make_positions
 from ..replay.recording import in_one_call
 from .config import BackboneConfig

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..attention.feedback import FeedbackAttention
 from ..core.backend import PLAIN, is_traced
-from ..layers.feed_forward import FeedForward
-from ..layers.norms import ScaleNorm
+from ..layers.feed_forward.layer import FeedForward
+from ..layers.norms.layer import ScaleNorm
 from ..layers.untouched import untouched_parts
 from ..ops.feedback_recurrence import feedback_recurrence
 from ..ops.feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights

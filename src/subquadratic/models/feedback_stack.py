@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..attention.feedback import FeedbackAttention, FeedbackMemory
 from ..attention.softmax import SoftmaxAttention
-from ..layers.norms import Gain, ScaleNorm, make_norm
+from ..layers.norms.layer import Gain, ScaleNorm, make_norm
 from ..layers.residual import BranchState
 from ..layers.streaming import advance, part_with
 from ..layers.untouched import is_untouched

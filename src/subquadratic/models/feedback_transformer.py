@@ -13,7 +13,7 @@ from ..attention.feedback import FeedbackMemory, RelativeBias
 from ..core.errors import check_mask, check_sequence, require
 from ..core.numerics import exact_dtype
 from ..core.padding import count_real, zero_padding
-from ..layers.norms import make_norm
+from ..layers.norms.layer import make_norm
 from ..layers.residual import BranchState
 from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..ops.feedback import HIDDEN

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layers.norms import ScaleNorm
+from ..layers.norms.layer import ScaleNorm
 
 MAPS = 0.02  # std of every map
 LOGITS = 0.22  # std of the first logits where the table is the output map, which costs half its square in nats

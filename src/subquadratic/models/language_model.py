@@ -15,11 +15,11 @@ from ..core.errors import check_mask, require
 from ..core.padding import count_on, count_real, pack_left
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
-from ..layers.norms import sum_and_norm
+from ..layers.linear.op import linear
+from ..layers.norms.layer import sum_and_norm
 from ..layers.streaming import Carry, advance, default_device, part_with
 from ..layers.untouched import is_untouched
 from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
-from ..ops.linear import linear
 from .config import BackboneConfig
 from .embedding import TokenEmbedding, check_tokens, final_norm
 from .initial_weights import draw_weights_, start_uniform_

@@ -16,7 +16,7 @@ from ..core.errors import check_mask, check_sequence, require, require_batch_siz
 from ..core.padding import pack, zero_padding
 from ..core.recomputation import hold, recomputed
 from ..core.state import State, state
-from ..layers.norms import Gain, make_norm
+from ..layers.norms.layer import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions

@@ -16,7 +16,7 @@ from ..core.backend import is_traced, needs_gradient
 from ..core.numerics import exact_dtype, no_autocast
 from ..core.recomputation import hold, recomputed
 from ..kernels.derivatives import differentiable, is_transformed, keep, kept
-from .linear import linear, outer_sum
+from ..layers.linear.op import linear, outer_sum
 
 IGNORE = -100  # PyTorch's: a target that is not counted
 Output = Tensor | Callable[[Tensor], Tensor]

@@ -1,6 +1,6 @@
 """FAVOR+ from queries, keys and a projection: causal, and as a summary that queries read (Performer, arXiv 2009.14794).
 
-The fast way to what `ops/random_features.py` and `ops/linear_attention.py` spell out together, which is also its oracle and its stand-in
+The fast way to what `random_features.py` and `linear_attention.py` spell out together, which is also its oracle and its stand-in
 where a backward written by hand cannot go: under `torch.compile` and the transforms of `torch.func`.
 
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
@@ -16,12 +16,13 @@ from ..core.causality import keep_out
 from ..core.errors import require, require_positive
 from ..core.numerics import exact_dtype, no_autocast
 from ..core.packed import document_bounds, document_chunks, state_rows
+from ..layers.linear.op import linear
+from ..layers.rotary.op import turn_both
 from ..replay.recording import in_one_call
 from .favor_causal import CausalFavor, guarded
 from .favor_formula import causal_by_formula
 from .favor_kernel import favor_by_kernel
 from .favor_summary import Read, Summarise
-from .linear import linear
 from .linear_attention import (
     FeatureState,
     causal_linear_attention,
@@ -32,7 +33,6 @@ from .linear_attention import (
     zero_keys,
 )
 from .random_features import softmax_exponents
-from .rotary import turn_both
 
 BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
 
@@ -60,7 +60,7 @@ def causal_favor(
         state: what came before; None at the start of a sequence. One of a narrower dtype is widened, and one of a single row holds for all.
         mask: (B, N) bool, True = real token.
         cu_seqlens: (documents + 1,) where documents begin and end in a packed row, B = 1; the state then has a row per document.
-        turns: (N, K) or (B, 1, N, K), a :func:`~subquadratic.ops.rotary.rotation` of queries and keys, before anything else.
+        turns: (N, K) or (B, 1, N, K), a :func:`~subquadratic.layers.rotary.op.rotation` of queries and keys, before anything else.
         chunk, block: C, and positions whose features exist at a time (None: as many as stay in a CPU's caches), for PyTorch's operators;
             kernels have sizes of their own. They change speed, not the result.
         backend: "auto", "torch", "triton" or "native" (:func:`~subquadratic.core.backend.use_backend`); None: as chosen there.

@@ -1,7 +1,7 @@
 """Causal FAVOR+ with a backward of its own: block by block, keeping only the summary before each chunk and the scores inside it, or, of a
 long sequence, only the summary before each block.
 
-The maths of `ops/linear_attention.py` from queries, keys and the projection, so that features need not be kept: a block's are made when it
+The maths of `linear_attention.py` from queries, keys and the projection, so that features need not be kept: a block's are made when it
 is read and made again in backward, except those of a short sequence, which take little memory. Per position of a head 2 M K numbers meet
 in each of 4 matmuls forward and 8 backward (6 of a short sequence), and a C x C triangle comes on top; one more and a triangle more
 backward where only blocks' summaries were kept.

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..core.backend import takes_native
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import pool as kernel
+from ..layers.rotary.op import is_rotation_of, turn
 from .pool_state import EMPTY
-from .rotary import is_rotation_of, turn
 from .softmax_attention import dense_channels
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..core.backend import are_float32, takes_native
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import prefix_softmax as kernel
+from ..layers.rotary.op import complex_product, is_rotation_of, turn
 from .pool_state import PoolState
 from .prefix_softmax_formula import mean_by_formula
-from .rotary import complex_product, is_rotation_of, turn
 from .softmax_attention import dense_channels
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ...core.errors import require_positive, require_probability
 from ...core.numerics import exact_dtype
 from ...core.scalars import plain_scalars
-from ...layers.feed_forward import in_one_operation
-from ...layers.linear import Linear
+from ...layers.feed_forward.gelu import gelu
+from ...layers.feed_forward.layer import in_one_operation
+from ...layers.linear.layer import Linear
 from ...layers.multi_head import merge_heads, split_heads
 from ...layers.untouched import is_untouched
 from ...ops.feedback import attend_runs
-from ...ops.gelu import gelu
 from ...ops.relative_bias import relative_buckets
 
 Window = Sequence[tuple[Tensor, Tensor]]  # keys and values (B, H, S, K)

@@ -15,8 +15,8 @@ from ...core.errors import check_mask, require, require_positive, require_probab
 from ...core.padding import pack
 from ...core.scalars import plain_scalars
 from ...layers.multi_head import merge_heads, split_heads
+from ...layers.rotary.op import apply_rotary
 from ...ops.right_aligned import allowed_pairs
-from ...ops.rotary import apply_rotary
 from ...ops.softmax_attention import softmax_attention
 
 __all__ = ["CausalAttention", "CausalPrefixAttention", "FeedForward", "PerceiverAR", "RotaryEmbedding"]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ...core.numerics import has_float64
 from ...core.padding import token_positions
 from ...core.scalars import plain_scalars
-from ...ops.rotary import apply_rotary, rotary_angles
+from ...layers.rotary.op import apply_rotary, rotary_angles
 from ...ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 
 

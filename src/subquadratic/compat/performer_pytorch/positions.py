@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...core.errors import require, require_positive
 from ...core.scalars import plain_scalars
-from ...ops.rotary import rotary_angles
+from ...layers.rotary.op import rotary_angles
 
 
 def sinusoid(positions: Tensor, dim: int) -> Tensor:

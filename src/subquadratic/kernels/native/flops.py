@@ -17,17 +17,21 @@ from torch import Tensor
 
 from .work import MULTIPLY_ADDS
 
+PACKAGE = __package__.partition(".")[0]
 COUNTER = "torch.utils.flop_counter"
-KERNELS = ("favor", "favor_step", "feed_forward", "feedback", "linear", "pool", "prefix_softmax", "slots", "softmax")
+KERNELS = (
+    *(f"kernels.native.{name}" for name in ("favor", "favor_step", "feedback", "pool", "prefix_softmax", "slots", "softmax")),
+    *(f"layers.{name}.native_operators" for name in ("feed_forward", "linear")),
+)
 
 
 def _register(counter: ModuleType) -> None:
     for kernel in KERNELS:  # so that their operators are there
-        importlib.import_module(f".{kernel}", __package__)
+        importlib.import_module(f"{PACKAGE}.{kernel}")
     for name, count in MULTIPLY_ADDS.items():
         packet = getattr(torch.ops.subquadratic, name.partition("::")[2])
         counter.register_flop_formula(packet, get_raw=True)(_formula(count))
-    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # by which ops/linear.py multiplies on AMD
+    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # by which layers/linear/op.py multiplies on AMD
     if onednn is not None and onednn not in counter.flop_registry:
         counter.register_flop_formula(onednn, get_raw=True)(_formula(_linear))
 

@@ -19,8 +19,8 @@ import torch  # noqa: F401  whose OpenMP the kernels find
 
 from .processor import VARIANTS, Variant, variants_here
 
-HERE = Path(__file__).parent
-BUILT = HERE / "built"
+BUILT = Path(__file__).parent / "built"
+PACKAGE = Path(__file__).parents[2]
 AGAIN = "install gcc, and then this package again (pip install --force-reinstall --no-deps subquadratic)"
 ELF_HEADER = struct.Struct("<4s 36x Q 10x H H H")  # its mark; where the table of sections, which lies at the end, begins; its size
 
@@ -136,8 +136,6 @@ def load(path: Path) -> Kernels:
     except OSError as error:
         raise NoLibrary(f"the C kernels cannot be loaded: {error}") from error
     _check_sources(found)
-    from . import add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax  # noqa: F401  theirs
-
     for name, mirror in MIRRORED.items():
         _check_layout(found, name, mirror)
     return found
@@ -170,8 +168,8 @@ def _check_sources(found: ctypes.CDLL) -> None:
 @functools.cache
 def digest_of_sources() -> str | None:
     """Of the C sources, as CMakeLists.txt makes it; None: there are none."""
-    sources = sorted(HERE.glob("*.[ch]"))
-    lines = (f"{source.name} {hashlib.sha256(source.read_bytes()).hexdigest()}\n" for source in sources)
+    sources = sorted(source.relative_to(PACKAGE).as_posix() for source in PACKAGE.rglob("*.[ch]"))
+    lines = (f"{source} {hashlib.sha256((PACKAGE / source).read_bytes()).hexdigest()}\n" for source in sources)
     return hashlib.sha256("".join(lines).encode()).hexdigest() if sources else None
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.backend import is_traced, needs_gradient, takes_native
-from ..core.numerics import has_float64
+from ...core.backend import is_traced, needs_gradient, takes_native
+from ...core.numerics import has_float64
 
 BASE = 10000.0  # the paper's
 FEW = 1 << 13  # numbers that four small operations take no longer for
@@ -130,7 +130,7 @@ class _Product(torch.autograd.Function):
 
 def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     if x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4 and x.numel() > FEW and takes_native(None, x):
-        from ..kernels.native.rotary import complex_product
+        from .native_operators import complex_product
 
         return complex_product(x, y, conjugate)
     product, sign = torch.empty_like(x), -1.0 if conjugate else 1.0

@@ -1,4 +1,4 @@
-"""The position-wise feed-forward layer in float32 on a CPU: the C kernels of `kernels/native/feed_forward.py`, with their backward.
+"""The position-wise feed-forward layer in float32 on a CPU: the C kernels of `native_operators.py`, with their backward.
 
 Kept are the arguments and what comes before the activation; PyTorch's maps keep what comes after it too.
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
-from ..core.backend import PLAIN, are_float32, takes_native
-from ..core.shape_only import ShapeOnly
-from ..kernels.derivatives import differentiable, keep, kept
-from ..kernels.native import feed_forward as kernel
+from ...core.backend import PLAIN, are_float32, takes_native
+from ...core.shape_only import ShapeOnly
+from ...kernels.derivatives import differentiable, keep, kept
+from . import native_operators as kernel
 
 FEWEST_ROWS = 256  # below, packing the weights costs what the kernel saves
 KINDS = (*PLAIN, FakeTensor, ShapeOnly)  # the last two have a shape alone, for estimates

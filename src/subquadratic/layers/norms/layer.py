@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.choices import NORMS
-from ..core.errors import require_choice
-from ..core.numerics import exact_dtype
-from ..core.vector_length import vector_length
-from ..ops.add_norm_native import add_norm, suits
-from .untouched import is_untouched
+from ...core.choices import NORMS
+from ...core.errors import require_choice
+from ...core.numerics import exact_dtype
+from ...core.vector_length import vector_length
+from ..untouched import is_untouched
+from .native import add_norm, suits
 
 
 class ScaleNorm(nn.Module):

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from ..ops.linear import linear, linear_together
-from .untouched import is_untouched
+from ..untouched import is_untouched
+from .op import linear, linear_together
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``, computed by :func:`subquadratic.ops.linear.linear`."""
+    """``torch.nn.Linear``, computed by :func:`subquadratic.layers.linear.op.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., F)."""

@@ -8,9 +8,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from .checks import check_tensor, required
-from .library import Arguments, library
-from .tensors import LONG, Rows, fields, operator
+from ...kernels.native.checks import check_tensor, required
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import LONG, Rows, fields, operator
 
 
 class Turn(Arguments, layout="rotary"):

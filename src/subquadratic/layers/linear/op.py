@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.backend import PLAIN, are_float32, is_traced, needs_gradient, takes_native
-from ..kernels.derivatives import is_followed
-from ..kernels.native import linear as kernel
+from ...core.backend import PLAIN, are_float32, is_traced, needs_gradient, takes_native
+from ...kernels.derivatives import is_followed
+from . import native_operators as kernel
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.backend import is_traced, needs_gradient
+from ...core.backend import is_traced, needs_gradient
 
 FEW = 8192  # numbers: what PyTorch's own loop takes less time for than oneDNN to begin
 

@@ -1,4 +1,4 @@
-"""The residual stream on its way into a branch, in float32 on a CPU: the C kernels of `kernels/native/add_norm.py`, with their backward.
+"""The residual stream on its way into a branch, in float32 on a CPU: the C kernels of `native_operators.py`, with their backward.
 
 Kept are the sum, which the stream keeps anyway, and two numbers a row; the gradients of the stream and of the norm are added in one pass.
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.backend import PLAIN, are_float32, takes_native
-from ..kernels.derivatives import gradients_of, is_followed
-from ..kernels.native import add_norm as kernel
+from ...core.backend import PLAIN, are_float32, takes_native
+from ...kernels.derivatives import gradients_of, is_followed
+from . import native_operators as kernel
 
 FEWEST = 1 << 19  # numbers below which a call costs what it saves
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import asks, whole
-from .library import Arguments, library
-from .tensors import LONG, POINTER, fields, operator
+from ...kernels.native.checks import asks, whole
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import LONG, POINTER, fields, operator
 
 POINTERS = ("x", "delta", "weight", "bias", "sum", "y", "stats", "d_sum", "d_y", "d_x", "d_weight", "d_bias", "sums")
 

@@ -2,7 +2,7 @@
 // core's cache; kept for backward is what comes before the activation, and nothing else.
 //
 // T rows (batch and length together), D width in, F inner width, E width out. A gated layer has two maps to F: gates, then what they gate.
-#include "feed_forward_slab.h"
+#include "slab.h"
 
 typedef struct {
     const float *x, *expand, *expand_bias, *contract, *contract_bias; // (T, D), (maps F, D), (maps F,), (E, F), (E,)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import require, require_positive, require_probability
-from ..core.scalars import plain_scalars
-from ..ops.feed_forward_native import NativeFeedForward, are_rows_enough, suits
-from ..ops.gelu import gelu
-from .linear import Linear
-from .untouched import is_untouched
+from ...core.errors import require, require_positive, require_probability
+from ...core.scalars import plain_scalars
+from ..linear.layer import Linear
+from ..untouched import is_untouched
+from .gelu import gelu
+from .native import NativeFeedForward, are_rows_enough, suits
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,5 @@
+"""The feed-forward layer."""
+
+from .layer import FeedForward
+
+__all__ = ["FeedForward"]
