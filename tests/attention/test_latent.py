@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquadratic.attention.latent import LatentAttention, LatentCache
+from subquadratic.attention.latent.layer import LatentAttention, LatentCache
+from subquadratic.attention.latent.right_aligned import Counts, Splice, allowed_pairs, last_slots, pack_right, slot_positions
+from subquadratic.attention.softmax.op import softmax_attention_reference
 from subquadratic.core.padding import pack
-from subquadratic.ops.right_aligned import Counts, Splice, allowed_pairs, last_slots, pack_right, slot_positions
-from subquadratic.ops.softmax_attention import softmax_attention_reference
 
 
 def rotated(vector: Tensor, position: int) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from subquadratic.attention import SoftmaxAttention
-from subquadratic.attention import softmax as module
+from subquadratic.attention.softmax import layer as module
+from subquadratic.attention.softmax import op as operation
 from subquadratic.layers.multi_head import position_turns
-from subquadratic.ops import softmax_attention as operation
 
 
 def layer(**options: object) -> SoftmaxAttention:

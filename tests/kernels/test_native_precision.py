@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from subquadratic.attention.softmax.op import softmax_attention
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.layers.feed_forward import native as feed_forward_native
@@ -16,7 +17,6 @@ from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
 from subquadratic.ops.prefix_softmax import prefix_softmax_mean
 from subquadratic.ops.random_features import orthogonal_gaussian
 from subquadratic.ops.slot_attention import causal_slot_attention
-from subquadratic.ops.softmax_attention import softmax_attention
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

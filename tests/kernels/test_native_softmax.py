@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.attention.softmax import native_operators as kernel
+from subquadratic.attention.softmax.op import bottom_right_causal, softmax_attention, softmax_attention_reference
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.kernels.native import softmax as kernel
 from subquadratic.layers.rotary.op import FEW, complex_product
-from subquadratic.ops.softmax_attention import bottom_right_causal, softmax_attention, softmax_attention_reference
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from subquadratic.attention.latent import LatentAttention
+from subquadratic.attention.latent.layer import LatentAttention
 from subquadratic.models.config import BackboneConfig
 from subquadratic.models.perceiver_ar import PerceiverAR, PerceiverARConfig
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import subquadratic as sq
+from subquadratic.attention.latent.right_aligned import Splice
 from subquadratic.core.state import State
-from subquadratic.ops.right_aligned import Splice
 
 
 @pytest.mark.parametrize(("older", "fresh", "width"), [(5, 1, 6), (5, 1, 5), (5, 2, 3), (5, 3, 3), (0, 1, 1), (5, 0, 4), (2, 4, 9)])

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquadratic.ops import softmax_attention as module
-from subquadratic.ops.softmax_attention import append, bottom_right_causal, softmax_attention, softmax_attention_reference
+from subquadratic.attention.softmax import op as module
+from subquadratic.attention.softmax.op import append, bottom_right_causal, softmax_attention, softmax_attention_reference
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from subquadratic.ops import window_parts
-from subquadratic.ops.softmax_attention import softmax_attention_reference
-from subquadratic.ops.window_attention import empty_window, extend_window_attention, window_allowed_reference, window_attention
-from subquadratic.ops.window_formula import windows_by_formula
+from subquadratic.attention.softmax import window_blocks as window_parts
+from subquadratic.attention.softmax.op import softmax_attention_reference
+from subquadratic.attention.softmax.window import empty_window, extend_window_attention, window_allowed_reference, window_attention
+from subquadratic.attention.softmax.window_formula import windows_by_formula
 
 CASES = [(length, window) for length in (1, 4, 5, 23) for window in (1, 4, 5, 30)]
 

@@ -3,7 +3,7 @@
 from .additive import AdditiveAttention
 from .favor import FavorAttention
 from .low_rank import LowRankAttention
-from .softmax import SoftmaxAttention
-from .window import WindowAttention
+from .softmax.layer import SoftmaxAttention
+from .softmax.window_layer import WindowAttention
 
 __all__ = ["AdditiveAttention", "FavorAttention", "LowRankAttention", "SoftmaxAttention", "WindowAttention"]

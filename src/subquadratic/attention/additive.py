@@ -106,7 +106,7 @@ class AdditiveAttention(Streaming):
             x: (B, N, D).
             mask: (B, N) bool, True = real token.
             query_logits, key_logits: W_a and W_b (H, H K), with ``tie_logit_vectors`` only.
-            turns: the :func:`~subquadratic.layers.rotary.op.rotation` of the positions, where a model made it for all layers; None: made here.
+            turns: `rotation` of the positions (`layers/rotary`), where a model made it for all layers; None: made here.
             carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.
 
         Returns:

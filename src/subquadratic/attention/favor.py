@@ -15,9 +15,9 @@ from ..layers.linear.layer import Linear, maps_of
 from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ..layers.rotary.op import turn_both
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from ..ops.softmax_attention import softmax_attention
-from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 from .favor_heads import FavorHeads, Kernel, Summary
+from .softmax.op import softmax_attention
+from .softmax.window import WindowState, empty_window, extend_window_attention, window_attention
 
 
 @state
@@ -133,7 +133,7 @@ class FavorAttention(Streaming):
             mask: (B, N) bool, True = real token.
             context: (B, S, context_dim); only for a bidirectional layer without local heads.
             context_mask: (B, S) bool.
-            turns: the :func:`~subquadratic.layers.rotary.op.rotation` of the positions, where a model made it for all layers; None: made here.
+            turns: `rotation` of the positions (`layers/rotary`), where a model made it for all layers; None: made here.
             return_attention: also give the weights (B, H, N, S) that the features imply. Forms N x S numbers: for looking at short
                 sequences.
             carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.

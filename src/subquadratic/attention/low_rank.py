@@ -22,7 +22,7 @@ from ..layers.slots import SlotProjection
 from ..layers.streaming import Carry, Streaming, default_device, part_with
 from ..layers.untouched import is_untouched
 from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
-from ..ops.softmax_attention import softmax_attention
+from .softmax.op import softmax_attention
 
 
 @state

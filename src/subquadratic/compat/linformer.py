@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..attention.softmax.op import softmax_attention
 from ..core.errors import check_mask, check_sequence, require, require_positive, require_probability
 from ..core.padding import pack, pack_left, token_positions, zero_padding
 from ..core.scalars import plain_scalars
-from ..ops.softmax_attention import softmax_attention
 from .feed_forward import FeedForward
 from .sequences import PreNorm, ReversibleSequence, SequentialSequence
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.feedback import FeedbackAttention, FeedbackMemory
-from ..attention.softmax import SoftmaxAttention
+from ..attention.softmax.layer import SoftmaxAttention
 from ..layers.norms.layer import Gain, ScaleNorm, make_norm
 from ..layers.residual import BranchState
 from ..layers.streaming import advance, part_with

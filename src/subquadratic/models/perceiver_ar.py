@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention.latent import LatentAttention, LatentCache
+from ..attention.latent.layer import LatentAttention, LatentCache
+from ..attention.latent.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
 from ..core.backend import is_transformed, may_look
 from ..core.errors import check_mask, check_sequence, require, require_batch_size, require_positive
 from ..core.padding import pack, zero_padding
@@ -19,7 +20,6 @@ from ..core.state import State, state
 from ..layers.norms.layer import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from ..ops.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
 from .backbone import make_branch, make_feed_forward
 from .configs.perceiver_ar import PerceiverARConfig
 

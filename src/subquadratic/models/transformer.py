@@ -5,7 +5,7 @@ Axes: B batch, N length, D width, H heads, W window.
 
 from collections.abc import Iterator
 
-from ..attention.softmax import SoftmaxAttention
+from ..attention.softmax.layer import SoftmaxAttention
 from ..layers.residual import Branch
 from .backbone import StackBackbone, make_branch, make_feed_forward
 from .configs.transformer import TransformerConfig

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attention.softmax.op import dense_channels
 from ..core.packed import document_chunks
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import favor as kernel
@@ -18,7 +19,6 @@ from ..kernels.native.favor_step import favor_step
 from ..kernels.native.tensors import CHUNK, LOG2E
 from .favor_formula import causal_by_formula, read_by_formula, summarise_by_formula
 from .linear_attention import FeatureState
-from .softmax_attention import dense_channels
 
 
 def _composition(*arguments: Any) -> tuple[Tensor, ...]:

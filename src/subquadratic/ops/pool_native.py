@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attention.softmax.op import dense_channels
 from ..core.backend import takes_native
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import pool as kernel
 from ..layers.rotary.op import is_rotation_of, turn
 from .pool_state import EMPTY
-from .softmax_attention import dense_channels
 
 
 def suits(x: Tensor, turns: Tensor | None, *logits: Tensor) -> bool:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attention.softmax.op import dense_channels
 from ..core.backend import are_float32, takes_native
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import prefix_softmax as kernel
 from ..layers.rotary.op import complex_product, is_rotation_of, turn
 from .pool_state import PoolState
 from .prefix_softmax_formula import mean_by_formula
-from .softmax_attention import dense_channels
 
 
 def suits(

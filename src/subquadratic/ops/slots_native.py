@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attention.softmax.op import dense_channels
 from ..core.backend import are_float32, takes_native
 from ..kernels.derivatives import differentiable, keep, kept
 from ..kernels.native import slots as kernel
 from .slot_formula import slots_by_formula
-from .softmax_attention import dense_channels
 
 FEWEST = 16  # positions below which filling up a chunk costs what the kernel saves
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...attention.latent.right_aligned import allowed_pairs
+from ...attention.softmax.op import softmax_attention
 from ...core.errors import check_mask, require, require_positive, require_probability
 from ...core.padding import pack
 from ...core.scalars import plain_scalars
 from ...layers.multi_head import merge_heads, split_heads
 from ...layers.rotary.op import apply_rotary
-from ...ops.right_aligned import allowed_pairs
-from ...ops.softmax_attention import softmax_attention
 
 __all__ = ["CausalAttention", "CausalPrefixAttention", "FeedForward", "PerceiverAR", "RotaryEmbedding"]
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...attention.softmax.window import WindowState, empty_window, extend_window_attention, window_attention
 from ...core.numerics import has_float64
 from ...core.padding import token_positions
 from ...core.scalars import plain_scalars
 from ...layers.rotary.op import apply_rotary, rotary_angles
-from ...ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
 
 
 class SinusoidalEmbeddings(nn.Module):

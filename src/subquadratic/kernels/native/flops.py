@@ -20,7 +20,8 @@ from .work import MULTIPLY_ADDS
 PACKAGE = __package__.partition(".")[0]
 COUNTER = "torch.utils.flop_counter"
 KERNELS = (
-    *(f"kernels.native.{name}" for name in ("favor", "favor_step", "feedback", "pool", "prefix_softmax", "slots", "softmax")),
+    *(f"kernels.native.{name}" for name in ("favor", "favor_step", "feedback", "pool", "prefix_softmax", "slots")),
+    "attention.softmax.native_operators",
     *(f"layers.{name}.native_operators" for name in ("feed_forward", "linear")),
 )
 

@@ -1,4 +1,4 @@
-"""Exact softmax attention in float32 on a CPU: the C kernels of `kernels/native/softmax.py`, with their backward.
+"""Exact softmax attention in float32 on a CPU: the C kernels of `native_operators.py`, with their backward.
 
 Kept are the arguments, the output, and a number a query.
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels.derivatives import differentiable, keep, kept
-from ..kernels.native import softmax as kernel
-from .softmax_attention import dense_channels, softmax_attention
+from ...kernels.derivatives import differentiable, keep, kept
+from . import native_operators as kernel
+from .op import dense_channels, softmax_attention
 
 
 def _composition(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:

@@ -2,7 +2,7 @@
 //
 // As in FlashAttention (arXiv 2205.14135), with the queries of a chunk along the vector: maxima and sums are then vector operations, and
 // keys and values are read where they lie. C chunk of queries, J block of keys.
-#include "softmax_block.h"
+#include "block.h"
 
 // How many chunks share the packing of keys: of no use where nothing is packed.
 static long together(long chunks, long threads) { return least(UNIT_NUMBERS(1, 1) ? TOGETHER : 1, 1 + (chunks - 1) / (4 * threads)); }

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.padding import zero_padding
-from .softmax_attention import append
+from ...core.padding import zero_padding
+from ..softmax.op import append
 
 
 def allowed_pairs(queries: Tensor, keys: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.padding import pack, pack_left, unpack
-from .softmax_attention import softmax_attention
+from ...core.padding import pack, pack_left, unpack
+from .op import softmax_attention
 
 
 def windows_by_formula(

@@ -1,7 +1,7 @@
 """Attention of latents to the tokens before them (Perceiver AR, arXiv 2202.07765, section 3).
 
 A latent is the query of one of a row's last tokens. It attends to its own token and to everything before, in the prefix
-or among the latents. Rows are aligned right (:mod:`subquadratic.ops.right_aligned`).
+or among the latents. Rows are aligned right (:mod:`subquadratic.attention.latent.right_aligned`).
 
 Axes: B batch, N length (latents), S length (keys), D width, H heads, K head width.
 """
@@ -9,14 +9,14 @@ Axes: B batch, N length (latents), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor
 
-from ..core.errors import require_probability
-from ..core.scalars import plain_scalars
-from ..core.state import State, state
-from ..layers.linear.layer import Linear, maps_of
-from ..layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
-from ..layers.streaming import Carry, Streaming
-from ..ops.right_aligned import Splice
-from ..ops.softmax_attention import softmax_attention
+from ...core.errors import require_probability
+from ...core.scalars import plain_scalars
+from ...core.state import State, state
+from ...layers.linear.layer import Linear, maps_of
+from ...layers.multi_head import head_width, merge_heads, require_even, rotate, split_heads
+from ...layers.streaming import Carry, Streaming
+from ..softmax.op import softmax_attention
+from .right_aligned import Splice
 
 
 @state

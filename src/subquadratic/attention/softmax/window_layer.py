@@ -3,9 +3,9 @@
 Axes: B batch, N length, D width, H heads, K head width, W window.
 """
 
-from ..core.errors import require_positive
-from ..core.scalars import plain_scalars
-from .softmax import SoftmaxAttention
+from ...core.errors import require_positive
+from ...core.scalars import plain_scalars
+from .layer import SoftmaxAttention
 
 
 class WindowAttention(SoftmaxAttention):

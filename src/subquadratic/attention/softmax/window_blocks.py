@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.backend import needs_gradient
-from ..core.padding import pack_left
-from ..kernels.derivatives import differentiable, keep, kept
-from .softmax_attention import HIDDEN, dense_channels, merge_, part, part_gradients
+from ...core.backend import needs_gradient
+from ...core.padding import pack_left
+from ...kernels.derivatives import differentiable, keep, kept
+from .op import HIDDEN, dense_channels, merge_, part, part_gradients
 from .window_formula import windows_by_formula
 
 RUN = 2**17  # numbers of a tensor that are worked on at a time where blocks look at their neighbours: what stays in a cache
@@ -25,7 +25,7 @@ RUN = 2**17  # numbers of a tensor that are worked on at a time where blocks loo
 def windows_in_parts(
     queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, mask: Tensor | None
 ) -> Tensor:
-    """Attention of each position to the window around it, as :func:`~subquadratic.ops.window_attention.window_attention`."""
+    """Attention of each position to the window around it, as :func:`~subquadratic.attention.softmax.window.window_attention`."""
     layout, inputs = Layout(queries.shape, window, mask), (queries, keys, values)
     looks = _looks(layout, queries.dtype, causal, sliding)
     if needs_gradient(*inputs):

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.backend import may_look
-from ..core.errors import NotCausalError, require, require_positive, require_probability
-from ..core.padding import checked, count_on, pack, pack_left, unpack, zero_padding
-from ..core.scalars import plain_scalars
-from ..core.state import State, state
-from ..layers.linear.layer import Linear, maps_of
-from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
-from ..layers.rotary.op import turn
-from ..layers.streaming import Carry, Streaming, default_device
-from ..ops.softmax_attention import append, bottom_right_causal, softmax_attention
-from ..ops.window_attention import WindowState, empty_window, extend_window_attention, window_attention
+from ...core.backend import may_look
+from ...core.errors import NotCausalError, require, require_positive, require_probability
+from ...core.padding import checked, count_on, pack, pack_left, unpack, zero_padding
+from ...core.scalars import plain_scalars
+from ...core.state import State, state
+from ...layers.linear.layer import Linear, maps_of
+from ...layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
+from ...layers.rotary.op import turn
+from ...layers.streaming import Carry, Streaming, default_device
+from .op import append, bottom_right_causal, softmax_attention
+from .window import WindowState, empty_window, extend_window_attention, window_attention
 
 PIECE = 1024  # queries that share one mask: one of them against the whole cache exists at a time
 
@@ -114,7 +114,7 @@ class SoftmaxAttention(Streaming):
             mask: (B, N) bool, True = real token.
             context: (B, S, context_dim); only for a bidirectional layer.
             context_mask: (B, S) bool.
-            turns: the :func:`~subquadratic.layers.rotary.op.rotation` of the positions, where a model made it for all layers; None: made here.
+            turns: `rotation` of the positions (`layers/rotary`), where a model made it for all layers; None: made here.
             return_attention: also give the weights (B, H, N, S). Forms N x S numbers: for looking at short sequences.
             carry: the state of a stream, of which ``x`` is the next piece: see ``extend``.
 

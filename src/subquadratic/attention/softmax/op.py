@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
-from ..core.backend import is_traced, needs_gradient, takes_native
-from ..core.causality import keep_out
-from ..core.numerics import exact_dtype, no_autocast
-from ..kernels.derivatives import differentiable, is_transformed, keep, kept
-from ..replay.recording import in_one_call
+from ...core.backend import is_traced, needs_gradient, takes_native
+from ...core.causality import keep_out
+from ...core.numerics import exact_dtype, no_autocast
+from ...kernels.derivatives import differentiable, is_transformed, keep, kept
+from ...replay.recording import in_one_call
 
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
 FEWEST = 16  # queries from which the C kernels, which take them side by side, are worth calling
@@ -56,7 +56,7 @@ def softmax_attention(
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool, dropout: float) -> Tensor:
     length, past = queries.shape[-2], keys.shape[-2] - queries.shape[-2]
     if allowed is None and dropout == 0.0 and length >= FEWEST and (past >= 0 or not causal) and _for_kernel(queries, keys, values):
-        from .softmax_native import NativeSoftmaxAttention
+        from .native import NativeSoftmaxAttention
 
         return NativeSoftmaxAttention.apply(queries, keys, values, causal)
     if is_transformed():

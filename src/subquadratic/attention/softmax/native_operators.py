@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .checks import asks
-from .library import Arguments, library
-from .tensors import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+from ...kernels.native.checks import asks
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
 GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
 FITS = {
