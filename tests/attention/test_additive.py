@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from subquadratic.attention import AdditiveAttention, additive
+from subquadratic.attention import AdditiveAttention
+from subquadratic.attention.additive import layer as additive
 
 
 @pytest.mark.parametrize("batch", [1, 3])

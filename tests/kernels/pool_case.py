@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.kernels.prefix_softmax import prefix_softmax_mean
+from subquadratic.attention.additive.triton import prefix_softmax_mean
 
 EMPTY = -1e30
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import subquadratic as sq
 from subquadratic import kernels
+from subquadratic.attention.additive.op import prefix_softmax_mean
 from subquadratic.core.backend import takes_triton, use_backend
 from subquadratic.ops.favor import causal_favor
-from subquadratic.ops.prefix_softmax import prefix_softmax_mean
 from subquadratic.ops.slot_attention import causal_slot_attention
 
 pytest.importorskip("triton")

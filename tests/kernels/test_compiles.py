@@ -55,7 +55,7 @@ CALLS = {
         )[0]
     """,
     "prefix_softmax": """
-        from subquadratic.kernels.prefix_softmax import prefix_softmax_mean
+        from subquadratic.attention.additive.triton import prefix_softmax_mean
         output = prefix_softmax_mean(rows(), rows(WIDTH), zeros(1), zeros(1), zeros(WIDTH), cu_seqlens=cu_seqlens)[0]
     """,
     "slot_attention": """

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.attention import AdditiveAttention
+from subquadratic.attention.additive import native_mean_operators as kernel
+from subquadratic.attention.additive.native_mean import NativePool
+from subquadratic.attention.additive.op import softmax_mean
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.kernels.native import pool as kernel
 from subquadratic.layers.rotary.op import complex_product
-from subquadratic.ops.pool_native import NativePool
-from subquadratic.ops.prefix_softmax import softmax_mean
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from subquadratic.attention.additive import native_mean as pool_native
+from subquadratic.attention.additive.op import prefix_softmax_mean
 from subquadratic.attention.softmax.op import softmax_attention
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.layers.feed_forward import native as feed_forward_native
 from subquadratic.layers.norms import native as add_norm_native
-from subquadratic.ops import pool_native
 from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
-from subquadratic.ops.prefix_softmax import prefix_softmax_mean
 from subquadratic.ops.random_features import orthogonal_gaussian
 from subquadratic.ops.slot_attention import causal_slot_attention
 

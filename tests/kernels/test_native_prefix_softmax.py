@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.attention import AdditiveAttention
+from subquadratic.attention.additive import native_running_operators as kernel
+from subquadratic.attention.additive import op as ops
+from subquadratic.attention.additive.formula import mean_by_formula
+from subquadratic.attention.additive.native_running import NativePrefixMean
+from subquadratic.attention.additive.op import prefix_softmax_mean, prefix_softmax_mean_reference
+from subquadratic.attention.additive.state import EMPTY, PoolState
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.kernels.native import prefix_softmax as kernel
 from subquadratic.layers.rotary.op import complex_product
-from subquadratic.ops import prefix_softmax as ops
-from subquadratic.ops.pool_state import EMPTY, PoolState
-from subquadratic.ops.prefix_softmax import prefix_softmax_mean, prefix_softmax_mean_reference
-from subquadratic.ops.prefix_softmax_formula import mean_by_formula
-from subquadratic.ops.prefix_softmax_native import NativePrefixMean
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install 'subquadratic[triton]'")
 
-from subquadratic.kernels.prefix_softmax import _forward, prefix_softmax_mean
-from subquadratic.ops.prefix_softmax import prefix_softmax_mean_reference
+from subquadratic.attention.additive.op import prefix_softmax_mean_reference
+from subquadratic.attention.additive.triton import _forward, prefix_softmax_mean
 
 from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
 from .pool_case import Case, case, recurrence, run

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.ops import prefix_softmax
-from subquadratic.ops.prefix_softmax import PoolState, prefix_softmax_mean, prefix_softmax_mean_reference, softmax_mean
+from subquadratic.attention.additive import op as prefix_softmax
+from subquadratic.attention.additive.op import PoolState, prefix_softmax_mean, prefix_softmax_mean_reference, softmax_mean
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Token mixers, one file per mechanism: drop-in layers that map (B, N, D) to (B, N, D)."""
 
-from .additive import AdditiveAttention
+from .additive.layer import AdditiveAttention
 from .favor import FavorAttention
 from .low_rank import LowRankAttention
 from .softmax.layer import SoftmaxAttention

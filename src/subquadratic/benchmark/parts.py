@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import attention
+from ..attention.additive.op import prefix_softmax_mean
 from ..attention.softmax.op import softmax_attention
 from ..attention.softmax.window import window_attention
 from ..ops.favor import causal_favor, read_favor, summarise_favor
-from ..ops.prefix_softmax import prefix_softmax_mean
 from ..ops.random_features import orthogonal_gaussian, softmax_exponents
 from ..ops.slot_attention import causal_slot_attention
 from .cases import BACK, Case

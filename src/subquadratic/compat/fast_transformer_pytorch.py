@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attention.additive.op import softmax_mean
 from ..core.errors import check_mask, check_sequence, require, require_positive
 from ..core.padding import zero_padding
 from ..core.scalars import plain_scalars
 from ..layers.rotary.op import apply_rotary, rotary_angles
-from ..ops.prefix_softmax import softmax_mean
 from .shared_modules import load_all, save_once
 
 __all__ = ["FastAttention", "FastTransformer", "RotaryEmbedding"]

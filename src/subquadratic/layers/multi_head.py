@@ -49,7 +49,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def position_turns(x: Tensor, mask: Tensor | None, seen: Tensor | None, width: int) -> Tensor:
-    """The `rotation` (`layers/rotary`) of each position of (B, N, D), counted over the real tokens after ``seen`` (B,)."""
+    """The `rotation` (`rotary`) of each position of (B, N, D), counted over the real tokens after ``seen`` (B,)."""
     return rotation(token_positions(mask, x.shape[1], seen, device=x.device), width)
 
 

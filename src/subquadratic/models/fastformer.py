@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..attention.additive import AdditiveAttention, logit_vectors
+from ..attention.additive.layer import AdditiveAttention, logit_vectors
 from ..layers.residual import Branch
 from .backbone import StackBackbone, make_branch, make_feed_forward
 from .configs.fastformer import FastformerConfig

@@ -6,7 +6,7 @@ Axes: B batch, H heads, K head width.
 import torch
 from torch import Tensor
 
-from ..core.state import State, state
+from ...core.state import State, state
 
 EMPTY = -1e30  # the maximum of nothing: finite, so that differences are never NaN
 

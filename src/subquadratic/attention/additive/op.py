@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.backend import is_traced, needs_gradient, takes_triton
-from ..core.causality import keep_out
-from ..core.errors import require_positive
-from ..core.numerics import exact_dtype, no_autocast
-from ..core.packed import document_bounds, document_chunks, state_rows
-from ..kernels.derivatives import differentiable, keep, kept
-from .pool_state import EMPTY, PoolState, empty_pool
-from .prefix_softmax_formula import blank, mean_by_formula
-from .prefix_softmax_native import read_mean, suits
+from ...core.backend import is_traced, needs_gradient, takes_triton
+from ...core.causality import keep_out
+from ...core.errors import require_positive
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.packed import document_bounds, document_chunks, state_rows
+from ...kernels.derivatives import differentiable, keep, kept
+from .formula import blank, mean_by_formula
+from .native_running import read_mean, suits
+from .state import EMPTY, PoolState, empty_pool
 
 BLOCK = 2**18  # numbers of a tensor that are worked on at a time on a processor
 
@@ -94,7 +94,7 @@ def prefix_softmax_mean(
         state = state.to(dtype=exact)
     with no_autocast(values):
         if takes_triton(backend, values):
-            from ..kernels.prefix_softmax import prefix_softmax_mean as by_kernel
+            from .triton import prefix_softmax_mean as by_kernel
 
             output, *after = by_kernel(*blank(logits, values, mask), state.maximum, state.weight, state.total, cu_seqlens=cu_seqlens)
             return output, PoolState(*after)

@@ -1,4 +1,4 @@
-"""Running softmax means in float32 on a CPU: the C kernels of `kernels/native/prefix_softmax.py`, with their backward.
+"""Running softmax means in float32 on a CPU: the C kernels of `native_running_operators.py`, with their backward.
 
 Kept are the arguments, and the summary before every 64th position.
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.softmax.op import dense_channels
-from ..core.backend import are_float32, takes_native
-from ..kernels.derivatives import differentiable, keep, kept
-from ..kernels.native import prefix_softmax as kernel
-from ..layers.rotary.op import complex_product, is_rotation_of, turn
-from .pool_state import PoolState
-from .prefix_softmax_formula import mean_by_formula
+from ...core.backend import are_float32, takes_native
+from ...kernels.derivatives import differentiable, keep, kept
+from ...layers.rotary.op import complex_product, is_rotation_of, turn
+from ..softmax.op import dense_channels
+from . import native_running_operators as kernel
+from .formula import mean_by_formula
+from .state import PoolState
 
 
 def suits(

@@ -1,5 +1,5 @@
 // The softmax-weighted mean of everything up to each position, forward and backward, a head at a time, chunk by chunk (see
-// ops/prefix_softmax.py for the maths); as causal additive attention wants it: of positions turned by rotary angles on the way, and
+// attention/additive/op.py for the maths); as causal additive attention wants it: of positions turned by rotary angles on the way, and
 // multiplied by what reads it.
 //
 // B batch, H heads, N length, C chunk, K head width.

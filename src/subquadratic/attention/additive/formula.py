@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.packed import document_chunks
-from .pool_state import PoolState
+from ...core.packed import document_chunks
+from .state import PoolState
 
 WHOLE = 64  # positions of a chunk: the whole sequence is one block, and there are (N / C)^2 pairs of chunks
 

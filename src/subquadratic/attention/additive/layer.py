@@ -7,22 +7,22 @@ Axes: B batch, N length, D width, H heads, K head width.
 import torch
 from torch import Tensor, nn
 
-from ..core.backend import is_traced
-from ..core.errors import NotCausalError, require, require_probability
-from ..core.numerics import exact_dtype, no_autocast
-from ..core.padding import checked, count_on, zero_padding
-from ..core.scalars import plain_scalars
-from ..core.state import State, state
-from ..layers.linear.layer import Linear, fitting, map_exactly, maps_of
-from ..layers.linear.op import linear
-from ..layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
-from ..layers.rotary.op import complex_product, turn
-from ..layers.streaming import Carry, Streaming, default_device
-from ..layers.untouched import is_untouched
-from ..ops import pool_native
-from ..ops.pool_state import PoolState, empty_pool
-from ..ops.prefix_softmax import prefix_softmax_mean, softmax_mean
-from ..ops.prefix_softmax_native import read_mean, suits
+from ...core.backend import is_traced
+from ...core.errors import NotCausalError, require, require_probability
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.padding import checked, count_on, zero_padding
+from ...core.scalars import plain_scalars
+from ...core.state import State, state
+from ...layers.linear.layer import Linear, fitting, map_exactly, maps_of
+from ...layers.linear.op import linear
+from ...layers.multi_head import head_width, merge_heads, position_turns, require_even, split_heads
+from ...layers.rotary.op import complex_product, turn
+from ...layers.streaming import Carry, Streaming, default_device
+from ...layers.untouched import is_untouched
+from . import native_mean as pool_native
+from .native_running import read_mean, suits
+from .op import prefix_softmax_mean, softmax_mean
+from .state import PoolState, empty_pool
 
 
 @state

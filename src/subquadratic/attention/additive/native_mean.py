@@ -1,4 +1,4 @@
-"""Softmax pooling of turned positions in float32 on a CPU: the C kernels of `kernels/native/pool.py`, with their backward.
+"""Softmax pooling of turned positions in float32 on a CPU: the C kernels of `native_mean_operators.py`, with their backward.
 
 Kept are the arguments, and a logit for each head and position.
 
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.softmax.op import dense_channels
-from ..core.backend import takes_native
-from ..kernels.derivatives import differentiable, keep, kept
-from ..kernels.native import pool as kernel
-from ..layers.rotary.op import is_rotation_of, turn
-from .pool_state import EMPTY
+from ...core.backend import takes_native
+from ...kernels.derivatives import differentiable, keep, kept
+from ...layers.rotary.op import is_rotation_of, turn
+from ..softmax.op import dense_channels
+from . import native_mean_operators as kernel
+from .state import EMPTY
 
 
 def suits(x: Tensor, turns: Tensor | None, *logits: Tensor) -> bool:

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import (
+from ...kernels.common import (
     DTYPES,
     LAUNCH,
     Chunks,
@@ -40,7 +40,7 @@ from .common import (
     strides,
     tile,
 )
-from .derivatives import differentiable, keep, kept
+from ...kernels.derivatives import differentiable, keep, kept
 
 
 def prefix_softmax_mean(

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import asks
-from .library import Arguments, library
-from .tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
+from ...kernels.native.checks import asks
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
 
 GIVEN: dict[str, Any] = dict(
     values="B H N K, rows", queries="B H N K, rows", logits="B H N", turns="N K | 1 1 N K | B 1 N K", live="B N, bool"
