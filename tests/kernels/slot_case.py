@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.kernels.slot_attention import causal_slot_attention
+from subquadratic.attention.low_rank.triton import causal_slot_attention
 
 
 class Case(NamedTuple):

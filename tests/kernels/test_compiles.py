@@ -59,7 +59,7 @@ CALLS = {
         output = prefix_softmax_mean(rows(), rows(WIDTH), zeros(1), zeros(1), zeros(WIDTH), cu_seqlens=cu_seqlens)[0]
     """,
     "slot_attention": """
-        from subquadratic.kernels.slot_attention import causal_slot_attention
+        from subquadratic.attention.low_rank.triton import causal_slot_attention
         slots = 256
         weights = torch.rand(LENGTH, slots).to(DTYPE)
         state = zeros(slots, WIDTH), zeros(slots, WIDTH)

@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.attention.low_rank import native_operators as kernel
+from subquadratic.attention.low_rank import op as ops
+from subquadratic.attention.low_rank.formula import slots_by_formula
+from subquadratic.attention.low_rank.native import NativeSlots
+from subquadratic.attention.low_rank.op import SlotState, causal_slot_attention
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.kernels.native import slots as kernel
-from subquadratic.ops import slot_attention as ops
-from subquadratic.ops.slot_attention import SlotState, causal_slot_attention
-from subquadratic.ops.slot_formula import slots_by_formula
-from subquadratic.ops.slots_native import NativeSlots
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install 'subquadratic[triton]'")
 
-from subquadratic.kernels.slot_attention import _forward, causal_slot_attention
-from subquadratic.ops.slot_attention import causal_slot_attention_reference
+from subquadratic.attention.low_rank.op import causal_slot_attention_reference
+from subquadratic.attention.low_rank.triton import _forward, causal_slot_attention
 
 from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
 from .slot_case import Case, Shape, case, recurrence, run

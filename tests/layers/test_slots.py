@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from subquadratic.layers.slots import SlotProjection
+from subquadratic.attention.low_rank.projection import SlotProjection
 
 
 def test_pooling_makes_means_of_equal_runs() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.ops import slot_blocks
-from subquadratic.ops.slot_attention import SlotState, causal_slot_attention, causal_slot_attention_reference
+from subquadratic.attention.low_rank import blocks as slot_blocks
+from subquadratic.attention.low_rank.op import SlotState, causal_slot_attention, causal_slot_attention_reference
 
 
 @pytest.fixture

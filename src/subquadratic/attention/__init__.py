@@ -2,7 +2,7 @@
 
 from .additive.layer import AdditiveAttention
 from .favor import FavorAttention
-from .low_rank import LowRankAttention
+from .low_rank.layer import LowRankAttention
 from .softmax.layer import SoftmaxAttention
 from .softmax.window_layer import WindowAttention
 

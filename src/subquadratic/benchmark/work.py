@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..attention.low_rank.projection import SlotProjection
 from ..core.state import State
-from ..layers.slots import SlotProjection
 from .cases import Case
 
 CHECKED = 160  # tokens of a check: more than a chunk of any mechanism

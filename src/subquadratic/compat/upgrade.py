@@ -59,7 +59,7 @@ def _linformer(model: Any) -> nn.Module:
 
 
 def _linformer_attention(model: Any) -> nn.Module:
-    from ..attention.low_rank import LowRankAttention
+    from ..attention.low_rank.layer import LowRankAttention
 
     twin = LowRankAttention(
         model.dim, heads=model.heads, head_dim=model.dim_head, max_length=model.seq_len, slots=model.k,

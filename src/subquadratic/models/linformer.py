@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention.low_rank import LowRankAttention, slot_weights
+from ..attention.low_rank.layer import LowRankAttention, slot_weights
+from ..attention.low_rank.projection import SlotProjection
 from ..layers.residual import Branch
-from ..layers.slots import SlotProjection
 from .backbone import StackBackbone, make_branch, make_feed_forward
 from .configs.linformer import LinformerConfig
 

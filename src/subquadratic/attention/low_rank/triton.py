@@ -17,8 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import slot_attention_device as device
-from .common import (
+from ...kernels.common import (
     LAUNCH,
     Chunks,
     by_document,
@@ -33,7 +32,8 @@ from .common import (
     strides,
     tile,
 )
-from .derivatives import differentiable, keep, kept
+from ...kernels.derivatives import differentiable, keep, kept
+from . import triton_device as device
 
 
 def causal_slot_attention(

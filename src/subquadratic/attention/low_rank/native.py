@@ -1,4 +1,4 @@
-"""Causal slots in float32 on a CPU: the C kernels of `kernels/native/slots.py`, with their backward.
+"""Causal slots in float32 on a CPU: the C kernels of `native_operators.py`, with their backward.
 
 Kept are the arguments, and the slots before every 512th position.
 
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.softmax.op import dense_channels
-from ..core.backend import are_float32, takes_native
-from ..kernels.derivatives import differentiable, keep, kept
-from ..kernels.native import slots as kernel
-from .slot_formula import slots_by_formula
+from ...core.backend import are_float32, takes_native
+from ...kernels.derivatives import differentiable, keep, kept
+from ..softmax.op import dense_channels
+from . import native_operators as kernel
+from .formula import slots_by_formula
 
 FEWEST = 16  # positions below which filling up a chunk costs what the kernel saves
 

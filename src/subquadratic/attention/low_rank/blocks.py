@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.backend import needs_gradient
-from ..core.packed import document_chunks
-from ..kernels.derivatives import differentiable, keep, kept
-from .slot_formula import slots_by_formula
+from ...core.backend import needs_gradient
+from ...core.packed import document_chunks
+from ...kernels.derivatives import differentiable, keep, kept
+from .formula import slots_by_formula
 
 BLOCK = 2**19  # scores that are worked on at a time on a processor
 

@@ -6,8 +6,8 @@ Axes: B batch, N length, R slots.
 import torch
 from torch import Tensor, nn
 
-from ..core.choices import PROJECTIONS
-from ..core.errors import require_choice, require_positive
+from ...core.choices import PROJECTIONS
+from ...core.errors import require_choice, require_positive
 
 TAPS = 16  # resolution of a convolution's kernel, which is stretched to the stride that a length gives
 

@@ -1,7 +1,7 @@
 """Linformer: attention to R slots that the sequence is summed into (arXiv 2006.04768), bidirectional and causal.
 
 E^T (X W) = (E^T X) W, so the bidirectional form sums the sequence first and maps R slots instead of N tokens. The causal form (ours) lets
-a position read the slots as they were after its own token: ``ops/slot_attention.py``.
+a position read the slots as they were after its own token: ``op.py``.
 
 Axes: B batch, N length (queries), S length (keys), D width, H heads, K head width, R slots.
 """
@@ -9,20 +9,20 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor
 
-from ..core.choices import SHARING
-from ..core.errors import NotCausalError, require, require_choice, require_positive, require_probability
-from ..core.numerics import exact_dtype, no_autocast
-from ..core.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
-from ..core.scalars import plain_scalars
-from ..core.state import State, state
-from ..layers.linear.layer import Linear, maps_of
-from ..layers.linear.op import slot_sums
-from ..layers.multi_head import head_width, merge_heads, split_heads
-from ..layers.slots import SlotProjection
-from ..layers.streaming import Carry, Streaming, default_device, part_with
-from ..layers.untouched import is_untouched
-from ..ops.slot_attention import SlotState, causal_slot_attention, empty_slots
-from .softmax.op import softmax_attention
+from ...core.choices import SHARING
+from ...core.errors import NotCausalError, require, require_choice, require_positive, require_probability
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.padding import check_positions, checked, count_on, count_real, token_positions, zero_padding
+from ...core.scalars import plain_scalars
+from ...core.state import State, state
+from ...layers.linear.layer import Linear, maps_of
+from ...layers.linear.op import slot_sums
+from ...layers.multi_head import head_width, merge_heads, split_heads
+from ...layers.streaming import Carry, Streaming, default_device, part_with
+from ...layers.untouched import is_untouched
+from ..softmax.op import softmax_attention
+from .op import SlotState, causal_slot_attention, empty_slots
+from .projection import SlotProjection
 
 
 @state
@@ -46,7 +46,7 @@ class LowRankAttention(Streaming):
         causal: a position attends to itself and what came before.
         share: "none": E and F of its own. "kv": F = E. "layer": E = F come from outside (``key_weights`` of each call), for all layers.
         one_kv_head: one head of keys and values for all queries.
-        projection: "learned", "pool" or "conv" (``layers/slots.py``).
+        projection: "learned", "pool" or "conv" (``projection.py``).
         dropout: of the attention weights.
         out_bias: bias of the output map. (Keys and values have none: a bias would not commute with E.)
         context_dim: width of a context, for cross-attention; None: D.

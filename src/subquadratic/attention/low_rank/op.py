@@ -12,15 +12,15 @@ Axes: B batch, H heads, N length, K head width, R slots, G chunks, C chunk lengt
 import torch
 from torch import Tensor
 
-from ..core.backend import is_traced, needs_gradient, takes_triton
-from ..core.causality import keep_out
-from ..core.errors import require_positive
-from ..core.numerics import exact_dtype, no_autocast
-from ..core.packed import document_bounds, state_rows
-from ..core.state import State, state
-from .slot_blocks import slots_in_blocks
-from .slot_formula import slots_by_formula
-from .slots_native import NativeSlots, suits
+from ...core.backend import is_traced, needs_gradient, takes_triton
+from ...core.causality import keep_out
+from ...core.errors import require_positive
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.packed import document_bounds, state_rows
+from ...core.state import State, state
+from .blocks import slots_in_blocks
+from .formula import slots_by_formula
+from .native import NativeSlots, suits
 
 
 @state
@@ -106,7 +106,7 @@ def causal_slot_attention(
     with no_autocast(values):
         inputs = (queries, keys, values, key_weights, value_weights)
         if dropout == 0.0 and takes_triton(backend, values, fits=max(width, values.shape[-1]) <= 256):
-            from ..kernels.slot_attention import causal_slot_attention as by_kernel
+            from .triton import causal_slot_attention as by_kernel
 
             inputs = tuple(tensor.to(values.dtype) for tensor in inputs)  # type: ignore[assignment]
             output, *after = by_kernel(*inputs, state.keys, state.values, cu_seqlens=cu_seqlens)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.packed import document_chunks
+from ...core.packed import document_chunks
 
 
 def slots_by_formula(

@@ -1,4 +1,4 @@
-// Causal slot attention, forward and backward, a head at a time, chunk by chunk (see ops/slot_attention.py and ops/slot_blocks.py for the
+// Causal slot attention, forward and backward, a head at a time, chunk by chunk (see attention/low_rank/op.py and attention/low_rank/blocks.py for the
 // maths): slots of keys and values grow with the sequence, and each query attends to them as they are after its own position.
 //
 // B batch, H heads, N length, C chunk, R slots, K width of queries and keys, V width of values. A chunk's positions lie along the vector.

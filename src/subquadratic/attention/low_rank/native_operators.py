@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import asks, whole
-from .library import Arguments, library
-from .tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
+from ...kernels.native.checks import asks, whole
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
 
 GIVEN: dict[str, Any] = dict(
     queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", key_weights="E N R", value_weights="E N R"
