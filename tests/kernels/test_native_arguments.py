@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from subquadratic.attention.feedback import native_operators as feedback
 from subquadratic.core.backend import use_backend
-from subquadratic.kernels.native import feedback, library
+from subquadratic.kernels.native import library
 from subquadratic.layers.linear import native_operators as linear
 
 from .operator_cases import (

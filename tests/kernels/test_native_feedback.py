@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from subquadratic.attention.feedback import native_operators as kernel
+from subquadratic.attention.feedback.recurrence import feedback_recurrence
+from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights, flatten, unflatten
 from subquadratic.core.backend import use_backend
-from subquadratic.kernels.native import feedback as kernel
 from subquadratic.kernels.native import library
-from subquadratic.ops.feedback_recurrence import feedback_recurrence
-from subquadratic.ops.feedback_weights import LayerWeights, MemoryWeights, flatten, unflatten
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

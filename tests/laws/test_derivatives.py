@@ -12,8 +12,8 @@ from torch.func import functional_call, grad, jacrev, jvp, linearize, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import subquadratic as sq
+from subquadratic.attention.feedback import recurrence as feedback_recurrence
 from subquadratic.kernels.native import library
-from subquadratic.ops import feedback_recurrence
 
 from .matrix import BACKBONES, SMALL, inputs, tokens
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from subquadratic.attention.feedback.buckets import relative_bucket_reference
 from subquadratic.models.config import BackboneConfig
 from subquadratic.models.feedback_transformer import FeedbackTransformer, FeedbackTransformerConfig
-from subquadratic.ops.relative_bias import relative_bucket_reference
 
 OPTIONS = {
     "paper": {},

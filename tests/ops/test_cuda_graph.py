@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from subquadratic.attention.feedback import recurrence
+from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights
 from subquadratic.core import backend
 from subquadratic.core.state import State, state
-from subquadratic.ops import feedback_recurrence as recurrence
-from subquadratic.ops.feedback_weights import LayerWeights, MemoryWeights
 from subquadratic.replay import cuda_graph
 from subquadratic.replay.cuda_capture import CaptureError, NoWaiting
 from subquadratic.replay.cuda_graph import Replayed

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquadratic.ops import feedback_products
-from subquadratic.ops.feedback_products import Product
-from subquadratic.ops.feedback_recurrence import feedback_recurrence, feedback_recurrence_reference
-from subquadratic.ops.feedback_weights import LayerWeights, MemoryWeights, Norm, flatten, unflatten
+from subquadratic.attention.feedback import products as feedback_products
+from subquadratic.attention.feedback.products import Product
+from subquadratic.attention.feedback.recurrence import feedback_recurrence, feedback_recurrence_reference
+from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights, Norm, flatten, unflatten
 
 DIM, HEADS, WIDTH, INNER = 6, 2, 3, 5
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..attention.feedback import FeedbackAttention
+from ..attention.feedback.layer import FeedbackAttention
+from ..attention.feedback.recurrence import feedback_recurrence
+from ..attention.feedback.segments import Segments
+from ..attention.feedback.weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
 from ..core.backend import PLAIN, is_traced
 from ..layers.feed_forward.layer import FeedForward
 from ..layers.norms.layer import ScaleNorm
 from ..layers.untouched import untouched_parts
-from ..ops.feedback_recurrence import feedback_recurrence
-from ..ops.feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
-from ..ops.segments import Segments
 from .feedback_loop import FeedbackState
 from .feedback_stack import FeedbackLayer
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..attention.feedback import FeedbackMemory
+from ..attention.feedback.layer import FeedbackMemory
+from ..attention.feedback.line import HIDDEN, MemoryLine
+from ..attention.feedback.segments import Segments
 from ..core.backend import is_transformed
 from ..core.errors import require
 from ..core.recomputation import hold, recomputed
@@ -18,8 +20,6 @@ from ..core.state import State, state
 from ..layers.residual import BranchState
 from ..layers.streaming import part_with
 from ..layers.untouched import is_untouched
-from ..ops.feedback import HIDDEN, MemoryLine
-from ..ops.segments import Segments
 from .feedback_stack import Before, Step
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention.feedback import FeedbackAttention, FeedbackMemory
+from ..attention.feedback.layer import FeedbackAttention, FeedbackMemory
 from ..attention.softmax.layer import SoftmaxAttention
 from ..layers.norms.layer import Gain, ScaleNorm, make_norm
 from ..layers.residual import BranchState

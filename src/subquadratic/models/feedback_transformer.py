@@ -9,15 +9,15 @@ places of the open segment (C, or none for C = 1).
 import torch
 from torch import Tensor
 
-from ..attention.feedback import FeedbackMemory, RelativeBias
+from ..attention.feedback.layer import FeedbackMemory, RelativeBias
+from ..attention.feedback.line import HIDDEN
+from ..attention.feedback.segments import bring_back, lay_out
 from ..core.errors import check_mask, check_sequence, require
 from ..core.numerics import exact_dtype
 from ..core.padding import count_real, zero_padding
 from ..layers.norms.layer import make_norm
 from ..layers.residual import BranchState
 from ..layers.streaming import Carry, Streaming, default_device, part_with
-from ..ops.feedback import HIDDEN
-from ..ops.segments import bring_back, lay_out
 from .backbone import context_arguments
 from .configs.feedback_transformer import FeedbackTransformerConfig
 from .feedback_fast import run_fast, runs_fast

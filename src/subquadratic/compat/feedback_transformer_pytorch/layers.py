@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...attention.feedback.buckets import relative_buckets
+from ...attention.feedback.line import attend_runs
 from ...core.errors import require_positive, require_probability
 from ...core.numerics import exact_dtype
 from ...core.scalars import plain_scalars
@@ -17,8 +19,6 @@ from ...layers.feed_forward.layer import in_one_operation
 from ...layers.linear.layer import Linear
 from ...layers.multi_head import merge_heads, split_heads
 from ...layers.untouched import is_untouched
-from ...ops.feedback import attend_runs
-from ...ops.relative_bias import relative_buckets
 
 Window = Sequence[tuple[Tensor, Tensor]]  # keys and values (B, H, S, K)
 

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..core.choices import check_buckets
+from ...core.choices import check_buckets
 
 
 def relative_buckets(distance: Tensor, *, buckets: int = 32, max_distance: int = 128) -> Tensor:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import asks, check_tensor
-from .library import Arguments, library
-from .tensors import LONG, POINTER, operator
+from ...kernels.native.checks import asks, check_tensor
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import LONG, POINTER, operator
 
 MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
 PANEL = 48  # at most, as in feedback.h

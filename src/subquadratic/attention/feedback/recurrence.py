@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.numerics import no_autocast
-from ..kernels.derivatives import differentiable, is_transformed, keep, kept
-from ..replay.cuda_graph import Replayed
-from .feedback import HIDDEN
-from .feedback_gradient import backward
-from .feedback_native import run_forward, suits
-from .feedback_products import Product
-from .feedback_weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, flatten, unflatten, with_gain
+from ...core.numerics import no_autocast
+from ...kernels.derivatives import differentiable, is_transformed, keep, kept
+from ...replay.cuda_graph import Replayed
+from .gradient import backward
+from .line import HIDDEN
+from .native import run_forward, suits
+from .products import Product
+from .weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, flatten, unflatten, with_gain
 
 
 def feedback_recurrence(

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .feedback_native import run_backward, suits
-from .feedback_products import Product
-from .feedback_weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, split_steps, with_gain
+from .native import run_backward, suits
+from .products import Product
+from .weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, split_steps, with_gain
 
 
 def backward(

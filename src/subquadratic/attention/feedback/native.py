@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.backend import PLAIN, takes_native
-from .feedback import HIDDEN
-from .feedback_products import LONG
-from .feedback_weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights, Shape, Trace, with_gain
+from ...core.backend import PLAIN, takes_native
+from .line import HIDDEN
+from .products import LONG
+from .weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights, Shape, Trace, with_gain
 
 
 def suits(x: Tensor, layers: Sequence[LayerWeights], heads: int, length: int) -> bool:
     """Whether the C kernels can run the loops, and are worth calling."""
-    from ..kernels.native.feedback import MULTIPLE
+    from .native_operators import MULTIPLE
 
     wide, inner = layers[0].query.shape[0], layers[0].contract.shape[1]
     fits = not any(size % MULTIPLE for size in (x.shape[-1], wide // heads, inner))
@@ -45,7 +45,7 @@ def run_forward(
     outputs: Tensor | None,
 ) -> Trace:
     """The loop forward: fills in the line, and the trace, or with ``outputs`` (N, B, D) these alone."""
-    from ..kernels.native.feedback import Call
+    from .native_operators import Call
 
     length, batch, _ = steps.shape
     keep, rows = outputs is None, batch * shape.heads
@@ -78,7 +78,7 @@ def run_backward(
     **gradients: Tensor | None,
 ) -> None:
     """The loop backward: fills in ``gradients``, those of feedback.h; ``d_expanded`` holds the activation's slopes."""
-    from ..kernels.native.feedback import Call
+    from .native_operators import Call
 
     length, scale, call = len(trace.weights), (layers[0].query.shape[0] // shape.heads) ** -0.5, Call()
     made = []

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.vector_length import vector_length
+from ...core.vector_length import vector_length
 
 LAYER_EPSILON, SCALE_EPSILON = 1e-5, 1e-5
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default

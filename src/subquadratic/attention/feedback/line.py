@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.backend import is_traced
-from ..core.numerics import exact_dtype
-from ..kernels.derivatives import is_followed
+from ...core.backend import is_traced
+from ...core.numerics import exact_dtype
+from ...kernels.derivatives import is_followed
 
 HIDDEN = torch.finfo(torch.float32).min / 2  # finite, so that a query with nothing to see gets no NaN; its result is dropped
 

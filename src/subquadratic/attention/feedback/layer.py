@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.choices import check_buckets
-from ..core.errors import require_positive, require_probability
-from ..core.numerics import exact_dtype, no_autocast
-from ..core.scalars import plain_scalars
-from ..layers.multi_head import head_width, merge_heads, split_heads
-from ..layers.untouched import is_untouched
-from ..ops.feedback import attend_runs
-from ..ops.relative_bias import relative_buckets
+from ...core.choices import check_buckets
+from ...core.errors import require_positive, require_probability
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.scalars import plain_scalars
+from ...layers.multi_head import head_width, merge_heads, split_heads
+from ...layers.untouched import is_untouched
+from .buckets import relative_buckets
+from .line import attend_runs
 
 
 class FeedbackAttention(nn.Module):

@@ -8,7 +8,7 @@ Axes: B rows, I width in, O width out.
 import torch
 from torch import Tensor
 
-from ..layers.linear.op import onednn_is_faster, parts_of
+from ...layers.linear.op import onednn_is_faster, parts_of
 
 LONG = 16  # steps from which a copy of a weight, in the order in which it is read, pays
 ROWS, ELEMENTS = 4, 1 << 17  # rows of a step, and elements of a weight, from which oneDNN's own layout pays
