@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import subquadratic as sq
 from subquadratic.attention import AdditiveAttention, FavorAttention, LowRankAttention, SoftmaxAttention, WindowAttention
+from subquadratic.attention.favor.features import softmax_exponents
+from subquadratic.attention.favor.formula import linear_attention_reference
 from subquadratic.layers.rotary.op import rotation
-from subquadratic.ops.linear_attention import linear_attention_reference
-from subquadratic.ops.random_features import softmax_exponents
 
 DIM, HEADS, LENGTH = 12, 3, 17
 LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {

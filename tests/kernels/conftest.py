@@ -12,10 +12,12 @@ import torch
 
 from subquadratic.attention.additive import native_mean_operators as pool
 from subquadratic.attention.additive import native_running_operators as prefix_softmax
+from subquadratic.attention.favor import native_operators as favor
+from subquadratic.attention.favor import native_step as favor_step
 from subquadratic.attention.feedback import native_operators as feedback
 from subquadratic.attention.low_rank import native_operators as slots
 from subquadratic.attention.softmax import native_operators as softmax
-from subquadratic.kernels.native import favor, favor_step, library
+from subquadratic.kernels.native import library
 from subquadratic.layers.feed_forward import native_operators as feed_forward
 from subquadratic.layers.norms import native_operators as add_norm
 from subquadratic.layers.rotary import native_operators as rotary

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.kernels.linear_attention import gated_linear_attention
+from subquadratic.attention.favor.triton import gated_linear_attention
 
 EMPTY = -1e30
 

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from subquadratic.attention.additive import native_mean_operators as pool
 from subquadratic.attention.additive import native_running_operators as prefix_softmax
+from subquadratic.attention.favor import native_operators as favor
+from subquadratic.attention.favor import native_step as favor_step
 from subquadratic.attention.feedback import native_operators as feedback
 from subquadratic.attention.low_rank import native_operators as slots
 from subquadratic.attention.softmax import native_operators as softmax
-from subquadratic.kernels.native import favor, favor_step
 from subquadratic.layers.feed_forward import native_operators as feed_forward
 from subquadratic.layers.linear import native_operators as linear
 from subquadratic.layers.norms import native_operators as add_norm

@@ -9,9 +9,9 @@ from torch import Tensor
 import subquadratic as sq
 from subquadratic import kernels
 from subquadratic.attention.additive.op import prefix_softmax_mean
+from subquadratic.attention.favor.op import causal_favor
 from subquadratic.attention.low_rank.op import causal_slot_attention
 from subquadratic.core.backend import takes_triton, use_backend
-from subquadratic.ops.favor import causal_favor
 
 pytest.importorskip("triton")
 LENGTH = 21

@@ -47,7 +47,7 @@ CATCH = """
 """
 CALLS = {
     "linear_attention": """
-        from subquadratic.kernels.linear_attention import gated_linear_attention
+        from subquadratic.attention.favor.triton import gated_linear_attention
         features = 256
         output = gated_linear_attention(
             rows(features), rows(features), rows(WIDTH), torch.zeros(1, HEADS, LENGTH), zeros(features, WIDTH), zeros(features), zeros(1),

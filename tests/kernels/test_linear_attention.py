@@ -8,8 +8,8 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install 'subquadratic[triton]'")
 
-from subquadratic.kernels.linear_attention import _forward, gated_linear_attention
-from subquadratic.ops.linear_attention import linear_attention_reference
+from subquadratic.attention.favor.formula import linear_attention_reference
+from subquadratic.attention.favor.triton import _forward, gated_linear_attention
 
 from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
 from .linear_case import Case, case, documents, recurrence, run

@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.attention.favor import native_operators as kernel
+from subquadratic.attention.favor.features import orthogonal_gaussian
+from subquadratic.attention.favor.formula import FeatureState
+from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
 from subquadratic.core.backend import use_backend
-from subquadratic.kernels.native import favor as kernel
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.tensors import shares_of
-from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
-from subquadratic.ops.linear_attention import FeatureState
-from subquadratic.ops.random_features import orthogonal_gaussian
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

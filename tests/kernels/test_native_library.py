@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from subquadratic.attention.favor.op import causal_favor
 from subquadratic.core import backend
 from subquadratic.core.backend import takes_native, use_backend
 from subquadratic.kernels.native import library, processor
 from subquadratic.kernels.native.processor import TESTED, VARIANTS, Variant
 from subquadratic.kernels.native.tensors import LONG, POINTER
-from subquadratic.ops.favor import causal_favor
 
 from .builds import CHECKOUT
 
@@ -32,7 +32,7 @@ needs_kernels = pytest.mark.skipif(library.why_not() is not None, reason=str(lib
 def test_the_threads_are_those_of_pytorch() -> None:
     """A second OpenMP would have a pool of its own, and both would wait for the same cores."""
     code = (
-        "import torch; torch.set_num_threads(2); from subquadratic.ops.favor import causal_favor;"
+        "import torch; torch.set_num_threads(2); from subquadratic.attention.favor.op import causal_favor;"
         "x = torch.randn(1, 4, 300, 8); causal_favor(x, x, x, torch.randn(9, 8), backend='native');"
         "print(*{line.split()[-1] for line in open('/proc/self/maps') if 'omp' in line.rsplit('/', 1)[-1]}, sep='\\n')"
     )

@@ -9,14 +9,14 @@ from torch.nn import functional as F
 
 from subquadratic.attention.additive import native_mean as pool_native
 from subquadratic.attention.additive.op import prefix_softmax_mean
+from subquadratic.attention.favor.features import orthogonal_gaussian
+from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
 from subquadratic.attention.low_rank.op import causal_slot_attention
 from subquadratic.attention.softmax.op import softmax_attention
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.layers.feed_forward import native as feed_forward_native
 from subquadratic.layers.norms import native as add_norm_native
-from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
-from subquadratic.ops.random_features import orthogonal_gaussian
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

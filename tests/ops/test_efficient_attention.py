@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subquadratic.ops.efficient_attention import (
+from subquadratic.attention.favor.efficient import (
     causal_efficient_attention,
     efficient_attention_reference,
     read_efficient,

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from subquadratic.attention.favor import causal as favor_causal
+from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_exponents
+from subquadratic.attention.favor.formula import FeatureState, linear_attention_reference
+from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
 from subquadratic.core.backend import use_backend
-from subquadratic.ops import favor_causal
-from subquadratic.ops.favor import causal_favor, read_favor, summarise_favor
-from subquadratic.ops.linear_attention import FeatureState, linear_attention_reference
-from subquadratic.ops.random_features import orthogonal_gaussian, softmax_exponents
 
 WIDTH, FEATURES = 6, 9
 

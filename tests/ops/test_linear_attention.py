@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.ops.favor import causal_favor
-from subquadratic.ops.linear_attention import (
+from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_exponents
+from subquadratic.attention.favor.formula import (
     EMPTY,
     FeatureState,
     causal_linear_attention,
@@ -19,7 +19,7 @@ from subquadratic.ops.linear_attention import (
     read_with_queries,
     summarise_features,
 )
-from subquadratic.ops.random_features import orthogonal_gaussian, softmax_exponents
+from subquadratic.attention.favor.op import causal_favor
 
 
 def exponents(batch: int, heads: int, length: int, features: int, spread: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:

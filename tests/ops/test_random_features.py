@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from subquadratic.ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
+from subquadratic.attention.favor.features import default_features, orthogonal_gaussian, softmax_exponents
 
 WIDTH = 16
 

@@ -1,7 +1,7 @@
 """Token mixers, one file per mechanism: drop-in layers that map (B, N, D) to (B, N, D)."""
 
 from .additive.layer import AdditiveAttention
-from .favor import FavorAttention
+from .favor.layer import FavorAttention
 from .low_rank.layer import LowRankAttention
 from .softmax.layer import SoftmaxAttention
 from .softmax.window_layer import WindowAttention

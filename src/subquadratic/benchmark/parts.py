@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from .. import attention
 from ..attention.additive.op import prefix_softmax_mean
+from ..attention.favor.features import orthogonal_gaussian, softmax_exponents
+from ..attention.favor.op import causal_favor, read_favor, summarise_favor
 from ..attention.low_rank.op import causal_slot_attention
 from ..attention.softmax.op import softmax_attention
 from ..attention.softmax.window import window_attention
-from ..ops.favor import causal_favor, read_favor, summarise_favor
-from ..ops.random_features import orthogonal_gaussian, softmax_exponents
 from .cases import BACK, Case
 from .checks import both_ways, causal, finite_gradients, streaming_model, within
 from .floor import WINDOW

@@ -173,6 +173,6 @@ def _others(name: str, value: Any, text: str, config: BackboneConfig) -> list[An
 
 
 def _default_features(config: BackboneConfig) -> int:
-    from ..ops.random_features import default_features
+    from ..attention.favor.features import default_features
 
     return default_features(config.head_width)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..attention.favor import FavorAttention
+from ..attention.favor.layer import FavorAttention
 from ..layers.residual import Branch
 from .backbone import StackBackbone, make_branch, make_feed_forward
 from .configs.performer import PerformerConfig

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ...attention.favor.efficient import EfficientState
+from ...attention.favor.formula import FeatureState
 from ...attention.softmax.window import WindowState
 from ...core.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
 from ...core.padding import zero_padding
 from ...core.scalars import plain_scalars
 from ...core.state import State, state
-from ...ops.efficient_attention import EfficientState
-from ...ops.linear_attention import FeatureState
 from .fast_attention import FastAttention
 from .local_attention import LocalAttention
 from .positions import rotate_by_sinusoid

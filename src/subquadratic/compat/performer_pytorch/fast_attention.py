@@ -14,18 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ...attention.favor.efficient import EfficientState, read_efficient, summarise_efficient
+from ...attention.favor.features import default_features, orthogonal_gaussian, softmax_exponents
+from ...attention.favor.formula import FeatureState, causal_linear_attention, empty_features, read_with_queries, summarise_features
 from ...core.errors import NotCausalError, check_mask, require_choice, require_positive
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.scalars import plain_scalars
-from ...ops.efficient_attention import EfficientState, read_efficient, summarise_efficient
-from ...ops.linear_attention import (
-    FeatureState,
-    causal_linear_attention,
-    empty_features,
-    read_with_queries,
-    summarise_features,
-)
-from ...ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
 
 FEATURE_EPSILON = 1e-4  # added to every softmax feature, queries' and keys', after the exponential
 KERNEL_EPSILON = 1e-3  # added to every generalised feature
@@ -38,7 +32,7 @@ class FastAttention(nn.Module):
     Args:
         dim_heads: K.
         nb_features: M; None takes K ln K.
-        ortho_scaling: 0 or 1, see :func:`subquadratic.ops.random_features.orthogonal_gaussian`.
+        ortho_scaling: 0 or 1, see :func:`subquadratic.attention.favor.features.orthogonal_gaussian`.
         causal: position i sees keys up to i.
         generalized_attention: features are ``kernel_fn(w.x) + 1e-3`` instead of the softmax kernel's.
         kernel_fn: of the generalised features, element by element; None: ReLU.

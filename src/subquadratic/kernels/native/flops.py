@@ -20,12 +20,14 @@ from .work import MULTIPLY_ADDS
 PACKAGE = __package__.partition(".")[0]
 COUNTER = "torch.utils.flop_counter"
 KERNELS = (
-    *(f"kernels.native.{name}" for name in ("favor", "favor_step", )),
+    *(f"kernels.native.{name}" for name in ()),
     "attention.softmax.native_operators",
     "attention.additive.native_mean_operators",
     "attention.additive.native_running_operators",
     "attention.low_rank.native_operators",
     "attention.feedback.native_operators",
+    "attention.favor.native_operators",
+    "attention.favor.native_step",
     *(f"layers.{name}.native_operators" for name in ("feed_forward", "linear")),
 )
 

@@ -9,22 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.choices import check_kernel
-from ..core.numerics import exact_dtype, no_autocast
-from ..core.scalars import plain_scalars
-from ..layers.rotary.op import turn_both
-from ..layers.streaming import Carry, Streaming
-from ..ops.efficient_attention import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
-from ..ops.favor import causal_favor, read_favor, summarise_favor
-from ..ops.linear_attention import (
-    FeatureState,
-    causal_linear_attention,
-    empty_features,
-    read_features,
-    read_with_queries,
-    summarise_features,
-)
-from ..ops.random_features import default_features, orthogonal_gaussian, softmax_exponents
+from ...core.choices import check_kernel
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.scalars import plain_scalars
+from ...layers.rotary.op import turn_both
+from ...layers.streaming import Carry, Streaming
+from .efficient import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
+from .features import default_features, orthogonal_gaussian, softmax_exponents
+from .formula import FeatureState, causal_linear_attention, empty_features, read_features, read_with_queries, summarise_features
+from .op import causal_favor, read_favor, summarise_favor
 
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
 Kernel = str | Callable[[Tensor], Tensor]

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import asks
-from .favor import NOTHING
-from .library import Arguments, library
-from .tensors import LONG, POINTER, operator
+from ...kernels.native.checks import asks
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import LONG, POINTER, operator
+from .native_operators import NOTHING
 
 BEFORE = ("total", "weight", "maximum", "sum", "count")
 TENSORS = ("queries", "keys", "values", "turns", "live", "projection", *BEFORE, "output", *(f"{name}_after" for name in BEFORE))

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.numerics import no_autocast
-from ..core.packed import Chunk as Run
-from ..kernels.derivatives import differentiable, keep, kept
-from .favor_formula import causal_by_formula
-from .linear_attention import NOTHING
+from ...core.numerics import no_autocast
+from ...core.packed import Chunk as Run
+from ...kernels.derivatives import differentiable, keep, kept
+from .composition import causal_by_formula
+from .formula import NOTHING
 
 LOG2E = math.log2(math.e)
 FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.numerics import no_autocast
-from ..kernels.derivatives import differentiable, keep, kept
-from .favor_causal import LOG2E, above_ratio, block, guarded, half_square, joined, like, with_one
-from .favor_formula import read_by_formula, summarise_by_formula
-from .linear_attention import EMPTY
+from ...core.numerics import no_autocast
+from ...kernels.derivatives import differentiable, keep, kept
+from .causal import LOG2E, above_ratio, block, guarded, half_square, joined, like, with_one
+from .composition import read_by_formula, summarise_by_formula
+from .formula import EMPTY
 
 
 class Summarise(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """FAVOR+ by the C kernels, as operators that PyTorch knows: forward and backward, causal and bidirectional, float32 on a CPU.
 
-Autograd is `ops/favor_native.py`'s. A chunk's features exist in a core's cache and nowhere else: backward makes them again.
+Autograd is `native.py`'s. A chunk's features exist in a core's cache and nowhere else: backward makes them again.
 
 Axes: B batch, H heads, N length, K head width, V width of values, M features, R runs (documents, or rows of the batch), G chunks.
 """
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import asks, check_tensor
-from .library import Arguments, library
-from .tensors import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+from ...kernels.native.checks import asks, check_tensor
+from ...kernels.native.library import Arguments, library
+from ...kernels.native.tensors import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
 AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head

@@ -11,28 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.backend import is_traced, needs_gradient, takes_native, takes_triton
-from ..core.causality import keep_out
-from ..core.errors import require, require_positive
-from ..core.numerics import exact_dtype, no_autocast
-from ..core.packed import document_bounds, document_chunks, state_rows
-from ..layers.linear.op import linear
-from ..layers.rotary.op import turn_both
-from ..replay.recording import in_one_call
-from .favor_causal import CausalFavor, guarded
-from .favor_formula import causal_by_formula
-from .favor_kernel import favor_by_kernel
-from .favor_summary import Read, Summarise
-from .linear_attention import (
-    FeatureState,
-    causal_linear_attention,
-    empty_features,
-    read_features,
-    summarise_features,
-    unscaled,
-    zero_keys,
-)
-from .random_features import softmax_exponents
+from ...core.backend import is_traced, needs_gradient, takes_native, takes_triton
+from ...core.causality import keep_out
+from ...core.errors import require, require_positive
+from ...core.numerics import exact_dtype, no_autocast
+from ...core.packed import document_bounds, document_chunks, state_rows
+from ...layers.linear.op import linear
+from ...layers.rotary.op import turn_both
+from ...replay.recording import in_one_call
+from .causal import CausalFavor, guarded
+from .composition import causal_by_formula
+from .features import softmax_exponents
+from .formula import FeatureState, causal_linear_attention, empty_features, read_features, summarise_features, unscaled, zero_keys
+from .summary import Read, Summarise
+from .triton_calls import favor_by_kernel
 
 BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
 
@@ -110,7 +102,7 @@ def causal_favor(
             return output.to(given), after
         projection = None if projection is None else _scaled(projection, queries)
         if projection is not None and takes_native(backend, values):
-            from .favor_native import NativeCausalFavor
+            from .native import NativeCausalFavor
 
             form: Any = NativeCausalFavor.apply
             options: tuple[Any, ...] = (bounds,)
@@ -143,7 +135,7 @@ def summarise_favor(
             return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
         keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
         if takes_native(None, values):
-            from .favor_native import NativeSummarise
+            from .native import NativeSummarise
 
             total, weight, maximum = NativeSummarise.apply(keys, values, _scaled(projection, keys), mask)
         else:
@@ -170,7 +162,7 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
         if is_traced() or not len(queries):
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
         if takes_native(None, queries):
-            from .favor_native import NativeRead
+            from .native import NativeRead
 
             return NativeRead.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum).to(given)
         size = block or _block(queries, projection.shape[0])
@@ -215,7 +207,7 @@ def _step(
 ) -> tuple[Tensor, FeatureState]:
     """One token, without gradients: few operations, and the state is read and written once."""
     if projection is not None and takes_native(backend, values):
-        from .favor_native import step
+        from .native import step
 
         return step(queries, keys, values, turns, projection, mask, state)
     maximum = state.maximum

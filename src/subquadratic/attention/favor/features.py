@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..core.errors import require_choice, require_positive
+from ...core.errors import require_choice, require_positive
 
 
 def default_features(width: int) -> int:

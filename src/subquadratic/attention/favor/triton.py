@@ -15,8 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import linear_attention_device as device
-from .common import (
+from ...kernels.common import (
     LAUNCH,
     Chunks,
     by_document,
@@ -31,7 +30,8 @@ from .common import (
     strides,
     tile,
 )
-from .derivatives import differentiable, keep, kept
+from ...kernels.derivatives import differentiable, keep, kept
+from . import triton_device as device
 
 
 def gated_linear_attention(

@@ -1,4 +1,4 @@
-"""FAVOR+ in float32 on a CPU: the C kernels of `kernels/native/favor.py`, with their backward.
+"""FAVOR+ in float32 on a CPU: the C kernels of `native_operators.py`, with their backward.
 
 The maths is that of `favor_causal.py` and `favor_summary.py`. Kept are the arguments, the output, a normaliser a position, and of the
 causal form the summary before each chunk, or of a long sequence before every few.
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.softmax.op import dense_channels
-from ..core.packed import document_chunks
-from ..kernels.derivatives import differentiable, keep, kept
-from ..kernels.native import favor as kernel
-from ..kernels.native.favor_step import favor_step
-from ..kernels.native.tensors import CHUNK, LOG2E
-from .favor_formula import causal_by_formula, read_by_formula, summarise_by_formula
-from .linear_attention import FeatureState
+from ...core.packed import document_chunks
+from ...kernels.derivatives import differentiable, keep, kept
+from ...kernels.native.tensors import CHUNK, LOG2E
+from ..softmax.op import dense_channels
+from . import native_operators as kernel
+from .composition import causal_by_formula, read_by_formula, summarise_by_formula
+from .formula import FeatureState
+from .native_step import favor_step
 
 
 def _composition(*arguments: Any) -> tuple[Tensor, ...]:

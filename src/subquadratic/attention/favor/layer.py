@@ -6,18 +6,18 @@ Axes: B batch, N length (queries), S length (keys), D width, H heads, K head wid
 import torch
 from torch import Tensor, nn
 
-from ..core.choices import check_local
-from ..core.errors import NotCausalError, require, require_positive, require_probability
-from ..core.padding import checked, count_on, count_real, zero_padding
-from ..core.scalars import plain_scalars
-from ..core.state import State, state
-from ..layers.linear.layer import Linear, maps_of
-from ..layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
-from ..layers.rotary.op import turn_both
-from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from .favor_heads import FavorHeads, Kernel, Summary
-from .softmax.op import softmax_attention
-from .softmax.window import WindowState, empty_window, extend_window_attention, window_attention
+from ...core.choices import check_local
+from ...core.errors import NotCausalError, require, require_positive, require_probability
+from ...core.padding import checked, count_on, count_real, zero_padding
+from ...core.scalars import plain_scalars
+from ...core.state import State, state
+from ...layers.linear.layer import Linear, maps_of
+from ...layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
+from ...layers.rotary.op import turn_both
+from ...layers.streaming import Carry, Streaming, advance, default_device, part_with
+from ..softmax.op import softmax_attention
+from ..softmax.window import WindowState, empty_window, extend_window_attention, window_attention
+from .mixing import FavorHeads, Kernel, Summary
 
 
 @state

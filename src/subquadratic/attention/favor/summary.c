@@ -1,4 +1,4 @@
-// Bidirectional FAVOR+: keys and values folded into a summary, and queries that read it, forward and backward (see ops/favor_summary.py).
+// Bidirectional FAVOR+: keys and values folded into a summary, and queries that read it, forward and backward (see attention/favor/summary.py).
 //
 // Each head's positions are split into shares, so that all threads have work; what shares sum up is added in their order.
 #include "favor.h"

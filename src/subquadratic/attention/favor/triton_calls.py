@@ -6,8 +6,8 @@ Axes: B batch, H heads, N length, K head width, M features.
 import torch
 from torch import Tensor
 
-from .linear_attention import EMPTY, FeatureState
-from .random_features import softmax_exponents
+from .features import softmax_exponents
+from .formula import EMPTY, FeatureState
 
 APART = 1e6  # between the exponents of packed documents, in float64: no exponent comes near it, and 1e-10 of it is still told apart
 
@@ -26,7 +26,7 @@ def favor_by_kernel(
     Exponents and stabilisers are float32; features then take the dtype of ``values``, for the matrix units, but float32 instead of float16,
     which cannot hold the gradient of a key far below the maximum.
     """
-    from ..kernels.linear_attention import gated_linear_attention
+    from .triton import gated_linear_attention
 
     given, values = values.dtype, values.float() if values.dtype is torch.float16 else values
     if projection is None:

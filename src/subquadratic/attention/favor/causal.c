@@ -1,4 +1,4 @@
-// Causal FAVOR+, forward and backward, one head of one sequence after another, chunk by chunk (see ops/favor_causal.py for the maths).
+// Causal FAVOR+, forward and backward, one head of one sequence after another, chunk by chunk (see attention/favor/causal.py for the maths).
 #include "favor.h"
 
 typedef struct {

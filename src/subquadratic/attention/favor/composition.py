@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.packed import Chunk as Run
-from .linear_attention import FeatureState, causal_linear_attention, read_features, summarise_features
+from ...core.packed import Chunk as Run
+from .formula import FeatureState, causal_linear_attention, read_features, summarise_features
 
 
 def exponents(x: Tensor, projection: Tensor) -> Tensor:
