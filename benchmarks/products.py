@@ -30,7 +30,7 @@ from subquadratic.benchmark.timing import interleave, median, ratios
 from subquadratic.benchmark.work import Setting
 from subquadratic.core.backend import use_backend
 from subquadratic.core.free_memory import keep_freed_memory
-from subquadratic.models.files import replace_file
+from subquadratic.heads.files import replace_file
 
 PRODUCTS = ("mm", "bmm", "addmm", "addmm_", "baddbmm", "baddbmm_", "_linear_pointwise")
 ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")

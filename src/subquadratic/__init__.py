@@ -13,21 +13,19 @@ if TYPE_CHECKING:
     from .core.backend_info import BackendInfo, backend_info
     from .core.errors import NotCausalError
     from .core.state import State
+    from .heads import EncoderDecoder, LanguageModel, SequenceClassifier
     from .models import (
         BackboneConfig,
-        EncoderDecoder,
         Fastformer,
         FastformerConfig,
         FeedbackTransformer,
         FeedbackTransformerConfig,
-        LanguageModel,
         Linformer,
         LinformerConfig,
         PerceiverAR,
         PerceiverARConfig,
         Performer,
         PerformerConfig,
-        SequenceClassifier,
         Transformer,
         TransformerConfig,
     )
@@ -62,6 +60,9 @@ __all__ = [
 ]
 
 _HOMES = dict.fromkeys(__all__, "models") | {
+    "EncoderDecoder": "heads",
+    "LanguageModel": "heads",
+    "SequenceClassifier": "heads",
     "BackendInfo": "core.backend_info",
     "NotCausalError": "core.errors",
     "State": "core.state",

@@ -13,7 +13,7 @@ from subquadratic.benchmark.cases import Case, Sizes
 from subquadratic.benchmark.floor import Floor, floor_of, work_of
 from subquadratic.benchmark.machine import Rates
 from subquadratic.benchmark.models import config_of
-from subquadratic.models.language_model import LanguageModel
+from subquadratic.heads.language_model import LanguageModel
 
 SIZES = Sizes(dim=16, depth=2, heads=2, vocabulary=11, slots=5, memories=6)
 D, L, H, V, R, M = 16, 2, 2, 11, 5, 16  # M = floor(8 ln 8)

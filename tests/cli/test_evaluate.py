@@ -166,7 +166,7 @@ def test_a_full_disk_costs_only_the_file(place: Path, capsys: pytest.CaptureFixt
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("subquadratic.models.files.replace_file", full)
+    monkeypatch.setattr("subquadratic.heads.files.replace_file", full)
     assert main(["evaluate", "performer", "--out", "score.json"]) == 1
     printed = capsys.readouterr()
     assert "bits/byte" in printed.out

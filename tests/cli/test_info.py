@@ -9,7 +9,7 @@ import torch
 
 import subquadratic as sq
 from subquadratic.cli.main import main
-from subquadratic.evaluation.info import doubling, option_rows
+from subquadratic.costs.info import doubling, option_rows
 from subquadratic.models.config import model_types
 
 SMALL = ["--dim", "32", "--depth", "1", "--heads", "2", "--length", "300"]

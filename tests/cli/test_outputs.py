@@ -8,7 +8,7 @@ import torch
 
 import subquadratic as sq
 from subquadratic.cli.main import main
-from subquadratic.models.files import replace_files
+from subquadratic.heads.files import replace_files
 
 SMALL = {"dim": 8, "depth": 1, "heads": 1}
 

@@ -15,7 +15,7 @@ import yaml
 
 import subquadratic as sq
 from subquadratic.cli.main import main
-from subquadratic.data.tokenizer import ByteTokenizer
+from subquadratic.data.tokenizers.bytes import ByteTokenizer
 from subquadratic.evaluation import predict
 
 SIZES: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 2}

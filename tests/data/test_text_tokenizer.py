@@ -10,7 +10,7 @@ from tests.data.tokenizers_for_tests import LINES, bpe, byte_level
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from subquadratic.data import ByteTokenizer, TextTokenizer, load_tokenizer
-from subquadratic.data.token_bytes import byte_values
+from subquadratic.data.tokenizers.token_bytes import byte_values
 
 BPE = bpe()
 

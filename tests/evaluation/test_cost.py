@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import subquadratic as sq
-from subquadratic.evaluation.abstract_run import abstract_run
-from subquadratic.evaluation.cost import costs_along, decode_cost, parameter_count, training_cost
+from subquadratic.costs.abstract_run import abstract_run
+from subquadratic.costs.cost import costs_along, decode_cost, parameter_count, training_cost
 
 SIZES: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2}
 CONFIGS = {
@@ -117,7 +117,7 @@ def test_long_sequences_follow_from_shorter_ones(name: str, batch: int, monkeypa
         kept = run.ledger.live
         loss.backward()
         direct = (run.ledger.flops, kept)
-    monkeypatch.setattr("subquadratic.evaluation.cost.TRAINING", 256)
+    monkeypatch.setattr("subquadratic.costs.cost.TRAINING", 256)
     fitted = training_cost(build(name, depth=1), batch_size=batch, length=length)
     assert fitted.extrapolated
     assert (fitted.flops, fitted.activation_bytes) == pytest.approx(direct, rel=0.02)

@@ -9,7 +9,7 @@ import subquadratic as sq
 from subquadratic.benchmark.machine import facts
 from subquadratic.benchmark.results import Run, same_conditions
 from subquadratic.evaluation.versions import versions
-from subquadratic.training.setup import describe
+from subquadratic.training.problems.setup import describe
 
 
 def test_only_what_is_installed_is_named() -> None:

@@ -13,9 +13,10 @@ from tests.ops.again import Again
 from torch import Tensor, nn
 
 import subquadratic as sq
-from subquadratic.generation import Decoding, Sampling, replay
-from subquadratic.models import embedding
-from subquadratic.models.embedding import TokenEmbedding
+from subquadratic.generation import Decoding, Sampling
+from subquadratic.generation import one_token as replay
+from subquadratic.heads import embedding
+from subquadratic.heads.embedding import TokenEmbedding
 from subquadratic.replay import cuda_graph
 from subquadratic.replay.cuda_capture import CaptureError, NoWaiting
 from subquadratic.replay.cuda_graph import Replayed

@@ -25,8 +25,9 @@ from tests.laws.matrix import configs
 from torch import Tensor
 
 import subquadratic as sq
-from subquadratic.generation import replay, steps
-from subquadratic.generation.replay import _of_models
+from subquadratic.generation import one_token as replay
+from subquadratic.generation import steps
+from subquadratic.generation.one_token import _of_models
 from subquadratic.replay.recording import Recording
 
 RECORDED = {name: config for name, config in CONSTANT.items() if name != "feedback"}  # which looks at how full its memory is

@@ -12,7 +12,7 @@ from subquadratic.attention.favor.formula import FeatureState
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.kernels.native.tensors import shares_of
+from subquadratic.kernels.native.operators import shares_of
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 

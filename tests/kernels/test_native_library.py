@@ -18,8 +18,8 @@ from subquadratic.attention.favor.op import causal_favor
 from subquadratic.core import backend
 from subquadratic.core.backend import takes_native, use_backend
 from subquadratic.kernels.native import library, processor
+from subquadratic.kernels.native.operators import LONG, POINTER
 from subquadratic.kernels.native.processor import TESTED, VARIANTS, Variant
-from subquadratic.kernels.native.tensors import LONG, POINTER
 
 from .builds import CHECKOUT
 

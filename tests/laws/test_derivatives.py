@@ -345,7 +345,7 @@ def test_tokens_out_of_range_are_named_where_they_can_be_seen() -> None:
 def test_a_backend_without_them_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "native" and library.why_not() is not None:
         pytest.skip(f"no C kernels: {library.why_not()}")
-    monkeypatch.setattr("subquadratic.kernels.available", lambda device: True)
+    monkeypatch.setattr("subquadratic.kernels.triton.available", lambda device: True)
     model, x = sq.FastformerConfig(**SMALL).build(), torch.randn(2, LENGTH, 16)
     with sq.use_backend(name):
         for call in (lambda: grad(lambda x: model(x).sum())(x), lambda: jvp(model, (x,), (x,)), lambda: tangent(model, x, x)):

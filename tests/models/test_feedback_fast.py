@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from subquadratic.models import feedback_transformer
-from subquadratic.models.feedback_fast import runs_fast
-from subquadratic.models.feedback_transformer import FeedbackTransformer, FeedbackTransformerConfig
+from subquadratic.models.feedback_transformer import backbone as feedback_transformer
+from subquadratic.models.feedback_transformer.backbone import FeedbackTransformer, FeedbackTransformerConfig
+from subquadratic.models.feedback_transformer.fast import runs_fast
 
 OPTIONS = {
     "paper": {},

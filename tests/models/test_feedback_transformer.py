@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from subquadratic.attention.feedback.buckets import relative_bucket_reference
 from subquadratic.models.config import BackboneConfig
-from subquadratic.models.feedback_transformer import FeedbackTransformer, FeedbackTransformerConfig
+from subquadratic.models.feedback_transformer.backbone import FeedbackTransformer, FeedbackTransformerConfig
 
 OPTIONS = {
     "paper": {},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import subquadratic as sq
-from subquadratic.models import saving
+from subquadratic.heads import saving
 
 CONFIG = sq.PerformerConfig(dim=16, depth=1, heads=2)
 

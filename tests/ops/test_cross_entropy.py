@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from subquadratic.ops import cross_entropy
-from subquadratic.ops.cross_entropy import chunked_cross_entropy, cross_entropy_reference
+from subquadratic.heads import cross_entropy
+from subquadratic.heads.cross_entropy import chunked_cross_entropy, cross_entropy_reference
 
 
 def inputs(length: int = 11, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

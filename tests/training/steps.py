@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from subquadratic.training import TrainOptions
 from subquadratic.training.checkpoints import Checkpoints
-from subquadratic.training.problem import Problem
+from subquadratic.training.problems.problem import Problem
 from subquadratic.training.schedule import Schedule
 from subquadratic.training.train import prepare
 from subquadratic.training.trainer import SubquadraticTrainer

@@ -10,7 +10,7 @@ import pytest
 
 from subquadratic import LanguageModel
 from subquadratic.data import load_tokenizer
-from subquadratic.models import saving
+from subquadratic.heads import saving
 from subquadratic.training import TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.callbacks import TrainingError
@@ -67,8 +67,8 @@ def test_what_is_said_to_be_kept_is_there(place: str, count: int, run: Any, tmp_
 
 def test_a_model_is_not_kept_without_its_tokenizer(run: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from subquadratic.data.sources import find_source
-    from subquadratic.data.text_tokenizer import TextTokenizer
-    from subquadratic.data.tokenizer_training import train_tokenizer
+    from subquadratic.data.tokenizers.text import TextTokenizer
+    from subquadratic.data.tokenizers.training import train_tokenizer
 
     tokenizer, _ = train_tokenizer(find_source(str(text)), vocab_size=280)
     tokenizer.save(tmp_path / "tokenizer")

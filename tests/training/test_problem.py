@@ -11,9 +11,9 @@ from subquadratic.data import ByteTokenizer, Windows
 from subquadratic.evaluation.score import evaluate_text
 from subquadratic.evaluation.text import Text
 from subquadratic.evaluation.windows import TextWindows, reach
-from subquadratic.training.language import _stack, _summing
 from subquadratic.training.optimizer import make_optimizer
-from subquadratic.training.problem import Problem, Score, evenly, spread, validate
+from subquadratic.training.problems.language import _stack, _summing
+from subquadratic.training.problems.problem import Problem, Score, evenly, spread, validate
 
 TOKENS = np.random.default_rng(0).integers(0, 256, 400).astype(np.uint16)
 

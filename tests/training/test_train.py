@@ -17,7 +17,7 @@ import yaml
 from transformers import TrainerCallback
 
 from subquadratic import LanguageModel, SequenceClassifier
-from subquadratic.models.encoder_decoder import EncoderDecoder
+from subquadratic.heads.encoder_decoder import EncoderDecoder
 from subquadratic.training import DEFAULTS, MODELS, TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.callbacks import Signals, TrainingError

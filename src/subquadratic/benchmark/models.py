@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import models as ours
-from ..models.language_model import LanguageModel
+from ..heads.language_model import LanguageModel
 from .cases import BACK, Case
 from .checks import both_ways, finite_gradients, streaming_model
 from .work import (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.files import replace_file
+from ..heads.files import replace_file
 from .results import Run, Side
 
 COLOURS = {

@@ -92,7 +92,7 @@ class Run:
 
 def save(run: Run, path: Path) -> None:
     """Write a file whole or not at all."""
-    from ..models.files import replace_file
+    from ..heads.files import replace_file
 
     content = {"format": FORMAT, "machine": run.machine, "settings": run.settings, "cases": [_plain(result) for result in run.results]}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -251,7 +251,7 @@ def _write(folder: Path) -> None:
 def _written(run: Run, folder: Path) -> list[Path]:
     from ..benchmark.plots import draw
     from ..benchmark.report import markdown
-    from ..models.files import replace_file
+    from ..heads.files import replace_file
 
     table = folder / "table.md"
     replace_file(table, lambda file: file.write_text(markdown(run), encoding="utf-8"))

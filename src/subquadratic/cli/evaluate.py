@@ -183,7 +183,7 @@ def _refuse_unfit(options: EvaluateOptions, folder: Path, kind: str, own: dict[s
 
         fitting(options.data, rows=rows)  # says what is not there
     if options.tokenizer is not None:
-        from ..data.tokenizer import find_tokenizer
+        from ..data.tokenizers.loading import find_tokenizer
 
         find_tokenizer(options.tokenizer)
 
@@ -222,7 +222,7 @@ def _write(options: EvaluateOptions, written: str, trained: Trained, score: Any,
         OutputError: a file cannot be written; says where the score is.
     """
     from ..evaluation.report import plot_positions
-    from ..models.files import replace_file
+    from ..heads.files import replace_file
 
     failed, done = [], ["the score was printed"] if printed else []
     cause: OSError | None = None

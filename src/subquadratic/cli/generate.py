@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
     options = parse(GenerateOptions, gather("stop", argv), verb="generate", examples=EXAMPLES, positional="run")
     options.check()
 
-    from ..data.value_tokenizers import ValueTokenizer
+    from ..data.tokenizers.values import ValueTokenizer
     from ..evaluation.vocabulary import model_tokenizer
     from ..generation import Sampling
     from .text_model import check, load
@@ -136,7 +136,7 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
 
 def _check_samples(loaded: TextModel, samples: int) -> None:
     """Raises ValueError where not even the probabilities of one token of each sample fit into memory."""
-    from ..evaluation.memory import available_memory
+    from ..costs.memory import available_memory
     from ..evaluation.report import size
 
     model = loaded.model.decoder if loaded.kind == "pairs" else loaded.model

@@ -17,7 +17,7 @@ from .options import parse
 from .text_io import print_text
 
 if TYPE_CHECKING:
-    from ..evaluation.info import LengthRow, OptionRow
+    from ..costs.info import LengthRow, OptionRow
 
 LENGTH = 4096
 EXAMPLES = """\
@@ -101,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _measure(options: InfoOptions, asked: Any, show: Callable[[str], None]) -> dict[str, Any]:
     """Everything there is to say, but for the options."""
-    from ..evaluation.info import build_on_meta, doubling, exact_twin, length_rows
+    from ..costs.info import build_on_meta, doubling, exact_twin, length_rows
 
     show("building")
     name, model, config, length = _saved(options, asked) if options.run is not None else _new(options, asked)
@@ -122,7 +122,7 @@ def _measure(options: InfoOptions, asked: Any, show: Callable[[str], None]) -> d
 
 
 def _changes(found: dict[str, Any], show: Callable[[str], None]) -> list[OptionRow]:
-    from ..evaluation.info import option_rows
+    from ..costs.info import option_rows
 
     return option_rows(found["config"], vocab_size=found["vocab_size"], progress=lambda done, of: show(f"options: {done + 1} of {of}"))
 
@@ -133,7 +133,7 @@ def _asked(options: InfoOptions) -> Any:
     Raises:
         ValueError: there is none.
     """
-    from ..evaluation.describe import with_needed
+    from ..costs.describe import with_needed
     from ..models.config import config_class
 
     if options.run is not None:
@@ -149,7 +149,7 @@ def _asked(options: InfoOptions) -> Any:
 def _asked_of_folder(path: str) -> tuple[Path, str, dict[str, Any]]:
     """The folder, the class of its model, and what that was made of; its weights are not read."""
     from ..evaluation.saved import HEADS, find_folder
-    from ..models.files import read_config
+    from ..heads.files import read_config
 
     folder = find_folder(path)
     content = read_config(folder)
@@ -160,7 +160,7 @@ def _asked_of_folder(path: str) -> tuple[Path, str, dict[str, Any]]:
 
 
 def _new(options: InfoOptions, config: Any) -> tuple[str, Any, Any, int]:
-    from ..evaluation.info import build_on_meta
+    from ..costs.info import build_on_meta
 
     length = LENGTH if options.length is None else options.length
     limit = config.length_limit
@@ -170,9 +170,9 @@ def _new(options: InfoOptions, config: Any) -> tuple[str, Any, Any, int]:
 
 
 def _saved(options: InfoOptions, asked: tuple[Path, str, dict[str, Any]]) -> tuple[str, Any, Any, int]:
-    from ..evaluation.shape_run import on_meta
+    from ..costs.shape_run import on_meta
     from ..evaluation.trained import HEADS, telling_why
-    from ..models.language_model import LanguageModel
+    from ..heads.language_model import LanguageModel
 
     folder, head, content = asked
     with telling_why(folder), on_meta():
@@ -184,7 +184,7 @@ def _saved(options: InfoOptions, asked: tuple[Path, str, dict[str, Any]]) -> tup
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    from ..evaluation.info import wins_from
+    from ..costs.info import wins_from
 
     config, exact = found["config"], found["exact"]
     names = [each.name for each in dataclasses.fields(found["rows"][0]) if each.name != "length"]
@@ -227,7 +227,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _length_lines(rows: list[LengthRow], exact: list[LengthRow] | None) -> Iterator[str]:
-    from ..evaluation.info import wins_from
+    from ..costs.info import wins_from
     from ..evaluation.report import amount, size, table
 
     columns: tuple[tuple[str, str, Any], ...] = (
@@ -257,7 +257,7 @@ def _length_lines(rows: list[LengthRow], exact: list[LengthRow] | None) -> Itera
 
 
 def _option_lines(changes: list[OptionRow]) -> Iterator[str]:
-    from ..evaluation.info import OPTIONS_DEPTH, OPTIONS_LENGTH, matters
+    from ..costs.info import OPTIONS_DEPTH, OPTIONS_LENGTH, matters
     from ..evaluation.report import table
 
     yield f"what an option costs (a model of at most {OPTIONS_DEPTH} layers, {OPTIONS_LENGTH} tokens):"

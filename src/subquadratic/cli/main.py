@@ -124,7 +124,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
 def _explained(error: Exception) -> tuple[str, int] | None:
     """One line on an error and its exit status; None for one that only a traceback explains."""
-    from ..evaluation.memory import out_of_memory
+    from ..costs.memory import out_of_memory
 
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if not kinds & {"TrainingError", "UsageError", "ValueError"} and (said := out_of_memory(error)) is not None:

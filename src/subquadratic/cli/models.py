@@ -13,7 +13,7 @@ from .options import parse
 from .text_io import print_text
 
 if TYPE_CHECKING:
-    from ..evaluation.describe import ModelFacts
+    from ..costs.describe import ModelFacts
 
 WIDTH = 100
 EXAMPLES = """\
@@ -36,7 +36,7 @@ class ModelsOptions:
 
 def run(argv: Sequence[str]) -> int:
     options = parse(ModelsOptions, first_word(argv, "model"), verb="models", examples=EXAMPLES)
-    from ..evaluation.describe import all_models, model_facts
+    from ..costs.describe import all_models, model_facts
 
     if options.model is not None:
         facts = model_facts(options.model)

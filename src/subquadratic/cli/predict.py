@@ -104,7 +104,7 @@ def run(argv: Sequence[str]) -> int:
     options = parse(PredictOptions, argv, verb="predict", examples=EXAMPLES, positional="run")
     options.check()
     from ..evaluation.saved import find_saved, read_options
-    from ..models.files import replace_file
+    from ..heads.files import replace_file
 
     saved = find_saved(options.run)
     _check_model(options, saved.folder, saved.head, read_options(saved.folder / "run.yaml"))
@@ -244,7 +244,7 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
         ValueError: the model predicts nothing of rows, an option means nothing for it, or something is not there.
     """
     from ..data.sources import fitting
-    from ..data.tokenizer import find_tokenizer
+    from ..data.tokenizers.loading import find_tokenizer
 
     if own.get("task"):
         raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are not text of rows")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..data.tokenizer import Tokenizer
+    from ..data.tokenizers.bytes import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TextModel:
     @property
     def values(self) -> bool:
         """Whether its tokens are integers or numbers, and no text."""
-        from ..data.value_tokenizers import reads_values
+        from ..data.tokenizers.values import reads_values
 
         return reads_values(self.tokenizer)
 
@@ -89,8 +89,8 @@ def _of_text(folder: Path, model: Any) -> tuple[Any, str]:
     """The model as generation takes it, and what it does with text."""
     from ..compat.continuation import Continuation
     from ..core.errors import NotCausalError
-    from ..models.encoder_decoder import EncoderDecoder
-    from ..models.language_model import LanguageModel
+    from ..heads.encoder_decoder import EncoderDecoder
+    from ..heads.language_model import LanguageModel
 
     if isinstance(model, EncoderDecoder):
         return model, "pairs"

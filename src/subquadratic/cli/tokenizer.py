@@ -97,7 +97,7 @@ def _train(argv: Sequence[str]) -> int:
     _check_out(out, overwrite=options.overwrite)
 
     from ..data.sources import find_source
-    from ..data.tokenizer_training import train_tokenizer
+    from ..data.tokenizers.training import train_tokenizer
 
     started = time.monotonic()
     source = find_source(options.data, text=options.text, quotes=options.quotes, skip_bad_rows=options.skip_bad_rows)
@@ -158,7 +158,7 @@ def _written_by_us(folder: Path) -> bool:
 def _show(argv: Sequence[str]) -> int:
     options = parse(ShowOptions, argv, verb="tokenizer show", examples=SHOW_EXAMPLES, positional="tokenizer")
 
-    from ..data.tokenizer import load_tokenizer
+    from ..data.tokenizers.loading import load_tokenizer
 
     tokenizer = load_tokenizer(options.tokenizer)
     special = {role: getattr(tokenizer, f"{role}_token") for role in ("pad", "bos", "eos", "mask")}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .text_io import notify
 
 if TYPE_CHECKING:
-    from ..data.tokenizer import Tokenizer
-    from ..data.value_tokenizers import ValueTokenizer
+    from ..data.tokenizers.bytes import Tokenizer
+    from ..data.tokenizers.values import ValueTokenizer
     from .generate_options import GenerateOptions
 
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
@@ -33,7 +33,7 @@ def check_unfit(folder: Path, tokenizer: Tokenizer, options: GenerateOptions) ->
     Raises:
         ValueError: there is one.
     """
-    from ..data.value_tokenizers import reads_values
+    from ..data.tokenizers.values import reads_values
 
     values = reads_values(tokenizer)
     for name in ("out", "prompt_length", "column", "dtype"):
@@ -142,7 +142,7 @@ def write_values(out: str, rows: list[Any]) -> None:
     """
     import numpy as np
 
-    from ..models.files import replace_file
+    from ..heads.files import replace_file
 
     length = max(map(len, rows))
     kind = rows[0].dtype

@@ -57,7 +57,7 @@ def convert_checkpoint(
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"out={str(out)!r} exists and is not an empty folder: choose another, or pass overwrite=True")
     if out.is_dir():
-        from ..models.files import check_replaceable
+        from ..heads.files import check_replaceable
 
         check_replaceable(out)
     weights = read_state_dict(path)
@@ -98,8 +98,8 @@ def load(folder: str | os.PathLike[str], *, dtype: torch.dtype | str | None = No
         FileNotFoundError: if the folder or one of its files is missing.
         ValueError: if it holds something else, or a file is damaged; for another ``dtype``.
     """
-    from ..models.files import CONFIG, WEIGHTS, read_config
-    from ..models.saving import floating_dtype, read_weights, take_dtypes_
+    from ..heads.files import CONFIG, WEIGHTS, read_config
+    from ..heads.saving import floating_dtype, read_weights, take_dtypes_
 
     wanted = floating_dtype(dtype)
     folder = Path(folder)
@@ -133,7 +133,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     if path.suffix == ".safetensors":
-        from ..models.saving import read_tensors
+        from ..heads.saving import read_tensors
 
         content: object = read_tensors(path)
     else:
@@ -282,8 +282,8 @@ def _spelled(options: Options) -> str:
 
 def _save(model: nn.Module, published: Published, options: Options, assumed: Options, out: Path) -> None:
     """Written beside ``out`` and renamed: a half-written model is never seen."""
-    from ..models.files import CONFIG, FORMAT, WEIGHTS
-    from ..models.saving import write_tensors
+    from ..heads.files import CONFIG, FORMAT, WEIGHTS
+    from ..heads.saving import write_tensors
 
     name = f"{PREFIX}{published.package}.{published.name}"
     content = {"format": FORMAT, "class": name, "model_type": name, "options": options, "assumed": sorted(assumed)}

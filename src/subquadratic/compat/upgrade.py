@@ -161,7 +161,7 @@ def _kinds(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
 
 
 def _performer_lm(model: Any) -> nn.Module:
-    from ..models.language_model import LanguageModel
+    from ..heads.language_model import LanguageModel
 
     performer, tables = model.performer, model.pos_emb
     bias = None if model.to_out is None else model.to_out.bias

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .. import kernels
+from ..kernels import triton
 from ..kernels.derivatives import is_plain, is_traced, is_transformed, is_without_numbers
 from ..kernels.native.library import why_not
 from .errors import require, require_choice
@@ -59,12 +59,12 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
         return False
     if name == "auto":
         fits = fits and values.is_cuda and values.dtype is torch.bfloat16 and values.numel() > 0
-        return fits and kernels.available(values.device) and not is_transformed()
+        return fits and triton.available(values.device) and not is_transformed()
     if is_plain():
         return False
     require_choice("backend", name, BACKENDS)
     require(
-        kernels.available(values.device),
+        triton.available(values.device),
         f"backend='triton' needs triton (pip install 'subquadratic[triton]') and a CUDA device, got tensors on {values.device}; "
         "to try the kernels on a CPU set TRITON_INTERPRET=1 before Python starts",
     )

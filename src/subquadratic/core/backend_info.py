@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import kernels
+from ..kernels import triton
 from ..kernels.native import library
 from .backend import chosen_backend
 
@@ -57,7 +57,7 @@ def backend_info() -> BackendInfo:
         why_not_native=reason,
         better=library.better_variant(),
         made_by=None if reason is not None else library.made_by(),
-        triton=kernels.available(torch.device("cuda" if has_gpu else "cpu")),
+        triton=triton.available(torch.device("cuda" if has_gpu else "cpu")),
         gpu=torch.cuda.get_device_name() if has_gpu else None,
         torch=str(torch.__version__),
         threads=torch.get_num_threads(),

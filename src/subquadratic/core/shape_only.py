@@ -1,4 +1,4 @@
-"""A tensor that has a shape and no memory, of which `evaluation/shape_run.py` computes what a model costs."""
+"""A tensor that has a shape and no memory, of which `costs/shape_run.py` computes what a model costs."""
 
 from __future__ import annotations
 

@@ -12,26 +12,27 @@ if TYPE_CHECKING:
     from .corpus import Corpus, load_corpus
     from .examples import Examples, collate, load_examples
     from .tasks import Task, make_task
-    from .text_tokenizer import TextTokenizer
-    from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
-    from .value_tokenizers import IntegerTokenizer, NumberTokenizer
+    from .tokenizers.bytes import ByteTokenizer, Tokenizer
+    from .tokenizers.loading import load_tokenizer
+    from .tokenizers.text import TextTokenizer
+    from .tokenizers.values import IntegerTokenizer, NumberTokenizer
     from .windows import Windows
 
 _HOMES = {
     "Binning": "binning",
-    "ByteTokenizer": "tokenizer",
+    "ByteTokenizer": "tokenizers.bytes",
     "Corpus": "corpus",
     "Examples": "examples",
     "Task": "tasks",
-    "IntegerTokenizer": "value_tokenizers",
-    "NumberTokenizer": "value_tokenizers",
-    "TextTokenizer": "text_tokenizer",
-    "Tokenizer": "tokenizer",
+    "IntegerTokenizer": "tokenizers.values",
+    "NumberTokenizer": "tokenizers.values",
+    "TextTokenizer": "tokenizers.text",
+    "Tokenizer": "tokenizers.bytes",
     "Windows": "windows",
     "load_corpus": "corpus",
     "collate": "examples",
     "load_examples": "examples",
-    "load_tokenizer": "tokenizer",
+    "load_tokenizer": "tokenizers.loading",
     "make_task": "tasks",
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mapping import place_in_file
-from .value_tokenizers import LARGEST, NumberTokenizer
+from .tokenizers.values import LARGEST, NumberTokenizer
 
 BINNINGS = ("quantile", "mu_law")
 SAMPLE = 1 << 22  # numbers, evenly spread, that bins are found from

@@ -25,10 +25,10 @@ from .passed_over import PassedOver
 from .reading import expand_user
 from .sources import STDLIB, Source, find_sources, of_validation
 from .store import cache_folder, map_tokens, stored_tokens, tokens_in_memory
-from .tokenizer import BYTES, ByteTokenizer, Tokenizer
+from .tokenizers.bytes import BYTES, ByteTokenizer, Tokenizer
+from .tokenizers.values import IntegerTokenizer, NumberTokenizer, Unbinned, reads_values
 from .tokenizing import WHOLE, Progress
 from .value_files import INTEGER, NUMBER
-from .value_tokenizers import IntegerTokenizer, NumberTokenizer, Unbinned, reads_values
 
 MEMORY_BYTES = 64 << 20
 MEMORY_VALUES = 8 << 20  # bytes on disk, each of which may be a number of eight

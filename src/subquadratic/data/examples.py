@@ -28,7 +28,7 @@ from .fields import as_text, is_nothing
 from .passed_over import PassedOver
 from .sources import Source, find_sources, of_validation
 from .token_lists import TokenLists
-from .tokenizer import ByteTokenizer, Tokenizer
+from .tokenizers.bytes import ByteTokenizer, Tokenizer
 from .tokenizing import WHOLE, Progress, by_hash, counter, token_dtype
 
 BATCH_ROWS = 512

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from .reading import expand_user
 from .sources import Source
-from .tokenizer import Tokenizer
+from .tokenizers.bytes import Tokenizer
 from .tokenizing import Layout, Progress, write_tokens
 
 FORMAT = 3

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from .documents import Document
 from .passed_over import PassedOver
 from .sources import Source
-from .tokenizer import BYTES, Tokenizer
+from .tokenizers.bytes import BYTES, Tokenizer
+from .tokenizers.values import ValueTokenizer, reads_values
 from .value_files import ValuePiece
-from .value_tokenizers import ValueTokenizer, reads_values
 
 VALIDATION_PERCENT = 10
 BATCH_BYTES = 1 << 21  # of text, encoded at once

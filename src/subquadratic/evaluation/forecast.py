@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.binning import Binned
+from ..heads.language_model import LanguageModel
 from ..layers.modes import evaluating
-from ..models.language_model import LanguageModel
 from .windows import reach
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..data import collate
 from ..data.new_rows import NewRow
-from ..data.tokenizer import Tokenizer
+from ..data.tokenizers.bytes import Tokenizer
 from ..generation.text import known_end
 from ..layers.modes import evaluating
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..models.files import replace_file
+from ..heads.files import replace_file
 
 if TYPE_CHECKING:
     from .forecast import ForecastScore

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.files import CONFIG, WEIGHTS, read_config
+from ..heads.files import CONFIG, WEIGHTS, read_config
 from .report import shortened
 
 HEADS = ("LanguageModel", "SequenceClassifier", "EncoderDecoder")

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ..costs.cost import state_is_constant
+from ..heads.language_model import LanguageModel
 from ..layers.modes import evaluating
-from ..models.language_model import LanguageModel
-from .cost import state_is_constant
 from .tally import Tally, TextScore
 from .text import Text
 from .windows import TextWindows, is_causal, reach, scored_losses, stacked

@@ -16,13 +16,13 @@ from torch import Tensor
 from ..data import Corpus, Examples, collate, load_corpus, load_examples, load_tokenizer, make_task
 from ..data.documents import STDIN
 from ..data.sources import fitting
-from ..data.tokenizer import Tokenizer
-from ..data.value_tokenizers import reads_values
+from ..data.tokenizers.bytes import Tokenizer
+from ..data.tokenizers.values import reads_values
 from ..data.ways import ROW_WAYS, WAYS
-from ..models.encoder_decoder import EncoderDecoder
-from ..models.language_model import LanguageModel
-from ..models.saving import Pretrained
-from ..models.sequence_classifier import SequenceClassifier
+from ..heads.encoder_decoder import EncoderDecoder
+from ..heads.language_model import LanguageModel
+from ..heads.saving import Pretrained
+from ..heads.sequence_classifier import SequenceClassifier
 from .predict import row_limit
 from .report import shortened
 from .saved import find_saved, read_facts, read_options

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import IntegerTokenizer, load_tokenizer
-from ..data.tokenizer import BYTES, Tokenizer
+from ..data.tokenizers.bytes import BYTES, Tokenizer
 
 if TYPE_CHECKING:
     from .trained import Trained

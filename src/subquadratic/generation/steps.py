@@ -11,7 +11,7 @@ from ..core.state import State
 from ..replay.cuda_graph import may_replay, settings
 from ..replay.recording import Program, Recording, record
 from ..replay.structure import flatten, rebuild
-from .replay import OneToken
+from .one_token import OneToken
 
 PATIENCE = 3  # steps that leave shapes as they were before one is recorded, which takes as long as some eight
 UNKNOWN: Any = object()  # in the place of a recording that has not been tried

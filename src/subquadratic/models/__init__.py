@@ -1,4 +1,4 @@
-"""Backbones, one file per paper, their configurations, and the heads that make models of them.
+"""Backbones, one file or folder per paper, and their configurations.
 
 Names are loaded when they are first used: configurations are there without PyTorch.
 """
@@ -15,31 +15,25 @@ if TYPE_CHECKING:
     from .configs.perceiver_ar import PerceiverARConfig
     from .configs.performer import PerformerConfig
     from .configs.transformer import TransformerConfig
-    from .encoder_decoder import EncoderDecoder
     from .fastformer import Fastformer
-    from .feedback_transformer import FeedbackTransformer
-    from .language_model import LanguageModel
+    from .feedback_transformer.backbone import FeedbackTransformer
     from .linformer import Linformer
     from .perceiver_ar import PerceiverAR
     from .performer import Performer
-    from .sequence_classifier import SequenceClassifier
     from .transformer import Transformer
 
 _HOMES = {
     "BackboneConfig": "config",
-    "EncoderDecoder": "encoder_decoder",
     "Fastformer": "fastformer",
     "FastformerConfig": "configs.fastformer",
     "FeedbackTransformer": "feedback_transformer",
     "FeedbackTransformerConfig": "configs.feedback_transformer",
-    "LanguageModel": "language_model",
     "Linformer": "linformer",
     "LinformerConfig": "configs.linformer",
     "PerceiverAR": "perceiver_ar",
     "PerceiverARConfig": "configs.perceiver_ar",
     "Performer": "performer",
     "PerformerConfig": "configs.performer",
-    "SequenceClassifier": "sequence_classifier",
     "Transformer": "transformer",
     "TransformerConfig": "configs.transformer",
     "config_class": "config",
@@ -48,19 +42,16 @@ _HOMES = {
 
 __all__ = [
     "BackboneConfig",
-    "EncoderDecoder",
     "Fastformer",
     "FastformerConfig",
     "FeedbackTransformer",
     "FeedbackTransformerConfig",
-    "LanguageModel",
     "Linformer",
     "LinformerConfig",
     "PerceiverAR",
     "PerceiverARConfig",
     "Performer",
     "PerformerConfig",
-    "SequenceClassifier",
     "Transformer",
     "TransformerConfig",
     "config_class",

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from ..data.sources import find_sources, fitting, of_validation
-from ..data.tokenizer import find_tokenizer
+from ..data.tokenizers.loading import find_tokenizer
 from ..data.value_files import INTEGER, NUMBER
 from ..data.ways import ROW_WAYS, WAYS
-from ..models.files import CONFIG, WEIGHTS, read_config
+from ..heads.files import CONFIG, WEIGHTS, read_config
 from .configuration import backbone_config, pair_configs
 from .options import PATHS, TrainOptions
 from .outputs import check_folder, check_outside, named

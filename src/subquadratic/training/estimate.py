@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..evaluation.cost import ALLOWANCE, TrainingCost, training_cost
-from ..evaluation.memory import available_memory
+from ..costs.cost import ALLOWANCE, TrainingCost, training_cost
+from ..costs.memory import available_memory
 from ..evaluation.report import size
 from .display import PlainDisplay, clock
 from .optimizer import make_optimizer
 from .options import TrainOptions
-from .problem import Problem
+from .problems.problem import Problem
 
 SMALL = 1 << 28  # bytes; models and batches that surely fit are not counted
 COUNTED = 1 << 17  # tokens of a batch; in larger ones the rest is taken to be alike

@@ -14,7 +14,7 @@ from .checkpoints import Checkpoints
 from .display import PlainDisplay
 from .options import TrainOptions
 from .plots import plot_rates
-from .problem import Problem
+from .problems.problem import Problem
 from .run_folder import RunFolder
 from .schedule import Schedule
 from .trainer import SubquadraticTrainer

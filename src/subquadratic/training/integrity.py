@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..core.scalars import is_number, is_whole
-from ..models.files import CONFIG, WEIGHTS, read_config
+from ..heads.files import CONFIG, WEIGHTS, read_config
 from .checkpoints import FORMAT, PROGRESS, CheckpointError, Checkpoints
 
 KEYS = ("step", "run_seconds", "train_seconds", "elapsed", "aside", "sizes", "marks", "losses", "best", "stale", "averaged")

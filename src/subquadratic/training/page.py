@@ -6,9 +6,9 @@ from typing import Any
 
 from .further import EXTENDED
 from .options import TrainOptions
-from .problem import Problem
+from .problems.problem import Problem
+from .problems.setup import predict_command
 from .run_folder import RunFolder
-from .setup import predict_command
 from .snippets import snippet
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..models.files import replace_file
+from ..heads.files import replace_file
 
 # No background, and colours of middle lightness: a page shows them in its own light or dark theme.
 INK, TRAINING, VALIDATION, MARK = "#7d7d7d", "#5b93cf", "#d9772b", "#c0605a"

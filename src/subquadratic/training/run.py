@@ -17,8 +17,8 @@ from typing import Any
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
-from ..evaluation.memory import out_of_memory
-from ..models.saving import read_tensors
+from ..costs.memory import out_of_memory
+from ..heads.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
 from .checkpoints import AVERAGE, Checkpoints, is_full_disk
 from .display import PlainDisplay, clock
@@ -27,10 +27,10 @@ from .integrity import check_run, why_no_model, write_progress
 from .options import TrainOptions
 from .page import run_page
 from .plots import plot_run
-from .problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, validate
+from .problems.problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, validate
+from .problems.setup import now
 from .run_folder import RunFolder
 from .schedule import Schedule
-from .setup import now
 from .trainer import SubquadraticTrainer
 
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end

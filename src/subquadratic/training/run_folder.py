@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..models.files import replace_file
+from ..heads.files import replace_file
 from .options import TrainOptions
 from .outputs import check_folder, named
 from .replacing import FILES, check_replaceable, is_page, remove_run

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data import Corpus, NumberTokenizer
 from ..data.sources import STDLIB
-from ..data.value_tokenizers import reads_values
+from ..data.tokenizers.values import reads_values
 from .options import TrainOptions
 
 PYTHON = "def "  # a prompt for a model of Python

@@ -17,9 +17,8 @@ import torch
 
 from ..core.backend_info import backend_info
 from ..core.threads import use_threads
-from ..models.files import read_config
-from ..models.saving import read_weights
-from . import classification, language, sequence_to_sequence
+from ..heads.files import read_config
+from ..heads.saving import read_weights
 from .before import check_apart, check_before
 from .callbacks import Signals
 from .checkpoints import CheckpointError, Checkpoints
@@ -29,11 +28,12 @@ from .further import EXTENDED, describe_extension, extend, last_extension, longe
 from .integrity import check_files, read_progress, way_back
 from .options import TrainOptions
 from .outputs import check_folder
-from .problem import Problem
+from .problems import classification, language, sequence_to_sequence
+from .problems.problem import Problem
+from .problems.setup import Progress, describe
 from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_facts, saved_options
 from .run import Run, TrainResult, is_main_process
 from .run_folder import RunFolder
-from .setup import Progress, describe
 
 
 def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainResult | None:

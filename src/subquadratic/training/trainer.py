@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from .checkpoints import Checkpoints, remove_checkpoint
 from .optimizer import make_optimizer
 from .options import TrainOptions
-from .problem import Batch, Problem
+from .problems.problem import Batch, Problem
 from .schedule import Schedule
 
 MANY_STEPS = 10**9  # the Trainer wants a number; the clock stops the run long before

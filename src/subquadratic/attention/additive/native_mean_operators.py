@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
+from ...kernels.native.operators import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
 
 GIVEN: dict[str, Any] = dict(x="B H N K, rows", turns="N K | 1 1 N K | B 1 N K", weights="H H*K | B H H*K", live="B N, bool")
 FITS = {"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
+from ...kernels.native.operators import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
 
 GIVEN: dict[str, Any] = dict(
     values="B H N K, rows", queries="B H N K, rows", logits="B H N", turns="N K | 1 1 N K | B 1 N K", live="B N, bool"

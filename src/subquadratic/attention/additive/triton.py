@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...kernels.common import (
+from ...kernels.derivatives import differentiable, keep, kept
+from ...kernels.triton.common import (
     DTYPES,
     LAUNCH,
     Chunks,
@@ -40,7 +41,6 @@ from ...kernels.common import (
     strides,
     tile,
 )
-from ...kernels.derivatives import differentiable, keep, kept
 
 
 def prefix_softmax_mean(

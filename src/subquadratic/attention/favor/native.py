@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.packed import document_chunks
 from ...kernels.derivatives import differentiable, keep, kept
-from ...kernels.native.tensors import CHUNK, LOG2E
+from ...kernels.native.operators import CHUNK, LOG2E
 from ..softmax.op import dense_channels
 from . import native_operators as kernel
 from .composition import causal_by_formula, read_by_formula, summarise_by_formula

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, check_tensor
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+from ...kernels.native.operators import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
 AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import LONG, POINTER, operator
+from ...kernels.native.operators import LONG, POINTER, operator
 from .native_operators import NOTHING
 
 BEFORE = ("total", "weight", "maximum", "sum", "count")

@@ -15,7 +15,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ...kernels.common import (
+from ...kernels.derivatives import differentiable, keep, kept
+from ...kernels.triton.common import (
     LAUNCH,
     Chunks,
     by_document,
@@ -30,7 +31,6 @@ from ...kernels.common import (
     strides,
     tile,
 )
-from ...kernels.derivatives import differentiable, keep, kept
 from . import triton_device as device
 
 

@@ -11,7 +11,7 @@ Axes: B batch, H heads, N length, M features, K head width, G chunks, C chunk le
 import triton
 import triton.language as tl
 
-from ...kernels.common import dot, find_chunk, find_document, load_tile, shrink, shrink_rows, store_tile
+from ...kernels.triton.common import dot, find_chunk, find_document, load_tile, shrink, shrink_rows, store_tile
 
 NOTHING = tl.constexpr(1e-24)  # a normaliser below this has no key to speak of: the output is zero, and so is its gradient
 

@@ -1,7 +1,7 @@
 """Attention of a Feedback Transformer (Fan et al., arXiv 2002.09402): every layer reads one memory, made of all layers' outputs of earlier
 steps.
 
-The parts here are driven by the backbone's loop over time (`models/feedback_transformer.py`): a memory exists only once all layers have
+The parts here are driven by the backbone's loop over time (`models/feedback_transformer`): a memory exists only once all layers have
 run, so none of them is a layer from (B, N, D) to (B, N, D) on its own.
 
 Axes: B batch, N length (queries), S keys, D width, L layers, G key-value maps, H heads, K head width.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, check_tensor
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import LONG, POINTER, operator
+from ...kernels.native.operators import LONG, POINTER, operator
 
 MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
 PANEL = 48  # at most, as in feedback.h

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
+from ...kernels.native.operators import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
 
 GIVEN: dict[str, Any] = dict(
     queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", key_weights="E N R", value_weights="E N R"

@@ -17,7 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ...kernels.common import (
+from ...kernels.derivatives import differentiable, keep, kept
+from ...kernels.triton.common import (
     LAUNCH,
     Chunks,
     by_document,
@@ -32,7 +33,6 @@ from ...kernels.common import (
     strides,
     tile,
 )
-from ...kernels.derivatives import differentiable, keep, kept
 from . import triton_device as device
 
 

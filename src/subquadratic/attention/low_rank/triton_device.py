@@ -12,7 +12,7 @@ P documents (B when not packed).
 import triton
 import triton.language as tl
 
-from ...kernels.common import dot, find_chunk, find_document, load_tile, shrink, shrink_rows, store_tile
+from ...kernels.triton.common import dot, find_chunk, find_document, load_tile, shrink, shrink_rows, store_tile
 
 
 @triton.jit(do_not_specialize=["length", "per_document"])

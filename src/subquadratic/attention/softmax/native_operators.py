@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+from ...kernels.native.operators import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
 
 GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
 FITS = {

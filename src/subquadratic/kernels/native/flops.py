@@ -20,7 +20,6 @@ from .work import MULTIPLY_ADDS
 PACKAGE = __package__.partition(".")[0]
 COUNTER = "torch.utils.flop_counter"
 KERNELS = (
-    *(f"kernels.native.{name}" for name in ()),
     "attention.softmax.native_operators",
     "attention.additive.native_mean_operators",
     "attention.additive.native_running_operators",

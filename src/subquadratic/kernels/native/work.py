@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .tensors import CHUNK
+from .operators import CHUNK
 
 
 def _favor_causal(queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import LONG, POINTER, fields, operator
+from ...kernels.native.operators import LONG, POINTER, fields, operator
 
 FITS = {"P in (F, 2 * F)": "expand must have as many rows as contract has columns, {F}, or of a gated layer twice as many, got {P}"}
 PANEL = 64  # the widest that a panel of feed_forward.c is

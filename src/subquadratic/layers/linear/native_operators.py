@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import check_tensor, required, whole
 from ...kernels.native.library import Arguments, library, why_not
-from ...kernels.native.tensors import LONG, POINTER, fields, operator
+from ...kernels.native.operators import LONG, POINTER, fields, operator
 
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import LONG, POINTER, fields, operator
+from ...kernels.native.operators import LONG, POINTER, fields, operator
 
 POINTERS = ("x", "delta", "weight", "bias", "sum", "y", "stats", "d_sum", "d_y", "d_x", "d_weight", "d_bias", "sums")
 

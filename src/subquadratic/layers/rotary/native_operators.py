@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import check_tensor, required
 from ...kernels.native.library import Arguments, library
-from ...kernels.native.tensors import LONG, Rows, fields, operator
+from ...kernels.native.operators import LONG, Rows, fields, operator
 
 
 class Turn(Arguments, layout="rotary"):

@@ -10,7 +10,7 @@ from ...core.errors import require, require_positive
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:
-    from ..feedback_transformer import FeedbackTransformer
+    from ..feedback_transformer.backbone import FeedbackTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,6 @@ class FeedbackTransformerConfig(BackboneConfig):
 
     def build(self) -> FeedbackTransformer:
         """A freshly initialised :class:`FeedbackTransformer`."""
-        from ..feedback_transformer import FeedbackTransformer
+        from ..feedback_transformer.backbone import FeedbackTransformer
 
         return FeedbackTransformer(self)

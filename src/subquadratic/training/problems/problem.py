@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from ..layers.modes import evaluating
+from ...layers.modes import evaluating
 
 Batch = dict[str, Tensor]
 SAMPLE_ITEMS = 64  # windows or rows in a validation during a run

@@ -9,20 +9,20 @@ places of the open segment (C, or none for C = 1).
 import torch
 from torch import Tensor
 
-from ..attention.feedback.layer import FeedbackMemory, RelativeBias
-from ..attention.feedback.line import HIDDEN
-from ..attention.feedback.segments import bring_back, lay_out
-from ..core.errors import check_mask, check_sequence, require
-from ..core.numerics import exact_dtype
-from ..core.padding import count_real, zero_padding
-from ..layers.norms.layer import make_norm
-from ..layers.residual import BranchState
-from ..layers.streaming import Carry, Streaming, default_device, part_with
-from .backbone import context_arguments
-from .configs.feedback_transformer import FeedbackTransformerConfig
-from .feedback_fast import run_fast, runs_fast
-from .feedback_loop import FeedbackState, Loop
-from .feedback_stack import FeedbackLayer, FeedbackStack
+from ...attention.feedback.layer import FeedbackMemory, RelativeBias
+from ...attention.feedback.line import HIDDEN
+from ...attention.feedback.segments import bring_back, lay_out
+from ...core.errors import check_mask, check_sequence, require
+from ...core.numerics import exact_dtype
+from ...core.padding import count_real, zero_padding
+from ...layers.norms.layer import make_norm
+from ...layers.residual import BranchState
+from ...layers.streaming import Carry, Streaming, default_device, part_with
+from ..backbone import context_arguments
+from ..configs.feedback_transformer import FeedbackTransformerConfig
+from .fast import run_fast, runs_fast
+from .loop import FeedbackState, Loop
+from .stack import FeedbackLayer, FeedbackStack
 
 
 class FeedbackTransformer(Streaming):
@@ -32,7 +32,7 @@ class FeedbackTransformer(Streaming):
     over windows with ``extend``, which gradients flow through; ``state.detach()`` cuts them, ``state.reset(rows)`` begins new documents.
 
     Cost O(N M D) for attention, in N / C steps one after another. Keys and values of the memory are stored once, not once a step. With
-    segments of one token, all steps are one operation to autograd, where :func:`~subquadratic.models.feedback_fast.runs_fast` allows.
+    segments of one token, all steps are one operation to autograd, where `runs_fast` (fast.py) allows.
     Second derivatives and forward mode take a step of PyTorch's operators per token, and keep what each made.
     """
 

@@ -130,7 +130,10 @@ def _backbone_texts(config: type[BackboneConfig]) -> tuple[str, str]:
     found = find_spec(home.replace(".configs.", "."))
     if found is None or found.origin is None:
         return sys.modules[home].__doc__ or "", ""
-    tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+    source = Path(found.origin)
+    if source.name == "__init__.py":  # a model that is a folder
+        source = source.with_name("backbone.py")
+    tree = ast.parse(source.read_text(encoding="utf-8"))
     name = str(inspect.get_annotations(config.build).get("return"))
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     text = next((ast.get_docstring(node) for node in classes), None)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..layers.streaming import Streaming, part_with
 
 # With a head comes every backbone, so that plain torch.load knows the classes of their streaming states.
-from . import fastformer, feedback_transformer, linformer, perceiver_ar, performer, transformer  # noqa: F401
+from ..models import fastformer, linformer, perceiver_ar, performer, transformer  # noqa: F401
+from ..models.feedback_transformer import backbone as feedback_transformer  # noqa: F401
 from .files import CONFIG, FORMAT, WEIGHTS, check_replaceable, read_config, replace_files
 
 

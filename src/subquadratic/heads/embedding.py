@@ -12,8 +12,8 @@ from ..core.padding import check_positions, token_positions, zero_padding
 from ..core.scalars import plain_scalars
 from ..layers.norms.layer import ScaleNorm
 from ..layers.positions import make_positions
+from ..models.config import BackboneConfig
 from ..replay.recording import in_one_call
-from .config import BackboneConfig
 
 
 class TokenEmbedding(nn.Module):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .numerals import parse_numerals
-from .tokenizer import VALUES_FILE, check_tokens
+from ..numerals import parse_numerals
+from .bytes import VALUES_FILE, check_tokens
 
 FORMAT = 1
 LARGEST = 2**24  # tokens, or bins
@@ -84,7 +84,7 @@ class ValueTokenizer:
 
     def save(self, folder: Path) -> None:
         """values.json, which `load_tokenizer(folder)` reads."""
-        from ..models.files import replace_file
+        from ...heads.files import replace_file
 
         folder.mkdir(parents=True, exist_ok=True)
         written = json.dumps({"format": FORMAT, **self.content()}, indent=1) + "\n"

@@ -15,8 +15,8 @@ from ..core.padding import count_on, count_real
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
 from ..layers.streaming import Carry, advance, default_device, part_with
-from ..ops.cross_entropy import IGNORE
-from .config import BackboneConfig
+from ..models.config import BackboneConfig
+from .cross_entropy import IGNORE
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_, start_uniform_
 from .language_model import last_outputs, valid_outputs

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..attention.feedback.layer import FeedbackAttention, FeedbackMemory
-from ..attention.softmax.layer import SoftmaxAttention
-from ..layers.norms.layer import Gain, ScaleNorm, make_norm
-from ..layers.residual import BranchState
-from ..layers.streaming import advance, part_with
-from ..layers.untouched import is_untouched
-from .backbone import make_branch, make_feed_forward
-from .config import BackboneConfig
+from ...attention.feedback.layer import FeedbackAttention, FeedbackMemory
+from ...attention.softmax.layer import SoftmaxAttention
+from ...layers.norms.layer import Gain, ScaleNorm, make_norm
+from ...layers.residual import BranchState
+from ...layers.streaming import advance, part_with
+from ...layers.untouched import is_untouched
+from ..backbone import make_branch, make_feed_forward
+from ..config import BackboneConfig
 
 
 class FeedbackLayer(nn.Module):

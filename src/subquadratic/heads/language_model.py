@@ -19,8 +19,8 @@ from ..layers.linear.op import linear
 from ..layers.norms.layer import sum_and_norm
 from ..layers.streaming import Carry, advance, default_device, part_with
 from ..layers.untouched import is_untouched
-from ..ops.cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
-from .config import BackboneConfig
+from ..models.config import BackboneConfig
+from .cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from .embedding import TokenEmbedding, check_tokens, final_norm
 from .initial_weights import draw_weights_, start_uniform_
 from .saving import Pretrained

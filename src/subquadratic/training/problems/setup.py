@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ..core.backend_info import backend_info
-from ..data import Corpus, Examples, Task, make_task
-from ..data.documents import TEXT_FIELD
-from ..evaluation.processor import processor
-from ..evaluation.versions import versions
-from .options import TrainOptions
+from ...core.backend_info import backend_info
+from ...data import Corpus, Examples, Task, make_task
+from ...data.documents import TEXT_FIELD
+from ...evaluation.processor import processor
+from ...evaluation.versions import versions
+from ..options import TrainOptions
 
 Progress = Callable[[int, int | None], None] | None  # called with the bytes done, and the bytes there are (None: not known)
 

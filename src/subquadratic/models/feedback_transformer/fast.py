@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..attention.feedback.layer import FeedbackAttention
-from ..attention.feedback.recurrence import feedback_recurrence
-from ..attention.feedback.segments import Segments
-from ..attention.feedback.weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
-from ..core.backend import PLAIN, is_traced
-from ..layers.feed_forward.layer import FeedForward
-from ..layers.norms.layer import ScaleNorm
-from ..layers.untouched import untouched_parts
-from .feedback_loop import FeedbackState
-from .feedback_stack import FeedbackLayer
+from ...attention.feedback.layer import FeedbackAttention
+from ...attention.feedback.recurrence import feedback_recurrence
+from ...attention.feedback.segments import Segments
+from ...attention.feedback.weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
+from ...core.backend import PLAIN, is_traced
+from ...layers.feed_forward.layer import FeedForward
+from ...layers.norms.layer import ScaleNorm
+from ...layers.untouched import untouched_parts
+from .loop import FeedbackState
+from .stack import FeedbackLayer
 
 if TYPE_CHECKING:
-    from .feedback_transformer import FeedbackTransformer
+    from .backbone import FeedbackTransformer
 
 FOREIGN = (nn.Linear, nn.Dropout, nn.LayerNorm, nn.ModuleList)
 

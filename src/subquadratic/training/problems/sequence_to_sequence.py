@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from ..data import collate, load_examples, load_tokenizer
-from ..models.encoder_decoder import EncoderDecoder
+from ...data import collate, load_examples, load_tokenizer
+from ...heads.encoder_decoder import EncoderDecoder
+from ..configuration import length_limit, pair_configs
+from ..options import TrainOptions
+from ..snippets import TRANSLATES
 from . import samples
-from .configuration import length_limit, pair_configs
-from .options import TrainOptions
 from .problem import Batch, Problem, Sums
 from .setup import examples_facts
-from .snippets import TRANSLATES
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data import Binning, Corpus, IntegerTokenizer, NumberTokenizer, Windows, load_corpus, load_tokenizer
-from ..data.tokenizer import Tokenizer
-from ..data.value_tokenizers import ValueTokenizer, reads_values
-from ..evaluation.trained import validation_text
-from ..evaluation.windows import TextWindows, scored_losses, stacked
-from ..models.language_model import LanguageModel
-from . import samples, snippets
-from .configuration import backbone_config, length_limit
-from .options import TrainOptions
+from ...data import Binning, Corpus, IntegerTokenizer, NumberTokenizer, Windows, load_corpus, load_tokenizer
+from ...data.tokenizers.bytes import Tokenizer
+from ...data.tokenizers.values import ValueTokenizer, reads_values
+from ...evaluation.trained import validation_text
+from ...evaluation.windows import TextWindows, scored_losses, stacked
+from ...heads.language_model import LanguageModel
+from .. import snippets
+from ..configuration import backbone_config, length_limit
+from ..options import TrainOptions
+from . import samples
 from .problem import Batch, Problem, Score, Sums
 from .setup import Progress, data_facts, task_of
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..core.shape_only import ShapeOnly
-from ..kernels.native.tensors import WITHOUT_MEMORY
+from ..kernels.native.operators import WITHOUT_MEMORY
 from .shape_rules import result_of
 
 aten = torch.ops.aten

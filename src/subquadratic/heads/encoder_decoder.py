@@ -13,7 +13,7 @@ from ..core.errors import require
 from ..core.scalars import plain_scalars
 from ..layers.modes import evaluating
 from ..layers.streaming import part_with
-from .config import BackboneConfig
+from ..models.config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_
 from .language_model import LanguageModel, LanguageModelState, valid_outputs

@@ -18,7 +18,7 @@ from ..replay.cuda_graph import Replayed
 from ..replay.recording import Recording
 from ..replay.structure import flatten
 
-HEADS = __package__.partition(".")[0] + ".models."
+HEADS = __package__.partition(".")[0] + ".heads."
 FOREIGN = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.GELU, nn.Identity)
 RECORDINGS = 8  # of one model
 PLAIN_VALUES = (bool, int, float, str, tuple, type(None))

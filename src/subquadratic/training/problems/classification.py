@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ..data import collate, load_examples, load_tokenizer
-from ..models.sequence_classifier import SequenceClassifier
-from .configuration import backbone_config, length_limit
-from .options import TrainOptions
+from ...data import collate, load_examples, load_tokenizer
+from ...heads.sequence_classifier import SequenceClassifier
+from ..configuration import backbone_config, length_limit
+from ..options import TrainOptions
+from ..snippets import CLASSIFIES, SORTS, of_task
 from .problem import Batch, Problem, Sums
 from .setup import examples_facts, predict_command, task_of
-from .snippets import CLASSIFIES, SORTS, of_task
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:

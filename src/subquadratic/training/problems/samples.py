@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Windows
-from ..data.tokenizer import Tokenizer
-from ..data.value_tokenizers import reads_values
-from ..generation.text import known_end
-from ..layers.modes import evaluating
+from ...data import Windows
+from ...data.tokenizers.bytes import Tokenizer
+from ...data.tokenizers.values import reads_values
+from ...generation.text import known_end
+from ...layers.modes import evaluating
 
 PROMPT_TOKENS = 24
 NEW_TOKENS = 300

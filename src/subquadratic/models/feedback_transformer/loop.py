@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..attention.feedback.layer import FeedbackMemory
-from ..attention.feedback.line import HIDDEN, MemoryLine
-from ..attention.feedback.segments import Segments
-from ..core.backend import is_transformed
-from ..core.errors import require
-from ..core.recomputation import hold, recomputed
-from ..core.state import State, state
-from ..layers.residual import BranchState
-from ..layers.streaming import part_with
-from ..layers.untouched import is_untouched
-from .feedback_stack import Before, Step
+from ...attention.feedback.layer import FeedbackMemory
+from ...attention.feedback.line import HIDDEN, MemoryLine
+from ...attention.feedback.segments import Segments
+from ...core.backend import is_transformed
+from ...core.errors import require
+from ...core.recomputation import hold, recomputed
+from ...core.state import State, state
+from ...layers.residual import BranchState
+from ...layers.streaming import part_with
+from ...layers.untouched import is_untouched
+from .stack import Before, Step
 
 if TYPE_CHECKING:
-    from .feedback_transformer import FeedbackTransformer
+    from .backbone import FeedbackTransformer
 
 
 @state

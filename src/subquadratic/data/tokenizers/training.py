@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .passed_over import PassedOver
-from .sources import Source
-from .text_tokenizer import TextTokenizer
-from .tokenizing import Progress, counter
+from ..passed_over import PassedOver
+from ..sources import Source
+from ..tokenizing import Progress, counter
+from .text import TextTokenizer
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>", "<|mask|>")
 SMALLEST = 256 + len(SPECIAL)

@@ -20,8 +20,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .bytes import TOKENIZER_FILE, check_tokens
 from .token_bytes import bytes_of_tokens
-from .tokenizer import TOKENIZER_FILE, check_tokens
 
 # It is on anyway; said out loud, the library does not warn when data loaders fork, which never encode.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -119,7 +119,7 @@ class TextTokenizer:
 
     def save(self, folder: Path) -> None:
         """tokenizer.json and tokenizer_config.json, which transformers reads too."""
-        from ..models.files import replace_files
+        from ...heads.files import replace_files
 
         vocabulary = {index: token for token, index in self.backend.get_vocab(with_added_tokens=True).items()}
         names = {f"{role}_token": vocabulary[index] for role, index in self.roles.items()}

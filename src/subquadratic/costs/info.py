@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from ..core.choices import POSITIONS
+from ..heads.language_model import LanguageModel
 from ..models.config import BackboneConfig
-from ..models.language_model import LanguageModel
 from ..models.transformer import TransformerConfig
 from .cost import TrainingCost, costs_along, training_cost
 from .describe import model_facts

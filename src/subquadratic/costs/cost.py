@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..models.encoder_decoder import EncoderDecoder
-from ..models.language_model import LanguageModel
-from ..models.sequence_classifier import SequenceClassifier
-from ..ops.cross_entropy import chunked_cross_entropy
+from ..heads.cross_entropy import chunked_cross_entropy
+from ..heads.encoder_decoder import EncoderDecoder
+from ..heads.language_model import LanguageModel
+from ..heads.sequence_classifier import SequenceClassifier
 from .abstract_run import abstract_run
 
 ADAMW_BYTES = 8  # per trained parameter: two moments in float32

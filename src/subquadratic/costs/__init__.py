@@ -1,0 +1,1 @@
+"""What a model takes in memory and operations, before anything is allocated."""

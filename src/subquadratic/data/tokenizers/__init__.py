@@ -1,0 +1,1 @@
+"""Tokenizers: bytes, text, values, and what trains and loads them."""
