@@ -26,20 +26,19 @@ from subquadratic.core.free_memory import keep_freed_memory
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.processor import VARIANTS
 
-OPS = "subquadratic.ops."
 SIZE: dict[str, Any] = {"dim": 256, "depth": 4, "heads": 4}
 # What is asked in the place of the kernel's condition, the models whose steps use it, and how it is turned off.
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "FAVOR+": (f"{OPS}favor.takes_native", ("performer", "performer, bidirectional")),
-    "exact attention": (f"{OPS}softmax_attention.takes_native", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
-    "slots": (f"{OPS}slots_native.takes_native", ("linformer",)),
-    "running mean": (f"{OPS}prefix_softmax_native.takes_native", ("fastformer",)),
-    "pool": (f"{OPS}pool_native.takes_native", ("fastformer, bidirectional",)),
-    "feed-forward": (f"{OPS}feed_forward_native.takes_native", ("performer", "linformer", "transformer")),
-    "residual sum and norm": (f"{OPS}add_norm_native.takes_native", ("performer", "fastformer, bidirectional")),
-    "rotary positions": (f"{OPS}rotary.takes_native", ("performer", "fastformer")),
-    "Feedback loop": (f"{OPS}feedback_native.takes_native", ("feedback",)),
-    "linear maps": (f"{OPS}linear.takes_native", ("performer", "linformer, bidirectional")),
+    "FAVOR+": ("attention.favor.op.takes_native", ("performer", "performer, bidirectional")),
+    "exact attention": ("attention.softmax.op.takes_native", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
+    "slots": ("attention.low_rank.native.takes_native", ("linformer",)),
+    "running mean": ("attention.additive.native_running.takes_native", ("fastformer",)),
+    "pool": ("attention.additive.native_mean.takes_native", ("fastformer, bidirectional",)),
+    "feed-forward": ("layers.feed_forward.native.takes_native", ("performer", "linformer", "transformer")),
+    "residual sum and norm": ("layers.norms.native.takes_native", ("performer", "fastformer, bidirectional")),
+    "rotary positions": ("layers.rotary.op.takes_native", ("performer", "fastformer")),
+    "Feedback loop": ("attention.feedback.native.takes_native", ("feedback",)),
+    "linear maps": ("layers.linear.op.takes_native", ("performer", "linformer, bidirectional")),
 }
 CONFIGS = {
     "performer": sq.PerformerConfig, "linformer": sq.LinformerConfig, "fastformer": sq.FastformerConfig,
@@ -99,7 +98,7 @@ def step_of(name: str, length: int) -> Callable[[], None]:
 @contextmanager
 def without(place: str) -> Iterator[None]:
     """PyTorch's operators where the op at ``place`` asks for its kernel."""
-    with mock.patch(place, lambda *_: False):
+    with mock.patch(f"subquadratic.{place}", lambda *_: False):
         yield
 
 

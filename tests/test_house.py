@@ -9,36 +9,58 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "subquadratic"
 LEVELS = [
-    {"kernels"}, {"ops"}, {"layers"}, {"attention"}, {"generation"}, {"models"}, {"compat"}, {"data"}, {"evaluation"}, {"training"},
-    {"benchmark"}, {"cli"},
+    {"kernels"}, {"core"}, {"replay", "layers"}, {"attention", "generation"}, {"models"}, {"heads"}, {"compat", "costs", "data"},
+    {"evaluation"}, {"training", "benchmark"}, {"cli"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+MECHANISMS = {"softmax": set(), "favor": {"softmax"}, "latent": {"softmax"}, "low_rank": {"softmax"}, "additive": set(), "feedback": set()}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
-    """First parts, below the package, of everything a file imports from the package, also inside functions."""
+NAMES = {".".join(("subquadratic", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path for path in MODULES}
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the package that one imports: also inside functions, for type checkers alone, and by `import_module` of a name that
+    stands there."""
+    path = NAMES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     found = set()
-    here = ("subquadratic", *path.relative_to(PACKAGE).parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            base = list(here[: len(here) - node.level]) if node.level else []
-            target = [*base, *(node.module.split(".") if node.module else [])]
-            names = [[*target, alias.name] for alias in node.names]
+            base = package[: len(package) - node.level + 1] if node.level else []
+            target = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            found |= {whole if (whole := f"{target}.{alias.name}") in NAMES else target for alias in node.names}
         elif isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        else:
-            continue
-        found |= {name[1] for name in names if name[0] == "subquadratic" and len(name) > 1}
-    return found
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module" and isinstance(node.args[0], ast.Constant):
+            found.add(f"{'.'.join(package)}{node.args[0].value}" if node.args[0].value.startswith(".") else node.args[0].value)
+    return (found & set(NAMES)) - {name}
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parent != PACKAGE], ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path: Path) -> None:
-    room = path.relative_to(PACKAGE).parts[0]
-    for other in imported(path) & set(LEVEL):
-        allowed = other == room or LEVEL[other] < LEVEL[room]
-        assert allowed, f"{room} imports {other}"
+@pytest.mark.parametrize("name", [name for name in NAMES if name.count(".") > 1])
+def test_imports_go_one_way(name: str) -> None:
+    room = name.split(".")[1]
+    for other in imported(name):
+        there = other.split(".")[1:2]
+        if there and there[0] in LEVEL and there[0] != room:
+            assert LEVEL[there[0]] < LEVEL[room], f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("subquadratic.attention.")])
+def test_mechanisms_know_exact_attention_at_most(name: str) -> None:
+    mechanism = name.split(".")[2]
+    for other in imported(name):
+        if other.startswith("subquadratic.attention.") and (there := other.split(".")[2]) != mechanism:
+            assert there in MECHANISMS[mechanism], f"{name} imports {other}"
+
+
+def test_files_import_in_no_circle() -> None:
+    """A package's `__init__` is left out: importing a file of it runs it anyway, and it names its files."""
+    files = {name: imported(name) for name, path in NAMES.items() if path.name != "__init__.py"}
+    while leaves := {name for name, others in files.items() if not others & set(files)}:
+        files = {name: others for name, others in files.items() if name not in leaves}
+    assert not files, {name: sorted(others & set(files)) for name, others in files.items()}
 
 
 def test_importing_the_package_brings_torch_at_most() -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .core.errors import NotCausalError
     from .core.state import State
     from .heads import EncoderDecoder, LanguageModel, SequenceClassifier
+    from .loading import load
     from .models import (
         BackboneConfig,
         Fastformer,
@@ -56,6 +57,7 @@ __all__ = [
     "attention",
     "backend_info",
     "compat",
+    "load",
     "use_backend",
 ]
 
@@ -69,6 +71,7 @@ _HOMES = dict.fromkeys(__all__, "models") | {
     "attention": "attention",
     "backend_info": "core.backend_info",
     "compat": "compat",
+    "load": "loading",
     "use_backend": "core.backend",
 }
 __getattr__, __dir__ = on_first_use(__name__, globals(), _HOMES)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.generation.test_replayed_decoding import (
+from tests.generation.test_one_token import (
     CONSTANT,
     GROWING,
     SMALL,

@@ -1,6 +1,7 @@
 """The C kernels in variants that the installed package lacks, and with sanitizers: built by CMake into the checkout's `build`, once."""
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from subquadratic.kernels.native import library
 from subquadratic.kernels.native.processor import TESTED, VARIANTS, Variant
 
 CHECKOUT = Path(__file__).parents[2]
+SANITIZED = os.environ.get("SUBQUADRATIC_SANITIZE")  # a library with sanitizers, which test_native_fuzz.py builds, and runs tests in
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1"
 BY_NAME = {one.name: one for one in (*VARIANTS, *TESTED)}
 

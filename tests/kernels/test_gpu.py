@@ -9,8 +9,10 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install 'subquadratic[triton]'")
 
-from . import linear_case, pool_case, slot_case
-from .checks import TOLERANCE, assert_close, with_gradients
+from tests.attention.additive import case as pool_case
+from tests.attention.favor import case as linear_case
+from tests.attention.low_rank import case as slot_case
+from tests.checks import TOLERANCE, assert_close, with_gradients
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from subquadratic.kernels.native import library
 
-from .builds import built, in_parts
-from .conftest import SANITIZED
+from .builds import SANITIZED, built, in_parts
 from .operator_cases import NAMES, Sizes, arguments_of, call, has_nan, operators, other_kinds, other_layouts, tensors_in, wrong_shapes
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
@@ -87,10 +86,10 @@ def test_kernels_keep_to_their_memory(what: str, tmp_path: Path) -> None:
         "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:log_path={tmp_path}/found",
         "UBSAN_OPTIONS": f"halt_on_error=1:print_stacktrace=1:log_path={tmp_path}/found",
     }  # fmt: skip
-    here = Path(__file__).parent
-    files = sorted(path for path in here.glob("test_native_*.py") if path.name != "test_native_library.py")
+    tests = Path(__file__).parents[1]
+    files = sorted(path for path in tests.rglob("test_native*.py") if path.name != "test_native_library.py")
     options = ["-q", "-s", "-n", "0", "-p", "no:cacheprovider", "-m", "not slow and not gpu and not sanitize", "-k", "not memory_runs_out"]
     command = [sys.executable, "-m", "pytest", *options, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=here.parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tests.parent)
     reports = [path.read_text()[:6000] for path in tmp_path.iterdir()]
     assert done.returncode == 0 and not reports, "\n".join((done.stdout[-3000:], done.stderr[-3000:], *reports))

@@ -24,7 +24,7 @@ from subquadratic.kernels.native.processor import TESTED, VARIANTS, Variant
 from .builds import CHECKOUT
 
 INSTALLED = library.path_of(library._own()[1]) if library.why_not() is None else Path()
-SOURCES = sorted((CHECKOUT / "src" / "subquadratic" / "kernels" / "native").glob("*.c"))  # an installed package has none
+SOURCES = sorted((CHECKOUT / "src" / "subquadratic").rglob("*.c"))  # an installed package has none
 needs_kernels = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 
 

@@ -170,13 +170,14 @@ def _new(options: InfoOptions, config: Any) -> tuple[str, Any, Any, int]:
 
 
 def _saved(options: InfoOptions, asked: tuple[Path, str, dict[str, Any]]) -> tuple[str, Any, Any, int]:
+    from .. import heads
     from ..costs.shape_run import on_meta
-    from ..evaluation.trained import HEADS, telling_why
+    from ..evaluation.trained import telling_why
     from ..heads.language_model import LanguageModel
 
     folder, head, content = asked
     with telling_why(folder), on_meta():
-        model: Any = HEADS[head].from_options(content)
+        model: Any = getattr(heads, head).from_options(content)
     limit = getattr(model, "max_length", None) or getattr(getattr(model, "embedding", None), "max_length", None)
     length = min(LENGTH, limit or LENGTH) if options.length is None else options.length
     config = model.config if isinstance(model, LanguageModel) else None

@@ -107,7 +107,7 @@ def load(folder: str | os.PathLike[str], *, dtype: torch.dtype | str | None = No
     name = str(content["class"])
     known = [f"{PREFIX}{model.package}.{model.name}" for model in MODELS]
     if name not in known:
-        way_out = f": load it with {name}.from_pretrained" if not name.startswith(PREFIX) else ""
+        way_out = ": subquadratic.load loads it" if not name.startswith(PREFIX) else ""
         raise ValueError(f"{folder} holds a {name}, not a converted model ({', '.join(known)}){way_out}")
     _, package, class_name = name.split(".")
     tensors = read_weights(folder)

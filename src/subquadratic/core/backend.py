@@ -5,16 +5,18 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..kernels import triton
-from ..kernels.derivatives import is_plain, is_traced, is_transformed, is_without_numbers
+from ..kernels.derivatives import is_plain, is_traced, is_transformed
 from ..kernels.native.library import why_not
 from .errors import require, require_choice
 
 PLAIN = (Tensor, torch.nn.Parameter)  # types of tensors that are neither sharded nor quantised, nor anyone else's
+Computer = Literal["formula", "torch", "native", "triton"]
 BACKENDS = ("auto", "torch", "triton", "native")
 _chosen = os.environ.get("SUBQUADRATIC_BACKEND", "auto")
 
@@ -45,6 +47,28 @@ def use_backend(name: str) -> Iterator[None]:
 def chosen_backend() -> str:
     """The name that :func:`use_backend` chose, or "auto"."""
     return _chosen
+
+
+def computed_by(backend: str | None, values: Tensor, *, native: bool = False, triton: bool = False) -> Computer:
+    """Who computes an op on ``values``: asked once, at its head.
+
+    Args:
+        backend: the op's own argument; None: what :func:`use_backend` or the environment says.
+        native, triton: whether the op has such a kernel, and one for its other arguments.
+
+    Returns:
+        "formula": the readable form, which compilers, exports, transforms of ``torch.func`` and every kind of derivative follow.
+        "torch": PyTorch's operators, with a backward by hand where the op has one.
+        "native", "triton": that kernel.
+
+    Raises:
+        ValueError: for an unknown backend, or one that cannot run here.
+    """
+    if triton and takes_triton(backend, values):
+        return "triton"
+    if native and takes_native(backend, values):
+        return "native"
+    return "formula" if is_traced() else "torch"
 
 
 def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> bool:
@@ -117,23 +141,3 @@ def _warn_of(reason: str) -> None:
 def are_float32(device: torch.device, tensors: Iterable[Tensor]) -> bool:
     """Whether all are float32 on this device: what a C kernel reads beside the values that :func:`takes_native` looks at."""
     return all(tensor.dtype is torch.float32 and tensor.device == device for tensor in tensors)
-
-
-def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether autograd will ask for a backward of an op on these."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def may_look(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers may be asked for: not while a compiler follows or a graph is traced, which would hold the answer for good,
-    and not of what ``torch.func.vmap`` maps over."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_without_numbers():
-        return False
-    if not torch._C._are_functorch_transforms_active():
-        return True
-    inner = torch._C._functorch
-    while inner.is_functorch_wrapped_tensor(tensor):
-        if inner.is_batchedtensor(tensor):
-            return False
-        tensor = inner.get_unwrapped(tensor)
-    return True

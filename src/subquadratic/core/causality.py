@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .backend import PLAIN, is_traced, may_look
+from .backend import PLAIN, is_traced
+from .tracing import may_look
 
 
 def keep_out(attend: Callable[..., Tensor], inputs: Sequence[Tensor], output: Tensor, mask: Tensor | None = None) -> Tensor:

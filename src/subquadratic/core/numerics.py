@@ -1,9 +1,15 @@
 """Where rounding matters, work in float32 (float64 stays float64), whatever autocast or the inputs say."""
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+EMPTY = -1e30  # the maximum of no exponents: finite, so that differences are never NaN
+HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that a query with nothing to see gets no NaN
+NOTHING = 1e-24  # a normaliser below this has no key to speak of: the output is zero, and so is its gradient
+LOG2E = math.log2(math.e)
 
 
 def exact_dtype(*tensors: Tensor) -> torch.dtype:

@@ -6,9 +6,8 @@ Axes: B batch, N length, D width. A mask is bool (B, N), True = real token; None
 import torch
 from torch import Tensor
 
-from ..replay.recording import in_one_call
-from .backend import may_look
 from .errors import check_mask, check_sequence, require
+from .tracing import in_one_call, may_look
 
 
 def token_positions(mask: Tensor | None, length: int, seen: Tensor | None = None, *, device: torch.device | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels.native.work import MULTIPLY_ADDS as OF_OURS
+from ..kernels.native.flops import MULTIPLY_ADDS as OF_OURS
 from .shape_run import ShapeRun
 
 COMPILER = "torch._dynamo"

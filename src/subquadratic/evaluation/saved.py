@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..heads.files import CONFIG, WEIGHTS, read_config
+from ..loading import HEADS
 from .report import shortened
-
-HEADS = ("LanguageModel", "SequenceClassifier", "EncoderDecoder")
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,13 @@ from ..data.sources import fitting
 from ..data.tokenizers.bytes import Tokenizer
 from ..data.tokenizers.values import reads_values
 from ..data.ways import ROW_WAYS, WAYS
-from ..heads.encoder_decoder import EncoderDecoder
-from ..heads.language_model import LanguageModel
-from ..heads.saving import Pretrained
-from ..heads.sequence_classifier import SequenceClassifier
+from ..loading import load
 from .predict import row_limit
 from .report import shortened
 from .saved import find_saved, read_facts, read_options
 from .text import Text
 from .vocabulary import check_tokenizer, model_tokenizer
 
-HEADS: dict[str, type[Pretrained]] = {head.__name__: head for head in (LanguageModel, SequenceClassifier, EncoderDecoder)}
 Progress = Callable[[int, int | None], None]
 LONGEST = 300  # characters of what a damaged file says of itself
 
@@ -92,9 +88,9 @@ def load_model(path: str) -> tuple[Path, Any]:
         ValueError: as there.
     """
     saved = find_saved(path)
-    folder, name = saved.folder, saved.head
+    folder = saved.folder
     with telling_why(folder):
-        model = HEADS.get(name, LanguageModel).from_pretrained(folder)
+        model = load(folder)
     return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

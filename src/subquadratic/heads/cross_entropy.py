@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.backend import is_traced, needs_gradient
+from ..core.backend import is_traced
 from ..core.numerics import exact_dtype, no_autocast
 from ..core.recomputation import hold, recomputed
+from ..core.tracing import needs_gradient
 from ..kernels.derivatives import differentiable, is_transformed, keep, kept
 from ..layers.linear.op import linear, outer_sum
 

@@ -6,14 +6,13 @@ Axes: B batch, N length, D width, V vocabulary.
 import torch
 from torch import Tensor, nn
 
-from ..core.backend import may_look
 from ..core.errors import check_mask, require, require_positive
 from ..core.padding import check_positions, token_positions, zero_padding
 from ..core.scalars import plain_scalars
+from ..core.tracing import in_one_call, may_look
 from ..layers.norms.layer import ScaleNorm
 from ..layers.positions import make_positions
 from ..models.config import BackboneConfig
-from ..replay.recording import in_one_call
 
 
 class TokenEmbedding(nn.Module):

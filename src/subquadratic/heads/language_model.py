@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import generation
-from ..core.backend import may_look
 from ..core.errors import check_mask, require
 from ..core.padding import count_on, count_real, pack_left
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
+from ..core.tracing import may_look
 from ..layers.linear.op import linear
 from ..layers.norms.layer import sum_and_norm
 from ..layers.streaming import Carry, advance, default_device, part_with

@@ -1,6 +1,5 @@
 """Saving a model as config.json + model.safetensors, and loading it back. Nothing is pickled; files are replaced whole or not at all."""
 
-import importlib
 import json
 import os
 import re
@@ -64,8 +63,6 @@ class Pretrained(Streaming):
     def from_pretrained(cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> Self:
         """The model saved in the folder ``path``, on the CPU, in eval mode.
 
-        A folder that `subq convert` wrote gives the published model's twin, which is called in the same way: ``model(tokens, mask=mask)``.
-
         Args:
             dtype: of the floating-point weights: a ``torch.dtype``, or its name ("bfloat16"). None or "auto": each as it was saved.
 
@@ -76,11 +73,8 @@ class Pretrained(Streaming):
         wanted = floating_dtype(dtype)
         folder = Path(path)
         content = read_config(folder)
-        if str(content["class"]).startswith("compat."):
-            # By name: the compat models build on these, not these on them.
-            return importlib.import_module("subquadratic.compat").load(folder, dtype=wanted)
-        if content.pop("class") != cls.__name__:
-            raise ValueError(f"{folder / CONFIG} describes a {read_config(folder)['class']}, not a {cls.__name__}")
+        if (name := content.pop("class")) != cls.__name__:
+            raise ValueError(f"{folder / CONFIG} describes a {name}, not a {cls.__name__}: subquadratic.load loads either")
         try:
             model = cls.from_options(content)
         except (TypeError, KeyError) as error:

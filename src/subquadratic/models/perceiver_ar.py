@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from ..attention.latent.layer import LatentAttention, LatentCache
 from ..attention.latent.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
-from ..core.backend import is_transformed, may_look
+from ..core.backend import is_transformed
 from ..core.errors import check_mask, check_sequence, require, require_batch_size, require_positive
 from ..core.padding import pack, zero_padding
 from ..core.recomputation import hold, recomputed
 from ..core.state import State, state
+from ..core.tracing import may_look
 from ..layers.norms.layer import Gain, make_norm
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with

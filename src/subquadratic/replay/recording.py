@@ -4,17 +4,14 @@ One new token costs a model some hundred small operations, and as much time agai
 come out the same at every token. Recorded once, the calls are written down as the lines of one Python function.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+from torch.overrides import TorchFunctionMode
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Program = Callable[..., tuple[Tensor, ...]]
 
 # What tells about a tensor without looking at its numbers: the same whenever shapes are.
@@ -42,20 +39,6 @@ class Recording:
         """A function of the inputs that reads these constants where they lie: as many as were recorded, of the same shapes, in the same
         order. Views of them are taken now."""
         return self._bind(list(constants))
-
-
-def in_one_call(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: recorded as one call, whatever the function does with the numbers in its tensors. Its first argument is a tensor."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **options: P.kwargs) -> T:
-        first = (args[0],)
-        if not torch.compiler.is_compiling() and has_torch_function(first):
-            return handle_torch_function(call, first, *args, **options)
-        return function(*args, **options)
-
-    call.in_one_call = True  # type: ignore[attr-defined]
-    return call
 
 
 def record(

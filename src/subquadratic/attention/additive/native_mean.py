@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ...core.backend import takes_native
+from ...core.layout import dense_channels
+from ...core.numerics import EMPTY
 from ...kernels.derivatives import differentiable, keep, kept
 from ...layers.rotary.op import is_rotation_of, turn
-from ..softmax.op import dense_channels
 from . import native_mean_operators as kernel
-from .state import EMPTY
 
 
 def suits(x: Tensor, turns: Tensor | None, *logits: Tensor) -> bool:

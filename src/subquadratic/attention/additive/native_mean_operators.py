@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ...core.layout import positions_first
 from ...kernels.native.checks import asks, whole
-from ...kernels.native.library import Arguments, library
-from ...kernels.native.operators import LONG, POINTER, Rows, fields, operator, positions_first, shares_of, turns_step
+from ...kernels.native.library import Arguments, call
+from ...kernels.native.operators import LONG, POINTER, Rows, fields, operator, positions, shares_of, turns_step
 
 GIVEN: dict[str, Any] = dict(x="B H N K, rows", turns="N K | 1 1 N K | B 1 N K", weights="H H*K | B H H*K", live="B N, bool")
 FITS = {"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"}
@@ -41,7 +42,7 @@ def _call(name: str, x: Tensor, turns: Tensor | None, weights: Tensor, live: Ten
         weights_step=0 if weights.dim() == 2 else heads * heads * width,
         sums=sums, **more,
     )  # fmt: skip
-    getattr(library(), name)(ctypes.byref(Pool(**given)))
+    call(name, Pool(**given))
 
 
 def _pool_like(
@@ -52,7 +53,11 @@ def _pool_like(
     return x.new_empty(batch, heads, 1, width), turned, x.new_empty(batch, length, heads), x.new_empty(batch, heads, 2)
 
 
-@operator(fake=_pool_like, check=asks(**GIVEN, require=FITS))
+def _work_of_pool(x: Tensor, *_: Any) -> int:
+    return positions(x) * (x.shape[1] + 1) * x.shape[3]
+
+
+@operator(work=_work_of_pool, fake=_pool_like, check=asks(**GIVEN, require=FITS))
 def pool(
     x: Tensor, turns: Tensor | None, weights: Tensor, live: Tensor | None, late: bool, scale: float, write: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -82,7 +87,12 @@ def _gradients_like(
     return positions_first(x), x.new_empty(x.shape[0], *weights.shape[-2:])
 
 
+def _work_of_pool_backward(d_mean: Tensor, d_turned: Tensor | None, d_more: Tensor | None, x: Tensor, *_: Any) -> int:
+    return positions(x) * (2 * x.shape[1] + 1) * x.shape[3]
+
+
 @operator(
+    work=_work_of_pool_backward,
     fake=_gradients_like,
     check=asks(
         **GIVEN, d_mean="B H 1 K", d_turned="B H N K, rows", d_more="B H N K, rows", mean="B H 1 K", logits="B N H", normaliser="B H 2",

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...core.backend import are_float32, takes_native
+from ...core.layout import dense_channels
 from ...kernels.derivatives import differentiable, keep, kept
 from ...layers.rotary.op import complex_product, is_rotation_of, turn
-from ..softmax.op import dense_channels
 from . import native_running_operators as kernel
 from .formula import mean_by_formula
 from .state import PoolState

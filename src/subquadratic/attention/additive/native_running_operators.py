@@ -4,15 +4,15 @@ float32 on a CPU.
 Axes: B batch, H heads, N length, K head width.
 """
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...core.layout import positions_first
 from ...kernels.native.checks import asks
-from ...kernels.native.library import Arguments, library
-from ...kernels.native.operators import CHUNK, LONG, POINTER, Rows, fields, operator, positions_first, turns_step
+from ...kernels.native.library import Arguments, call
+from ...kernels.native.operators import CHUNK, LONG, POINTER, Rows, fields, operator, turns_step
 
 GIVEN: dict[str, Any] = dict(
     values="B H N K, rows", queries="B H N K, rows", logits="B H N", turns="N K | 1 1 N K | B 1 N K", live="B N, bool"
@@ -41,7 +41,7 @@ def _call(
         turns_step=turns_step(turns, length, width),
         batch=batch, heads=heads, length=length, width=width, **more,
     )  # fmt: skip
-    getattr(library(), name)(ctypes.byref(Running(**given)))
+    call(name, Running(**given))
 
 
 def _mean_like(
@@ -53,7 +53,11 @@ def _mean_like(
     return positions_first(values), torch.empty_like(maximum), torch.empty_like(weight), torch.empty_like(total), kept
 
 
-@operator(fake=_mean_like, check=asks(**GIVEN, maximum="B H 1", weight="B H 1", total="B H K", require=FITS))
+def _work_of_running_mean(logits: Tensor, values: Tensor, *_: Any) -> int:
+    return values.numel()
+
+
+@operator(work=_work_of_running_mean, fake=_mean_like, check=asks(**GIVEN, maximum="B H 1", weight="B H 1", total="B H K", require=FITS))
 def running_mean(
     logits: Tensor, values: Tensor, queries: Tensor | None, turns: Tensor | None, live: Tensor | None, maximum: Tensor, weight: Tensor,
     total: Tensor, keep: bool,
@@ -87,7 +91,12 @@ def _gradients_like(
     return torch.empty_like(logits), positions_first(values), d_queries, torch.empty_like(d_weight), torch.empty_like(d_total)
 
 
+def _work_of_running_mean_backward(d_output: Tensor, *_: Any) -> int:
+    return 2 * d_output.numel()
+
+
 @operator(
+    work=_work_of_running_mean_backward,
     fake=_gradients_like,
     check=asks(
         **GIVEN, d_output="B H N K, rows", d_weight="B H 1", d_total="B H K", kept="C B H 2+K", sizes={"C": "-(-N // 64)"}, require=FITS

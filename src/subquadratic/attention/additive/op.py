@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.backend import is_traced, needs_gradient, takes_triton
+from ...core.backend import is_traced, takes_triton
 from ...core.causality import keep_out
 from ...core.errors import require_positive
-from ...core.numerics import exact_dtype, no_autocast
+from ...core.numerics import EMPTY, exact_dtype, no_autocast
 from ...core.packed import document_bounds, document_chunks, state_rows
+from ...core.tracing import needs_gradient
 from ...kernels.derivatives import differentiable, keep, kept
 from .formula import blank, mean_by_formula
 from .native_running import read_mean, suits
-from .state import EMPTY, PoolState, empty_pool
+from .state import PoolState, empty_pool
 
 BLOCK = 2**18  # numbers of a tensor that are worked on at a time on a processor
 

@@ -6,9 +6,8 @@ Axes: B batch, H heads, K head width.
 import torch
 from torch import Tensor
 
+from ...core.numerics import EMPTY
 from ...core.state import State, state
-
-EMPTY = -1e30  # the maximum of nothing: finite, so that differences are never NaN
 
 
 @state

@@ -15,7 +15,6 @@ so that numerator and normaliser are one matmul), M features. A summary is (J, M
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,13 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.numerics import no_autocast
+from ...core.layout import positions_first
+from ...core.numerics import LOG2E, NOTHING, no_autocast
 from ...core.packed import Chunk as Run
 from ...kernels.derivatives import differentiable, keep, kept
 from .composition import causal_by_formula
-from .formula import NOTHING
 
-LOG2E = math.log2(math.e)
 FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries of all chunks may be; beyond, blocks' are kept, and the others made again
 MOST_FEATURES = 1 << 23  # numbers (32 MB) that features of queries and keys may be; beyond, they are made again
@@ -203,7 +201,7 @@ class CausalFavor(torch.autograd.Function):
         output, *made = made
         table = None if projection is None else projection * LOG2E
         heads, width, each = values.shape[1], values.shape[3], len(Kept._fields)
-        d_queries, d_keys, d_values = (like(tensor) for tensor in (queries, keys, values))
+        d_queries, d_keys, d_values = (positions_first(tensor) for tensor in (queries, keys, values))
         count = keys.shape[3] if projection is None else len(projection)
         d_state = joined(d_total, d_weight, (len(total), heads, width + 1, count), values)
         d_output = torch.zeros_like(output) if d_output is None else d_output
@@ -321,8 +319,3 @@ def joined(total: Tensor | None, weight: Tensor | None, shape: tuple[int, ...], 
     if weight is not None:
         both[..., -1, :] = weight
     return both
-
-
-def like(tensor: Tensor) -> Tensor:
-    """Storage for a gradient of (B, H, N, X), laid out (B, N, H, X) as the maps before it want it."""
-    return torch.empty_like(tensor.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.causality import keep_out
-from ...core.numerics import exact_dtype, no_autocast
+from ...core.numerics import EMPTY, exact_dtype, no_autocast
 from ...core.packed import document_bounds, document_chunks, state_rows
 from ...core.state import State, state
-from .formula import EMPTY, zero_keys
+from .formula import zero_keys
 
 
 @state

@@ -19,11 +19,8 @@ from torch.nn import functional as F
 
 from ...core.causality import keep_out
 from ...core.errors import require_positive
-from ...core.numerics import exact_dtype, no_autocast
+from ...core.numerics import EMPTY, NOTHING, exact_dtype, no_autocast
 from ...core.state import State, state
-
-EMPTY = -1e30  # the maximum of no exponents: finite, so that differences are never NaN
-NOTHING = 1e-24  # a normaliser below this has no key to speak of: the output is zero, and so is its gradient
 
 
 @state

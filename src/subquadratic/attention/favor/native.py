@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.layout import dense_channels
+from ...core.numerics import LOG2E
 from ...core.packed import document_chunks
 from ...kernels.derivatives import differentiable, keep, kept
-from ...kernels.native.operators import CHUNK, LOG2E
-from ..softmax.op import dense_channels
+from ...kernels.native.operators import CHUNK
 from . import native_operators as kernel
 from .composition import causal_by_formula, read_by_formula, summarise_by_formula
 from .formula import FeatureState

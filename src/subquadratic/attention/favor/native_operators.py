@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.layout import positions_first
+from ...core.numerics import EMPTY, LOG2E, NOTHING
 from ...kernels.native.checks import asks, check_tensor
-from ...kernels.native.library import Arguments, library
-from ...kernels.native.operators import CHUNK, LOG2E, LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+from ...kernels.native.library import Arguments, call
+from ...kernels.native.operators import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions, shares_of
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
 AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head
@@ -23,7 +25,6 @@ RUNS: dict[str, Any] = dict(  # of packed documents, each of which has a state, 
     sizes={"R": "len(bounds) - 1 if bounds else B"},
     require={f"not bounds or {BOUNDS}": "bounds must rise from 0 to the length {N} of one row, got {bounds} for {B} rows"},
 )
-NOTHING, EMPTY = 1e-24, -1e30  # a normaliser below this has no key; the maximum of no exponents
 
 
 class Favor(Arguments, layout="favor"):
@@ -38,11 +39,11 @@ class Favor(Arguments, layout="favor"):
     ]  # fmt: skip
 
 
-def call(name: str, projection: Tensor, **arguments: Any) -> None:
+def _call(name: str, projection: Tensor, **arguments: Any) -> None:
     """Call a kernel with the fields of :class:`Favor` that it reads."""
     projection = projection.contiguous()
     more = dict(projection=projection, table=projection * LOG2E, features=len(projection), nothing=NOTHING, empty=EMPTY)
-    getattr(library(), name)(ctypes.byref(Favor(**fields(**arguments, **more))))
+    call(name, Favor(**fields(**arguments, **more)))
 
 
 class Plan:
@@ -100,7 +101,13 @@ def _favor_causal_like(
     return positions_first(values), *state, *plan.empty(values, keep=keep)
 
 
+def _work_of_favor_causal(queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+    features, width, values_width = len(projection), queries.shape[3], values.shape[3]
+    return positions(values) * (2 * features * (width + values_width) + CHUNK * (features + values_width))
+
+
 @operator(
+    work=_work_of_favor_causal,
     fake=_favor_causal_like,
     check=asks(
         queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool",
@@ -137,7 +144,7 @@ def favor_causal(
     total, weight, maximum = (x.clone(memory_format=torch.contiguous_format) for x in (total, weight, maximum))
     for_backward = dict(zip(("normaliser", "marks", "kept"), kept, strict=True)) if keep else {}
     given = _common(plan, runs, queries, keys, values, live)
-    call("favor_causal_forward", projection, **given, **for_backward, output=output, total=total, weight=weight, maximum=maximum)
+    _call("favor_causal_forward", projection, **given, **for_backward, output=output, total=total, weight=weight, maximum=maximum)
     return output, total, weight, maximum, *kept
 
 
@@ -148,7 +155,15 @@ def _favor_causal_backward_like(
     return positions_first(queries), positions_first(keys), positions_first(values), *state
 
 
+def _work_of_favor_causal_backward(
+    d_output: Tensor, d_total: Tensor, d_weight: Tensor, queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any
+) -> int:
+    features, width, values_width = len(projection), queries.shape[3], values.shape[3]
+    return positions(values) * (4 * features * (width + values_width) + CHUNK * (3 * features + 2 * values_width))
+
+
 @operator(
+    work=_work_of_favor_causal_backward,
     fake=_favor_causal_backward_like,
     check=asks(
         queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool",
@@ -180,7 +195,7 @@ def favor_causal_backward(
     d_queries, d_keys, d_values = positions_first(queries), positions_first(keys), positions_first(values)
     d_total, d_weight = d_total.clone(memory_format=torch.contiguous_format), d_weight.clone(memory_format=torch.contiguous_format)
     given = _common(plan, runs, queries, keys, values, live)
-    call(
+    _call(
         "favor_causal_backward", projection, **given, output=output, maximum=maximum, normaliser=normaliser, marks=marks, kept=kept,
         d_output=d_output, d_total=d_total, d_weight=d_weight, d_queries=d_queries, d_keys=d_keys, d_values=d_values,
     )  # fmt: skip
@@ -206,7 +221,12 @@ def _summary_like(keys: Tensor, values: Tensor, projection: Tensor, live: Tensor
     return values.new_empty(*shape, values.shape[3]), values.new_empty(shape), values.new_empty(shape)
 
 
+def _work_of_favor_summarise(keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+    return positions(keys) * len(projection) * (keys.shape[3] + values.shape[3])
+
+
 @operator(
+    work=_work_of_favor_summarise,
     fake=_summary_like,
     check=asks(keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool"),
 )
@@ -214,7 +234,7 @@ def favor_summarise(keys: Tensor, values: Tensor, projection: Tensor, live: Tens
     """The summary (B, H, M, V), (B, H, M) of keys and values, and each feature's largest exponent (B, H, M), to base 2."""
     total, weight, maximum = _summary_like(keys, values, projection)
     given = _of_batch(keys, values.shape[3], len(projection)) | dict(keys=keys, values=values, live=live)
-    call("favor_summarise", projection, **given, total=total, weight=weight, maximum=maximum)
+    _call("favor_summarise", projection, **given, total=total, weight=weight, maximum=maximum)
     return total, weight, maximum
 
 
@@ -222,7 +242,12 @@ def _favor_summarise_backward_like(d_total: Tensor, d_weight: Tensor, keys: Tens
     return positions_first(keys), positions_first(values)
 
 
+def _work_of_favor_summarise_backward(d_total: Tensor, d_weight: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *_: Any) -> int:
+    return 2 * _work_of_favor_summarise(keys, values, projection)
+
+
 @operator(
+    work=_work_of_favor_summarise_backward,
     fake=_favor_summarise_backward_like,
     check=asks(
         keys="B H N K, rows", values="B H N V, rows", projection="M K, copied", live="B N, bool", maximum="B H M",
@@ -236,7 +261,7 @@ def favor_summarise_backward(
     d_keys, d_values = positions_first(keys), positions_first(values)
     given = _of_batch(keys, values.shape[3], len(projection)) | dict(keys=keys, values=values, live=live, maximum=maximum)
     d_total, d_weight = d_total.contiguous(), d_weight.contiguous()
-    call("favor_summarise_backward", projection, **given, d_total=d_total, d_weight=d_weight, d_keys=d_keys, d_values=d_values)
+    _call("favor_summarise_backward", projection, **given, d_total=d_total, d_weight=d_weight, d_keys=d_keys, d_values=d_values)
     return d_keys, d_values
 
 
@@ -245,7 +270,12 @@ def _read_like(queries: Tensor, projection: Tensor, total: Tensor, weight: Tenso
     return queries.new_empty(batch, length, heads, total.shape[3]).transpose(1, 2), queries.new_empty(batch, heads, length)
 
 
+def _work_of_favor_read(queries: Tensor, projection: Tensor, total: Tensor, *_: Any) -> int:
+    return positions(queries) * len(projection) * (queries.shape[3] + total.shape[3])
+
+
 @operator(
+    work=_work_of_favor_read,
     fake=_read_like,
     check=asks(queries="B H N K, rows", projection="M K, copied", total="B H M V", weight="B H M", maximum="B H M"),
 )
@@ -253,7 +283,7 @@ def favor_read(queries: Tensor, projection: Tensor, total: Tensor, weight: Tenso
     """What queries read of a summary as :func:`favor_summarise` gives it, (B, H, N, V), and the normaliser (B, H, N)."""
     output, normaliser = _read_like(queries, projection, total, weight, maximum)
     given = _of_batch(queries, total.shape[3], len(projection)) | dict(queries=queries, output=output, normaliser=normaliser)
-    call("favor_read", projection, **given, total=total, weight=weight, maximum=maximum)
+    _call("favor_read", projection, **given, total=total, weight=weight, maximum=maximum)
     return output, normaliser
 
 
@@ -263,7 +293,12 @@ def _favor_read_backward_like(
     return positions_first(queries), torch.empty_like(total), torch.empty_like(weight)
 
 
+def _work_of_favor_read_backward(d_output: Tensor, queries: Tensor, projection: Tensor, total: Tensor, *_: Any) -> int:
+    return 2 * _work_of_favor_read(queries, projection, total)
+
+
 @operator(
+    work=_work_of_favor_read_backward,
     fake=_favor_read_backward_like,
     check=asks(
         queries="B H N K, rows", projection="M K, copied", total="B H M V", weight="B H M", maximum="B H M",
@@ -283,7 +318,7 @@ def favor_read_backward(
     """Gradients of queries and of the summary that they read."""
     d_queries, d_total, d_weight = positions_first(queries), torch.empty_like(total), torch.empty_like(weight)
     given = _of_batch(queries, total.shape[3], len(projection)) | dict(queries=queries, total=total, weight=weight, maximum=maximum)
-    call(
+    _call(
         "favor_read_backward", projection, **given, output=output, normaliser=normaliser,
         d_output=d_output, d_queries=d_queries, d_total=d_total, d_weight=d_weight,
     )  # fmt: skip

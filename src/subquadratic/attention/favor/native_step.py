@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.numerics import NOTHING
 from ...kernels.native.checks import asks
-from ...kernels.native.library import Arguments, library
-from ...kernels.native.operators import LONG, POINTER, operator
-from .native_operators import NOTHING
+from ...kernels.native.library import Arguments, call
+from ...kernels.native.operators import LONG, POINTER, operator, positions
 
 BEFORE = ("total", "weight", "maximum", "sum", "count")
 TENSORS = ("queries", "keys", "values", "turns", "live", "projection", *BEFORE, "output", *(f"{name}_after" for name in BEFORE))
@@ -33,7 +33,14 @@ def _favor_step_like(
     return tuple(torch.empty_like(x) for x in (values, *state))
 
 
+def _work_of_favor_step(
+    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, live: Tensor | None, projection: Tensor, *_: Any
+) -> int:
+    return positions(values) * 2 * len(projection) * (queries.shape[3] + values.shape[3])
+
+
 @operator(
+    work=_work_of_favor_step,
     fake=_favor_step_like,
     check=asks(
         queries="B H 1 K", keys="B H 1 K", values="B H 1 V", turns="1 K | 1 1 1 K | B 1 1 K", live="B 1, bool", projection="M K",
@@ -64,5 +71,5 @@ def favor_step(
     step = 0 if turns is None or turns.numel() == width else width
     pointers = [None if x is None else x.data_ptr() for x in (*read, *made)]
     sizes = batch, heads, width, values.shape[3], len(projection), step, torch.get_num_threads()
-    library().favor_step(ctypes.byref(Token(*pointers, *sizes, NOTHING)))
+    call("favor_step", Token(*pointers, *sizes, NOTHING))
     return made

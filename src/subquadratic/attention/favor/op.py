@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import is_traced, needs_gradient, takes_native, takes_triton
+from ...core.backend import is_traced, takes_native, takes_triton
 from ...core.causality import keep_out
 from ...core.errors import require, require_positive
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.packed import document_bounds, document_chunks, state_rows
+from ...core.tracing import in_one_call, needs_gradient
 from ...layers.linear.op import linear
 from ...layers.rotary.op import turn_both
-from ...replay.recording import in_one_call
 from .causal import CausalFavor, guarded
 from .composition import causal_by_formula
 from .features import softmax_exponents

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.numerics import no_autocast
+from ...core.layout import positions_first
+from ...core.numerics import EMPTY, LOG2E, no_autocast
 from ...kernels.derivatives import differentiable, keep, kept
-from .causal import LOG2E, above_ratio, block, guarded, half_square, joined, like, with_one
+from .causal import above_ratio, block, guarded, half_square, joined, with_one
 from .composition import read_by_formula, summarise_by_formula
-from .formula import EMPTY
 
 
 class Summarise(torch.autograd.Function):
@@ -58,7 +58,7 @@ class Summarise(torch.autograd.Function):
         (keys, values, projection, live, size), (maximum,) = kept(ctx)
         batch, heads, length, width = keys.shape
         d_summary = joined(d_total, d_weight, (batch, heads, values.shape[-1] + 1, maximum.shape[-1]), values).flatten(0, 1)
-        d_keys, d_values = like(keys), like(values)
+        d_keys, d_values = positions_first(keys), positions_first(values)
         table = with_one(projection)
         shifted = torch.cat(((table * LOG2E).expand(len(maximum), -1, -1), -maximum[..., None]), dim=-1)  # (E, M, K + 2)
         with no_autocast(keys):
@@ -104,7 +104,7 @@ class Read(torch.autograd.Function):
         (queries, projection, *state, size), (output, normaliser) = kept(ctx)
         summary, table = _to_read(projection, *state)
         heads, length = queries.shape[1:3]
-        d_queries, d_summary = like(queries), torch.zeros_like(summary)
+        d_queries, d_summary = positions_first(queries), torch.zeros_like(summary)
         with no_autocast(queries):
             for start in range(0, length, size):
                 stop = min(start + size, length)

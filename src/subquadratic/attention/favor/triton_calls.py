@@ -6,8 +6,9 @@ Axes: B batch, H heads, N length, K head width, M features.
 import torch
 from torch import Tensor
 
+from ...core.numerics import EMPTY
 from .features import softmax_exponents
-from .formula import EMPTY, FeatureState
+from .formula import FeatureState
 
 APART = 1e6  # between the exponents of packed documents, in float64: no exponent comes near it, and 1e-10 of it is still told apart
 

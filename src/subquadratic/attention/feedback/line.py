@@ -18,8 +18,6 @@ from ...core.backend import is_traced
 from ...core.numerics import exact_dtype
 from ...kernels.derivatives import is_followed
 
-HIDDEN = torch.finfo(torch.float32).min / 2  # finite, so that a query with nothing to see gets no NaN; its result is dropped
-
 
 class MemoryLine:
     """Keys and values of T places, all zero at first, each written at most once after the start.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.backend import PLAIN, takes_native
-from .line import HIDDEN
+from ...core.numerics import HIDDEN
 from .products import LONG
 from .weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights, Shape, Trace, with_gain
 

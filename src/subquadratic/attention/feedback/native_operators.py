@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.native.checks import asks, check_tensor
-from ...kernels.native.library import Arguments, library
+from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import LONG, POINTER, operator
 
 MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
@@ -72,7 +72,11 @@ def _nothing_like(x: Tensor, multiply_adds: int) -> Tensor:
     return x.new_empty(0)
 
 
-@operator(fake=_nothing_like, check=asks(x="N B D, copied"))
+def _given_work(x: Tensor, multiply_adds: int) -> int:
+    return multiply_adds
+
+
+@operator(work=_given_work, fake=_nothing_like, check=asks(x="N B D, copied"))
 def feedback_work(x: Tensor, multiply_adds: int) -> Tensor:
     """Nothing: it tells whoever watches PyTorch's operators, as a counter of operations does, what a loop beside them takes."""
     return _nothing_like(x, multiply_adds)
@@ -120,7 +124,7 @@ class Call:
         self._check(name, sizes, arguments["at"])
         if torch._C._len_torch_dispatch_stack():
             feedback_work(arguments["hidden"][:, 0], _multiply_adds(name, sizes, arguments["begin"]))
-        getattr(library(), name)(ctypes.byref(Feedback(threads=torch.get_num_threads(), **found)))
+        call(name, Feedback(threads=torch.get_num_threads(), **found))
 
     def _check(self, name: str, sizes: dict[str, Any], at: list[int]) -> None:
         held = dict(self._held)

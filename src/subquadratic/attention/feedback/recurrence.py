@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.numerics import no_autocast
+from ...core.numerics import HIDDEN, no_autocast
 from ...kernels.derivatives import differentiable, is_transformed, keep, kept
 from ...replay.cuda_graph import Replayed
 from .gradient import backward
-from .line import HIDDEN
 from .native import run_forward, suits
 from .products import Product
 from .weights import LayerWeights, MemoryWeights, Norm, Shape, Trace, flatten, unflatten, with_gain

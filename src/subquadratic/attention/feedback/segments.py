@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.backend import may_look
 from ...core.padding import count_real, pack_left, zero_padding
+from ...core.tracing import may_look
 
 
 class Segments(NamedTuple):

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...core.backend import needs_gradient
 from ...core.packed import document_chunks
+from ...core.tracing import needs_gradient
 from ...kernels.derivatives import differentiable, keep, kept
 from .formula import slots_by_formula
 

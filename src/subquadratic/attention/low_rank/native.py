@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...core.backend import are_float32, takes_native
+from ...core.layout import dense_channels
 from ...kernels.derivatives import differentiable, keep, kept
-from ..softmax.op import dense_channels
 from . import native_operators as kernel
 from .formula import slots_by_formula
 

@@ -3,15 +3,15 @@
 Axes: B batch, H heads, N length, R slots, K width of queries and keys, V width of values.
 """
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...core.layout import positions_first
 from ...kernels.native.checks import asks, whole
-from ...kernels.native.library import Arguments, library
-from ...kernels.native.operators import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions_first
+from ...kernels.native.library import Arguments, call
+from ...kernels.native.operators import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions
 
 GIVEN: dict[str, Any] = dict(
     queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", key_weights="E N R", value_weights="E N R"
@@ -43,7 +43,7 @@ def _call(name: str, queries: Tensor, keys: Tensor, values: Tensor, key_weights:
         queries=queries, keys=keys, values=values, key_weights=key_weights, value_weights=value_weights, state=state, batch=batch,
         heads=heads, length=length, slots=slots, width=width, value_width=values.shape[3], each=len(key_weights) > 1, **more,
     )  # fmt: skip
-    getattr(library(), name)(ctypes.byref(Slots(**given)))
+    call(name, Slots(**given))
 
 
 def _attended_like(
@@ -56,7 +56,13 @@ def _attended_like(
     return positions_first(values), torch.empty_like(key_slots), torch.empty_like(value_slots), kept
 
 
+def _work_of_slot_attention(queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, *_: Any) -> int:
+    slots, width, values_width = key_weights.shape[-1], queries.shape[3], values.shape[3]
+    return positions(queries) * (slots * (2 * width + 2 * values_width + 2 * CHUNK) + CHUNK * (width + values_width))
+
+
 @operator(
+    work=_work_of_slot_attention,
     fake=_attended_like, check=asks(**GIVEN, key_slots="B H R K, copied", value_slots="B H R V, copied", require=FITS)
 )
 def slot_attention(
@@ -83,7 +89,15 @@ def _gradients_like(
     return *inputs, *others  # type: ignore[return-value]
 
 
+def _work_of_slot_attention_backward(
+    d_output: Tensor, d_keys: Tensor, d_values: Tensor, queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, *_: Any
+) -> int:
+    slots, width, values_width = key_weights.shape[-1], queries.shape[3], values.shape[3]
+    return positions(queries) * (slots * (6 * (width + values_width) + 6 * CHUNK) + CHUNK * (3 * width + 2 * values_width))
+
+
 @operator(
+    work=_work_of_slot_attention_backward,
     fake=_gradients_like,
     check=asks(
         **GIVEN, d_output="B H N V, rows", d_key_slots="B H R K", d_value_slots="B H R V", kept="G B*H R W",

@@ -12,12 +12,13 @@ Axes: B batch, H heads, N length, K head width, R slots, G chunks, C chunk lengt
 import torch
 from torch import Tensor
 
-from ...core.backend import is_traced, needs_gradient, takes_triton
+from ...core.backend import is_traced, takes_triton
 from ...core.causality import keep_out
 from ...core.errors import require_positive
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.packed import document_bounds, state_rows
 from ...core.state import State, state
+from ...core.tracing import needs_gradient
 from .blocks import slots_in_blocks
 from .formula import slots_by_formula
 from .native import NativeSlots, suits

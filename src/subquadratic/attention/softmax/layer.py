@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import may_look
 from ...core.errors import NotCausalError, require, require_positive, require_probability
 from ...core.padding import checked, count_on, pack, pack_left, unpack, zero_padding
 from ...core.scalars import plain_scalars
 from ...core.state import State, state
+from ...core.tracing import may_look
 from ...layers.linear.layer import Linear, maps_of
 from ...layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ...layers.rotary.op import turn

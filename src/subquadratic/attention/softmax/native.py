@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.layout import dense_channels
 from ...kernels.derivatives import differentiable, keep, kept
 from . import native_operators as kernel
-from .op import dense_channels, softmax_attention
+from .op import softmax_attention
 
 
 def _composition(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:

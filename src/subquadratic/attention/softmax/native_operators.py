@@ -3,14 +3,14 @@
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, V width of values.
 """
 
-import ctypes
 from typing import Any
 
 from torch import Tensor
 
+from ...core.layout import positions_first
 from ...kernels.native.checks import asks
-from ...kernels.native.library import Arguments, library
-from ...kernels.native.operators import LONG, POINTER, ROWS, Rows, fields, operator, positions_first, shares_of
+from ...kernels.native.library import Arguments, call
+from ...kernels.native.operators import LONG, POINTER, ROWS, Rows, fields, operator, positions, shares_of
 
 GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
 FITS = {
@@ -32,7 +32,7 @@ class Attention(Arguments, layout="softmax"):
 def _call(name: str, queries: Tensor, keys: Tensor, values: Tensor, **more: Any) -> None:
     batch, heads, length, width = queries.shape
     sizes = dict(batch=batch, heads=heads, length=length, count=keys.shape[2], width=width, value_width=values.shape[3])
-    getattr(library(), name)(ctypes.byref(Attention(**fields(queries=queries, keys=keys, values=values, **sizes, **more))))
+    call(name, Attention(**fields(queries=queries, keys=keys, values=values, **sizes, **more)))
 
 
 def _output_like(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,11 @@ def _output_like(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) ->
     return queries.new_empty(batch, length, heads, values.shape[3]).transpose(1, 2), queries.new_empty(batch, heads, length)
 
 
-@operator(fake=_output_like, check=asks(**GIVEN, require=FITS))
+def _work_of_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
+    return positions(queries) * keys.shape[2] * (keys.shape[3] + values.shape[3])
+
+
+@operator(work=_work_of_softmax_attention, fake=_output_like, check=asks(**GIVEN, require=FITS))
 def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(K)) v of (B, H, N, K), (B, H, S, K), (B, H, S, V), and the logarithm to base 2 of its normaliser (B, H, N).
 
@@ -55,7 +59,12 @@ def _gradients_like(d_output: Tensor, queries: Tensor, keys: Tensor, values: Ten
     return positions_first(queries), positions_first(keys), positions_first(values)
 
 
+def _work_of_softmax_attention_backward(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
+    return positions(queries) * keys.shape[2] * (3 * keys.shape[3] + 2 * values.shape[3])
+
+
 @operator(
+    work=_work_of_softmax_attention_backward,
     fake=_gradients_like,
     check=asks(**GIVEN, d_output="B H N V, rows", output="B H N V, rows", normaliser="B H N", require=FITS),
 )

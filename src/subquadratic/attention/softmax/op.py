@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
-from ...core.backend import is_traced, needs_gradient, takes_native
+from ...core.backend import is_traced, takes_native
 from ...core.causality import keep_out
+from ...core.layout import dense_channels
 from ...core.numerics import exact_dtype, no_autocast
+from ...core.tracing import in_one_call, needs_gradient
 from ...kernels.derivatives import differentiable, is_transformed, keep, kept
-from ...replay.recording import in_one_call
 
-HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that differences are never NaN
 FEWEST = 16  # queries from which the C kernels, which take them side by side, are worth calling
 LARGE_MASK = 2**18  # pairs: below, one call with a mask costs less than two without
 
@@ -266,11 +266,6 @@ def append(past: Tensor, new: Tensor, *, drop: int = 0, dim: int = 2) -> Tensor:
     grown = whole.narrow(dim, start, stop + added - start)
     _ROOMS.keep(grown, room, start)
     return grown
-
-
-def dense_channels(x: Tensor) -> Tensor:
-    """``x`` itself, or a copy, with the channels of a head next to each other, as the kernel wants them."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _after_past(queries: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:

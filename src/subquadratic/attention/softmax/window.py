@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.backend import is_traced, may_look
+from ...core.backend import is_traced
 from ...core.causality import keep_out
 from ...core.padding import pack_left
 from ...core.state import State, state
-from ...replay.recording import in_one_call
+from ...core.tracing import in_one_call, may_look
 from .op import append, in_parts, softmax_attention
 from .window_blocks import windows_in_parts
 from .window_formula import near, pack_heads, unpack_heads, windows_by_formula

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.feedback.layer import merge_layers
-from ...attention.feedback.line import HIDDEN, MemoryLine
+from ...attention.feedback.line import MemoryLine
 from ...core.errors import require, require_positive
-from ...core.numerics import exact_dtype
+from ...core.numerics import HIDDEN, exact_dtype
 from ...core.scalars import plain_scalars
 from .checkpoints import load_names, save_shared_once
 from .layers import Attention, FeedForward, PreNorm, RelativePositionBias, Residual, SkipIf, memory_is_empty

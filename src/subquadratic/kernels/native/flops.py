@@ -3,7 +3,6 @@
 That module imports Triton where there is one, a quarter of a second: the formulas are given to it when somebody imports it, not before.
 """
 
-import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -15,28 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .work import MULTIPLY_ADDS
-
-PACKAGE = __package__.partition(".")[0]
 COUNTER = "torch.utils.flop_counter"
-KERNELS = (
-    "attention.softmax.native_operators",
-    "attention.additive.native_mean_operators",
-    "attention.additive.native_running_operators",
-    "attention.low_rank.native_operators",
-    "attention.feedback.native_operators",
-    "attention.favor.native_operators",
-    "attention.favor.native_step",
-    *(f"layers.{name}.native_operators" for name in ("feed_forward", "linear")),
-)
+MULTIPLY_ADDS: dict[str, Callable[..., int]] = {}  # of an operator, by its name, how many its arguments ask for
 
 
-def _register(counter: ModuleType) -> None:
-    for kernel in KERNELS:  # so that their operators are there
-        importlib.import_module(f"{PACKAGE}.{kernel}")
-    for name, count in MULTIPLY_ADDS.items():
-        packet = getattr(torch.ops.subquadratic, name.partition("::")[2])
-        counter.register_flop_formula(packet, get_raw=True)(_formula(count))
+def count_work(operator: str, work: Callable[..., int]) -> None:
+    """Have PyTorch's counter know an operator of `subquadratic` that does ``work(*arguments)`` multiply-adds."""
+    MULTIPLY_ADDS[f"subquadratic::{operator}"] = work
+    if COUNTER in sys.modules:
+        _register(sys.modules[COUNTER], operator, work)
+
+
+def _register(counter: ModuleType, operator: str, work: Callable[..., int]) -> None:
+    counter.register_flop_formula(getattr(torch.ops.subquadratic, operator), get_raw=True)(_formula(work))
+
+
+def _register_all(counter: ModuleType) -> None:
+    for name, work in MULTIPLY_ADDS.items():
+        _register(counter, name.partition("::")[2], work)
     onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # by which layers/linear/op.py multiplies on AMD
     if onednn is not None and onednn not in counter.flop_registry:
         counter.register_flop_formula(onednn, get_raw=True)(_formula(_linear))
@@ -62,7 +57,7 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _register(module)
+        _register_all(module)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -81,6 +76,6 @@ class _Finder(importlib.abc.MetaPathFinder):
 def count_when_asked() -> None:
     """Have PyTorch's counter know the kernels, whether it is imported already or will be."""
     if COUNTER in sys.modules:
-        _register(sys.modules[COUNTER])
+        _register_all(sys.modules[COUNTER])
     else:
         sys.meta_path.insert(0, _Finder())

@@ -39,10 +39,30 @@ class Arguments(ctypes.Structure):
 class Kernels(ctypes.CDLL):
     """A library of functions that say by a number below zero that they have failed."""
 
+    compared = 0  # of the structs in MIRRORED, how many are known to be the library's
+
+    def compare(self) -> None:
+        """Look at the structs that nobody has looked at yet: a mechanism's come with its module.
+
+        Raises:
+            NoLibrary: if one is not what the library means by it.
+        """
+        for name, mirror in itertools.islice(MIRRORED.items(), self.compared, None):
+            _check_layout(self, name, mirror)
+        self.compared = len(MIRRORED)
+
     def __getitem__(self, name: str) -> Any:
         function = super().__getitem__(name)
         function.errcheck = _succeeded
         return function
+
+
+def call(kernel: str, arguments: Arguments) -> None:
+    """Call a function of the library that takes a struct."""
+    found = library()
+    if found.compared < len(MIRRORED):
+        found.compare()
+    getattr(found, kernel)(ctypes.byref(arguments))
 
 
 def _succeeded(status: Any, function: Any, arguments: Any) -> Any:
@@ -59,7 +79,7 @@ class NoLibrary(RuntimeError):
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def library() -> Kernels:
     """The kernels.
 
     Raises:
@@ -95,7 +115,7 @@ def made_by() -> str:
 
 
 @functools.cache
-def _own() -> tuple[ctypes.CDLL, Variant]:
+def _own() -> tuple[Kernels, Variant]:
     fitting = variants_here()
     if not fitting:
         raise NoLibrary(_no_variant())
@@ -136,8 +156,7 @@ def load(path: Path) -> Kernels:
     except OSError as error:
         raise NoLibrary(f"the C kernels cannot be loaded: {error}") from error
     _check_sources(found)
-    for name, mirror in MIRRORED.items():
-        _check_layout(found, name, mirror)
+    found.compare()
     return found
 
 

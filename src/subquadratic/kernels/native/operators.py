@@ -5,7 +5,6 @@ Axes: B batch, H heads, N length, X width.
 
 import ctypes
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from ..derivatives import has_derivative
 from .checks import Asked, on_one_device
+from .flops import count_work
 from .library import Arguments
 
 CHUNK = 64
-LOG2E = math.log2(math.e)
 POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
 ROWS = ("queries", "keys", "values", "output", "d_output", "d_queries", "d_keys", "d_values")  # (B, H, N, X), with steps
 
@@ -26,14 +25,17 @@ _OPERATORS = torch.library.Library("subquadratic", "FRAGMENT")
 WITHOUT_MEMORY: dict[Any, Callable[..., Any]] = {}  # of each operator, what it makes of tensors on the device meta
 
 
-def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) -> Callable[[Callable[..., Any]], Any]:
+def operator(
+    *, fake: Callable[..., Any], check: Callable[..., None] | Asked, work: Callable[..., int] | None = None
+) -> Callable[[Callable[..., Any]], Any]:
     """Make an operator of a function on CPU tensors, with ``fake`` for tensors that have a shape and no memory.
 
     ``check`` looks at the arguments before either sees them, and raises ValueError for what the kernel cannot read. That all tensors lie on
-    the CPU is PyTorch's doing: it calls the function for no others.
+    the CPU is PyTorch's doing: it calls the function for no others. ``work``: of the arguments, how many multiply-adds it does, for whoever
+    counts a model's operations; a causal call of exact attention counts as a full one, as PyTorch counts its own.
 
-    An operator has no derivatives: the autograd functions of `ops/` have. Called by its name in ``torch.ops`` it therefore refuses whatever
-    autograd would differentiate. What comes back calls it below autograd, as those functions do, and saves that question.
+    An operator has no derivatives: the autograd functions of `native.py` have. Called by its name in ``torch.ops`` it therefore refuses
+    whatever autograd would differentiate. What comes back calls it below autograd, as those functions do, and saves that question.
 
     As ``torch.library.custom_op``, whose first call imports PyTorch's compiler: a second, and 120 MB.
     """
@@ -70,6 +72,8 @@ def operator(*, fake: Callable[..., Any], check: Callable[..., None] | Asked) ->
         call = getattr(torch.ops.subquadratic, name).default
         call.below_autograd = below_autograd  # for recordings, which see the operator alone
         WITHOUT_MEMORY[call] = run_without_memory
+        if work is not None:
+            count_work(name, work)
         return below_autograd
 
     return make
@@ -106,9 +110,9 @@ def dense(x: Tensor) -> Tensor:
     return x
 
 
-def positions_first(x: Tensor) -> Tensor:
-    """Storage for (B, H, N, X), laid out (B, N, H, X) as the maps around it want it."""
-    return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+def positions(x: Tensor) -> int:
+    """How many rows (B, H, N, X) has."""
+    return x.shape[0] * x.shape[1] * x.shape[2]
 
 
 def turns_step(turns: Tensor | None, length: int, width: int) -> int:

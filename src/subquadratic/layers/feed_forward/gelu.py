@@ -3,7 +3,8 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.backend import is_traced, needs_gradient
+from ...core.backend import is_traced
+from ...core.tracing import needs_gradient
 
 FEW = 8192  # numbers: what PyTorch's own loop takes less time for than oneDNN to begin
 

@@ -3,14 +3,13 @@
 Axes: T rows (batch and length together), D width in, F inner width, E width out.
 """
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
-from ...kernels.native.library import Arguments, library
+from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import LONG, POINTER, fields, operator
 
 FITS = {"P in (F, 2 * F)": "expand must have as many rows as contract has columns, {F}, or of a gated layer twice as many, got {P}"}
@@ -33,7 +32,7 @@ def _call(name: str, x: Tensor, expand: Tensor, contract: Tensor, **more: Any) -
     numbers = maps * (wide + PANEL) * (dim + PANEL) + (wide + PANEL) * (out + PANEL)
     packed = x.new_empty(numbers * 3 // 2)  # a matrix unit's numbers are three of bfloat16 each
     given = fields(x=x, expand=expand, contract=contract, packed=packed, rows=rows, dim=dim, wide=wide, out=out, maps=maps, **more)
-    getattr(library(), name)(ctypes.byref(FeedForward(**given)))
+    call(name, FeedForward(**given))
 
 
 def _outputs_like(
@@ -44,7 +43,12 @@ def _outputs_like(
     return x.new_empty(x.shape[0], out), inner
 
 
+def _work_of_feed_forward(x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, *_: Any) -> int:
+    return len(x) * (expand.numel() + contract.numel())
+
+
 @operator(
+    work=_work_of_feed_forward,
     fake=_outputs_like,
     check=asks(x="T D", contract="E F", contract_bias="E", expand="P D", expand_bias="P", require=FITS),
 )
@@ -73,7 +77,15 @@ def _gradients_like(
     return torch.empty_like(x) if wants_x else nothing.clone(), *weights
 
 
+def _work_of_feed_forward_backward(
+    d_y: Tensor, x: Tensor, expand: Tensor, contract: Tensor, inner: Tensor, wants_x: bool, wants_weights: bool
+) -> int:
+    expanding, contracting = expand.numel(), contract.numel()
+    return len(x) * (contracting + wants_x * expanding + wants_weights * (expanding + contracting))
+
+
 @operator(
+    work=_work_of_feed_forward_backward,
     fake=_gradients_like,
     check=asks(
         x="T D", contract="E F", expand="P D", d_y="T E", inner="T G W", sizes={"G": "2 if P > F else 1", "W": "whole(F)"}, require=FITS

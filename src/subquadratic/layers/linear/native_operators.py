@@ -3,7 +3,6 @@
 Axes: T rows (batch and length together), D width in, F width out.
 """
 
-import ctypes
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.native.checks import check_tensor, required, whole
-from ...kernels.native.library import Arguments, library, why_not
+from ...kernels.native.library import Arguments, call, library, why_not
 from ...kernels.native.operators import LONG, POINTER, fields, operator
 
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
@@ -73,7 +72,11 @@ def _check_rows(operator: str, name: str, tensors: Sequence[Tensor]) -> int:
     return rows
 
 
-@operator(fake=_mapped_like, check=_check_maps)
+def _work_of_linear_maps(xs: list[Tensor], weights: list[Tensor], *_: Any) -> int:
+    return len(xs[0]) * sum(weight.numel() for weight in weights)
+
+
+@operator(work=_work_of_linear_maps, fake=_mapped_like, check=_check_maps)
 def linear_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None], plus: Tensor | None) -> list[Tensor]:
     """Maps that read the same, or are added up, in one go: of an output j the sum of x_i W_ij^T over the inputs i, and b_j.
 
@@ -97,7 +100,7 @@ def linear_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequenc
     )  # fmt: skip
     if plus is not None:
         given |= {"plus": plus.data_ptr(), "plus_step": plus.stride(0)}
-    library().linear_maps(ctypes.byref(Maps(**given)))
+    call("linear_maps", Maps(**given))
     return ys
 
 
@@ -118,7 +121,11 @@ def _check_sums(others: Sequence[Tensor], xs: Sequence[Tensor], wants_rows: Sequ
         raise ValueError(f"{name}: others and xs must have as many rows, got {rows} and {xs[0].shape[0]}")
 
 
-@operator(fake=_summed_like, check=_check_sums)
+def _work_of_sums_of_outer_products(others: list[Tensor], xs: list[Tensor], *_: Any) -> int:
+    return sum(other.numel() * x.shape[1] for other in others for x in xs)
+
+
+@operator(work=_work_of_sums_of_outer_products, fake=_summed_like, check=_check_sums)
 def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants_rows: Sequence[bool]) -> list[Tensor]:
     """Of each x_i (T, D_i) and other_j (T, F_j) the sum other_j^T x_i over the rows, (F_j, D_i), those of the first x first; then for each
     other the sum of its rows (F_j,), or nothing. Rows may lie apart, their numbers not."""
@@ -134,7 +141,7 @@ def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants
         dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)),
         other_step=_LONGS(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
     )  # fmt: skip
-    library().sums_of_outer_products(ctypes.byref(Maps(**given)))
+    call("sums_of_outer_products", Maps(**given))
     return found
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.backend import PLAIN, are_float32, is_traced, needs_gradient, takes_native
+from ...core.backend import PLAIN, are_float32, is_traced, takes_native
+from ...core.tracing import needs_gradient
 from ...kernels.derivatives import is_followed
 from . import native_operators as kernel
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
-from ...kernels.native.library import Arguments, library
+from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import LONG, POINTER, fields, operator
 
 POINTERS = ("x", "delta", "weight", "bias", "sum", "y", "stats", "d_sum", "d_y", "d_x", "d_weight", "d_bias", "sums")
@@ -29,7 +29,7 @@ class AddNorm(Arguments, layout="add_norm"):
 
 def _call(name: str, x: Tensor, weight: Tensor, **more: Any) -> None:
     given = fields(x=x, weight=weight, rows=x.shape[0], dim=x.shape[1], **more)
-    getattr(library(), name)(ctypes.byref(AddNorm(**given)))
+    call(name, AddNorm(**given))
 
 
 def _outputs_like(x: Tensor, delta: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:

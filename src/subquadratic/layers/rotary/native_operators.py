@@ -3,13 +3,12 @@
 Axes: B batch, H heads, N length, K head width.
 """
 
-import ctypes
 
 import torch
 from torch import Tensor
 
 from ...kernels.native.checks import check_tensor, required
-from ...kernels.native.library import Arguments, library
+from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import LONG, Rows, fields, operator
 
 
@@ -41,5 +40,5 @@ def complex_product(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     product = _like(x, y, conjugate)
     sizes = dict(zip(("batch", "heads", "length", "width"), x.shape, strict=True))
     given = fields(queries=x, keys=y.expand(x.shape), output=product, conjugate=conjugate, **sizes)
-    library().complex_product(ctypes.byref(Turn(**given)))
+    call("complex_product", Turn(**given))
     return product

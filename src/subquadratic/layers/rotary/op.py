@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import is_traced, needs_gradient, takes_native
+from ...core.backend import is_traced, takes_native
 from ...core.numerics import has_float64
+from ...core.tracing import needs_gradient
 
 BASE = 10000.0  # the paper's
 FEW = 1 << 13  # numbers that four small operations take no longer for

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ...attention.feedback.layer import FeedbackMemory, RelativeBias
-from ...attention.feedback.line import HIDDEN
 from ...attention.feedback.segments import bring_back, lay_out
 from ...core.errors import check_mask, check_sequence, require
-from ...core.numerics import exact_dtype
+from ...core.numerics import HIDDEN, exact_dtype
 from ...core.padding import count_real, zero_padding
 from ...layers.norms.layer import make_norm
 from ...layers.residual import BranchState

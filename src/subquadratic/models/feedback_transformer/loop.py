@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...attention.feedback.layer import FeedbackMemory
-from ...attention.feedback.line import HIDDEN, MemoryLine
+from ...attention.feedback.line import MemoryLine
 from ...attention.feedback.segments import Segments
 from ...core.backend import is_transformed
 from ...core.errors import require
+from ...core.numerics import HIDDEN
 from ...core.recomputation import hold, recomputed
 from ...core.state import State, state
 from ...layers.residual import BranchState

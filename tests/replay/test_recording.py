@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from subquadratic.replay.recording import in_one_call, record
+from subquadratic.core.tracing import in_one_call
+from subquadratic.replay.recording import record
 
 
 def replay(function: Callable[..., Sequence[Tensor]], *inputs: Tensor, constants: Sequence[Tensor] = ()) -> None:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 import subquadratic as sq
-from subquadratic import kernels
 from subquadratic.attention.additive.op import prefix_softmax_mean
 from subquadratic.attention.favor.op import causal_favor
 from subquadratic.attention.low_rank.op import causal_slot_attention
 from subquadratic.core.backend import takes_triton, use_backend
+from subquadratic.kernels import triton
 
 pytest.importorskip("triton")
 LENGTH = 21
@@ -97,6 +97,6 @@ def test_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         takes_triton("cuda", values)
     with pytest.raises(ValueError, match="backend must be one of"), use_backend("trition"):
         pass
-    monkeypatch.setattr(kernels, "available", lambda device: False)
+    monkeypatch.setattr(triton, "available", lambda device: False)
     with pytest.raises(ValueError, match=r"subquadratic\[triton\]"):
         takes_triton("triton", values)

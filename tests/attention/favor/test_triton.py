@@ -8,11 +8,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install 'subquadratic[triton]'")
 
+from tests.attention.favor.case import Case, case, documents, recurrence, run
+from tests.checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
+
 from subquadratic.attention.favor.formula import linear_attention_reference
 from subquadratic.attention.favor.triton import _forward, gated_linear_attention
-
-from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
-from .linear_case import Case, case, documents, recurrence, run
 
 SHAPES = [(2, 2, 1, 16, 8), (1, 3, 15, 40, 64), (2, 1, 64, 16, 64), (1, 2, 100, 40, 8)]
 

@@ -12,8 +12,9 @@ from subquadratic.attention.additive import op as ops
 from subquadratic.attention.additive.formula import mean_by_formula
 from subquadratic.attention.additive.native_running import NativePrefixMean
 from subquadratic.attention.additive.op import prefix_softmax_mean, prefix_softmax_mean_reference
-from subquadratic.attention.additive.state import EMPTY, PoolState
+from subquadratic.attention.additive.state import PoolState
 from subquadratic.core.backend import use_backend
+from subquadratic.core.numerics import EMPTY
 from subquadratic.kernels.native import library
 from subquadratic.layers.rotary.op import complex_product
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install 'subquadratic[triton]'")
 
+from tests.attention.low_rank.case import Case, Shape, case, recurrence, run
+from tests.checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
+
 from subquadratic.attention.low_rank.op import causal_slot_attention_reference
 from subquadratic.attention.low_rank.triton import _forward, causal_slot_attention
-
-from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
-from .slot_case import Case, Shape, case, recurrence, run
 
 SMALL = Shape(1, 2, 2, 70, 24, 16, 16)
 SHAPES = [

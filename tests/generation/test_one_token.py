@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tests.laws.matrix import configs
-from tests.ops.again import Again
+from tests.replay.again import Again
 from torch import Tensor, nn
 
 import subquadratic as sq

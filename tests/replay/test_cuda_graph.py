@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.replay.again import Again
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -19,8 +20,6 @@ from subquadratic.replay import cuda_graph
 from subquadratic.replay.cuda_capture import CaptureError, NoWaiting
 from subquadratic.replay.cuda_graph import Replayed
 from subquadratic.replay.structure import flatten
-
-from .again import Again
 
 
 class Looking(TorchFunctionMode):

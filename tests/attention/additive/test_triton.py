@@ -8,11 +8,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="the kernels need triton: pip install 'subquadratic[triton]'")
 
+from tests.attention.additive.case import Case, case, recurrence, run
+from tests.checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
+
 from subquadratic.attention.additive.op import prefix_softmax_mean_reference
 from subquadratic.attention.additive.triton import _forward, prefix_softmax_mean
-
-from .checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
-from .pool_case import Case, case, recurrence, run
 
 SHAPES = [(2, 2, 1, 8), (1, 3, 15, 64), (2, 1, 64, 8), (1, 2, 100, 64), (1, 1, 100, 72)]
 

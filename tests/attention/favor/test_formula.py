@@ -11,7 +11,6 @@ from torch import Tensor
 
 from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_exponents
 from subquadratic.attention.favor.formula import (
-    EMPTY,
     FeatureState,
     causal_linear_attention,
     linear_attention_reference,
@@ -20,6 +19,7 @@ from subquadratic.attention.favor.formula import (
     summarise_features,
 )
 from subquadratic.attention.favor.op import causal_favor
+from subquadratic.core.numerics import EMPTY
 
 
 def exponents(batch: int, heads: int, length: int, features: int, spread: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:

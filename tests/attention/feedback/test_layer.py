@@ -5,8 +5,9 @@ import torch
 
 from subquadratic.attention.feedback.buckets import relative_bucket_reference, relative_buckets
 from subquadratic.attention.feedback.layer import FeedbackAttention, FeedbackMemory, RelativeBias, merge_layers
-from subquadratic.attention.feedback.line import HIDDEN, MemoryLine, attend_runs, attend_runs_reference
+from subquadratic.attention.feedback.line import MemoryLine, attend_runs, attend_runs_reference
 from subquadratic.attention.feedback.segments import bring_back, lay_out
+from subquadratic.core.numerics import HIDDEN
 
 
 def line(places: int, dtype: torch.dtype = torch.float64) -> MemoryLine:
