@@ -1,8 +1,10 @@
 """The residual stream and its norm by the C kernels, against the definition in float64, and where a stack takes them."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,15 +34,21 @@ def compare(rows: int, width: int, *, adds: bool, onward: bool, far: float, seed
     torch.manual_seed(seed)
     x, delta, towards, beside = (torch.randn(2, rows, width) for _ in range(4))
     weight, bias = torch.randn(width), torch.randn(width)
-    found = []
-    for dtype, function in ((torch.float32, NativeAddNorm.apply), (torch.float32, defined), (torch.float64, defined)):
+
+    def results(function: Callable[..., tuple[Tensor, Tensor]], dtype: torch.dtype, off: Tensor | float = 0.0) -> list[Tensor]:
         leaves = [y.to(dtype).requires_grad_() for y in (x + far, delta, weight, bias)]
-        total, y = function(leaves[0], leaves[1] if adds else None, *leaves[2:], 1e-5)
+        total, y = function(leaves[0] + off, leaves[1] if adds else None, *leaves[2:], 1e-5)
         loss = (y * towards.to(dtype)).sum() + ((total * beside.to(dtype)).sum() if onward else 0.0)
-        wanted = leaves if adds else [leaves[0], *leaves[2:]]
-        found.append([total, y, *torch.autograd.grad(loss, wanted)])
-    for mine, theirs, true in zip(*found, strict=True):
-        assert mine.shape == true.shape and error(mine, true) < max(1e-5, 4 * error(theirs, true))
+        return [total, y, *torch.autograd.grad(loss, leaves if adds else [leaves[0], *leaves[2:]])]
+
+    mine, theirs, true = results(NativeAddNorm.apply, torch.float32), results(defined, torch.float32), results(defined, torch.float64)
+    # A row whose few numbers are nearly the same makes much of a rounding. Those of the usual norm may happen to cancel: so there is also
+    # what a rounding of the inputs does.
+    size = ((x + far).abs() + (delta.abs() if adds else 0)).double() * 2**-24
+    moved = [results(defined, torch.float64, size * torch.randn_like(size)) for _ in range(8)]
+    for found, usual, right, *others in zip(mine, theirs, true, *moved, strict=True):
+        assert found.shape == right.shape
+        assert error(found, right) < max(1e-5, *(4 * error(other, right) for other in (usual, *others)))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -48,6 +56,7 @@ def compare(rows: int, width: int, *, adds: bool, onward: bool, far: float, seed
     rows=st.sampled_from([1, 2, 3, 50, 129]), width=st.sampled_from([3, 5, 16, 31, 64, 100, 256]), adds=st.booleans(),
     onward=st.booleans(), far=st.sampled_from([0.0, 30.0]), seed=st.integers(0, 10**6),
 )  # fmt: skip
+@example(rows=1, width=3, adds=True, onward=False, far=30.0, seed=548)  # PyTorch's error is by chance a fifth of a rounding's
 def test_values_and_gradients_equal_the_definition(
     lanes: None, rows: int, width: int, adds: bool, onward: bool, far: float, seed: int
 ) -> None:

@@ -33,23 +33,30 @@ static void emulated_store(int tile, void *to, long step) {
     for (int row = 0; row < UNIT_ROWS; row++) memcpy((char *)to + row * step, emulated_tiles.bytes[tile][row], UNIT_BYTES);
 }
 
-// Numbers of bfloat16 in the upper halves of these, of which denormals count as zero.
-INLINE vec of_bfloat16(uvec bits) { return (vec)(bits & (uvec)((bits & 0x7f800000u) != 0)); }
+// Denormals to zeros of their sign.
+INLINE vec flushed(vec x) { return (vec)((uvec)x & ((uvec)(((uvec)x & 0x7f800000u) != 0) | 0x80000000u)); }
 
-// sum[row][column] += a[row][2 k] b[k][2 column] + a[row][2 k + 1] b[k][2 column + 1], over k.
+INLINE vec times_plus(uvec x, uvec y, vec sum) {
+    return flushed((vec)_mm512_fmadd_ps((__m512)flushed((vec)x), (__m512)flushed((vec)y), (__m512)sum));
+}
+
+// sum[row][column] += a[row][2 k] b[k][2 column] + a[row][2 k + 1] b[k][2 column + 1], over k, rounded where Intel's manual says that
+// TDPBF16PS rounds: products of the first of each pair are added up from zero, those of the second apart from them, and what the tile held is
+// rounded once for all 32, not once for each.
 static void emulated_product(int sum, int a, int b) {
     need_tiles();
     for (int row = 0; row < UNIT_ROWS; row++) {
         uint32_t pairs[UNIT_BYTES / 4];
         memcpy(pairs, emulated_tiles.bytes[a][row], UNIT_BYTES);
-        vec total = load((const float *)emulated_tiles.bytes[sum][row]);
+        vec first = {0}, second = {0};
         for (int k = 0; k < UNIT_BYTES / 4; k++) {
             uvec left = (uvec){0} + pairs[k], right;
             memcpy(&right, emulated_tiles.bytes[b][k], UNIT_BYTES);
-            total += of_bfloat16(left << 16) * of_bfloat16(right << 16);
-            total += of_bfloat16(left & 0xffff0000u) * of_bfloat16(right & 0xffff0000u);
+            first = times_plus(left << 16, right << 16, first);
+            second = times_plus(left & 0xffff0000u, right & 0xffff0000u, second);
         }
-        store((float *)emulated_tiles.bytes[sum][row], total);
+        float *to = (float *)emulated_tiles.bytes[sum][row];
+        store(to, flushed(flushed(load(to)) + flushed(first + second)));
     }
 }
 
