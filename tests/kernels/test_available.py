@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-import subquadratic.kernels
+from subquadratic.kernels import triton
 from subquadratic.kernels.triton import available
 
 
@@ -29,7 +29,7 @@ def test_asking_imports_no_triton() -> None:
 def test_needs_triton_and_a_gpu_or_the_interpreter(
     monkeypatch: pytest.MonkeyPatch, installed: bool, interpreter: str, gpu: bool, device: str, expected: bool
 ) -> None:
-    monkeypatch.setattr(subquadratic.kernels, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(triton, "find_spec", lambda name: object() if installed else None)
     monkeypatch.setenv("TRITON_INTERPRET", interpreter)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert available(torch.device(device)) is expected
