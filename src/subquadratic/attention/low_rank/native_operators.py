@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.layout import positions_first
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions
+from ...kernels.native.operators import CHUNK, INT64, POINTER, ROWS, Rows, fields, operator, positions
 
 GIVEN: dict[str, Any] = dict(
     queries="B H N K, rows", keys="B H N K, rows", values="B H N V, rows", key_weights="E N R", value_weights="E N R"
@@ -28,7 +28,7 @@ class Slots(Arguments, layout="slots"):
         *((name, POINTER) for name in (
             "key_weights", "value_weights", "d_key_weights", "d_value_weights", "key_slots", "value_slots", "state", "kept", "sums",
         )),
-        *((name, LONG) for name in ("batch", "heads", "length", "slots", "width", "value_width", "each", "threads")),
+        *((name, INT64) for name in ("batch", "heads", "length", "slots", "width", "value_width", "each", "threads")),
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...core.layout import positions_first
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, POINTER, ROWS, Rows, fields, operator, positions, shares_of
+from ...kernels.native.operators import INT64, POINTER, ROWS, Rows, fields, operator, positions, shares_of
 
 GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
 FITS = {
@@ -25,7 +25,7 @@ class Attention(Arguments, layout="softmax"):
     _fields_ = [
         *((name, Rows) for name in ROWS),
         ("normaliser", POINTER), ("sums", POINTER),
-        *((name, LONG) for name in ("batch", "heads", "length", "count", "width", "value_width", "causal", "shares", "threads")),
+        *((name, INT64) for name in ("batch", "heads", "length", "count", "width", "value_width", "causal", "shares", "threads")),
     ]  # fmt: skip
 
 

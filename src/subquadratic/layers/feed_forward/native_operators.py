@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, POINTER, fields, operator
+from ...kernels.native.operators import INT64, POINTER, fields, operator
 
 FITS = {"P in (F, 2 * F)": "expand must have as many rows as contract has columns, {F}, or of a gated layer twice as many, got {P}"}
 PANEL = 64  # the widest that a panel of feed_forward.c is
@@ -23,7 +23,7 @@ class FeedForward(Arguments, layout="feed_forward"):
 
     _fields_ = [
         *((name, POINTER) for name in (*POINTERS, *GRADIENTS, "packed", "sums")),
-        *((name, LONG) for name in ("rows", "dim", "wide", "out", "maps", "shares", "threads")),
+        *((name, INT64) for name in ("rows", "dim", "wide", "out", "maps", "shares", "threads")),
     ]  # fmt: skip
 
 

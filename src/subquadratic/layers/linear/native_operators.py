@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ...kernels.native.checks import check_tensor, required, whole
 from ...kernels.native.library import Arguments, call, library, why_not
-from ...kernels.native.operators import LONG, POINTER, fields, operator
+from ...kernels.native.operators import INT64, POINTER, fields, operator
 
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
 
 
 MAPS = 4  # that share an input or a sum, at most: as in linear.c
-_POINTERS, _LONGS, _PAIRS, _STEPS = POINTER * MAPS, LONG * MAPS, POINTER * MAPS**2, LONG * MAPS**2
+_POINTERS, _INT64S, _PAIRS, _STEPS = POINTER * MAPS, INT64 * MAPS, POINTER * MAPS**2, INT64 * MAPS**2
 
 
 class Maps(Arguments, layout="linear"):
@@ -27,8 +27,8 @@ class Maps(Arguments, layout="linear"):
     _fields_ = [
         ("x", _POINTERS), ("weight", _PAIRS), ("bias", _POINTERS), ("plus", POINTER), ("other", _POINTERS), ("y", _PAIRS),
         ("row_sum", _POINTERS), ("packed", POINTER), ("sums", POINTER),
-        ("dim", _LONGS), ("x_step", _LONGS), ("out", _LONGS), ("other_step", _LONGS), ("weight_step", _STEPS), ("turned", _STEPS),
-        *((name, LONG) for name in ("plus_step", "inputs", "outputs", "rows", "shares", "threads")),
+        ("dim", _INT64S), ("x_step", _INT64S), ("out", _INT64S), ("other_step", _INT64S), ("weight_step", _STEPS), ("turned", _STEPS),
+        *((name, INT64) for name in ("plus_step", "inputs", "outputs", "rows", "shares", "threads")),
     ]  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def linear_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequenc
     given = fields(
         x=_POINTERS(*map(Tensor.data_ptr, xs)), weight=_PAIRS(*map(Tensor.data_ptr, weights)),
         bias=_POINTERS(*(None if bias is None else bias.data_ptr() for bias in biases)), y=_PAIRS(*map(Tensor.data_ptr, ys)), packed=packed,
-        dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)), turned=_STEPS(*turned),
+        dim=_INT64S(*dims), out=_INT64S(*outs), x_step=_INT64S(*(x.stride(0) for x in xs)), turned=_STEPS(*turned),
         weight_step=_STEPS(*(weight.stride(1 if t else 0) for weight, t in zip(weights, turned, strict=True))),
         inputs=len(xs), outputs=len(ys), rows=rows,
     )  # fmt: skip
@@ -138,8 +138,8 @@ def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants
         x=_POINTERS(*map(Tensor.data_ptr, xs)), other=_POINTERS(*map(Tensor.data_ptr, others)),
         y=_PAIRS(*map(Tensor.data_ptr, found[:pairs])),
         row_sum=_POINTERS(*(row.data_ptr() if wants else None for row, wants in zip(found[pairs:], wants_rows, strict=True))), sums=sums,
-        dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)),
-        other_step=_LONGS(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
+        dim=_INT64S(*dims), out=_INT64S(*outs), x_step=_INT64S(*(x.stride(0) for x in xs)),
+        other_step=_INT64S(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
     )  # fmt: skip
     call("sums_of_outer_products", Maps(**given))
     return found

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, POINTER, fields, operator
+from ...kernels.native.operators import INT64, POINTER, fields, operator
 
 POINTERS = ("x", "delta", "weight", "bias", "sum", "y", "stats", "d_sum", "d_y", "d_x", "d_weight", "d_bias", "sums")
 
@@ -22,7 +22,7 @@ class AddNorm(Arguments, layout="add_norm"):
 
     _fields_ = [
         *((name, POINTER) for name in POINTERS),
-        *((name, LONG) for name in ("rows", "dim", "shares", "threads")),
+        *((name, INT64) for name in ("rows", "dim", "shares", "threads")),
         ("epsilon", ctypes.c_float),
     ]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import check_tensor, required
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, Rows, fields, operator
+from ...kernels.native.operators import INT64, Rows, fields, operator
 
 
 class Turn(Arguments, layout="rotary"):
@@ -17,7 +17,7 @@ class Turn(Arguments, layout="rotary"):
 
     _fields_ = [
         *((name, Rows) for name in ("queries", "keys", "output")),
-        *((name, LONG) for name in ("batch", "heads", "length", "width", "conjugate", "threads")),
+        *((name, INT64) for name in ("batch", "heads", "length", "width", "conjugate", "threads")),
     ]  # fmt: skip
 
 
