@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.softmax import native_operators as kernel
+from subquadratic.attention.softmax import native
 from subquadratic.attention.softmax.op import bottom_right_causal, softmax_attention, softmax_attention_reference
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
@@ -109,7 +109,7 @@ def test_operators_are_well_formed() -> None:
     q, k, v = (torch.randn(2, 40, 3, 8).transpose(1, 2) for _ in range(3))
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.subquadratic.softmax_attention.default, (q, k, v, True), test_utils=checks)
-    y, normaliser = kernel.softmax_attention(q, k, v, True)
+    y, normaliser = native.softmax_attention(q, k, v, True)
     torch.library.opcheck(
         torch.ops.subquadratic.softmax_attention_backward.default, (torch.randn_like(y), q, k, v, True, y, normaliser), test_utils=checks
     )

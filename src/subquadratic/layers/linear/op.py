@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ...core.backend import PLAIN, are_float32, is_traced, takes_native
 from ...core.tracing import needs_gradient
 from ...kernels.derivatives import is_followed
-from . import native_operators as kernel
+from . import native
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
@@ -33,14 +33,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, plus: Tenso
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F), to which ``plus`` (..., F) is added. Twice differentiable,
     like that."""
     if _suits_unit(x, [(weight, bias)]) and (plus is None or _can_be_added(plus, x, weight)):
-        return _by_unit(x, [(weight, bias)], plus)[0]
+        return native.linear_by_unit(x, [(weight, bias)], plus)[0]
     y = _linear(x, weight, bias)
     return y if plus is None else y + plus
 
 
 def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
     """``linear`` of the same (..., D) by several maps."""
-    return _by_unit(x, maps, None) if _suits_unit(x, maps) else [linear(x, *map_) for map_ in maps]
+    return native.linear_by_unit(x, maps, None) if _suits_unit(x, maps) else [linear(x, *map_) for map_ in maps]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -59,7 +59,7 @@ def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
     many = x.shape[1] >= FEWEST_OF_UNIT and min(weights.shape[-1], x.shape[-1]) >= NARROWEST_OF_UNIT
     if not (fits and many and _is_for_unit(x, weights)):
         return weights.transpose(-1, -2) @ x
-    return _SlotSums.apply(weights, x)
+    return native.NativeSlotSums.apply(weights, x)
 
 
 def outer_sum(other: Tensor, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def outer_sum(other: Tensor, x: Tensor) -> Tensor:
     many = len(x) >= FEWEST_OF_UNIT and min(other.shape[1], x.shape[1]) >= NARROWEST_OF_UNIT
     if not (len(other) == len(x) and many and _is_for_unit(x, other)):
         return other.T @ x
-    return _outer_sum(other, x)
+    return native.outer_sum_by_unit(other, x)
 
 
 def parts_of(weight: Tensor) -> int | None:
@@ -102,7 +102,7 @@ def _suits_unit(x: Tensor, maps: Maps) -> bool:
     """Whether there are rows and columns enough for the matrix unit, and shapes fit (else PyTorch says which does not)."""
     return (
         x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
-        and len(maps) <= kernel.MAPS
+        and len(maps) <= native.MAPS
         and all(
             x.shape[-1:] == weight.shape[1:]
             and min(weight.shape) >= NARROWEST_OF_UNIT
@@ -118,7 +118,7 @@ def _can_be_added(plus: Tensor, x: Tensor, weight: Tensor) -> bool:
 
 
 def _is_for_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    return not is_traced() and _are_plain(x, weight, bias) and takes_native(None, x) and kernel.has_matrix_unit()
+    return not is_traced() and _are_plain(x, weight, bias) and takes_native(None, x) and native.has_matrix_unit()
 
 
 def _are_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -150,26 +150,6 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
-def _by_unit(x: Tensor, maps: Maps, plus: Tensor | None) -> list[Tensor]:
-    given = [None if bias is None else bias.contiguous() for _, bias in maps]
-    flat = None if plus is None else plus.reshape(-1, plus.shape[-1])
-    ys = _Maps.apply(x.reshape(-1, x.shape[-1]), flat, *(weight for weight, _ in maps), *given)
-    return [y.view(*x.shape[:-1], y.shape[1]) for y in ys]
-
-
-def _rows(x: Tensor) -> Tensor:
-    """With each row's numbers one after the other."""
-    return x if x.stride(1) == 1 else x.contiguous()
-
-
-def _map(x: Tensor, weight: Tensor) -> Tensor:
-    return kernel.linear_maps([_rows(x)], _read_either_way([weight]), [None], None)[0]
-
-
-def _outer_sum(other: Tensor, x: Tensor) -> Tensor:
-    return kernel.sums_of_outer_products([_rows(other)], [_rows(x)], [False])[0]
-
-
 class _Linear(torch.autograd.Function):
     """x W^T + b by oneDNN. Where it is followed its backward is itself differentiated, by PyTorch's operators."""
 
@@ -186,71 +166,3 @@ class _Linear(torch.autograd.Function):
         if wants_x:
             d_x = gradient @ weight if is_followed() else _by_onednn(gradient, weight.T)
         return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None
-
-
-class _Maps(torch.autograd.Function):
-    """(x (T, D), plus (T, F), weights, biases) -> x W^T + b of each map, plus added to the first, by the matrix unit. Where it is
-    followed its backward is itself differentiated, by PyTorch's operators."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, plus: Tensor | None, *maps: Tensor | None) -> tuple[Tensor, ...]:
-        weights: Any = maps[: len(maps) // 2]
-        ctx.save_for_backward(x, *weights)
-        plus = None if plus is None else _rows(plus)
-        return tuple(kernel.linear_maps([_rows(x)], _read_either_way(weights), list(maps[len(weights) :]), plus))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
-        wants_x, wants_plus, *wants = ctx.needs_input_grad
-        wants_biases = wants[len(weights) :]
-        d_x: Any = None
-        d_weights: list[Any] = [None] * len(weights)
-        d_biases = d_weights
-        if is_followed():
-            d_x = sum(gradient @ weight for gradient, weight in zip(gradients, weights, strict=True)) if wants_x else None
-            d_weights, d_biases = [gradient.T @ x for gradient in gradients], [gradient.sum(dim=0) for gradient in gradients]
-        else:
-            rows = [_rows(gradient) for gradient in gradients]
-            if wants_x:
-                d_x = kernel.linear_maps(rows, [weight.T for weight in _read_either_way(weights)], [None], None)[0]
-            if any(wants[: len(weights)]):
-                found = kernel.sums_of_outer_products(rows, [_rows(x)], wants_biases)
-                d_weights, d_biases = found[: len(weights)], found[len(weights) :]
-            elif any(wants_biases):
-                d_biases = [gradient.sum(dim=0) for gradient in gradients]
-        d_maps = (found if want else None for found, want in zip((*d_weights, *d_biases), wants, strict=True))
-        return d_x, gradients[0] if wants_plus else None, *d_maps
-
-
-def _read_either_way(weights: Sequence[Tensor]) -> list[Tensor]:
-    """With the numbers of each row or of each column one after the other."""
-    return [weight if 1 in weight.stride() else weight.contiguous() for weight in weights]
-
-
-class _SlotSums(torch.autograd.Function):
-    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D). Where it is followed its backward is itself differentiated, by PyTorch's
-    operators."""
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, x)
-        rows = weights.expand(len(x), -1, -1)
-        return _joined([_outer_sum(one, other) for one, other in zip(rows, x, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        weights, x = ctx.saved_tensors
-        product = F.linear if is_followed() else _map
-        d_weights = d_x = None
-        if ctx.needs_input_grad[0]:
-            d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])
-            d_weights = d_weights.sum_to_size(weights.shape) if d_weights.numel() > weights.numel() else d_weights.view(weights.shape)
-        if ctx.needs_input_grad[1]:
-            rows = weights.expand(len(x), -1, -1)
-            d_x = _joined([product(one, given.T) for one, given in zip(rows, gradient, strict=True)])
-        return d_weights, d_x
-
-
-def _joined(rows: list[Tensor]) -> Tensor:
-    return torch.stack(rows) if len(rows) > 1 else rows[0][None]  # of one sequence nothing is copied

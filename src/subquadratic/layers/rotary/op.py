@@ -131,7 +131,7 @@ class _Product(torch.autograd.Function):
 
 def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     if x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4 and x.numel() > FEW and takes_native(None, x):
-        from .native_operators import complex_product
+        from .native import complex_product
 
         return complex_product(x, y, conjugate)
     product, sign = torch.empty_like(x), -1.0 if conjugate else 1.0
