@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.attention.softmax import native
-from subquadratic.attention.softmax.op import bottom_right_causal, softmax_attention, softmax_attention_reference
+from subquadratic.attention.softmax.formula import bottom_right_causal, softmax_attention_reference
+from subquadratic.attention.softmax.op import softmax_attention
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.layers.rotary.op import FEW, complex_product
+from subquadratic.layers.rotary.native import FEW_NUMBERS
+from subquadratic.layers.rotary.op import complex_product
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 
@@ -127,7 +129,7 @@ def test_turns_equal_complex_products(lanes: None, shape: tuple[int, ...], conju
         return torch.complex(*z.double().chunk(2, dim=-1))
 
     true = parts(x) * (parts(y).conj() if conjugate else parts(y))
-    assert x.numel() > FEW
+    assert x.numel() > FEW_NUMBERS
     assert error(found, torch.cat((true.real, true.imag), dim=-1)) < 1e-6
 
 

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from subquadratic.attention.softmax import cache
 from subquadratic.attention.softmax import op as module
-from subquadratic.attention.softmax.op import append, bottom_right_causal, softmax_attention, softmax_attention_reference
+from subquadratic.attention.softmax.cache import append
+from subquadratic.attention.softmax.formula import bottom_right_causal, softmax_attention_reference
+from subquadratic.attention.softmax.op import softmax_attention
 
 
 @pytest.fixture
@@ -133,11 +136,11 @@ def test_what_is_appended_leaves_without_running_python() -> None:
     assert called == []
 
 
-def test_rooms_of_tensors_that_are_gone_are_forgotten() -> None:
+def test_spare_places_of_tensors_that_are_gone_are_forgotten() -> None:
     kept = []
     with torch.no_grad():
         for i in range(2000):
             grown = append(torch.zeros(1, 1), torch.ones(1, 1), dim=1)
             kept += [grown] if i % 10 == 0 else []
-    assert 200 <= len(module._ROOMS._entries) <= 1024
-    assert all(module._ROOMS.find(grown)[0] is not None for grown in kept)
+    assert 200 <= len(cache._SPARES._entries) <= 1024
+    assert all(cache._SPARES.find(grown)[0] is not None for grown in kept)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subquadratic.attention.softmax import window_blocks as window_parts
-from subquadratic.attention.softmax.op import softmax_attention_reference
+from subquadratic.attention.softmax.formula import softmax_attention_reference
 from subquadratic.attention.softmax.window import empty_window, extend_window_attention, window_allowed_reference, window_attention
 from subquadratic.attention.softmax.window_formula import windows_by_formula
 

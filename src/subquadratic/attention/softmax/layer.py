@@ -17,7 +17,9 @@ from ...layers.linear.layer import Linear, maps_of
 from ...layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ...layers.rotary.op import turn
 from ...layers.streaming import Carry, Streaming, default_device
-from .op import append, bottom_right_causal, softmax_attention
+from .cache import append
+from .formula import bottom_right_causal
+from .op import softmax_attention
 from .window import WindowState, empty_window, extend_window_attention, window_attention
 
 PIECE = 1024  # queries that share one mask: one of them against the whole cache exists at a time

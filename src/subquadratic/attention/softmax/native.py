@@ -15,8 +15,9 @@ from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import INT64, POINTER, ROWS, Rows, fields, operator, positions, shares_of
-from . import op
+from .formula import attention_by_formula
 
+FEWEST_QUERIES = 16  # from which the kernels, which take them side by side, are worth calling
 GIVEN: dict[str, Any] = dict(queries="B H N K, rows", keys="B H S K, rows", values="B H S V, rows")
 FITS = {
     "S > 0 and K > 0": "there must be a key, and a channel, got {S} and {K}",
@@ -89,8 +90,24 @@ def softmax_attention_backward(
     return d_queries, d_keys, d_values
 
 
+def suits(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> bool:
+    """Whether the kernels are the faster way for what they read: heads of one kind, of shapes that fit (else PyTorch says which does
+    not)."""
+    return (
+        queries.shape[-2] >= FEWEST_QUERIES
+        and (not causal or keys.shape[-2] >= queries.shape[-2])
+        and queries.dtype == keys.dtype == values.dtype
+        and keys.shape[:2] == values.shape[:2] == queries.shape[:2]
+        and keys.shape[-1] == queries.shape[-1]
+        and keys.shape[:-1] == values.shape[:-1]
+        and queries.dim() == 4
+        and queries.numel() > 0
+        and values.numel() > 0
+    )
+
+
 def _composition(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
-    return op.softmax_attention(queries, keys, values, causal=causal)
+    return attention_by_formula(queries, keys, values, None, causal)
 
 
 class NativeSoftmaxAttention(torch.autograd.Function):

@@ -18,7 +18,7 @@ from ...core.numerics import HIDDEN
 from ...core.padding import pack_left
 from ...core.tracing import needs_gradient
 from ...kernels.derivatives import differentiable, keep, kept
-from .op import merge_, part, part_gradients
+from .parts import merge_, part, part_gradients
 from .window_formula import windows_by_formula
 
 RUN = 2**17  # numbers of a tensor that are worked on at a time where blocks look at their neighbours: what stays in a cache
