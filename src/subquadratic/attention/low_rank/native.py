@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import are_float32, takes_native
+from ...core.backend import are_float32
 from ...core.layout import dense_channels, positions_first
 from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks, whole
@@ -130,8 +130,8 @@ def slot_attention_backward(
     return d_queries, d_keys, d_values, d_key_weights, d_value_weights, d_key_slots, d_value_slots
 
 
-def suits(backend: str | None, inputs: tuple[Tensor, ...], key_slots: Tensor, value_slots: Tensor) -> bool:
-    """Whether the kernels are the faster way, and can be taken: there is a head for every other thread, each has keys of its own, and all
+def suits(inputs: tuple[Tensor, ...], key_slots: Tensor, value_slots: Tensor) -> bool:
+    """Whether the kernels are the faster way: there is a head for every other thread, each has keys of its own, and all
     is of one kind and of shapes that fit (else PyTorch says which does not)."""
     queries, keys, values, key_weights, _ = inputs
     batch, heads, length, width = queries.shape
@@ -143,7 +143,6 @@ def suits(backend: str | None, inputs: tuple[Tensor, ...], key_slots: Tensor, va
         and value_slots.shape == (*slots, values.shape[-1])
         and are_float32(queries.device, (*inputs, key_slots, value_slots))
         and 2 * batch * heads >= torch.get_num_threads()
-        and takes_native(backend, queries)
     )
 
 
