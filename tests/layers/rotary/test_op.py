@@ -55,8 +55,8 @@ def test_torch_func_differentiates_it() -> None:
 def test_long_sequences_go_through_in_pieces(shape: tuple[int, ...], conjugate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.randn(2, 9, 3, 8).transpose(1, 2), torch.randn(shape)
     wanted = complex_product(x, y, conjugate=conjugate)
-    monkeypatch.setattr(rotary, "LARGE", 0)
-    monkeypatch.setattr(rotary, "PIECE", 2 * 2 * 3 * 8)  # two positions
+    monkeypatch.setattr(rotary, "LARGE_PRODUCT", 0)
+    monkeypatch.setattr(rotary, "PIECE_NUMBERS", 2 * 2 * 3 * 8)  # two positions
     found = complex_product(x, y, conjugate=conjugate)
     assert torch.equal(found, wanted) and found.stride() == wanted.stride()
 

@@ -1,8 +1,7 @@
-"""Rotary positions by the C kernel, as an operator that PyTorch knows: float32 on a CPU.
+"""Rotary positions by the C kernel: float32 on a CPU. Its backward is the product with the conjugate: `op.py`.
 
 Axes: B batch, H heads, N length, K head width.
 """
-
 
 import torch
 from torch import Tensor
@@ -10,6 +9,8 @@ from torch import Tensor
 from ...kernels.native.checks import check_tensor, required
 from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import INT64, Rows, fields, operator
+
+FEW_NUMBERS = 1 << 13  # that four small operations take no longer for
 
 
 class Turn(Arguments, layout="rotary"):
@@ -42,3 +43,8 @@ def complex_product(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     given = fields(queries=x, keys=y.expand(x.shape), output=product, conjugate=conjugate, **sizes)
     call("complex_product", Turn(**given))
     return product
+
+
+def suits(x: Tensor, y: Tensor) -> bool:
+    """Whether the kernel is the faster way for what it reads."""
+    return x.numel() > FEW_NUMBERS and x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4
