@@ -25,14 +25,13 @@ FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
 FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whose operands are split first; widths in and out
 
-
 Maps = Sequence[tuple[Tensor, Tensor | None]]  # weights (F, D), and biases (F,)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, plus: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F), to which ``plus`` (..., F) is added. Twice differentiable,
     like that."""
-    if _suits_unit(x, [(weight, bias)]) and (plus is None or _can_be_added(plus, x, weight)):
+    if _is_for_unit(x) and _fits_unit(x, weight, bias) and (plus is None or _can_be_added(plus, x, weight)):
         return native.linear_by_unit(x, [(weight, bias)], plus)[0]
     y = _linear(x, weight, bias)
     return y if plus is None else y + plus
@@ -40,12 +39,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, plus: Tenso
 
 def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
     """``linear`` of the same (..., D) by several maps."""
-    return native.linear_by_unit(x, maps, None) if _suits_unit(x, maps) else [linear(x, *map_) for map_ in maps]
+    if not _is_for_unit(x):
+        return [_linear(x, *map_) for map_ in maps]
+    fits = [_fits_unit(x, *map_) for map_ in maps]
+    if all(fits) and len(maps) <= native.MAPS:
+        return native.linear_by_unit(x, maps, None)
+    return [native.linear_by_unit(x, [map_], None)[0] if fit else _linear(x, *map_) for map_, fit in zip(maps, fits, strict=True)]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """By oneDNN or PyTorch, not by the matrix unit."""
     rows = x.numel() // max(x.shape[-1], 1)
-    if FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST or is_traced() or not _suits(x, weight, bias):
+    some = FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST
+    if some or is_traced() or not _are_plain(x, weight, bias) or not onednn_is_faster():
         return F.linear(x, weight, bias)
     if rows <= FEW_ROWS:
         parts = None if rows == 0 or needs_gradient(x, weight, *(() if bias is None else (bias,))) else parts_of(weight)
@@ -57,7 +63,7 @@ def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
     """E^T x of slots' weights (N, R) or (B, N, R) and a sequence (B, N, D): (B, R, D). Twice differentiable."""
     fits = weights.shape[-2] == x.shape[1] and weights.shape[:-2] in ((), (1,), x.shape[:1])
     many = x.shape[1] >= FEWEST_OF_UNIT and min(weights.shape[-1], x.shape[-1]) >= NARROWEST_OF_UNIT
-    if not (fits and many and _is_for_unit(x, weights)):
+    if not (fits and many and _is_for_unit(x) and _are_plain(x, weights, None)):
         return weights.transpose(-1, -2) @ x
     return native.NativeSlotSums.apply(weights, x)
 
@@ -65,7 +71,7 @@ def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
 def outer_sum(other: Tensor, x: Tensor) -> Tensor:
     """other^T x of (T, F) and (T, D): (F, D), for passes that autograd does not record."""
     many = len(x) >= FEWEST_OF_UNIT and min(other.shape[1], x.shape[1]) >= NARROWEST_OF_UNIT
-    if not (len(other) == len(x) and many and _is_for_unit(x, other)):
+    if not (len(other) == len(x) and many and _is_for_unit(x) and _are_plain(x, other, None)):
         return other.T @ x
     return native.outer_sum_by_unit(other, x)
 
@@ -94,22 +100,19 @@ def _in_bands(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, parts: 
     return y.view(width, rows).T.contiguous().view(*x.shape[:-1], width)
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    return _are_plain(x, weight, bias) and onednn_is_faster()
+def _is_for_unit(x: Tensor) -> bool:
+    """Whether there are rows enough of (..., D) for the matrix unit, and one to compute them here, whatever they are multiplied by."""
+    many = x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
+    return many and not is_traced() and _is_plain(x) and takes_native(None, x) and native.has_matrix_unit()
 
 
-def _suits_unit(x: Tensor, maps: Maps) -> bool:
-    """Whether there are rows and columns enough for the matrix unit, and shapes fit (else PyTorch says which does not)."""
+def _fits_unit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the map is wide enough for the matrix unit, and its shapes fit (else PyTorch says which does not)."""
     return (
-        x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
-        and len(maps) <= native.MAPS
-        and all(
-            x.shape[-1:] == weight.shape[1:]
-            and min(weight.shape) >= NARROWEST_OF_UNIT
-            and (bias is None or bias.shape == weight.shape[:1])
-            and _is_for_unit(x, weight, bias)
-            for weight, bias in maps
-        )
+        x.shape[-1:] == weight.shape[1:]
+        and min(weight.shape) >= NARROWEST_OF_UNIT
+        and (bias is None or bias.shape == weight.shape[:1])
+        and _are_plain(x, weight, bias)
     )
 
 
@@ -117,21 +120,15 @@ def _can_be_added(plus: Tensor, x: Tensor, weight: Tensor) -> bool:
     return type(plus) in PLAIN and are_float32(x.device, (plus,)) and plus.shape == (*x.shape[:-1], len(weight))
 
 
-def _is_for_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    return not is_traced() and _are_plain(x, weight, bias) and takes_native(None, x) and native.has_matrix_unit()
+def _is_plain(x: Tensor) -> bool:
+    """Float32 on the CPU, of no kind that has products of its own, and outside of autocast."""
+    return x.is_cpu and x.dtype is torch.float32 and type(x) in PLAIN and not torch.is_autocast_enabled("cpu")
 
 
 def _are_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Float32 on the CPU, of no kind that has products of its own."""
-    return (
-        x.is_cpu
-        and weight.is_cpu
-        and x.dtype is weight.dtype is torch.float32
-        and (bias is None or (bias.is_cpu and bias.dtype is torch.float32))
-        and not torch.is_autocast_enabled("cpu")
-        and type(x) in PLAIN
-        and type(weight) in PLAIN
-    )
+    """The same of all three; a bias has no products of its own."""
+    ours = _is_plain(x) and weight.is_cpu and weight.dtype is torch.float32 and type(weight) in PLAIN
+    return ours and (bias is None or (bias.is_cpu and bias.dtype is torch.float32))
 
 
 @functools.cache
