@@ -61,7 +61,7 @@ def test_a_state_may_be_rearranged_between_tokens() -> None:
 
 @pytest.mark.parametrize("borders", [[0, 13], [0, 5, 13], [0, 1, 2, 9, 13]], ids=str)
 def test_pieces_with_padding_in_many_small_masks(borders: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 3)
+    monkeypatch.setattr(module, "QUERIES_PER_MASK", 3)
     attention, x = layer(), torch.randn(3, 13, 16, dtype=torch.float64)
     mask = torch.ones(3, 13, dtype=torch.bool)
     mask[0, :4], mask[1, 6:8], mask[2] = False, False, False
