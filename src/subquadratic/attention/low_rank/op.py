@@ -9,6 +9,8 @@ computed chunk by chunk without ever forming K_i: scores = q K^T + tril(q k^T) E
 Axes: B batch, H heads, N length, K head width, R slots, G chunks, C chunk length. Keys and values may have one head for all.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -111,7 +113,7 @@ def causal_slot_attention(
             values,
             triton=dropout == 0.0,
             fits_triton=max(width, values.shape[-1]) <= 256,
-            native=lambda: dropout == 0.0 and bounds is None and suits(inputs, *before),
+            native=dropout == 0.0 and bounds is None and partial(suits, inputs, *before),
         )
         if computer == "triton":
             from .triton import causal_slot_attention as by_kernel

@@ -198,15 +198,15 @@ class SoftmaxAttention(Streaming):
         past, dropout = state.keys.shape[2], self._dropping()
         keys, values = append(state.keys, keys), append(state.values, values)
         new = torch.ones(batch, length, dtype=torch.bool, device=queries.device) if mask is None else mask
-        known = append(state.mask, new, dim=1)
-        after = CacheState(keys, values, known, count_on(state.seen, mask, length))
+        whole_mask = append(state.mask, new, dim=1)
+        after = CacheState(keys, values, whole_mask, count_on(state.seen, mask, length))
         if mask is None and _has_no_padding(state):
             return softmax_attention(queries, keys, values, causal=True, dropout=dropout), after
         outputs = []
         stop = past
         for part in (queries,) if torch.compiler.is_compiling() else queries.split(QUERIES_PER_MASK, dim=2):
             stop += part.shape[2]  # nobody here looks further
-            allowed = known[:, None, None, :stop]
+            allowed = whole_mask[:, None, None, :stop]
             if part.shape[2] > 1:
                 allowed = allowed & bottom_right_causal(part.shape[2], stop, queries.device)
             outputs.append(softmax_attention(part, keys[:, :, :stop], values[:, :, :stop], allowed=allowed, dropout=dropout))
@@ -222,13 +222,13 @@ class SoftmaxAttention(Streaming):
         if return_attention:
             require(order is None, "return_attention of a causal layer takes no mask: pass one unpadded sequence at a time")
             everything = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], queries.shape[1], -1, -1)
-            weights = self._scores(queries, keys, everything, mask)
-        y = self._scores(queries, keys, values, mask)
+            weights = self._mix_values(queries, keys, everything, mask)
+        y = self._mix_values(queries, keys, values, mask)
         if order is not None:
             y = split_heads(unpack(merge_heads(y), order), width=self.width)
         return y, weights
 
-    def _scores(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def _mix_values(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         if self.window is not None:
             return window_attention(
                 queries, keys, values, window=self.window, causal=self.causal, sliding=self.sliding, mask=mask, dropout=self._dropping()

@@ -3,6 +3,8 @@
 Axes: B batch, H heads, N length (queries), S length (keys), K head width.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,7 +48,8 @@ def softmax_attention(
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool, dropout: float) -> Tensor:
-    computer = computed_by(None, values, native=lambda: allowed is None and dropout == 0.0 and suits(queries, keys, values, causal))
+    regular = allowed is None and dropout == 0.0
+    computer = computed_by(None, values, native=regular and partial(suits, queries, keys, values, causal))
     if computer == "native":
         return NativeSoftmaxAttention.apply(queries, keys, values, causal)
     if computer == "formula" and is_transformed():

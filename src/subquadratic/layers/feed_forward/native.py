@@ -128,12 +128,11 @@ def are_rows_enough(x: Tensor) -> bool:
 
 
 def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tensor, contract_bias: Tensor | None) -> bool:
-    """Whether the kernels are the faster way for (..., D), (F, D), (F,), (E, F), (E,), and can be taken."""
+    """Whether the kernels are the faster way for (..., D), (F, D), (F,), (E, F), (E,) where :func:`are_rows_enough`, and can be taken."""
     rows = x.numel() // max(x.shape[-1], 1)
     tensors = (x, expand, expand_bias, contract, contract_bias)
     return (
-        are_rows_enough(x)
-        and x.shape[-1] == expand.shape[1]  # else PyTorch says what does not fit
+        x.shape[-1] == expand.shape[1]  # else PyTorch says what does not fit
         and max(expand.numel(), contract.numel()) <= MOST_WEIGHTS
         and all(type(y) in KINDS for y in tensors)
         and are_float32(x.device, tensors)  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def complex_product(x: Tensor, y: Tensor, *, conjugate: bool = False) -> Tensor:
     Returns:
         (B, H, N, K).
     """
-    computer = computed_by(None, x, native=lambda: native.suits(x, y))
+    computer = computed_by(None, x, native=functools.partial(native.suits, x, y))
     if computer == "formula":
         (a, b), (c, d) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
         d = -d if conjugate else d
