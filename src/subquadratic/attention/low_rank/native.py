@@ -155,9 +155,9 @@ class NativeSlots(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        again = any(ctx.needs_input_grad)
-        output, *after, slots = slot_attention(*_laid_out(inputs), inputs[5].contiguous(), inputs[6].contiguous(), again)
-        if again:
+        differentiated = any(ctx.needs_input_grad)
+        output, *after, slots = slot_attention(*_laid_out(inputs), inputs[5].contiguous(), inputs[6].contiguous(), differentiated)
+        if differentiated:
             keep(ctx, inputs, slots)
         ctx.set_materialize_grads(False)
         return output, *after

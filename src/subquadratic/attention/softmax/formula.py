@@ -21,9 +21,9 @@ def attention_by_formula(
             allowed = bottom_right_causal(queries.shape[-2], keys.shape[-2], queries.device)
         if allowed is None:
             return _drop(scores.softmax(dim=-1), dropout).to(values.dtype) @ values
-        some = allowed.any(dim=-1, keepdim=True)
-        weights = scores.masked_fill(~(allowed | ~some), -torch.inf).softmax(dim=-1)
-        return torch.where(some, _drop(weights, dropout).to(values.dtype) @ values, 0.0)
+        sees_a_key = allowed.any(dim=-1, keepdim=True)
+        weights = scores.masked_fill(~(allowed | ~sees_a_key), -torch.inf).softmax(dim=-1)
+        return torch.where(sees_a_key, _drop(weights, dropout).to(values.dtype) @ values, 0.0)
 
 
 def _drop(weights: Tensor, dropout: float) -> Tensor:

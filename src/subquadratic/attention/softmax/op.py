@@ -16,7 +16,7 @@ from ...core.tracing import needs_gradient
 from ...kernels.derivatives import is_transformed
 from .formula import attention_by_formula, bottom_right_causal
 from .native import NativeSoftmaxAttention, suits
-from .parts import OnePart, after_past, in_parts
+from .parts import OnePart, after_past, may_be_in_parts
 
 LARGE_MASK = 2**18  # pairs: below, one call with a mask costs less than two without
 
@@ -59,14 +59,14 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | Non
     if causal and past:
         if length == 1:
             causal = False  # the last one sees everything
-        elif past > 0 and length * keys.shape[-2] >= LARGE_MASK and eager and in_parts(queries, keys, values, dropout):
+        elif past > 0 and length * keys.shape[-2] >= LARGE_MASK and eager and may_be_in_parts(queries, keys, values, dropout):
             return after_past(queries, keys, values, past)
         else:
             allowed, causal = bottom_right_causal(length, keys.shape[-2], queries.device), False
     if allowed is None:
         return _fused(queries, keys, values, None, causal, dropout, eager)
-    some = allowed.any(dim=-1, keepdim=True)
-    return torch.where(some, _fused(queries, keys, values, allowed | ~some, False, dropout, eager), 0.0)
+    sees_a_key = allowed.any(dim=-1, keepdim=True)
+    return torch.where(sees_a_key, _fused(queries, keys, values, allowed | ~sees_a_key, False, dropout, eager), 0.0)
 
 
 def _fused(
@@ -78,7 +78,7 @@ def _fused(
         and queries.device.type == "cpu"
         and needs_gradient(queries, keys, values)
         and (not torch.is_autocast_enabled("cpu") or queries.dtype is torch.get_autocast_dtype("cpu"))
-        and in_parts(queries, keys, values, dropout)
+        and may_be_in_parts(queries, keys, values, dropout)
         and torch._fused_sdp_choice(queries, keys, values, allowed, dropout, causal) == SDPBackend.FLASH_ATTENTION.value
     ):
         return OnePart.apply(queries, keys, values, allowed, causal)

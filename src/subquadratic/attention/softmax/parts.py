@@ -18,7 +18,7 @@ from ...kernels.derivatives import differentiable, keep, kept
 from .formula import attention_by_formula
 
 
-def in_parts(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> bool:
+def may_be_in_parts(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> bool:
     """Whether attention of these may be computed in parts: on a CPU, without dropout (whose weights no part knows), and not traced
     by torch.jit. Nor where a compiler or a transform follows, which the caller has asked."""
     return (

@@ -20,7 +20,7 @@ from ...core.state import State, state
 from ...core.tracing import in_one_call, may_look
 from .cache import append
 from .op import softmax_attention
-from .parts import in_parts
+from .parts import may_be_in_parts
 from .window_blocks import windows_in_parts
 from .window_formula import near, pack_heads, unpack_heads, windows_by_formula
 
@@ -68,7 +68,7 @@ def window_attention(
     """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if computed_by(None, v) == "formula" or not in_parts(q, k, v, dropout):
+        if computed_by(None, v) == "formula" or not may_be_in_parts(q, k, v, dropout):
             return windows_by_formula(q, k, v, window, causal, sliding, mask, dropout)
         length = q.shape[2]
         near_all = length <= (window if sliding else 2 * window)  # everything is near: one block

@@ -161,9 +161,9 @@ class NativeFeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, expand: Tensor, expand_bias: Tensor, contract: Tensor, contract_bias: Tensor) -> Tensor:
-        given, again = (x, expand, expand_bias, contract, contract_bias), any(ctx.needs_input_grad)
-        output, inner = feed_forward(*(y.contiguous() for y in given), again)
-        if again:
+        given, differentiated = (x, expand, expand_bias, contract, contract_bias), any(ctx.needs_input_grad)
+        output, inner = feed_forward(*(y.contiguous() for y in given), differentiated)
+        if differentiated:
             keep(ctx, given, inner)
         return output
 
