@@ -22,6 +22,7 @@ import torch
 import subquadratic as sq
 from subquadratic.benchmark.machine import heading
 from subquadratic.benchmark.timing import interleave, ratios
+from subquadratic.core.backend import computed_by
 from subquadratic.core.free_memory import keep_freed_memory
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.processor import VARIANTS
@@ -30,13 +31,13 @@ SIZE: dict[str, Any] = {"dim": 256, "depth": 4, "heads": 4}
 # What is asked in the place of the kernel's condition, the models whose steps use it, and how it is turned off.
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "FAVOR+": ("attention.favor.op.takes_native", ("performer", "performer, bidirectional")),
-    "exact attention": ("attention.softmax.op.takes_native", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
-    "slots": ("attention.low_rank.native.takes_native", ("linformer",)),
+    "exact attention": ("attention.softmax.op.computed_by", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
+    "slots": ("attention.low_rank.op.computed_by", ("linformer",)),
     "running mean": ("attention.additive.native_running.takes_native", ("fastformer",)),
     "pool": ("attention.additive.native_mean.takes_native", ("fastformer, bidirectional",)),
     "feed-forward": ("layers.feed_forward.native.takes_native", ("performer", "linformer", "transformer")),
     "residual sum and norm": ("layers.norms.native.takes_native", ("performer", "fastformer, bidirectional")),
-    "rotary positions": ("layers.rotary.op.takes_native", ("performer", "fastformer")),
+    "rotary positions": ("layers.rotary.op.computed_by", ("performer", "fastformer")),
     "Feedback loop": ("attention.feedback.native.takes_native", ("feedback",)),
     "linear maps": ("layers.linear.op.takes_native", ("performer", "linformer, bidirectional")),
 }
@@ -98,7 +99,8 @@ def step_of(name: str, length: int) -> Callable[[], None]:
 @contextmanager
 def without(place: str) -> Iterator[None]:
     """PyTorch's operators where the op at ``place`` asks for its kernel."""
-    with mock.patch(f"subquadratic.{place}", lambda *_: False):
+    others = {"takes_native": lambda *_: False, "computed_by": lambda backend, values, **_: computed_by(backend, values)}
+    with mock.patch(f"subquadratic.{place}", others[place.rpartition(".")[2]]):
         yield
 
 

@@ -11,12 +11,12 @@ from subquadratic.attention.additive import native_running_operators as prefix_s
 from subquadratic.attention.favor import native_operators as favor
 from subquadratic.attention.favor import native_step as favor_step
 from subquadratic.attention.feedback import native_operators as feedback
-from subquadratic.attention.low_rank import native_operators as slots
-from subquadratic.attention.softmax import native_operators as softmax
-from subquadratic.layers.feed_forward import native_operators as feed_forward
-from subquadratic.layers.linear import native_operators as linear
-from subquadratic.layers.norms import native_operators as add_norm
-from subquadratic.layers.rotary import native_operators as rotary
+from subquadratic.attention.low_rank import native as slots
+from subquadratic.attention.softmax import native as softmax
+from subquadratic.layers.feed_forward import native as feed_forward
+from subquadratic.layers.linear import native as linear
+from subquadratic.layers.norms import native as add_norm
+from subquadratic.layers.rotary import native as rotary
 
 # Which make the operators.
 MODULES = (add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax)

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from subquadratic.attention.feedback import native_operators as feedback
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.layers.linear import native_operators as linear
+from subquadratic.layers.linear import native as linear
 
 from .operator_cases import (
     NAMES,

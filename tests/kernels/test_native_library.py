@@ -18,7 +18,7 @@ from subquadratic.attention.favor.op import causal_favor
 from subquadratic.core import backend
 from subquadratic.core.backend import takes_native, use_backend
 from subquadratic.kernels.native import library, processor
-from subquadratic.kernels.native.operators import LONG, POINTER
+from subquadratic.kernels.native.operators import INT64, POINTER
 from subquadratic.kernels.native.processor import TESTED, VARIANTS, Variant
 
 from .builds import CHECKOUT
@@ -96,10 +96,10 @@ def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ([("at", POINTER), ("batch", LONG), ("row", LONG), ("head", LONG)], "another struct rows"),  # two in each other's place
-        ([("at", POINTER), ("batch", LONG), ("head", LONG)], "another struct rows"),
-        ([("at", POINTER), *((name, LONG) for name in ("batch", "head", "row", "more"))], "another struct rows"),
-        ([("at", POINTER), ("batch", LONG), ("head", ctypes.c_int32), ("row", LONG)], "another struct rows"),
+        ([("at", POINTER), ("batch", INT64), ("row", INT64), ("head", INT64)], "another struct rows"),  # two in each other's place
+        ([("at", POINTER), ("batch", INT64), ("head", INT64)], "another struct rows"),
+        ([("at", POINTER), *((name, INT64) for name in ("batch", "head", "row", "more"))], "another struct rows"),
+        ([("at", POINTER), ("batch", INT64), ("head", ctypes.c_int32), ("row", INT64)], "another struct rows"),
     ],
 )
 def test_a_struct_that_differs_is_found_out(fields: list[Any], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:

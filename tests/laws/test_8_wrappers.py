@@ -53,7 +53,7 @@ def model(name: str) -> Any:
 @pytest.fixture(autouse=True)
 def kernels_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "FEWEST_OF_UNIT", 1)
-    monkeypatch.setattr(add_norm_native, "FEWEST", 1)
+    monkeypatch.setattr(add_norm_native, "FEWEST_NUMBERS", 1)
     monkeypatch.setattr(feed_forward_native, "FEWEST_ROWS", 1)
 
 

@@ -246,7 +246,7 @@ LARGE = [
 def test_the_same_with_the_c_kernels_and_without(config: sq.BackboneConfig, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if library.why_not() is not None:
         pytest.skip(f"no C kernels: {library.why_not()}")
-    monkeypatch.setattr("subquadratic.layers.norms.native.FEWEST", 1)
+    monkeypatch.setattr("subquadratic.layers.norms.native.FEWEST_NUMBERS", 1)
     loops: list[Any] = []
     if config.model_type == "feedback_transformer":  # its loop is one call of C, and no operator
         length, loop = min(length, 80), feedback_recurrence.run_forward

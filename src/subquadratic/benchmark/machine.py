@@ -18,7 +18,7 @@ from ..core.threads import usable_cores
 from ..evaluation.processor import processor
 from ..evaluation.versions import versions
 from ..kernels.native.library import made_by
-from ..layers.linear.native_operators import has_matrix_unit, linear_maps
+from ..layers.linear.native import has_matrix_unit, linear_maps
 from .timing import SHORT
 
 PACKAGES = (

@@ -3,7 +3,7 @@
 import functools
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -49,26 +49,37 @@ def chosen_backend() -> str:
     return _chosen
 
 
-def computed_by(backend: str | None, values: Tensor, *, native: bool = False, triton: bool = False) -> Computer:
+def computed_by(
+    backend: str | None,
+    values: Tensor,
+    *,
+    native: bool | Callable[[], bool] = False,
+    triton: bool = False,
+    fits_triton: bool = True,
+) -> Computer:
     """Who computes an op on ``values``: asked once, at its head.
 
     Args:
         backend: the op's own argument; None: what :func:`use_backend` or the environment says.
-        native, triton: whether the op has such a kernel, and one for its other arguments.
+        native, triton: whether the op has such a kernel, and one for its other arguments. A function is asked where nothing is traced: a
+            compiler would make a condition of the sizes that it looks at.
+        fits_triton: whether the sizes are those that its Triton kernel is good at: else it runs only where it is asked for by name.
 
     Returns:
-        "formula": the readable form, which compilers, exports, transforms of ``torch.func`` and every kind of derivative follow.
+        "formula": the readable form, which compilers, exports, transforms of ``torch.func`` and every kind of derivative follow; it is
+        theirs with ``backend="native"`` too.
         "torch": PyTorch's operators, with a backward by hand where the op has one.
         "native", "triton": that kernel.
 
     Raises:
         ValueError: for an unknown backend, or one that cannot run here.
     """
-    if triton and takes_triton(backend, values):
+    if triton and takes_triton(backend, values, fits=fits_triton):
         return "triton"
-    if native and takes_native(backend, values):
-        return "native"
-    return "formula" if is_traced() else "torch"
+    if is_traced():
+        return "formula"
+    suits = native() if callable(native) else native
+    return "native" if suits and takes_native(backend, values) else "torch"
 
 
 def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> bool:

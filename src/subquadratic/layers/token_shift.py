@@ -58,8 +58,8 @@ class TokenShift(Streaming):
         kept, moved, rest = self._split(x)
         line = torch.cat((carry.before.last[:, None].to(moved.dtype), moved), dim=1)
         if mask is not None:
-            real = torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
-            latest = _latest(real)[..., None].expand_as(line)  # for each place, the last real one up to it
+            line_mask = torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
+            latest = _latest(line_mask)[..., None].expand_as(line)  # for each place, the last real one up to it
             line = line.gather(1, latest)
         carry.after = ShiftState(line[:, -1])
         return torch.cat((kept, line[:, :-1], rest), dim=-1)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from subquadratic.attention.latent.layer import LatentAttention, LatentCache
 from subquadratic.attention.latent.right_aligned import Counts, Splice, allowed_pairs, last_slots, pack_right, slot_positions
-from subquadratic.attention.softmax.op import softmax_attention_reference
+from subquadratic.attention.softmax.formula import softmax_attention_reference
 from subquadratic.core.padding import pack
 
 

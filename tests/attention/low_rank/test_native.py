@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.low_rank import native_operators as kernel
+from subquadratic.attention.low_rank import native
 from subquadratic.attention.low_rank import op as ops
 from subquadratic.attention.low_rank.formula import slots_by_formula
 from subquadratic.attention.low_rank.native import NativeSlots
@@ -120,7 +120,7 @@ def test_operators_are_well_formed(each: bool, keep: bool) -> None:
     arguments = (queries, keys, values, *weights)
     torch.library.opcheck(torch.ops.subquadratic.slot_attention.default, (*arguments, key_slots, value_slots, keep), test_utils=checks)
     if keep:
-        output, *after, kept = kernel.slot_attention(*arguments, key_slots, value_slots, True)
+        output, *after, kept = native.slot_attention(*arguments, key_slots, value_slots, True)
         torch.library.opcheck(
             torch.ops.subquadratic.slot_attention_backward.default, (torch.randn_like(output), *after, *arguments, kept), test_utils=checks
         )

@@ -15,7 +15,7 @@ from subquadratic.attention.low_rank.op import SlotState, causal_slot_attention,
 @pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few scores to a block that even short sequences have several, of two chunks of 4 at 2 rows, 2 heads and 3 slots."""
-    monkeypatch.setattr(slot_blocks, "BLOCK", 2 * 2 * 3 * 8)
+    monkeypatch.setattr(slot_blocks, "BLOCK_SCORES", 2 * 2 * 3 * 8)
 
 
 def draw(*, length: int, batch: int = 2, one_head: bool = False, rows_of_their_own: bool = False, slots: int = 3) -> list[Tensor]:

@@ -6,11 +6,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.softmax import native_operators as kernel
-from subquadratic.attention.softmax.op import bottom_right_causal, softmax_attention, softmax_attention_reference
+from subquadratic.attention.softmax import native
+from subquadratic.attention.softmax.formula import bottom_right_causal, softmax_attention_reference
+from subquadratic.attention.softmax.op import softmax_attention
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
-from subquadratic.layers.rotary.op import FEW, complex_product
+from subquadratic.layers.rotary.native import FEW_NUMBERS
+from subquadratic.layers.rotary.op import complex_product
 
 pytestmark = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 
@@ -109,7 +111,7 @@ def test_operators_are_well_formed() -> None:
     q, k, v = (torch.randn(2, 40, 3, 8).transpose(1, 2) for _ in range(3))
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.subquadratic.softmax_attention.default, (q, k, v, True), test_utils=checks)
-    y, normaliser = kernel.softmax_attention(q, k, v, True)
+    y, normaliser = native.softmax_attention(q, k, v, True)
     torch.library.opcheck(
         torch.ops.subquadratic.softmax_attention_backward.default, (torch.randn_like(y), q, k, v, True, y, normaliser), test_utils=checks
     )
@@ -127,7 +129,7 @@ def test_turns_equal_complex_products(lanes: None, shape: tuple[int, ...], conju
         return torch.complex(*z.double().chunk(2, dim=-1))
 
     true = parts(x) * (parts(y).conj() if conjugate else parts(y))
-    assert x.numel() > FEW
+    assert x.numel() > FEW_NUMBERS
     assert error(found, torch.cat((true.real, true.imag), dim=-1)) < 1e-6
 
 

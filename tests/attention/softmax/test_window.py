@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from subquadratic.attention.softmax import window_blocks as window_parts
-from subquadratic.attention.softmax.op import softmax_attention_reference
+from subquadratic.attention.softmax.formula import softmax_attention_reference
 from subquadratic.attention.softmax.window import empty_window, extend_window_attention, window_allowed_reference, window_attention
 from subquadratic.attention.softmax.window_formula import windows_by_formula
 
@@ -85,7 +85,7 @@ def test_equals_the_plain_formulation(
     heads_apart: bool, causal: bool, sliding: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both run on CPUs; long enough for runs of several blocks, in each layout of heads."""
-    monkeypatch.setattr(window_parts, "RUN", 3 * 5 * 2 * 4)  # three blocks
+    monkeypatch.setattr(window_parts, "RUN_NUMBERS", 3 * 5 * 2 * 4)  # three blocks
     tensors = [torch.randn(2, 43, 2, 4, dtype=torch.float64).transpose(1, 2) for _ in range(3)]
     tensors = [(tensor.contiguous() if heads_apart else tensor).requires_grad_() for tensor in tensors]
     mask = torch.rand(2, 43) < 0.8 if masked else None

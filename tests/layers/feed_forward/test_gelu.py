@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from subquadratic.layers.feed_forward.gelu import FEW, gelu
+from subquadratic.layers.feed_forward.gelu import FEW_NUMBERS, gelu
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1024), (2, 3, 4), (7,), (3, 5), (0,), (), (1, FEW + 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 1024), (2, 3, 4), (7,), (3, 5), (0,), (), (1, FEW_NUMBERS + 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_it_is_pytorch_s(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     x = torch.randn(shape, dtype=dtype)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.layers.feed_forward import layer as layers
-from subquadratic.layers.feed_forward import native_operators as kernel
+from subquadratic.layers.feed_forward import native
 from subquadratic.layers.feed_forward.layer import FeedForward
 from subquadratic.layers.feed_forward.native import NativeFeedForward
 
@@ -68,7 +68,7 @@ def test_values_and_gradients_equal_the_definition(
 @pytest.mark.parametrize("gated", [True, False])
 def test_any_number_of_threads(gated: bool, threads: int) -> None:
     arguments = drawn(1100, 40, 96, 24, gated=gated)
-    assert kernel.shares_of(1100, arguments[3]) == threads
+    assert native.shares_of(1100, arguments[3]) == threads
     compare(arguments)
     compare(drawn(7, 40, 96, 24, gated=gated))  # fewer rows than would pay for a share each
 
@@ -111,8 +111,8 @@ def test_only_what_is_wanted_is_made() -> None:
         found = torch.autograd.grad(NativeFeedForward.apply(*leaves).square().sum(), [leaves[i] for i in wanted])
         true = torch.autograd.grad(defined(*leaves).square().sum(), [leaves[i] for i in wanted])
         assert all(error(mine, right.double()) < 3e-6 for mine, right in zip(found, true, strict=True))
-    made = kernel.feed_forward_backward(
-        torch.randn(300, 16), *arguments[:2], arguments[3], kernel.feed_forward(*arguments, True)[1], True, False
+    made = native.feed_forward_backward(
+        torch.randn(300, 16), *arguments[:2], arguments[3], native.feed_forward(*arguments, True)[1], True, False
     )
     assert [x.numel() for x in made] == [300 * 16, 0, 0, 0, 0]
 
@@ -136,7 +136,7 @@ def test_operators_are_well_formed(gated: bool, keep: bool) -> None:
     arguments = drawn(40, 10, 20, 6, gated=gated)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.subquadratic.feed_forward.default, (*arguments, keep), test_utils=checks)
-    y, inner = kernel.feed_forward(*arguments, keep)
+    y, inner = native.feed_forward(*arguments, keep)
     x, expand, _, contract, _ = arguments
     for wants in ((True, True), (True, False), (False, True)) if keep else ():
         torch.library.opcheck(

@@ -18,7 +18,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if not torch.backends.mkldnn.is_available():
             pytest.skip("this PyTorch has no oneDNN")
         monkeypatch.setattr(ops, "onednn_is_faster", lambda: True)
-        monkeypatch.setattr(ops.kernel, "has_matrix_unit", lambda: False)
+        monkeypatch.setattr(ops.native, "has_matrix_unit", lambda: False)
 
 
 def inputs(rows: tuple[int, ...]) -> list[torch.Tensor]:
@@ -87,7 +87,7 @@ def test_frozen_parts_get_no_gradient(library: None) -> None:
 
 def test_biases_alone_need_no_product(library: None, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = inputs((FEWEST_ROWS,))
-    monkeypatch.setattr(ops.kernel, "sums_of_outer_products", None)
+    monkeypatch.setattr(ops.native, "sums_of_outer_products", None)
     linear(x.detach(), weight.detach(), bias).sum().backward()
     torch.testing.assert_close(bias.grad, torch.full_like(bias, FEWEST_ROWS))
 
@@ -167,11 +167,11 @@ def test_outer_sum() -> None:
         torch.testing.assert_close(outer_sum(other, x), (other.double().T @ x.double()).float(), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.skipif(not ops.kernel.has_matrix_unit(), reason="no matrix unit here")
+@pytest.mark.skipif(not ops.native.has_matrix_unit(), reason="no matrix unit here")
 def test_when_the_matrix_unit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[torch.Size] = []
-    product = ops._by_unit
-    monkeypatch.setattr(ops, "_by_unit", lambda x, *rest: called.append(x.shape) or product(x, *rest))
+    product = ops.native.linear_by_unit
+    monkeypatch.setattr(ops.native, "linear_by_unit", lambda x, *rest: called.append(x.shape) or product(x, *rest))
     x, weight, bias = inputs((2, FEWEST_OF_UNIT // 2))
     linear(x, weight, bias)
     assert called == [x.shape]

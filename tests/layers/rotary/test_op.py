@@ -39,15 +39,15 @@ def test_a_turn_is_the_rotary_embedding(batched: bool) -> None:
 
 def test_low_precision_is_turned_in_float32() -> None:
     torch.manual_seed(0)
-    x, by = torch.randn(1, 1, 9, 8, dtype=torch.bfloat16), rotation(torch.arange(9), 8)
-    turned = turn(x, by)
+    x, turns = torch.randn(1, 1, 9, 8, dtype=torch.bfloat16), rotation(torch.arange(9), 8)
+    turned = turn(x, turns)
     assert turned.dtype is torch.bfloat16
-    torch.testing.assert_close(turned, turn(x.float(), by).bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(turned, turn(x.float(), turns).bfloat16(), rtol=0, atol=0)
 
 
 def test_torch_func_differentiates_it() -> None:
-    x, by = torch.randn(1, 1, 3, 4), rotation(torch.arange(3), 4)
-    torch.testing.assert_close(torch.func.grad(lambda x: turn(x, by).square().sum())(x), 2 * x)
+    x, turns = torch.randn(1, 1, 3, 4), rotation(torch.arange(3), 4)
+    torch.testing.assert_close(torch.func.grad(lambda x: turn(x, turns).square().sum())(x), 2 * x)
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (1, 1, 1, 8), (2, 3, 1, 8), (2, 1, 9, 8), (2, 3, 9, 8)])
@@ -55,8 +55,8 @@ def test_torch_func_differentiates_it() -> None:
 def test_long_sequences_go_through_in_pieces(shape: tuple[int, ...], conjugate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.randn(2, 9, 3, 8).transpose(1, 2), torch.randn(shape)
     wanted = complex_product(x, y, conjugate=conjugate)
-    monkeypatch.setattr(rotary, "LARGE", 0)
-    monkeypatch.setattr(rotary, "PIECE", 2 * 2 * 3 * 8)  # two positions
+    monkeypatch.setattr(rotary, "LARGE_PRODUCT", 0)
+    monkeypatch.setattr(rotary, "PIECE_NUMBERS", 2 * 2 * 3 * 8)  # two positions
     found = complex_product(x, y, conjugate=conjugate)
     assert torch.equal(found, wanted) and found.stride() == wanted.stride()
 

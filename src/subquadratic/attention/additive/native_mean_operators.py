@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.layout import positions_first
 from ...kernels.native.checks import asks, whole
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, POINTER, Rows, fields, operator, positions, shares_of, turns_step
+from ...kernels.native.operators import INT64, POINTER, Rows, fields, operator, positions, shares_of, turns_step
 
 GIVEN: dict[str, Any] = dict(x="B H N K, rows", turns="N K | 1 1 N K | B 1 N K", weights="H H*K | B H H*K", live="B N, bool")
 FITS = {"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"}
@@ -26,7 +26,7 @@ class Pool(Arguments, layout="pool"):
     _fields_ = [
         *((name, Rows) for name in ROWS),
         *((name, POINTER) for name in POINTERS),
-        *((name, LONG) for name in SIZES),
+        *((name, INT64) for name in SIZES),
         ("scale", ctypes.c_float),
     ]
 

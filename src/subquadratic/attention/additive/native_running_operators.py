@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core.layout import positions_first
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import CHUNK, LONG, POINTER, Rows, fields, operator, turns_step
+from ...kernels.native.operators import CHUNK, INT64, POINTER, Rows, fields, operator, turns_step
 
 GIVEN: dict[str, Any] = dict(
     values="B H N K, rows", queries="B H N K, rows", logits="B H N", turns="N K | 1 1 N K | B 1 N K", live="B N, bool"
@@ -28,7 +28,7 @@ class Running(Arguments, layout="prefix_softmax"):
     _fields_ = [
         *((name, Rows) for name in ROWS),
         *((name, POINTER) for name in POINTERS),
-        *((name, LONG) for name in ("batch", "heads", "length", "width", "turns_step", "threads")),
+        *((name, INT64) for name in ("batch", "heads", "length", "width", "turns_step", "threads")),
     ]
 
 

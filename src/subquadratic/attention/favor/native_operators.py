@@ -16,7 +16,7 @@ from ...core.layout import positions_first
 from ...core.numerics import EMPTY, LOG2E, NOTHING
 from ...kernels.native.checks import asks, check_tensor
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import CHUNK, LONG, POINTER, ROWS, Rows, fields, operator, positions, shares_of
+from ...kernels.native.operators import CHUNK, INT64, POINTER, ROWS, Rows, fields, operator, positions, shares_of
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
 AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head
@@ -32,10 +32,10 @@ class Favor(Arguments, layout="favor"):
 
     _fields_ = [
         *((name, Rows) for name in ROWS),
-        ("live", POINTER), ("live_step", LONG), ("projection", POINTER), ("table", POINTER), ("runs", POINTER),
-        *((name, LONG) for name in ("run_count", "heads", "width", "value_width", "features", "stride", "shares", "threads")),
+        ("live", POINTER), ("live_step", INT64), ("projection", POINTER), ("table", POINTER), ("runs", POINTER),
+        *((name, INT64) for name in ("run_count", "heads", "width", "value_width", "features", "stride", "shares", "threads")),
         *((name, POINTER) for name in ("total", "weight", "maximum", "d_total", "d_weight", "normaliser")),
-        ("length", LONG), ("marks", POINTER), ("sums", POINTER), ("kept", POINTER), ("nothing", ctypes.c_float), ("empty", ctypes.c_float),
+        ("length", INT64), ("marks", POINTER), ("sums", POINTER), ("kept", POINTER), ("nothing", ctypes.c_float), ("empty", ctypes.c_float),
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...core.numerics import NOTHING
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, POINTER, operator, positions
+from ...kernels.native.operators import INT64, POINTER, operator, positions
 
 BEFORE = ("total", "weight", "maximum", "sum", "count")
 TENSORS = ("queries", "keys", "values", "turns", "live", "projection", *BEFORE, "output", *(f"{name}_after" for name in BEFORE))
@@ -24,7 +24,7 @@ SIZES = ("batch", "heads", "width", "value_width", "features", "turns_step", "th
 class Token(Arguments, layout="favor_step"):
     """``token`` of favor_step.c."""
 
-    _fields_ = [*((name, POINTER) for name in TENSORS), *((name, LONG) for name in SIZES), ("nothing", ctypes.c_float)]
+    _fields_ = [*((name, POINTER) for name in TENSORS), *((name, INT64) for name in SIZES), ("nothing", ctypes.c_float)]
 
 
 def _favor_step_like(

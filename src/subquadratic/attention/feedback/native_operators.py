@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...kernels.native.checks import asks, check_tensor
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, POINTER, operator
+from ...kernels.native.operators import INT64, POINTER, operator
 
 MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
 PANEL = 48  # at most, as in feedback.h
@@ -44,7 +44,7 @@ OF_MAPS = (*MAPS, "key_value")  # backward reads them transposed
 class Weight(Arguments, layout="feedback_weight"):
     """``weight`` of feedback.h."""
 
-    _fields_ = [("at", POINTER), *((name, LONG) for name in ("out", "in", "outs", "ins")), ("panels", POINTER)]
+    _fields_ = [("at", POINTER), *((name, INT64) for name in ("out", "in", "outs", "ins")), ("panels", POINTER)]
 
 
 class Layer(Arguments, layout="feedback_layer"):
@@ -57,7 +57,7 @@ class Feedback(Arguments, layout="feedback"):
     """``feedback`` of feedback.h."""
 
     _fields_ = [
-        *((name, LONG) for name in SIZES),
+        *((name, INT64) for name in SIZES),
         *((name, ctypes.c_float) for name in ("layer_epsilon", "scale_epsilon", "minus")),
         *((name, POINTER) for name in ("begin", "at", "cut", "empty", "mixture", "norm_weight", "norm_bias", "bias")),
         ("key_value", Weight),

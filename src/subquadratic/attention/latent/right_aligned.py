@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.padding import zero_padding
-from ..softmax.op import append
+from ..softmax.cache import append
 
 
 def allowed_pairs(queries: Tensor, keys: Tensor) -> Tensor:

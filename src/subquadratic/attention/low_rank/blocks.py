@@ -20,7 +20,7 @@ from ...core.tracing import needs_gradient
 from ...kernels.derivatives import differentiable, keep, kept
 from .formula import slots_by_formula
 
-BLOCK = 2**19  # scores that are worked on at a time on a processor
+BLOCK_SCORES = 2**19  # that are worked on at a time on a processor
 
 
 def slots_in_blocks(
@@ -151,29 +151,29 @@ class _Block(NamedTuple):
 
 
 class _Work:
-    """The blocks of a sequence, the layouts they are worked on in, and room for that, used again for each block: fresh memory costs a
+    """The blocks of a sequence, the layouts they are worked on in, and memory for that, used again for each block: fresh memory costs a
     processor as much as the arithmetic."""
 
     def __init__(self, inputs: Sequence[Tensor], dtype: torch.dtype, bounds: list[int] | None, chunk: int):
         queries, keys, _, weights, _ = inputs
         batch, heads, length, width = queries.shape
-        room = BLOCK if queries.device.type == "cpu" else 64 * BLOCK
-        groups = max(room // (batch * heads * chunk * weights.shape[-1]), 1)
+        scores = BLOCK_SCORES if queries.device.type == "cpu" else 64 * BLOCK_SCORES
+        groups = max(scores // (batch * heads * chunk * weights.shape[-1]), 1)
         parts = document_chunks(bounds, length, groups * chunk)
         self.parts = [(slice(part.start, part.stop), part.rows) for part in parts]
         self.chunk, self.scale, self.dtype, self.device = chunk, width**-0.5, dtype, queries.device
         self.side_by_side = batch * keys.shape[1] // (weights.shape[0] if weights.dim() == 3 else 1)  # J / T
-        self.rooms: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
 
-    def room(self, name: str, *shape: int) -> Tensor:
+    def buffer(self, name: str, *shape: int) -> Tensor:
         """Memory of that shape with anything in it, the same at each call."""
         size = math.prod(shape)
-        if name not in self.rooms or self.rooms[name].numel() < size:
-            self.rooms[name] = torch.empty(size, dtype=self.dtype, device=self.device)
-        return self.rooms[name][:size].view(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)
+        return self.buffers[name][:size].view(shape)
 
     def matmul(self, name: str, a: Tensor, b: Tensor) -> Tensor:
-        return torch.bmm(a, b, out=self.room(name, a.shape[0], a.shape[1], b.shape[2]))
+        return torch.bmm(a, b, out=self.buffer(name, a.shape[0], a.shape[1], b.shape[2]))
 
     def weigh(self, inputs: Sequence[Tensor], here: slice, key_start: Tensor, value_start: Tensor) -> _Block:
         """A block from its inputs and the slots before it, (B, H or 1, R, K)."""
@@ -188,7 +188,7 @@ class _Work:
         near = self.triangle(self.matmul("near", queries, keys.mT))
         scores = self.matmul("scores", queries, _pieces(key_slots[:-1]).mT)
         self.flat(scores).baddbmm_(self.flat(near), key_weights)
-        weights = torch.softmax(scores, dim=-1, out=self.room("weights", *scores.shape))
+        weights = torch.softmax(scores, dim=-1, out=self.buffer("weights", *scores.shape))
         mixed = self.triangle(self.matmul("mixed", self.flat(weights), value_weights.mT).view_as(near))
         return _Block(queries, keys, values, key_weights, value_weights, key_slots, value_slots, near, weights, mixed)
 
@@ -198,7 +198,7 @@ class _Work:
         batch, heads, length, width = tensor.shape
         size = min(self.chunk, length)
         full = length // size
-        block = self.room(name, full + (length % size > 0), batch, heads, size, width)
+        block = self.buffer(name, full + (length % size > 0), batch, heads, size, width)
         block[:full] = tensor[..., : full * size, :].unflatten(2, (full, size)).movedim(2, 0)
         if full < len(block):
             rest = length - full * size
@@ -230,8 +230,8 @@ class _Work:
     def wide(self, name: str, tensor: Tensor) -> Tensor:
         """(J, rows, K) as (T, rows, J / T K): everything that is summed with the same weights, side by side."""
         pieces = tensor.unflatten(0, (-1, self.side_by_side)).transpose(1, 2)
-        room = self.room(name, *pieces.shape)
-        return room.copy_(pieces).flatten(2)
+        side_by_side = self.buffer(name, *pieces.shape)
+        return side_by_side.copy_(pieces).flatten(2)
 
     def narrow(self, tensor: Tensor) -> Tensor:
         """Undo :meth:`wide`, as a view (T, J / T, rows, K)."""
@@ -241,7 +241,7 @@ class _Work:
         """Slots before each chunk and after the last."""
         sums = self.narrow(self.matmul("sums", weights.mT, self.wide("wide", tensor)))  # (T, J / T, R, K)
         sums = sums.unflatten(0, (len(tensor) // (start.shape[0] * start.shape[1]), -1))
-        line = self.room(name, len(sums) + 1, *start.shape)
+        line = self.buffer(name, len(sums) + 1, *start.shape)
         line[0] = start
         for before, more, after in zip(line, sums, line[1:], strict=False):
             torch.add(before.view_as(more), more, out=after.view_as(more))
@@ -250,7 +250,7 @@ class _Work:
     def sum_back(self, end: Tensor, sums: Tensor) -> Tensor:
         """Gradients of the slots before each chunk and after the last, which is ``end``, from what each chunk adds, (J, R, K)."""
         sums = sums.view(-1, *end.shape)
-        line = self.room("line", len(sums) + 1, *end.shape)
+        line = self.buffer("line", len(sums) + 1, *end.shape)
         line[-1] = end
         for g in reversed(range(len(sums))):
             torch.add(line[g + 1], sums[g], out=line[g])

@@ -36,20 +36,22 @@ def slots_by_formula(
     """
     given, inputs = inputs[2].dtype, [tensor.to(key_slots.dtype) for tensor in inputs]
     if bounds is None:
-        output, last_keys, last_values = _one(inputs, key_slots, value_slots, dropout, chunk)
+        output, last_keys, last_values = _one_sequence(inputs, key_slots, value_slots, dropout, chunk)
         return output.to(given), last_keys, last_values
     outputs, after = [], [(key_slots[row : row + 1], value_slots[row : row + 1]) for row in range(len(bounds) - 1)]
     for part in document_chunks(bounds, bounds[-1], bounds[-1]):
         pieces = [tensor[..., part.start : part.stop, :] for tensor in inputs]
         key_slots, value_slots = after[part.rows.start]
-        output, key_slots, value_slots = _one(pieces, key_slots, value_slots, dropout, chunk)
+        output, key_slots, value_slots = _one_sequence(pieces, key_slots, value_slots, dropout, chunk)
         after[part.rows.start] = key_slots, value_slots
         outputs.append(output)
     last_keys, last_values = (torch.cat(rows) for rows in zip(*after, strict=True))
     return torch.cat(outputs, dim=-2).to(given), last_keys, last_values
 
 
-def _one(inputs: Sequence[Tensor], key_start: Tensor, value_start: Tensor, dropout: float, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+def _one_sequence(
+    inputs: Sequence[Tensor], key_start: Tensor, value_start: Tensor, dropout: float, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of one document, or of each row."""
     length, width = inputs[0].shape[-2:]
     chunk = min(chunk, length)

@@ -9,10 +9,12 @@ computed chunk by chunk without ever forming K_i: scores = q K^T + tril(q k^T) E
 Axes: B batch, H heads, N length, K head width, R slots, G chunks, C chunk length. Keys and values may have one head for all.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from ...core.backend import is_traced, takes_triton
+from ...core.backend import computed_by
 from ...core.causality import keep_out
 from ...core.errors import require_positive
 from ...core.numerics import exact_dtype, no_autocast
@@ -105,40 +107,42 @@ def causal_slot_attention(
     elif state.keys.dtype != exact:
         state = state.to(dtype=exact)
     with no_autocast(values):
-        inputs = (queries, keys, values, key_weights, value_weights)
-        if dropout == 0.0 and takes_triton(backend, values, fits=max(width, values.shape[-1]) <= 256):
+        inputs, before = (queries, keys, values, key_weights, value_weights), (state.keys, state.values)
+        computer = computed_by(
+            backend,
+            values,
+            triton=dropout == 0.0,
+            fits_triton=max(width, values.shape[-1]) <= 256,
+            native=dropout == 0.0 and bounds is None and partial(suits, inputs, *before),
+        )
+        if computer == "triton":
             from .triton import causal_slot_attention as by_kernel
 
-            inputs = tuple(tensor.to(values.dtype) for tensor in inputs)  # type: ignore[assignment]
-            output, *after = by_kernel(*inputs, state.keys, state.values, cu_seqlens=cu_seqlens)
-            return output, SlotState(*after)
-        if dropout > 0.0 or is_traced() or not batch:  # blocks of an empty batch have no size
-            output, last_keys, last_values = slots_by_formula(inputs, state.keys, state.values, bounds, dropout, chunk)
-            state = SlotState(last_keys, last_values)
-        elif length == 1 and bounds is None and not needs_gradient(*inputs, state.keys, state.values):
-            output, state = _step(tuple(tensor.to(exact) for tensor in inputs), state)
+            q, k, v, e, f = (tensor.to(values.dtype) for tensor in inputs)
+            output, *after = by_kernel(q, k, v, e, f, *before, cu_seqlens=cu_seqlens)
+        elif computer == "formula" or dropout > 0.0 or not batch:  # blocks of an empty batch have no size
+            output, *after = slots_by_formula(inputs, *before, bounds, dropout, chunk)
+        elif length == 1 and bounds is None and not needs_gradient(*inputs, *before):
+            output, *after = _step(tuple(tensor.to(exact) for tensor in inputs), *before)
         else:
-            before, native = state, bounds is None and suits(backend, inputs, state.keys, state.values)
 
             def attend(*parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 parts = (*parts, key_weights, value_weights)
-                if native:
-                    return NativeSlots.apply(*parts, before.keys, before.values)
-                return slots_in_blocks(parts, before.keys, before.values, bounds, chunk)
+                return NativeSlots.apply(*parts, *before) if computer == "native" else slots_in_blocks(parts, *before, bounds, chunk)
 
             output, *after = attend(queries, keys, values)
-            output, state = keep_out(lambda *parts: attend(*parts)[0], (queries, keys, values), output), SlotState(*after)
-    return output.to(values.dtype), state
+            output = keep_out(lambda *parts: attend(*parts)[0], (queries, keys, values), output)
+    return output.to(values.dtype), SlotState(*after)
 
 
-def _step(inputs: tuple[Tensor, ...], state: SlotState) -> tuple[Tensor, SlotState]:
+def _step(inputs: tuple[Tensor, ...], key_slots: Tensor, value_slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One token, without gradient."""
     queries, keys, values, key_weights, value_weights = inputs
     column = (-1, 1, key_weights.shape[-1], 1)
-    key_slots = torch.addcmul(state.keys, key_weights.reshape(column), keys)
-    value_slots = torch.addcmul(state.values, value_weights.reshape(column), values)
+    key_slots = torch.addcmul(key_slots, key_weights.reshape(column), keys)
+    value_slots = torch.addcmul(value_slots, value_weights.reshape(column), values)
     weights = ((queries * queries.shape[-1] ** -0.5) @ key_slots.mT).softmax(dim=-1)
-    return weights @ value_slots, SlotState(key_slots, value_slots)
+    return weights @ value_slots, key_slots, value_slots
 
 
 def causal_slot_attention_reference(queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, value_weights: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from ...layers.linear.layer import Linear, maps_of
 from ...layers.multi_head import QueryKeyNorm, head_width, merge_heads, position_turns, require_even, split_heads
 from ...layers.rotary.op import turn
 from ...layers.streaming import Carry, Streaming, default_device
-from .op import append, bottom_right_causal, softmax_attention
+from .cache import append
+from .formula import bottom_right_causal
+from .op import softmax_attention
 from .window import WindowState, empty_window, extend_window_attention, window_attention
 
-PIECE = 1024  # queries that share one mask: one of them against the whole cache exists at a time
+QUERIES_PER_MASK = 1024  # one mask of so many queries against the whole cache exists at a time
 
 
 @state
@@ -29,7 +31,7 @@ class CacheState(State):
 
     keys: Tensor  # (B, H, S, K)
     values: Tensor  # (B, H, S, K)
-    real: Tensor  # (B, S) bool
+    mask: Tensor  # (B, S) bool, True = real token
     seen: Tensor  # (B,) int64, real tokens so far
 
 
@@ -39,7 +41,7 @@ class ContextState(State):
 
     keys: Tensor  # (B, H, S, K)
     values: Tensor  # (B, H, S, K)
-    real: Tensor  # (B, S) bool
+    mask: Tensor  # (B, S) bool, True = real token
 
 
 class SoftmaxAttention(Streaming):
@@ -178,7 +180,7 @@ class SoftmaxAttention(Streaming):
         if isinstance(state, ContextState):
             carry.after = state
             return self._attend_context(x, state, False)[0]
-        queries, keys, values = self._maps(x, mask, state.seen, turns)
+        queries, keys, values = self._turned_maps(x, mask, state.seen, turns)
         if isinstance(state, WindowState):
             options: dict[str, Any] = {"sliding": self.sliding, "mask": mask, "dropout": self._dropping()}
             y, carry.after = extend_window_attention(queries, keys, values, state, **options)
@@ -196,15 +198,15 @@ class SoftmaxAttention(Streaming):
         past, dropout = state.keys.shape[2], self._dropping()
         keys, values = append(state.keys, keys), append(state.values, values)
         new = torch.ones(batch, length, dtype=torch.bool, device=queries.device) if mask is None else mask
-        real = append(state.real, new, dim=1)
-        after = CacheState(keys, values, real, count_on(state.seen, mask, length))
-        if mask is None and _all_real(state):
+        whole_mask = append(state.mask, new, dim=1)
+        after = CacheState(keys, values, whole_mask, count_on(state.seen, mask, length))
+        if mask is None and _has_no_padding(state):
             return softmax_attention(queries, keys, values, causal=True, dropout=dropout), after
         outputs = []
         stop = past
-        for part in (queries,) if torch.compiler.is_compiling() else queries.split(PIECE, dim=2):
+        for part in (queries,) if torch.compiler.is_compiling() else queries.split(QUERIES_PER_MASK, dim=2):
             stop += part.shape[2]  # nobody here looks further
-            allowed = real[:, None, None, :stop]
+            allowed = whole_mask[:, None, None, :stop]
             if part.shape[2] > 1:
                 allowed = allowed & bottom_right_causal(part.shape[2], stop, queries.device)
             outputs.append(softmax_attention(part, keys[:, :, :stop], values[:, :, :stop], allowed=allowed, dropout=dropout))
@@ -215,18 +217,18 @@ class SoftmaxAttention(Streaming):
         if mask is not None and self.causal:  # with the padding at the end, causality alone hides it, and the fused kernel needs no mask
             order, mask = pack_left(mask)
             x, turns = pack(x, order), None
-        queries, keys, values = self._maps(x, None if self.causal else mask, None, turns)
+        queries, keys, values = self._turned_maps(x, None if self.causal else mask, None, turns)
         weights = None
         if return_attention:
             require(order is None, "return_attention of a causal layer takes no mask: pass one unpadded sequence at a time")
             everything = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], queries.shape[1], -1, -1)
-            weights = self._scores(queries, keys, everything, mask)
-        y = self._scores(queries, keys, values, mask)
+            weights = self._mix_values(queries, keys, everything, mask)
+        y = self._mix_values(queries, keys, values, mask)
         if order is not None:
             y = split_heads(unpack(merge_heads(y), order), width=self.width)
         return y, weights
 
-    def _scores(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def _mix_values(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         if self.window is not None:
             return window_attention(
                 queries, keys, values, window=self.window, causal=self.causal, sliding=self.sliding, mask=mask, dropout=self._dropping()
@@ -238,7 +240,7 @@ class SoftmaxAttention(Streaming):
         queries = split_heads(self.query(x), width=self.width)
         if self.query_norm is not None:
             queries = self.query_norm(queries)
-        allowed = context.real[:, None, None]
+        allowed = context.mask[:, None, None]
         weights = None
         if return_attention:
             everything = torch.eye(context.keys.shape[2], dtype=x.dtype, device=x.device).expand(x.shape[0], queries.shape[1], -1, -1)
@@ -254,23 +256,23 @@ class SoftmaxAttention(Streaming):
         keys, values = (split_heads(y, width=self.width) for y in maps_of(context, self.key, self.value))
         if self.key_norm is not None:
             keys = self.key_norm(keys)
-        real = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if context_mask is None else context_mask
-        return ContextState(keys, values, real)
+        mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device) if context_mask is None else context_mask
+        return ContextState(keys, values, mask)
 
-    def _maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _turned_maps(self, x: Tensor, mask: Tensor | None, seen: Tensor | None, turns: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = (split_heads(y, width=self.width) for y in maps_of(x, self.query, self.key, self.value))
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.rotary:
-            by = position_turns(x, mask, seen, self.width) if turns is None else turns
-            queries, keys = turn(queries, by), turn(keys, by)
+            turns = position_turns(x, mask, seen, self.width) if turns is None else turns
+            queries, keys = turn(queries, turns), turn(keys, turns)
         return queries, keys, values
 
     def _dropping(self) -> float:
         return self.dropout if self.training else 0.0
 
 
-def _all_real(state: CacheState) -> bool:
+def _has_no_padding(state: CacheState) -> bool:
     """Whether the cache is known to hold no padding. Nobody knows while compiling, and other devices would stop for the answer."""
     past = state.keys.shape[2]
     if past == 0:

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.backend import is_traced
+from ...core.backend import computed_by, is_traced
 from ...core.causality import keep_out
 from ...core.padding import pack_left
 from ...core.state import State, state
 from ...core.tracing import in_one_call, may_look
-from .op import append, in_parts, softmax_attention
+from .cache import append
+from .op import softmax_attention
+from .parts import may_be_in_parts
 from .window_blocks import windows_in_parts
 from .window_formula import near, pack_heads, unpack_heads, windows_by_formula
 
@@ -66,7 +68,7 @@ def window_attention(
     """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if not in_parts(q, k, v, dropout):
+        if computed_by(None, v) == "formula" or not may_be_in_parts(q, k, v, dropout):
             return windows_by_formula(q, k, v, window, causal, sliding, mask, dropout)
         length = q.shape[2]
         near_all = length <= (window if sliding else 2 * window)  # everything is near: one block
@@ -145,8 +147,8 @@ def _after(state: WindowState, keys: Tensor, values: Tensor, mask: Tensor | None
             for past, new in ((state.keys, keys), (state.values, values))
         )
         return WindowState(keys, values, state.seen + length)
-    added, real = mask.sum(dim=1), F.pad(mask, (span, 0), value=True)
-    order, _ = pack_left(real)
+    added = mask.sum(dim=1)
+    order, _ = pack_left(F.pad(mask, (span, 0), value=True))
     places = order.gather(1, added[:, None] + torch.arange(span, device=mask.device))[:, None, :, None]
     keys, values = (
         torch.cat((past.to(new.dtype), new), dim=2).gather(2, places.expand(-1, past.shape[1], -1, past.shape[3]))
@@ -191,14 +193,14 @@ def _by_places(
     line = torch.cat((state.keys.to(keys.dtype), keys), dim=2)  # the last 2 W, then this piece: all real ones in one run
     content = torch.cat((state.values.to(values.dtype), values), dim=2)
     places = torch.arange(-2 * window, length, device=queries.device) + state.seen[:, None]  # (B, 2 W + N)
-    real = (places >= 0) & F.pad(packed, (2 * window, 0), value=True)
+    line_mask = (places >= 0) & F.pad(packed, (2 * window, 0), value=True)
 
     outputs = []
     for start in range(0, length, window):
         stop = min(start + window, length)
         run = slice(start, stop + 2 * window)
         seen = near(places[:, start + 2 * window : stop + 2 * window, None], places[:, None, run], window, True, sliding)
-        allowed = (seen & real[:, None, run])[:, None]
+        allowed = (seen & line_mask[:, None, run])[:, None]
         outputs.append(softmax_attention(queries[:, :, start:stop], line[:, :, run], content[:, :, run], allowed=allowed, dropout=dropout))
     output = torch.cat(outputs, dim=2)
     return output if order is None else unpack_heads(output.masked_fill(~packed[:, None, :, None], 0.0), order)

@@ -18,10 +18,10 @@ from ...core.numerics import HIDDEN
 from ...core.padding import pack_left
 from ...core.tracing import needs_gradient
 from ...kernels.derivatives import differentiable, keep, kept
-from .op import merge_, part, part_gradients
+from .parts import merge_, part, part_gradients
 from .window_formula import windows_by_formula
 
-RUN = 2**17  # numbers of a tensor that are worked on at a time where blocks look at their neighbours: what stays in a cache
+RUN_NUMBERS = 2**17  # of a tensor that are worked on at a time where blocks look at their neighbours: what stays in a cache
 
 
 def windows_in_parts(
@@ -42,17 +42,17 @@ class Layout:
     def __init__(self, shape: torch.Size, window: int, mask: Tensor | None):
         self.batch, self.heads, self.length, self.width = shape
         self.window, self.padding, self.mask = window, -self.length % window, mask
-        self.real = self._order = None
+        self.block_mask = self._order = None
         if mask is not None:
             order, packed = (F.pad(tensor, (0, self.padding)) for tensor in pack_left(mask))
             rows = torch.arange(self.batch, device=mask.device)[:, None]
             there = (order + rows * self.length).flatten()  # the token of each place
             back = ((mask.cumsum(dim=1) - 1).clamp_min_(0) + rows * order.shape[1]).flatten()  # the place of each real token
             self._order, self._blank = (there, back), (~packed.flatten()[:, None, None], ~mask.flatten()[:, None, None])
-            self.real = packed
+            self.block_mask = packed
         elif self.padding:
-            self.real = torch.ones(1, self.length, dtype=torch.bool)
-            self.real = F.pad(self.real, (0, self.padding)).expand(self.batch, -1)
+            filled = F.pad(torch.ones(1, self.length, dtype=torch.bool), (0, self.padding))
+            self.block_mask = filled.expand(self.batch, -1)
 
     def cut(self, tensor: Tensor) -> Tensor:
         """(B, H, N, K) -> (B G, H, W, K), zeros where there is no real token; without mask and padding a view, where heads lie side by
@@ -91,8 +91,8 @@ def _looks(layout: Layout, dtype: torch.dtype, causal: bool, sliding: bool) -> l
         earlier, later = square.tril(), square.triu()
     if causal:
         return [_Look(0, True, None), _Look(-1, False, earlier)]
-    if layout.real is not None:
-        hidden = ~layout.real.reshape(-1, 1, 1, window)
+    if layout.block_mask is not None:
+        hidden = ~layout.block_mask.reshape(-1, 1, 1, window)
         padding = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, HIDDEN)
         after = padding.roll(-1, 0)  # what follows the last block of a row is never looked at
         later = after if later is None else torch.minimum(later, after)
@@ -101,7 +101,7 @@ def _looks(layout: Layout, dtype: torch.dtype, causal: bool, sliding: bool) -> l
 
 def _runs(blocks: Tensor, shift: int, batch: int) -> Iterator[tuple[slice, slice]]:
     """Runs of blocks, and the neighbours of these, row by row of the batch."""
-    count, size = blocks.shape[0] // batch, max(1, RUN // blocks[0].numel())
+    count, size = blocks.shape[0] // batch, max(1, RUN_NUMBERS // blocks[0].numel())
     for row in range(0, batch * count, count):
         first, last = row + max(-shift, 0), row + count - max(shift, 0)
         for start in range(first, last, size):
@@ -109,7 +109,7 @@ def _runs(blocks: Tensor, shift: int, batch: int) -> Iterator[tuple[slice, slice
             yield slice(start, stop), slice(start + shift, stop + shift)
 
 
-def _of(bias: Tensor | None, here: slice) -> Tensor | None:
+def _bias_of(bias: Tensor | None, here: slice) -> Tensor | None:
     return bias if bias is None or bias.shape[0] == 1 else bias[here]
 
 
@@ -119,7 +119,7 @@ def _forward(queries: Tensor, keys: Tensor, values: Tensor, looks: list[_Look], 
     output, normaliser = part(queries, keys, values, causal=itself.causal, bias=itself.bias)
     for look in neighbours:
         for here, there in _runs(queries, look.shift, batch):
-            merge_(output[here], normaliser[here], *part(queries[here], keys[there], values[there], bias=_of(look.bias, here)))
+            merge_(output[here], normaliser[here], *part(queries[here], keys[there], values[there], bias=_bias_of(look.bias, here)))
     return output, normaliser
 
 
@@ -177,7 +177,7 @@ class _Windows(torch.autograd.Function):
         for look in neighbours:
             for here, there in _runs(queries, look.shift, layout.batch):
                 known = (output[here], normaliser[here])
-                more = part_gradients(gradient[here], queries[here], keys[there], values[there], *known, bias=_of(look.bias, here))
+                more = part_gradients(gradient[here], queries[here], keys[there], values[there], *known, bias=_bias_of(look.bias, here))
                 for total, places, added in zip((d_queries, d_keys, d_values), (here, there, there), more, strict=True):
                     total[places] += added
         return d_queries, d_keys, d_values, None, None, None, None

@@ -32,11 +32,12 @@ def _plain_blocks(
     queries, keys, values = (F.pad(tensor, (0, 0, 0, padding)).unflatten(2, (-1, window)) for tensor in (queries, keys, values))
     blocks = queries.shape[2]
     places = torch.arange(blocks * window, device=queries.device).unflatten(0, (blocks, window))
-    real = places < length if mask is None else F.pad(mask, (0, padding)).unflatten(1, (blocks, window))[:, None]  # (G, W) or (B, 1, G, W)
+    # (G, W) or (B, 1, G, W)
+    block_mask = places < length if mask is None else F.pad(mask, (0, padding)).unflatten(1, (blocks, window))[:, None]
     sides = (1, 0) if causal else (1, 1)
     keys, values = (_look_around(tensor, *sides, dim=2) for tensor in (keys, values))  # (B, H, G, 2 W or 3 W, K)
     key_places = _look_around(places, *sides, dim=0, fill=-(10**9))  # a place beyond either end is nobody's neighbour
-    allowed = _look_around(real, *sides, dim=real.dim() - 2)[..., None, :] & near(
+    allowed = _look_around(block_mask, *sides, dim=block_mask.dim() - 2)[..., None, :] & near(
         places[..., :, None], key_places[..., None, :], window, causal, sliding
     )
     allowed = allowed.expand(batch, heads, -1, -1, -1) if allowed.dim() == 5 else allowed.expand(1, heads, -1, -1, -1)

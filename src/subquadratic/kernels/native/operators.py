@@ -17,7 +17,7 @@ from .flops import count_work
 from .library import Arguments
 
 CHUNK = 64
-POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
+POINTER, INT64 = ctypes.c_void_p, ctypes.c_int64
 ROWS = ("queries", "keys", "values", "output", "d_output", "d_queries", "d_keys", "d_values")  # (B, H, N, X), with steps
 
 
@@ -82,7 +82,7 @@ def operator(
 class Rows(Arguments, layout="rows"):
     """``rows`` of tensor.h."""
 
-    _fields_ = [("at", POINTER), ("batch", LONG), ("head", LONG), ("row", LONG)]
+    _fields_ = [("at", POINTER), ("batch", INT64), ("head", INT64), ("row", INT64)]
 
 
 def fields(**arguments: Any) -> dict[str, Any]:

@@ -19,12 +19,11 @@ from torch.nn import functional as F
 from ...core.backend import PLAIN, are_float32, is_traced, takes_native
 from ...core.tracing import needs_gradient
 from ...kernels.derivatives import is_followed
-from . import native_operators as kernel
+from . import native
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
 FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whose operands are split first; widths in and out
-
 
 Maps = Sequence[tuple[Tensor, Tensor | None]]  # weights (F, D), and biases (F,)
 
@@ -32,20 +31,27 @@ Maps = Sequence[tuple[Tensor, Tensor | None]]  # weights (F, D), and biases (F,)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, plus: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: (..., D), (F, D), (F,) -> (..., F), to which ``plus`` (..., F) is added. Twice differentiable,
     like that."""
-    if _suits_unit(x, [(weight, bias)]) and (plus is None or _can_be_added(plus, x, weight)):
-        return _by_unit(x, [(weight, bias)], plus)[0]
+    if _is_for_unit(x) and _fits_unit(x, weight, bias) and (plus is None or _can_be_added(plus, x, weight)):
+        return native.linear_by_unit(x, [(weight, bias)], plus)[0]
     y = _linear(x, weight, bias)
     return y if plus is None else y + plus
 
 
 def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
     """``linear`` of the same (..., D) by several maps."""
-    return _by_unit(x, maps, None) if _suits_unit(x, maps) else [linear(x, *map_) for map_ in maps]
+    if not _is_for_unit(x):
+        return [_linear(x, *map_) for map_ in maps]
+    fits = [_fits_unit(x, *map_) for map_ in maps]
+    if all(fits) and len(maps) <= native.MAPS:
+        return native.linear_by_unit(x, maps, None)
+    return [native.linear_by_unit(x, [map_], None)[0] if fit else _linear(x, *map_) for map_, fit in zip(maps, fits, strict=True)]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """By oneDNN or PyTorch, not by the matrix unit."""
     rows = x.numel() // max(x.shape[-1], 1)
-    if FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST or is_traced() or not _suits(x, weight, bias):
+    some = FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST
+    if some or is_traced() or not _are_plain(x, weight, bias) or not onednn_is_faster():
         return F.linear(x, weight, bias)
     if rows <= FEW_ROWS:
         parts = None if rows == 0 or needs_gradient(x, weight, *(() if bias is None else (bias,))) else parts_of(weight)
@@ -57,17 +63,17 @@ def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
     """E^T x of slots' weights (N, R) or (B, N, R) and a sequence (B, N, D): (B, R, D). Twice differentiable."""
     fits = weights.shape[-2] == x.shape[1] and weights.shape[:-2] in ((), (1,), x.shape[:1])
     many = x.shape[1] >= FEWEST_OF_UNIT and min(weights.shape[-1], x.shape[-1]) >= NARROWEST_OF_UNIT
-    if not (fits and many and _is_for_unit(x, weights)):
+    if not (fits and many and _is_for_unit(x) and _are_plain(x, weights, None)):
         return weights.transpose(-1, -2) @ x
-    return _SlotSums.apply(weights, x)
+    return native.NativeSlotSums.apply(weights, x)
 
 
 def outer_sum(other: Tensor, x: Tensor) -> Tensor:
     """other^T x of (T, F) and (T, D): (F, D), for passes that autograd does not record."""
     many = len(x) >= FEWEST_OF_UNIT and min(other.shape[1], x.shape[1]) >= NARROWEST_OF_UNIT
-    if not (len(other) == len(x) and many and _is_for_unit(x, other)):
+    if not (len(other) == len(x) and many and _is_for_unit(x) and _are_plain(x, other, None)):
         return other.T @ x
-    return _outer_sum(other, x)
+    return native.outer_sum_by_unit(other, x)
 
 
 def parts_of(weight: Tensor) -> int | None:
@@ -94,22 +100,19 @@ def _in_bands(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, parts: 
     return y.view(width, rows).T.contiguous().view(*x.shape[:-1], width)
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    return _are_plain(x, weight, bias) and onednn_is_faster()
+def _is_for_unit(x: Tensor) -> bool:
+    """Whether there are rows enough of (..., D) for the matrix unit, and one to compute them here, whatever they are multiplied by."""
+    many = x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
+    return many and not is_traced() and _is_plain(x) and takes_native(None, x) and native.has_matrix_unit()
 
 
-def _suits_unit(x: Tensor, maps: Maps) -> bool:
-    """Whether there are rows and columns enough for the matrix unit, and shapes fit (else PyTorch says which does not)."""
+def _fits_unit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the map is wide enough for the matrix unit, and its shapes fit (else PyTorch says which does not)."""
     return (
-        x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
-        and len(maps) <= kernel.MAPS
-        and all(
-            x.shape[-1:] == weight.shape[1:]
-            and min(weight.shape) >= NARROWEST_OF_UNIT
-            and (bias is None or bias.shape == weight.shape[:1])
-            and _is_for_unit(x, weight, bias)
-            for weight, bias in maps
-        )
+        x.shape[-1:] == weight.shape[1:]
+        and min(weight.shape) >= NARROWEST_OF_UNIT
+        and (bias is None or bias.shape == weight.shape[:1])
+        and _are_plain(x, weight, bias)
     )
 
 
@@ -117,21 +120,15 @@ def _can_be_added(plus: Tensor, x: Tensor, weight: Tensor) -> bool:
     return type(plus) in PLAIN and are_float32(x.device, (plus,)) and plus.shape == (*x.shape[:-1], len(weight))
 
 
-def _is_for_unit(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    return not is_traced() and _are_plain(x, weight, bias) and takes_native(None, x) and kernel.has_matrix_unit()
+def _is_plain(x: Tensor) -> bool:
+    """Float32 on the CPU, of no kind that has products of its own, and outside of autocast."""
+    return x.is_cpu and x.dtype is torch.float32 and type(x) in PLAIN and not torch.is_autocast_enabled("cpu")
 
 
 def _are_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Float32 on the CPU, of no kind that has products of its own."""
-    return (
-        x.is_cpu
-        and weight.is_cpu
-        and x.dtype is weight.dtype is torch.float32
-        and (bias is None or (bias.is_cpu and bias.dtype is torch.float32))
-        and not torch.is_autocast_enabled("cpu")
-        and type(x) in PLAIN
-        and type(weight) in PLAIN
-    )
+    """The same of all three; a bias has no products of its own."""
+    ours = _is_plain(x) and weight.is_cpu and weight.dtype is torch.float32 and type(weight) in PLAIN
+    return ours and (bias is None or (bias.is_cpu and bias.dtype is torch.float32))
 
 
 @functools.cache
@@ -150,26 +147,6 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
-def _by_unit(x: Tensor, maps: Maps, plus: Tensor | None) -> list[Tensor]:
-    given = [None if bias is None else bias.contiguous() for _, bias in maps]
-    flat = None if plus is None else plus.reshape(-1, plus.shape[-1])
-    ys = _Maps.apply(x.reshape(-1, x.shape[-1]), flat, *(weight for weight, _ in maps), *given)
-    return [y.view(*x.shape[:-1], y.shape[1]) for y in ys]
-
-
-def _rows(x: Tensor) -> Tensor:
-    """With each row's numbers one after the other."""
-    return x if x.stride(1) == 1 else x.contiguous()
-
-
-def _map(x: Tensor, weight: Tensor) -> Tensor:
-    return kernel.linear_maps([_rows(x)], _read_either_way([weight]), [None], None)[0]
-
-
-def _outer_sum(other: Tensor, x: Tensor) -> Tensor:
-    return kernel.sums_of_outer_products([_rows(other)], [_rows(x)], [False])[0]
-
-
 class _Linear(torch.autograd.Function):
     """x W^T + b by oneDNN. Where it is followed its backward is itself differentiated, by PyTorch's operators."""
 
@@ -186,71 +163,3 @@ class _Linear(torch.autograd.Function):
         if wants_x:
             d_x = gradient @ weight if is_followed() else _by_onednn(gradient, weight.T)
         return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None
-
-
-class _Maps(torch.autograd.Function):
-    """(x (T, D), plus (T, F), weights, biases) -> x W^T + b of each map, plus added to the first, by the matrix unit. Where it is
-    followed its backward is itself differentiated, by PyTorch's operators."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, plus: Tensor | None, *maps: Tensor | None) -> tuple[Tensor, ...]:
-        weights: Any = maps[: len(maps) // 2]
-        ctx.save_for_backward(x, *weights)
-        plus = None if plus is None else _rows(plus)
-        return tuple(kernel.linear_maps([_rows(x)], _read_either_way(weights), list(maps[len(weights) :]), plus))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
-        wants_x, wants_plus, *wants = ctx.needs_input_grad
-        wants_biases = wants[len(weights) :]
-        d_x: Any = None
-        d_weights: list[Any] = [None] * len(weights)
-        d_biases = d_weights
-        if is_followed():
-            d_x = sum(gradient @ weight for gradient, weight in zip(gradients, weights, strict=True)) if wants_x else None
-            d_weights, d_biases = [gradient.T @ x for gradient in gradients], [gradient.sum(dim=0) for gradient in gradients]
-        else:
-            rows = [_rows(gradient) for gradient in gradients]
-            if wants_x:
-                d_x = kernel.linear_maps(rows, [weight.T for weight in _read_either_way(weights)], [None], None)[0]
-            if any(wants[: len(weights)]):
-                found = kernel.sums_of_outer_products(rows, [_rows(x)], wants_biases)
-                d_weights, d_biases = found[: len(weights)], found[len(weights) :]
-            elif any(wants_biases):
-                d_biases = [gradient.sum(dim=0) for gradient in gradients]
-        d_maps = (found if want else None for found, want in zip((*d_weights, *d_biases), wants, strict=True))
-        return d_x, gradients[0] if wants_plus else None, *d_maps
-
-
-def _read_either_way(weights: Sequence[Tensor]) -> list[Tensor]:
-    """With the numbers of each row or of each column one after the other."""
-    return [weight if 1 in weight.stride() else weight.contiguous() for weight in weights]
-
-
-class _SlotSums(torch.autograd.Function):
-    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D). Where it is followed its backward is itself differentiated, by PyTorch's
-    operators."""
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, x)
-        rows = weights.expand(len(x), -1, -1)
-        return _joined([_outer_sum(one, other) for one, other in zip(rows, x, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        weights, x = ctx.saved_tensors
-        product = F.linear if is_followed() else _map
-        d_weights = d_x = None
-        if ctx.needs_input_grad[0]:
-            d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])
-            d_weights = d_weights.sum_to_size(weights.shape) if d_weights.numel() > weights.numel() else d_weights.view(weights.shape)
-        if ctx.needs_input_grad[1]:
-            rows = weights.expand(len(x), -1, -1)
-            d_x = _joined([product(one, given.T) for one, given in zip(rows, gradient, strict=True)])
-        return d_weights, d_x
-
-
-def _joined(rows: list[Tensor]) -> Tensor:
-    return torch.stack(rows) if len(rows) > 1 else rows[0][None]  # of one sequence nothing is copied

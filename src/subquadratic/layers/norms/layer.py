@@ -13,7 +13,7 @@ from ...core.errors import require_choice
 from ...core.numerics import exact_dtype
 from ...core.vector_length import vector_length
 from ..untouched import is_untouched
-from .native import add_norm, suits
+from .native import NativeAddNorm, suits
 
 
 class ScaleNorm(nn.Module):
@@ -46,7 +46,7 @@ class Gain(nn.Module):
 def sum_and_norm(norm: Any, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """x + delta (or x) and its norm in one pass, (B, N, D) both; None where there is no such pass, or others listen to the norm."""
     if is_untouched(norm, nn.LayerNorm) and suits(x, delta, norm.weight, norm.bias):
-        return add_norm(x, delta, norm.weight, norm.bias, norm.eps)
+        return NativeAddNorm.apply(x, delta, norm.weight, norm.bias, norm.eps)
     return None
 
 

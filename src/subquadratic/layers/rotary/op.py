@@ -6,19 +6,20 @@ Axes: B batch, H heads, N length, K head width.
 import decimal
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.backend import is_traced, takes_native
+from ...core.backend import computed_by, is_traced
 from ...core.numerics import has_float64
 from ...core.tracing import needs_gradient
+from . import native
 
 BASE = 10000.0  # the paper's
-FEW = 1 << 13  # numbers that four small operations take no longer for
-LARGE = 1 << 20  # numbers from which a product on a CPU is made in pieces
-PIECE = 1 << 18  # numbers of a piece: it, what it is multiplied by and the product stay in a second-level cache
+LARGE_PRODUCT = 1 << 20  # numbers from which a product on a CPU is made in pieces
+PIECE_NUMBERS = 1 << 18  # of a piece: it, what it is multiplied by and the product stay in a second-level cache
 TURN = decimal.Decimal("6.2831853071795864769252867665590057683943387987502")  # 2 pi
 
 
@@ -72,19 +73,19 @@ def is_rotation_of(turns: Tensor, x: Tensor) -> bool:
     return turns.shape in ((*sizes,), (1, 1, *sizes), (batch, 1, *sizes)) and turns.dtype is x.dtype and turns.device == x.device
 
 
-def turn(x: Tensor, by: Tensor) -> Tensor:
+def turn(x: Tensor, turns: Tensor) -> Tensor:
     """Rotate all channels of (B, H, N, K) by a :func:`rotation`, in pairs (0, K/2), (1, K/2 + 1), ...; in float32 at least."""
-    if x.dtype is by.dtype:
-        return complex_product(x, by)
-    exact = torch.promote_types(x.dtype, by.dtype)
-    return complex_product(x.to(exact), by.to(exact)).to(x.dtype)
+    if x.dtype is turns.dtype:
+        return complex_product(x, turns)
+    exact = torch.promote_types(x.dtype, turns.dtype)
+    return complex_product(x.to(exact), turns.to(exact)).to(x.dtype)
 
 
-def turn_both(queries: Tensor, keys: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
+def turn_both(queries: Tensor, keys: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
     """:func:`turn` of the queries and keys (B, H, N, K) of the same positions."""
-    if queries.shape[2] > 1 or is_traced() or needs_gradient(queries, keys, by) or queries.dtype is not keys.dtype:
-        return turn(queries, by), turn(keys, by)
-    first, second = turn(torch.cat((queries, keys), dim=2), by).unbind(2)  # of one token: half as many small operations
+    if queries.shape[2] > 1 or is_traced() or needs_gradient(queries, keys, turns) or queries.dtype is not keys.dtype:
+        return turn(queries, turns), turn(keys, turns)
+    first, second = turn(torch.cat((queries, keys), dim=2), turns).unbind(2)  # of one token: half as many small operations
     return first.unsqueeze(2), second.unsqueeze(2)
 
 
@@ -99,47 +100,43 @@ def complex_product(x: Tensor, y: Tensor, *, conjugate: bool = False) -> Tensor:
     Returns:
         (B, H, N, K).
     """
-    if is_traced():
+    computer = computed_by(None, x, native=functools.partial(native.suits, x, y))
+    if computer == "formula":
         (a, b), (c, d) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
         d = -d if conjugate else d
         return torch.cat((a * c - b * d, a * d + b * c), dim=-1)
-    if needs_gradient(x, y):
-        return _Product.apply(x, y, conjugate)
-    return _multiply(x, y, conjugate)
+    multiply = native.complex_product if computer == "native" else _multiply
+    return _Product.apply(x, y, conjugate, multiply) if needs_gradient(x, y) else multiply(x, y, conjugate)
 
 
 class _Product(torch.autograd.Function):
     """Written into one result in four passes, where autograd would keep four products and join two halves, there and back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, conjugate: bool, multiply: Callable[[Tensor, Tensor, bool], Tensor]) -> Tensor:
         wants_x, wants_y = ctx.needs_input_grad[:2]
         ctx.save_for_backward(x if wants_y else None, y if wants_x else None)  # a turn's angles are given: x need not stay
         ctx.conjugate, ctx.shape = conjugate, y.shape
-        return _multiply(x, y, conjugate)
+        return multiply(x, y, conjugate)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, y = ctx.saved_tensors
         dx = complex_product(gradient, y, conjugate=not ctx.conjugate) if ctx.needs_input_grad[0] else None
         dy = None
         if ctx.needs_input_grad[1]:
             dy = complex_product(x, gradient, conjugate=True) if ctx.conjugate else complex_product(gradient, x, conjugate=True)
             dy = dy.sum_to_size(ctx.shape)
-        return dx, dy, None
+        return dx, dy, None, None
 
 
 def _multiply(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
-    if x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4 and x.numel() > FEW and takes_native(None, x):
-        from .native_operators import complex_product
-
-        return complex_product(x, y, conjugate)
     product, sign = torch.empty_like(x), -1.0 if conjugate else 1.0
-    if x.device.type != "cpu" or x.numel() <= LARGE:
+    if x.device.type != "cpu" or x.numel() <= LARGE_PRODUCT:
         _multiply_into(product, x, y, sign)
         return product
     # Going through halves of rows that lie in memory, four times, takes twice as long as copying whole rows into a cache and out again.
-    size = max(PIECE * x.shape[-2] // x.numel(), 1)
+    size = max(PIECE_NUMBERS * x.shape[-2] // x.numel(), 1)
     for start in range(0, x.shape[-2], size):
         here = (..., slice(start, start + size), slice(None))
         part, factor = x[here].clone(), y if y.shape[-2] == 1 else y[here]

@@ -1,15 +1,16 @@
-"""Rotary positions by the C kernel, as an operator that PyTorch knows: float32 on a CPU.
+"""Rotary positions by the C kernel: float32 on a CPU. Its backward is the product with the conjugate: `op.py`.
 
 Axes: B batch, H heads, N length, K head width.
 """
-
 
 import torch
 from torch import Tensor
 
 from ...kernels.native.checks import check_tensor, required
 from ...kernels.native.library import Arguments, call
-from ...kernels.native.operators import LONG, Rows, fields, operator
+from ...kernels.native.operators import INT64, Rows, fields, operator
+
+FEW_NUMBERS = 1 << 13  # that four small operations take no longer for
 
 
 class Turn(Arguments, layout="rotary"):
@@ -17,7 +18,7 @@ class Turn(Arguments, layout="rotary"):
 
     _fields_ = [
         *((name, Rows) for name in ("queries", "keys", "output")),
-        *((name, LONG) for name in ("batch", "heads", "length", "width", "conjugate", "threads")),
+        *((name, INT64) for name in ("batch", "heads", "length", "width", "conjugate", "threads")),
     ]  # fmt: skip
 
 
@@ -42,3 +43,8 @@ def complex_product(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     given = fields(queries=x, keys=y.expand(x.shape), output=product, conjugate=conjugate, **sizes)
     call("complex_product", Turn(**given))
     return product
+
+
+def suits(x: Tensor, y: Tensor) -> bool:
+    """Whether the kernel is the faster way for what it reads."""
+    return x.numel() > FEW_NUMBERS and x.dtype is y.dtype and x.stride(-1) == y.stride(-1) == 1 and x.dim() == 4

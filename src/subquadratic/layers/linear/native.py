@@ -1,6 +1,6 @@
-"""Linear maps of many rows by the processor's matrix unit, as operators that PyTorch knows: float32 on a CPU.
+"""Linear maps of many rows by the processor's matrix unit: float32 on a CPU, with their backward.
 
-Axes: T rows (batch and length together), D width in, F width out.
+Axes: B batch, T rows (batch and length together), D width in, F width out, N length, R slots.
 """
 
 import functools
@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ...kernels.derivatives import is_followed
 from ...kernels.native.checks import check_tensor, required, whole
 from ...kernels.native.library import Arguments, call, library, why_not
-from ...kernels.native.operators import LONG, POINTER, fields, operator
+from ...kernels.native.operators import INT64, POINTER, fields, operator
 
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
-
-
 MAPS = 4  # that share an input or a sum, at most: as in linear.c
-_POINTERS, _LONGS, _PAIRS, _STEPS = POINTER * MAPS, LONG * MAPS, POINTER * MAPS**2, LONG * MAPS**2
+_POINTERS, _INT64S, _PAIRS, _STEPS = POINTER * MAPS, INT64 * MAPS, POINTER * MAPS**2, INT64 * MAPS**2
 
 
 class Maps(Arguments, layout="linear"):
@@ -27,8 +27,8 @@ class Maps(Arguments, layout="linear"):
     _fields_ = [
         ("x", _POINTERS), ("weight", _PAIRS), ("bias", _POINTERS), ("plus", POINTER), ("other", _POINTERS), ("y", _PAIRS),
         ("row_sum", _POINTERS), ("packed", POINTER), ("sums", POINTER),
-        ("dim", _LONGS), ("x_step", _LONGS), ("out", _LONGS), ("other_step", _LONGS), ("weight_step", _STEPS), ("turned", _STEPS),
-        *((name, LONG) for name in ("plus_step", "inputs", "outputs", "rows", "shares", "threads")),
+        ("dim", _INT64S), ("x_step", _INT64S), ("out", _INT64S), ("other_step", _INT64S), ("weight_step", _STEPS), ("turned", _STEPS),
+        *((name, INT64) for name in ("plus_step", "inputs", "outputs", "rows", "shares", "threads")),
     ]  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def linear_maps(xs: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequenc
     given = fields(
         x=_POINTERS(*map(Tensor.data_ptr, xs)), weight=_PAIRS(*map(Tensor.data_ptr, weights)),
         bias=_POINTERS(*(None if bias is None else bias.data_ptr() for bias in biases)), y=_PAIRS(*map(Tensor.data_ptr, ys)), packed=packed,
-        dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)), turned=_STEPS(*turned),
+        dim=_INT64S(*dims), out=_INT64S(*outs), x_step=_INT64S(*(x.stride(0) for x in xs)), turned=_STEPS(*turned),
         weight_step=_STEPS(*(weight.stride(1 if t else 0) for weight, t in zip(weights, turned, strict=True))),
         inputs=len(xs), outputs=len(ys), rows=rows,
     )  # fmt: skip
@@ -138,10 +138,97 @@ def sums_of_outer_products(others: Sequence[Tensor], xs: Sequence[Tensor], wants
         x=_POINTERS(*map(Tensor.data_ptr, xs)), other=_POINTERS(*map(Tensor.data_ptr, others)),
         y=_PAIRS(*map(Tensor.data_ptr, found[:pairs])),
         row_sum=_POINTERS(*(row.data_ptr() if wants else None for row, wants in zip(found[pairs:], wants_rows, strict=True))), sums=sums,
-        dim=_LONGS(*dims), out=_LONGS(*outs), x_step=_LONGS(*(x.stride(0) for x in xs)),
-        other_step=_LONGS(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
+        dim=_INT64S(*dims), out=_INT64S(*outs), x_step=_INT64S(*(x.stride(0) for x in xs)),
+        other_step=_INT64S(*(other.stride(0) for other in others)), inputs=len(xs), outputs=len(others), rows=rows, shares=shares,
     )  # fmt: skip
     call("sums_of_outer_products", Maps(**given))
     return found
 
 
+def linear_by_unit(x: Tensor, maps: Sequence[tuple[Tensor, Tensor | None]], plus: Tensor | None) -> list[Tensor]:
+    given = [None if bias is None else bias.contiguous() for _, bias in maps]
+    flat = None if plus is None else plus.reshape(-1, plus.shape[-1])
+    ys = NativeMaps.apply(x.reshape(-1, x.shape[-1]), flat, *(weight for weight, _ in maps), *given)
+    return [y.view(*x.shape[:-1], y.shape[1]) for y in ys]
+
+
+def outer_sum_by_unit(other: Tensor, x: Tensor) -> Tensor:
+    """other^T x of (T, F) and (T, D): (F, D), without gradient."""
+    return sums_of_outer_products([_dense_rows(other)], [_dense_rows(x)], [False])[0]
+
+
+class NativeMaps(torch.autograd.Function):
+    """(x (T, D), plus (T, F), weights, biases) -> x W^T + b of each map, plus added to the first, by the matrix unit. Where it is
+    followed its backward is itself differentiated, by PyTorch's operators."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plus: Tensor | None, *maps: Tensor | None) -> tuple[Tensor, ...]:
+        weights: Any = maps[: len(maps) // 2]
+        ctx.save_for_backward(x, *weights)
+        plus = None if plus is None else _dense_rows(plus)
+        return tuple(linear_maps([_dense_rows(x)], _dense_either_way(weights), list(maps[len(weights) :]), plus))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        wants_x, wants_plus, *wants = ctx.needs_input_grad
+        wants_biases = wants[len(weights) :]
+        d_x: Any = None
+        d_weights: list[Any] = [None] * len(weights)
+        d_biases = d_weights
+        if is_followed():
+            d_x = sum(gradient @ weight for gradient, weight in zip(gradients, weights, strict=True)) if wants_x else None
+            d_weights, d_biases = [gradient.T @ x for gradient in gradients], [gradient.sum(dim=0) for gradient in gradients]
+        else:
+            rows = [_dense_rows(gradient) for gradient in gradients]
+            if wants_x:
+                d_x = linear_maps(rows, [weight.T for weight in _dense_either_way(weights)], [None], None)[0]
+            if any(wants[: len(weights)]):
+                found = sums_of_outer_products(rows, [_dense_rows(x)], wants_biases)
+                d_weights, d_biases = found[: len(weights)], found[len(weights) :]
+            elif any(wants_biases):
+                d_biases = [gradient.sum(dim=0) for gradient in gradients]
+        d_maps = (found if want else None for found, want in zip((*d_weights, *d_biases), wants, strict=True))
+        return d_x, gradients[0] if wants_plus else None, *d_maps
+
+
+class NativeSlotSums(torch.autograd.Function):
+    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D). Where it is followed its backward is itself differentiated, by PyTorch's
+    operators."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, x)
+        rows = weights.expand(len(x), -1, -1)
+        return _joined([outer_sum_by_unit(one, other) for one, other in zip(rows, x, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weights, x = ctx.saved_tensors
+        product = F.linear if is_followed() else _map
+        d_weights = d_x = None
+        if ctx.needs_input_grad[0]:
+            d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])
+            d_weights = d_weights.sum_to_size(weights.shape) if d_weights.numel() > weights.numel() else d_weights.view(weights.shape)
+        if ctx.needs_input_grad[1]:
+            rows = weights.expand(len(x), -1, -1)
+            d_x = _joined([product(one, given.T) for one, given in zip(rows, gradient, strict=True)])
+        return d_weights, d_x
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return torch.stack(rows) if len(rows) > 1 else rows[0][None]  # of one sequence nothing is copied
+
+
+def _dense_rows(x: Tensor) -> Tensor:
+    """With each row's numbers one after the other."""
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _map(x: Tensor, weight: Tensor) -> Tensor:
+    return linear_maps([_dense_rows(x)], _dense_either_way([weight]), [None], None)[0]
+
+
+def _dense_either_way(weights: Sequence[Tensor]) -> list[Tensor]:
+    """With the numbers of each row or of each column one after the other."""
+    return [weight if 1 in weight.stride() else weight.contiguous() for weight in weights]
