@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py                                         # the variant that is loaded here
     python benchmarks/kernels.py --variant x86-64-v3 --rounds 15         # another one that is installed
-    python benchmarks/kernels.py --kernels pool "rotary positions" --length 4096
+    python benchmarks/kernels.py --kernels mean "rotary positions" --length 4096
     python benchmarks/kernels.py --threads 1 --cpu_time                  # on a machine with other work to do
 
 Width 256, depth 4, 4 heads, vocabulary 256, batch 1, float32. *Gain* is the time without the kernel over the time with it: the median of
@@ -33,7 +33,7 @@ KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "exact attention": ("attention.softmax.op.takes_native", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
     "slots": ("attention.low_rank.native.takes_native", ("linformer",)),
     "running mean": ("attention.additive.native_running.takes_native", ("fastformer",)),
-    "pool": ("attention.additive.native_mean.takes_native", ("fastformer, bidirectional",)),
+    "mean": ("attention.additive.native_mean.takes_native", ("fastformer, bidirectional",)),
     "feed-forward": ("layers.feed_forward.native.takes_native", ("performer", "linformer", "transformer")),
     "residual sum and norm": ("layers.norms.native.takes_native", ("performer", "fastformer, bidirectional")),
     "rotary positions": ("layers.rotary.op.takes_native", ("performer", "fastformer")),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from subquadratic.attention.additive import native_mean as pool_native
-from subquadratic.attention.additive.op import prefix_softmax_mean
+from subquadratic.attention.additive import native_mean
+from subquadratic.attention.additive.op import running_softmax_mean
 from subquadratic.attention.favor.features import orthogonal_gaussian
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
 from subquadratic.attention.low_rank.op import causal_slot_attention
@@ -55,9 +55,9 @@ def add_norm(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 def pool(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     given = q, None, k[0, 0, :2].repeat(1, 2) / K
-    if pool_native.suits(q, None, given[2]):
-        return pool_native.NativePool.apply(*given, None, False, 1.0, False)[0]
-    return pool_native.pool(*given, None, False, 1.0, False)[0]
+    if native_mean.suits(q, None, given[2]):
+        return native_mean.NativeMean.apply(*given, None, False, 1.0, False)[0]
+    return native_mean.turned_mean_by_formula(*given, None, False, 1.0, False)[0]
 
 
 OPS: dict[str, Op] = {
@@ -67,7 +67,7 @@ OPS: dict[str, Op] = {
     "softmax": lambda q, k, v, w: softmax_attention(q, k, v),
     "softmax, causal": lambda q, k, v, w: softmax_attention(q, k, v, causal=True),
     "slots": lambda q, k, v, w: causal_slot_attention(q, k, v, w[:N, :16], w[:N, 16:32])[0],
-    "running mean": lambda q, k, v, w: prefix_softmax_mean(q[..., 0], v)[0],
+    "running mean": lambda q, k, v, w: running_softmax_mean(q[..., 0], v)[0],
     "pool": pool,
     "feed-forward": feed_forward,
     "norm": add_norm,

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.favor import native_operators as kernel
+from subquadratic.attention.favor import native_causal, native_summary
 from subquadratic.attention.favor.features import orthogonal_gaussian
 from subquadratic.attention.favor.formula import FeatureState
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
@@ -119,8 +119,8 @@ SEVERAL = pytest.mark.parametrize("threads", [2, 3, 5], indirect=True)
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("most", [3000, 10**9])
 def test_any_number_of_threads(causal: bool, most: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "MOST_KEPT", most)
-    assert shares_of(1, 1300, again=kernel.AGAIN) > 1
+    monkeypatch.setattr(native_causal, "MOST_KEPT", most)
+    assert shares_of(1, 1300, again=native_causal.AGAIN) > 1
     for masked, with_state in ((False, causal), (True, False)):
         compare(1, 1, 1300, 16, 40, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=1)
         compare(1, 3, 1300, 8, 20, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=2)
@@ -133,7 +133,7 @@ def test_threads_share_packed_documents(threads: int) -> None:
 
 @pytest.mark.parametrize("most", [0, 3 * 2 * 20 * 9, 10**9])
 def test_summaries_that_are_not_kept_are_made_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "MOST_KEPT", max(most, 1))
+    monkeypatch.setattr(native_causal, "MOST_KEPT", max(most, 1))
     compare(1, 2, 600, 8, 20, causal=True, masked=True, with_state=True, spread=1.0, seed=2)
 
 
@@ -203,7 +203,7 @@ def test_no_features_are_kept_for_backward() -> None:
 
     with use_backend("native"), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         causal_favor(q, k, v, torch.randn(features, width))
-    chunks = length // kernel.CHUNK
+    chunks = length // native_causal.CHUNK
     before = features * (width + 1) + 1  # the state that was given, which a second derivative would need
     assert kept == length * (4 * width + 1) + features * width + 1 + chunks + 1 + chunks * features * (width + 1) + before
 
@@ -218,7 +218,7 @@ def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
     checks = ("test_schema", "test_faketensor")
     arguments = (q, k, v, projection, live, state.total, state.weight, state.maximum, bounds, keep)
     torch.library.opcheck(torch.ops.subquadratic.favor_causal.default, arguments, test_utils=checks)
-    output, total, weight, maximum, *kept = kernel.favor_causal(*arguments)
+    output, total, weight, maximum, *kept = native_causal.favor_causal(*arguments)
     if keep:
         backward = (torch.randn_like(output), total, weight, q, k, v, projection, live, output, maximum, bounds, *kept)
         torch.library.opcheck(torch.ops.subquadratic.favor_causal_backward.default, backward, test_utils=checks)
@@ -227,12 +227,12 @@ def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
         token = (*(x[:, :, :1].contiguous() for x in (q, k, v)), turns, live[:, :1].contiguous(), projection, *before)
         torch.library.opcheck(torch.ops.subquadratic.favor_step.default, token, test_utils=checks)
     torch.library.opcheck(torch.ops.subquadratic.favor_summarise.default, (k, v, projection, live), test_utils=checks)
-    summary = kernel.favor_summarise(k, v, projection, live)
+    summary = native_summary.favor_summarise(k, v, projection, live)
     torch.library.opcheck(
         torch.ops.subquadratic.favor_summarise_backward.default, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks
     )
     torch.library.opcheck(torch.ops.subquadratic.favor_read.default, (q, projection, *summary), test_utils=checks)
-    read = kernel.favor_read(q, projection, *summary)
+    read = native_summary.favor_read(q, projection, *summary)
     torch.library.opcheck(
         torch.ops.subquadratic.favor_read_backward.default, (torch.randn_like(read[0]), q, projection, *summary, *read), test_utils=checks
     )

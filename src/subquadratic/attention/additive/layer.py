@@ -19,9 +19,9 @@ from ...layers.multi_head import head_width, merge_heads, position_turns, requir
 from ...layers.rotary.op import complex_product, turn
 from ...layers.streaming import Carry, Streaming, default_device
 from ...layers.untouched import is_untouched
-from . import native_mean as pool_native
+from . import native_mean
 from .native_running import read_mean, suits
-from .op import prefix_softmax_mean, softmax_mean
+from .op import running_softmax_mean, softmax_mean
 from .state import PoolState, empty_pool
 
 
@@ -201,7 +201,7 @@ class AdditiveAttention(Streaming):
             return map_exactly(merge_heads(mixed), self.transform, given, plus=flat), pools
         folded = not is_traced() and flat.shape[1] > flat.shape[2] and is_untouched(self.transform, Linear)
         values = values if shared or turns is None else turn(values, turns)
-        if folded and pool_native.suits(queries, turns, query_logits, key_logits):
+        if folded and native_mean.suits(queries, turns, query_logits, key_logits):
             means = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
             queries, global_query, global_key, flat = means
         else:
@@ -246,10 +246,10 @@ class AdditiveAttention(Streaming):
             shared = values is queries
             queries, keys = turn(queries, turns), turn(keys, turns)
             values = queries if shared else turn(values, turns)
-        mean, first = prefix_softmax_mean(logits, queries, mask, first)
+        mean, first = running_softmax_mean(logits, queries, mask, first)
         keys = _product(keys, mean, rotary)
         logits = self._scores(keys, key_logits)
-        mean, second = prefix_softmax_mean(logits, keys if turns is None else turn(keys, turns), mask, second)
+        mean, second = running_softmax_mean(logits, keys if turns is None else turn(keys, turns), mask, second)
         return _product(values, mean, rotary), (first, second)
 
     def _scores(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -271,8 +271,8 @@ class AdditiveAttention(Streaming):
         queries for what else reads them, (B, N, H K): their gradients are added in that pass."""
         rotary, scale = turns is not None, self.width**-0.5
         write = write and rotary
-        global_query, turned, queries = pool_native.NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
-        global_key, *_ = pool_native.NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
+        global_query, turned, queries = native_mean.NativeMean.apply(queries, turns, query_logits, mask, False, scale, write)
+        global_key, *_ = native_mean.NativeMean.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
         return turned if write else queries, global_query, global_key, merge_heads(queries)
 
     def _logits(self, name: str, own: Tensor | None, given: Tensor | None) -> Tensor:

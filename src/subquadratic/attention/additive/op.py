@@ -48,7 +48,7 @@ def softmax_mean(logits: Tensor, values: Tensor, mask: Tensor | None = None) -> 
         return (logits.softmax(dim=-1)[..., None, :] @ values.to(exact)).to(values.dtype)
 
 
-def prefix_softmax_mean(
+def running_softmax_mean(
     logits: Tensor,
     values: Tensor,
     mask: Tensor | None = None,
@@ -95,7 +95,7 @@ def prefix_softmax_mean(
         state = state.to(dtype=exact)
     with no_autocast(values):
         if takes_triton(backend, values):
-            from .triton import prefix_softmax_mean as by_kernel
+            from .triton import running_softmax_mean as by_kernel
 
             output, *after = by_kernel(*blank(logits, values, mask), state.maximum, state.weight, state.total, cu_seqlens=cu_seqlens)
             return output, PoolState(*after)
@@ -308,7 +308,7 @@ def _weights(scores: Tensor, tops: Tensor) -> Tensor:
     return (scores[..., None, :] - tops[..., :, None]).exp_().tril_()
 
 
-def prefix_softmax_mean_reference(logits: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+def running_softmax_mean_reference(logits: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
     """The definition, one position at a time. The oracle of the tests: slow, obvious, exact in float64."""
     rows = []
     for i in range(values.shape[-2]):

@@ -43,7 +43,7 @@ from ...kernels.triton.common import (
 )
 
 
-def prefix_softmax_mean(
+def running_softmax_mean(
     logits: Tensor, values: Tensor, maximum: Tensor, weight: Tensor, total: Tensor, *, cu_seqlens: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Softmax-weighted mean of everything up to each position.
@@ -81,7 +81,7 @@ def prefix_softmax_mean(
     return output, maximum, weight, total
 
 
-@torch.library.custom_op("subquadratic::prefix_softmax_mean", mutates_args=())
+@torch.library.custom_op("subquadratic::running_softmax_mean", mutates_args=())
 def _forward(
     logits: Tensor, values: Tensor, maximum: Tensor, weight: Tensor, total: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ def _(
     return torch.empty_like(lines(values)), *state, plain(logits.shape, values), plain(logits.shape, values)
 
 
-@torch.library.custom_op("subquadratic::prefix_softmax_mean_backward", mutates_args=())
+@torch.library.custom_op("subquadratic::running_softmax_mean_backward", mutates_args=())
 def _backward(
     grad_output: Tensor,
     grad_weight: Tensor,

@@ -52,9 +52,7 @@ def causal_by_formula(
     return torch.cat(outputs, dim=-2), total, weight, maximum.detach()
 
 
-def summarise_by_formula(
-    keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+def summarise_by_formula(keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     """As ``Summarise`` of `favor_summary.py`."""
     found = summarise_features(exponents(keys, projection), values, live)
     return found.total, found.weight, found.maximum

@@ -1,4 +1,4 @@
-"""One new token of causal FAVOR+ by a C kernel, as an operator that PyTorch knows: float32 on a CPU, no gradients.
+"""One new token of causal FAVOR+ by a C kernel (step.c), as an operator that PyTorch knows: float32 on a CPU, no gradients.
 
 A call takes 50 microseconds, of which its arguments should not be half.
 
@@ -15,6 +15,7 @@ from ...core.numerics import NOTHING
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import LONG, POINTER, operator, positions
+from .formula import FeatureState
 
 BEFORE = ("total", "weight", "maximum", "sum", "count")
 TENSORS = ("queries", "keys", "values", "turns", "live", "projection", *BEFORE, "output", *(f"{name}_after" for name in BEFORE))
@@ -22,19 +23,19 @@ SIZES = ("batch", "heads", "width", "value_width", "features", "turns_step", "th
 
 
 class Token(Arguments, layout="favor_step"):
-    """``token`` of favor_step.c."""
+    """``token`` of step.c."""
 
     _fields_ = [*((name, POINTER) for name in TENSORS), *((name, LONG) for name in SIZES), ("nothing", ctypes.c_float)]
 
 
 def _favor_step_like(
-    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, live: Tensor | None, projection: Tensor, *state: Tensor
+    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, mask: Tensor | None, projection: Tensor, *state: Tensor
 ) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in (values, *state))
 
 
 def _work_of_favor_step(
-    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, live: Tensor | None, projection: Tensor, *_: Any
+    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, mask: Tensor | None, projection: Tensor, *_: Any
 ) -> int:
     return positions(values) * 2 * len(projection) * (queries.shape[3] + values.shape[3])
 
@@ -43,7 +44,7 @@ def _work_of_favor_step(
     work=_work_of_favor_step,
     fake=_favor_step_like,
     check=asks(
-        queries="B H 1 K", keys="B H 1 K", values="B H 1 V", turns="1 K | 1 1 1 K | B 1 1 K", live="B 1, bool", projection="M K",
+        queries="B H 1 K", keys="B H 1 K", values="B H 1 V", turns="1 K | 1 1 1 K | B 1 1 K", mask="B 1, bool", projection="M K",
         total="B H M V", weight="B H M", maximum="B H 1", sums="B H V", count="B H 1",
         require={"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"},
     ),
@@ -53,7 +54,7 @@ def favor_step(
     keys: Tensor,
     values: Tensor,
     turns: Tensor | None,
-    live: Tensor | None,
+    mask: Tensor | None,
     projection: Tensor,
     total: Tensor,
     weight: Tensor,
@@ -65,7 +66,7 @@ def favor_step(
 
     ``turns`` (1, K) or (B, 1, 1, K), cosines and then sines, turn queries and keys first. The output (B, H, 1, V) and the state after.
     """
-    read = (queries, keys, values, turns, live, projection, total, weight, maximum, sums, count)
+    read = (queries, keys, values, turns, mask, projection, total, weight, maximum, sums, count)
     made: Any = _favor_step_like(*read)
     batch, heads, _, width = queries.shape
     step = 0 if turns is None or turns.numel() == width else width
@@ -73,3 +74,14 @@ def favor_step(
     sizes = batch, heads, width, values.shape[3], len(projection), step, torch.get_num_threads()
     call("favor_step", Token(*pointers, *sizes, NOTHING))
     return made
+
+
+def step(
+    queries: Tensor, keys: Tensor, values: Tensor, turns: Tensor | None, projection: Tensor, mask: Tensor | None, state: FeatureState
+) -> tuple[Tensor, FeatureState]:
+    """One token (B, H, 1, K), without gradients, its queries and keys turned first: the output and the state after."""
+    projection = projection.to(values.dtype)
+    before = state.total, state.weight, state.maximum, state.values, state.count
+    given = queries, keys, values, turns, mask, projection, *before
+    output, *after = favor_step(*[None if x is None else x.contiguous() for x in given])
+    return output, FeatureState(*after)

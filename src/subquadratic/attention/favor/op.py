@@ -24,7 +24,6 @@ from .composition import causal_by_formula
 from .features import softmax_exponents
 from .formula import FeatureState, causal_linear_attention, empty_features, read_features, summarise_features, unscaled, zero_keys
 from .summary import Read, Summarise
-from .triton_calls import favor_by_kernel
 
 BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
 
@@ -93,6 +92,8 @@ def causal_favor(
             state = _fitted(state, state_rows(bounds, batch), dtype)
         state = state if one or projection is not None else unscaled(state)
         if by_kernel:
+            from .triton import favor_by_kernel
+
             output, total, weight, maximum = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
             counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
             return output, FeatureState(total, weight, maximum, *counted)
@@ -102,7 +103,7 @@ def causal_favor(
             return output.to(given), after
         projection = None if projection is None else _scaled(projection, queries)
         if projection is not None and takes_native(backend, values):
-            from .native import NativeCausalFavor
+            from .native_causal import NativeCausalFavor
 
             form: Any = NativeCausalFavor.apply
             options: tuple[Any, ...] = (bounds,)
@@ -135,7 +136,7 @@ def summarise_favor(
             return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
         keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
         if takes_native(None, values):
-            from .native import NativeSummarise
+            from .native_summary import NativeSummarise
 
             total, weight, maximum = NativeSummarise.apply(keys, values, _scaled(projection, keys), mask)
         else:
@@ -162,7 +163,7 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
         if is_traced() or not len(queries):
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
         if takes_native(None, queries):
-            from .native import NativeRead
+            from .native_summary import NativeRead
 
             return NativeRead.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum).to(given)
         size = block or _block(queries, projection.shape[0])
@@ -207,7 +208,7 @@ def _step(
 ) -> tuple[Tensor, FeatureState]:
     """One token, without gradients: few operations, and the state is read and written once."""
     if projection is not None and takes_native(backend, values):
-        from .native import step
+        from .native_step import step
 
         return step(queries, keys, values, turns, projection, mask, state)
     maximum = state.maximum

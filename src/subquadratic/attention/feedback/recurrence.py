@@ -115,9 +115,7 @@ def _loop(replayed: Replayed, steps: int, *given: Any, fixed: tuple[Tensor | Non
     return replayed(*given, fixed=fixed) if steps <= STEPS else replayed.function(*given, *fixed)
 
 
-def _composition(
-    shape: Shape, x: Tensor, before: Tensor | None, empty: Tensor | None, *flat: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _composition(shape: Shape, x: Tensor, before: Tensor | None, empty: Tensor | None, *flat: Tensor | None) -> tuple[Tensor, Tensor]:
     memory, layers = unflatten(flat)
     options = dict(heads=shape.heads, window=shape.window, detach_every=shape.detach_every)
     return feedback_recurrence_reference(x, before, empty, memory, layers, **options)  # type: ignore[arg-type]
