@@ -11,7 +11,6 @@ from torch import Tensor
 
 from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_exponents
 from subquadratic.attention.favor.formula import (
-    FeatureState,
     causal_linear_attention,
     linear_attention_reference,
     read_features,
@@ -19,6 +18,7 @@ from subquadratic.attention.favor.formula import (
     summarise_features,
 )
 from subquadratic.attention.favor.op import causal_favor
+from subquadratic.attention.favor.state import FeatureState
 from subquadratic.core.numerics import EMPTY
 
 

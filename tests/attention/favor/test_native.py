@@ -8,8 +8,8 @@ from torch import Tensor
 
 from subquadratic.attention.favor import native_causal, native_summary
 from subquadratic.attention.favor.features import orthogonal_gaussian
-from subquadratic.attention.favor.formula import FeatureState
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
+from subquadratic.attention.favor.state import FeatureState
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.operators import shares_of

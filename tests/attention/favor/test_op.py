@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.favor import causal as favor_causal
+from subquadratic.attention.favor import causal as by_hand
+from subquadratic.attention.favor import chunks
 from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_exponents
-from subquadratic.attention.favor.formula import FeatureState, linear_attention_reference
+from subquadratic.attention.favor.formula import linear_attention_reference
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
+from subquadratic.attention.favor.state import FeatureState
 from subquadratic.core.backend import use_backend
 
 WIDTH, FEATURES = 6, 9
@@ -41,8 +43,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, projection: Tensor, *, causal: bool,
 
 def keeping(*, every: bool, features: bool = False) -> AbstractContextManager[object]:
     """For backward, the summaries of all chunks, or of blocks alone; and features, or none."""
-    most = favor_causal.MOST_KEPT if every else 0, favor_causal.MOST_FEATURES if features else 0
-    return patch.multiple(favor_causal, MOST_KEPT=most[0], MOST_FEATURES=most[1])
+    most = by_hand.MOST_KEPT if every else 0, by_hand.MOST_FEATURES if features else 0
+    return patch.multiple(by_hand, MOST_KEPT=most[0], MOST_FEATURES=most[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -328,7 +330,7 @@ def test_features_of_short_sequences_are_kept_and_give_the_same_gradients(monkey
     projection, towards = torch.randn(features, width), torch.randn(1, 2, length, width)
     found = []
     for most in (2 * 2 * length * features, 2 * 2 * length * features - 1):
-        monkeypatch.setattr(favor_causal, "MOST_FEATURES", most)
+        monkeypatch.setattr(by_hand, "MOST_FEATURES", most)
         found.append(saved_numbers_and_gradients(q, k, v, projection, towards))
     (more, mine), (less, made_again) = found
     assert more - less == 2 * 2 * features * (length + (-length) % 8)
@@ -343,7 +345,7 @@ def test_summaries_of_chunks_and_scores_are_kept_where_they_are_few(monkeypatch:
     projection, towards = torch.randn(features, width), torch.randn(1, 1, length, width)
     summaries, found = length // chunk * features * (width + 1), []
     for most in (summaries, summaries - 1):
-        monkeypatch.setattr(favor_causal, "MOST_KEPT", most)
+        monkeypatch.setattr(by_hand, "MOST_KEPT", most)
         found.append(saved_numbers_and_gradients(q, k, v, projection, towards))
     (more, mine), (less, made_again) = found
     assert more - less == summaries + length * chunk - length // 64 * features * (width + 1)
@@ -356,12 +358,12 @@ def test_sums_of_chunks_one_after_another_and_as_a_product(back: bool, monkeypat
     first, added = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 5, 3, 4, dtype=torch.float64)
     nothing, later = torch.full((2, 1), -1e30, dtype=torch.float64), 3 * torch.randn(2, 5, dtype=torch.float64)
     marks = torch.cat((nothing, later), dim=1).cummax(dim=1).values
-    one_by_one = favor_causal.carried(first, added, marks, back=back)
-    monkeypatch.setattr(favor_causal, "FEW_CHUNKS", 0)
-    for found, wanted in zip(one_by_one, favor_causal.carried(first, added, marks, back=back), strict=True):
+    one_by_one = chunks.carried(first, added, marks, back=back)
+    monkeypatch.setattr(chunks, "FEW_CHUNKS", 0)
+    for found, wanted in zip(one_by_one, chunks.carried(first, added, marks, back=back), strict=True):
         torch.testing.assert_close(found, wanted)
 
 
 def test_what_the_future_would_overflow_is_written_over() -> None:
-    found = favor_causal.lower(torch.tensor([[0.0, 1e4], [-1e4, 0.0]]))
+    found = chunks.lower(torch.tensor([[0.0, 1e4], [-1e4, 0.0]]))
     assert torch.equal(found, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))

@@ -16,8 +16,9 @@ from ...layers.rotary.op import turn_both
 from ...layers.streaming import Carry, Streaming
 from .efficient import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
 from .features import default_features, orthogonal_gaussian, softmax_exponents
-from .formula import FeatureState, causal_linear_attention, empty_features, read_features, read_with_queries, summarise_features
+from .formula import causal_linear_attention, read_features, read_with_queries, summarise_features
 from .op import causal_favor, read_favor, summarise_favor
+from .state import FeatureState, empty_features
 
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
 Kernel = str | Callable[[Tensor], Tensor]

@@ -17,7 +17,7 @@ from ...core.packed import document_chunks
 from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks, check_tensor
 from ...kernels.native.operators import CHUNK, operator, positions, shares_of
-from .composition import causal_by_formula
+from .causal import causal_by_formula
 from .native import call_with, laid_out, room_for_sums
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept

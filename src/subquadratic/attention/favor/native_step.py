@@ -15,7 +15,7 @@ from ...core.numerics import NOTHING
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import LONG, POINTER, operator, positions
-from .formula import FeatureState
+from .state import FeatureState
 
 BEFORE = ("total", "weight", "maximum", "sum", "count")
 TENSORS = ("queries", "keys", "values", "turns", "live", "projection", *BEFORE, "output", *(f"{name}_after" for name in BEFORE))

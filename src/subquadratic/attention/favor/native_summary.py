@@ -16,8 +16,8 @@ from ...core.numerics import LOG2E
 from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks
 from ...kernels.native.operators import operator, positions, shares_of
-from .composition import read_by_formula, summarise_by_formula
 from .native import call_with, laid_out, room_for_sums
+from .summary import read_by_formula, summarise_by_formula
 
 
 def _of_batch(x: Tensor, value_width: int, features: int) -> dict[str, Any]:

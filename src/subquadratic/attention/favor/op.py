@@ -1,6 +1,6 @@
 """FAVOR+ from queries, keys and a projection: causal, and as a summary that queries read (Performer, arXiv 2009.14794).
 
-The fast way to what `random_features.py` and `linear_attention.py` spell out together, which is also its oracle and its stand-in
+The fast way to what `features.py` and `formula.py` spell out together, which is also its oracle and its stand-in
 where a backward written by hand cannot go: under `torch.compile` and the transforms of `torch.func`.
 
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
@@ -19,10 +19,11 @@ from ...core.packed import document_bounds, document_chunks, state_rows
 from ...core.tracing import in_one_call, needs_gradient
 from ...layers.linear.op import linear
 from ...layers.rotary.op import turn_both
-from .causal import CausalFavor, guarded
-from .composition import causal_by_formula
+from .blocks import guarded
+from .causal import CausalFavor, causal_by_formula
 from .features import softmax_exponents
-from .formula import FeatureState, causal_linear_attention, empty_features, read_features, summarise_features, unscaled, zero_keys
+from .formula import causal_linear_attention, read_features, summarise_features, zero_keys
+from .state import FeatureState, empty_features, unscaled
 from .summary import Read, Summarise
 
 BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds

@@ -35,7 +35,7 @@ from ...kernels.triton.common import (
 )
 from . import triton_device as device
 from .features import softmax_exponents
-from .formula import FeatureState
+from .state import FeatureState
 
 EXPONENTS_APART = 1e6  # between the exponents of packed documents, in float64: none comes near it, and 1e-10 of it is told apart
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ...attention.favor.efficient import EfficientState, read_efficient, summarise_efficient
 from ...attention.favor.features import default_features, orthogonal_gaussian, softmax_exponents
-from ...attention.favor.formula import FeatureState, causal_linear_attention, empty_features, read_with_queries, summarise_features
+from ...attention.favor.formula import causal_linear_attention, read_with_queries, summarise_features
+from ...attention.favor.state import FeatureState, empty_features
 from ...core.errors import NotCausalError, check_mask, require_choice, require_positive
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.scalars import plain_scalars
