@@ -22,6 +22,7 @@ import torch
 import subquadratic as sq
 from subquadratic.benchmark.machine import heading
 from subquadratic.benchmark.timing import interleave, ratios
+from subquadratic.core.backend import computed_by
 from subquadratic.core.free_memory import keep_freed_memory
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.processor import VARIANTS
@@ -29,7 +30,7 @@ from subquadratic.kernels.native.processor import VARIANTS
 SIZE: dict[str, Any] = {"dim": 256, "depth": 4, "heads": 4}
 # What is asked in the place of the kernel's condition, the models whose steps use it, and how it is turned off.
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "FAVOR+": ("attention.favor.op.takes_native", ("performer", "performer, bidirectional")),
+    "FAVOR+": ("attention.favor.op.computed_by", ("performer", "performer, bidirectional")),
     "exact attention": ("attention.softmax.op.takes_native", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
     "slots": ("attention.low_rank.native.takes_native", ("linformer",)),
     "running mean": ("attention.additive.native_running.takes_native", ("fastformer",)),
@@ -97,8 +98,11 @@ def step_of(name: str, length: int) -> Callable[[], None]:
 
 @contextmanager
 def without(place: str) -> Iterator[None]:
-    """PyTorch's operators where the op at ``place`` asks for its kernel."""
-    with mock.patch(f"subquadratic.{place}", lambda *_: False):
+    """PyTorch's operators where the op at ``place`` asks for its kernel, or who computes it."""
+    other: Any = (
+        (lambda *_: False) if place.endswith("takes_native") else lambda *given, **more: computed_by(*given, **more | {"native": False})
+    )
+    with mock.patch(f"subquadratic.{place}", other):
         yield
 
 

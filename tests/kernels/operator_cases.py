@@ -134,7 +134,7 @@ def _heads(s: Sizes, length: int, width: int) -> Tensor:
     return torch.randn(s.batch, s.heads, length, width)
 
 
-def _live(s: Sizes, length: int) -> Tensor | None:
+def _mask(s: Sizes, length: int) -> Tensor | None:
     return torch.rand(s.batch, length) > 0.3 if s.masked else None
 
 
@@ -149,18 +149,16 @@ def _state(s: Sizes, rows: int) -> Arguments:
 
 def _features(s: Sizes, keep: bool = True) -> Arguments:
     q, k, v = _heads(s, s.length, s.width), _heads(s, s.length, s.width), _heads(s, s.length, s.value_width)
-    return [q, k, v, torch.randn(s.features, s.width), _live(s, s.length), *_state(s, s.batch), [], keep]
+    return [q, k, v, torch.randn(s.features, s.width), _mask(s, s.length), *_state(s, s.batch), [], keep]
 
 
 def _step(s: Sizes) -> Arguments:
     q, k, v = (torch.randn(s.batch, s.heads, 1, width) for width in (s.width, s.width, s.value_width))
-    zeros = torch.zeros(s.batch, s.heads, s.value_width)
-    more = [*_state(s, s.batch), zeros, torch.zeros(s.batch, s.heads, 1)]
-    return [q, k, v, _turns(s, 1), _live(s, 1), torch.randn(s.features, s.width), *more]
+    return [q, k, v, _turns(s, 1), _mask(s, 1), torch.randn(s.features, s.width), *_state(s, s.batch)]
 
 
 def _summary(s: Sizes) -> Arguments:
-    return [_heads(s, s.length, s.width), _heads(s, s.length, s.value_width), torch.randn(s.features, s.width), _live(s, s.length)]
+    return [_heads(s, s.length, s.width), _heads(s, s.length, s.value_width), torch.randn(s.features, s.width), _mask(s, s.length)]
 
 
 def _read(s: Sizes) -> Arguments:
@@ -182,14 +180,14 @@ def _slots(s: Sizes) -> Arguments:
 
 def _turned_mean(s: Sizes) -> Arguments:
     weights = torch.randn(s.heads, s.heads * s.width)
-    return [_heads(s, s.length, s.width), _turns(s, s.length), weights, _live(s, s.length), s.masked, 0.5, True]
+    return [_heads(s, s.length, s.width), _turns(s, s.length), weights, _mask(s, s.length), s.masked, 0.5, True]
 
 
 def _mean(s: Sizes) -> Arguments:
     queries = _heads(s, s.length, s.width) if s.turned else None
     state = [torch.zeros(s.batch, s.heads, 1), torch.rand(s.batch, s.heads, 1), torch.randn(s.batch, s.heads, s.width)]
     given = [torch.randn(s.batch, s.heads, s.length), _heads(s, s.length, s.width), queries]
-    return [*given, _turns(s, s.length), _live(s, s.length), *state, True]
+    return [*given, _turns(s, s.length), _mask(s, s.length), *state, True]
 
 
 def _norm(s: Sizes) -> Arguments:

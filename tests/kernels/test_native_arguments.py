@@ -230,7 +230,10 @@ def test_a_feedback_layer_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPa
 
 
 def test_checks_do_not_go_with_assertions() -> None:
-    code = "import torch, subquadratic.attention.favor.native; x = torch.zeros(1, 1, 1, 4); torch.ops.subquadratic.favor_step(*[x] * 11)"
+    code = (
+        "import torch, subquadratic.attention.favor.native_step; x = torch.zeros(1, 1, 1, 4);"
+        "torch.ops.subquadratic.favor_step(*[x] * 9)"
+    )
     done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "ValueError: favor_step: " in done.stderr
 

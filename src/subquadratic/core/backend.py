@@ -49,12 +49,15 @@ def chosen_backend() -> str:
     return _chosen
 
 
-def computed_by(backend: str | None, values: Tensor, *, native: bool = False, triton: bool = False) -> Computer:
+def computed_by(
+    backend: str | None, values: Tensor, *, native: bool = False, triton: bool = False, dtype: torch.dtype | None = None
+) -> Computer:
     """Who computes an op on ``values``: asked once, at its head.
 
     Args:
         backend: the op's own argument; None: what :func:`use_backend` or the environment says.
         native, triton: whether the op has such a kernel, and one for its other arguments.
+        dtype: what an op converts its arguments to before PyTorch's operators or the C kernels see them; None: they stay as they are.
 
     Returns:
         "formula": the readable form, which compilers, exports, transforms of ``torch.func`` and every kind of derivative follow.
@@ -66,7 +69,7 @@ def computed_by(backend: str | None, values: Tensor, *, native: bool = False, tr
     """
     if triton and takes_triton(backend, values):
         return "triton"
-    if native and takes_native(backend, values):
+    if native and takes_native(backend, values, dtype=dtype):
         return "native"
     return "formula" if is_traced() else "torch"
 
@@ -100,14 +103,16 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     return values.numel() > 0  # no grid has no programs
 
 
-def takes_native(backend: str | None, values: Tensor) -> bool:
-    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values.
+def takes_native(backend: str | None, values: Tensor, *, dtype: torch.dtype | None = None) -> bool:
+    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values. ``dtype``: in
+    which they get it; None: its own.
 
     Raises:
         ValueError: for an unknown backend, or "native" where it cannot run.
     """
     name = _chosen if backend is None else backend
-    fits = values.device.type == "cpu" and values.dtype is torch.float32 and not is_traced()
+    dtype = values.dtype if dtype is None else dtype
+    fits = values.device.type == "cpu" and dtype is torch.float32 and not is_traced()
     if name == "auto":
         if not fits or values.numel() == 0:
             return False
@@ -123,7 +128,7 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
         "backend='native' computes outside of torch.compile, torch.func and forward-mode differentiation: use backend='auto' or 'torch' "
         "there",
     )
-    require(fits, f"backend='native' computes in float32 on a CPU, got {values.dtype} on {values.device}")
+    require(fits, f"backend='native' computes in float32 on a CPU, got {dtype} on {values.device}")
     require(why_not() is None, f"backend='native' cannot run: {why_not()}")
     return values.numel() > 0
 

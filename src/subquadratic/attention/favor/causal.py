@@ -89,8 +89,7 @@ def causal_by_formula(
         queries, keys = exponents_of(queries, projection), exponents_of(keys, projection)
         queries = (queries - queries.detach().amax(dim=-1, keepdim=True)).exp()
     packed = any(piece.rows != slice(None) for piece in pieces)
-    none = total.new_zeros(total[..., 0, :].shape), weight.new_zeros(weight[..., :1].shape)
-    whole = (total, weight, maximum, *none)
+    whole = (total, weight, maximum)
     rows = [tuple(x[row : row + 1] for x in whole) for row in range(len(total))] if packed else [whole]
     states, outputs = [FeatureState(*row) for row in rows], []
     for piece in pieces:

@@ -18,6 +18,7 @@ from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks, check_tensor
 from ...kernels.native.operators import CHUNK, operator, positions, shares_of
 from .causal import causal_by_formula
+from .formula import zero_keys
 from .native import call_with, laid_out, room_for_sums
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
@@ -187,6 +188,7 @@ def favor_causal_backward(
 
 def _composition(*arguments: Any) -> tuple[Tensor, ...]:
     queries, keys, values, projection, mask, total, weight, maximum, bounds = arguments
+    keys, values = zero_keys(keys, mask), zero_keys(values, mask)
     pieces = document_chunks(bounds, queries.shape[2], queries.shape[2])
     return causal_by_formula(queries, keys, values, projection, mask, total, weight, maximum, pieces, CHUNK)
 

@@ -17,7 +17,7 @@ from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import LONG, POINTER, operator, positions
 from .state import FeatureState
 
-BEFORE = ("total", "weight", "maximum", "sum", "count")
+BEFORE = ("total", "weight", "maximum")
 TENSORS = ("queries", "keys", "values", "turns", "live", "projection", *BEFORE, "output", *(f"{name}_after" for name in BEFORE))
 SIZES = ("batch", "heads", "width", "value_width", "features", "turns_step", "threads")
 
@@ -45,7 +45,7 @@ def _work_of_favor_step(
     fake=_favor_step_like,
     check=asks(
         queries="B H 1 K", keys="B H 1 K", values="B H 1 V", turns="1 K | 1 1 1 K | B 1 1 K", mask="B 1, bool", projection="M K",
-        total="B H M V", weight="B H M", maximum="B H 1", sums="B H V", count="B H 1",
+        total="B H M V", weight="B H M", maximum="B H 1",
         require={"turns is None or K % 2 == 0": "channels are turned in pairs, got {K}"},
     ),
 )  # fmt: skip
@@ -59,14 +59,12 @@ def favor_step(
     total: Tensor,
     weight: Tensor,
     maximum: Tensor,
-    sums: Tensor,
-    count: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Causal FAVOR+ of one token, (B, H, 1, K), from a state, all of them contiguous; the projection (M, K) as it was drawn.
 
     ``turns`` (1, K) or (B, 1, 1, K), cosines and then sines, turn queries and keys first. The output (B, H, 1, V) and the state after.
     """
-    read = (queries, keys, values, turns, mask, projection, total, weight, maximum, sums, count)
+    read = (queries, keys, values, turns, mask, projection, total, weight, maximum)
     made: Any = _favor_step_like(*read)
     batch, heads, _, width = queries.shape
     step = 0 if turns is None or turns.numel() == width else width
@@ -81,7 +79,6 @@ def step(
 ) -> tuple[Tensor, FeatureState]:
     """One token (B, H, 1, K), without gradients, its queries and keys turned first: the output and the state after."""
     projection = projection.to(values.dtype)
-    before = state.total, state.weight, state.maximum, state.values, state.count
-    given = queries, keys, values, turns, mask, projection, *before
+    given = queries, keys, values, turns, mask, projection, state.total, state.weight, state.maximum
     output, *after = favor_step(*[None if x is None else x.contiguous() for x in given])
     return output, FeatureState(*after)

@@ -16,6 +16,7 @@ from ...core.numerics import LOG2E
 from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks
 from ...kernels.native.operators import operator, positions, shares_of
+from .formula import zero_keys
 from .native import call_with, laid_out, room_for_sums
 from .summary import read_by_formula, summarise_by_formula
 
@@ -138,8 +139,13 @@ def favor_read_backward(
     return d_queries, d_total, d_weight
 
 
+def _composition(keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return summarise_by_formula(zero_keys(keys, mask), zero_keys(values, mask), projection, mask)
+
+
 class NativeSummarise(torch.autograd.Function):
-    """(keys, values, projection, mask) -> (total, weight, maximum), as ``Summarise`` of `summary.py`."""
+    """(keys, values, projection, mask) -> (total, weight, maximum), as ``Summarise`` of `summary.py`; keys and values may hold anything at
+    padding."""
 
     @staticmethod
     def forward(ctx: Any, keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +157,7 @@ class NativeSummarise(torch.autograd.Function):
         return total, weight, natural
 
     @staticmethod
-    @differentiable(summarise_by_formula)
+    @differentiable(_composition)
     def backward(ctx: Any, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
         (keys, values, projection, mask), (maximum,) = kept(ctx)
         keys, values, mask = *laid_out(keys, values), None if mask is None else mask.contiguous()

@@ -83,8 +83,7 @@ class Summarise(torch.autograd.Function):
 
 def read_by_formula(queries: Tensor, projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor, *_: Any) -> Tensor:
     """As :class:`Read`, for every kind of derivative."""
-    none = total[..., 0, :], weight[..., :1]  # which only additive epsilons read
-    return read_features(exponents_of(queries, projection), FeatureState(total, weight, maximum, *none))
+    return read_features(exponents_of(queries, projection), FeatureState(total, weight, maximum))
 
 
 class Read(torch.autograd.Function):
