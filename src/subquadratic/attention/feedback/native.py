@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import PLAIN, takes_native
+from ...core.backend import PLAIN
 from ...core.numerics import HIDDEN
 from ...kernels.native.checks import asks, check_tensor
 from ...kernels.native.library import Arguments, call
@@ -21,7 +21,7 @@ from ...kernels.native.operators import LONG, POINTER, operator
 from .products import MANY_STEPS
 from .weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights, Shape, Trace, with_gain
 
-MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
+WIDTH_MULTIPLE = 16  # of which widths must be multiples: the most lanes that a vector has
 PANEL_ROWS = 48  # at most, as in feedback.h
 MAPS = ("query", "output", "expand", "contract")
 LAYER_POINTERS = ("norm_weight", "norm_bias", "inner_weight", "inner_bias", "output_bias", "expand_bias", "contract_bias")
@@ -139,7 +139,7 @@ class Call:
         seen = [sizes["lead"] + token - first for token, first in enumerate(begin)]
         each = sizes["depth"] * sizes["batch"] * sizes["heads"]
         fits = (
-            not any(sizes[width] % MULTIPLE for width in ("dim", "width", "inner"))
+            not any(sizes[width] % WIDTH_MULTIPLE for width in ("dim", "width", "inner"))
             and sizes["expanded"] in (sizes["inner"], 2 * sizes["inner"])
             and sizes["made"] <= sizes["length"]
             and sizes["lead"] + sizes["length"] <= sizes["places"]
@@ -147,7 +147,8 @@ class Call:
             and all(place >= 0 and place + count * each <= sizes["numbers"] for place, count in zip(at, seen, strict=True))
         )
         if not fits:
-            raise ValueError(f"{name}: widths must be multiples of {MULTIPLE}, and windows lie within the line of memories, got {sizes}")
+            text = f"widths must be multiples of {WIDTH_MULTIPLE}, and windows lie within the line of memories"
+            raise ValueError(f"{name}: {text}, got {sizes}")
         for field, x in self._held:
             if not x.is_cpu:
                 raise ValueError(f"{name}: {field} must lie on the CPU, got {x.device}")
@@ -171,11 +172,11 @@ def _multiply_adds(name: str, sizes: dict[str, Any], begin: list[int]) -> int:
     return batch * (maps + memories + depth * sum(seen) * wide * (4 if back else 2))
 
 
-def suits(x: Tensor, layers: Sequence[LayerWeights], heads: int, length: int) -> bool:
-    """Whether the C kernels can run the loops, and are worth calling."""
+def fits(x: Tensor, layers: Sequence[LayerWeights], heads: int, length: int) -> bool:
+    """Whether the C kernels take these sizes, and are worth calling."""
     wide, inner = layers[0].query.shape[0], layers[0].contract.shape[1]
-    fits = not any(size % MULTIPLE for size in (x.shape[-1], wide // heads, inner))
-    return length >= MANY_STEPS and fits and x.shape[0] > 0 and type(x) in PLAIN and takes_native(None, x)
+    whole = not any(size % WIDTH_MULTIPLE for size in (x.shape[-1], wide // heads, inner))
+    return length >= MANY_STEPS and whole and x.shape[0] > 0 and type(x) in PLAIN
 
 
 def weight_places(shape: Shape, length: int, each: int) -> tuple[list[int], list[int], int]:
