@@ -8,10 +8,9 @@ from torch import Tensor
 
 from subquadratic.attention import AdditiveAttention
 from subquadratic.attention.additive import native_running as kernel
-from subquadratic.attention.additive import op as ops
-from subquadratic.attention.additive.formula import mean_by_formula
+from subquadratic.attention.additive.formula import running_mean_by_formula, running_softmax_mean_reference
 from subquadratic.attention.additive.native_running import NativeRunningMean
-from subquadratic.attention.additive.op import running_softmax_mean, running_softmax_mean_reference
+from subquadratic.attention.additive.op import running_softmax_mean
 from subquadratic.attention.additive.state import PoolState
 from subquadratic.core.backend import use_backend
 from subquadratic.core.numerics import EMPTY
@@ -38,7 +37,7 @@ def defined(
     """By operations that autograd follows."""
     values = values if turns is None else complex_product(values, turns)
     state = PoolState(maximum, weight, total)
-    mean, after = mean_by_formula(logits, values, mask, state, None)
+    mean, after = running_mean_by_formula(logits, values, mask, state, None)
     if queries is not None and turns is not None:
         mean = complex_product(complex_product(queries, turns), mean, conjugate=True)
     elif queries is not None:
@@ -200,13 +199,13 @@ def test_operators_are_well_formed(turned: str, read: bool, keep: bool) -> None:
 
 def test_when_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    usual = ops.read_mean
+    usual = kernel.read_mean
 
     def noted(logits: Tensor, *others: Tensor) -> tuple[Tensor, PoolState]:
         taken.append(logits.shape[2])
         return usual(logits, *others)
 
-    monkeypatch.setattr(ops, "read_mean", noted)
+    monkeypatch.setattr(kernel, "read_mean", noted)
     logits, values = drawn(1, 2, 64, 8)[:2]
     running_softmax_mean(logits, values)
     assert taken == [64]

@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.additive import op
-from subquadratic.attention.additive.op import PoolState, running_softmax_mean, running_softmax_mean_reference, softmax_mean
+from subquadratic.attention.additive import running
+from subquadratic.attention.additive.formula import running_softmax_mean_reference
+from subquadratic.attention.additive.op import running_softmax_mean, softmax_mean
+from subquadratic.attention.additive.state import PoolState
 
 
 @pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few numbers to a block that even short sequences have several."""
-    monkeypatch.setattr(op, "BLOCK", 2 * 3 * 4 * 8)
+    monkeypatch.setattr(running, "BLOCK_NUMBERS", 2 * 3 * 4 * 8)
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="the kernels need triton: pip install 'subq
 from tests.attention.additive.case import Case, case, recurrence, run
 from tests.checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
 
-from subquadratic.attention.additive.op import running_softmax_mean_reference
+from subquadratic.attention.additive.formula import running_softmax_mean_reference
 from subquadratic.attention.additive.triton import _forward, running_softmax_mean
 
 SHAPES = [(2, 2, 1, 8), (1, 3, 15, 64), (2, 1, 64, 8), (1, 2, 100, 64), (1, 1, 100, 72)]

@@ -116,7 +116,7 @@ SEVERAL = pytest.mark.parametrize("threads", [2, 3, 5], indirect=True)
 @pytest.mark.parametrize("most", [3000, 10**9])
 def test_any_number_of_threads(causal: bool, most: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_causal, "MOST_KEPT", most)
-    assert shares_of(1, 1300, again=native_causal.AGAIN) > 1
+    assert shares_of(1, 1300, again=native_causal.WORK_DONE_AGAIN) > 1
     for masked, with_state in ((False, causal), (True, False)):
         compare(1, 1, 1300, 16, 40, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=1)
         compare(1, 3, 1300, 8, 20, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=2)
@@ -209,23 +209,23 @@ def test_no_features_are_kept_for_backward() -> None:
 def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
     batch = 1 if bounds else 2
     q, k, v = (torch.randn(batch, 90, 2, 8).transpose(1, 2) for _ in range(3))
-    projection, live = torch.randn(20, 8), torch.rand(batch, 90) > 0.3
+    projection, mask = torch.randn(20, 8), torch.rand(batch, 90) > 0.3
     state = state_of(3 if bounds else 2, 2, 20, 8)
     checks = ("test_schema", "test_faketensor")
-    arguments = (q, k, v, projection, live, state.total, state.weight, state.maximum, bounds, keep)
+    arguments = (q, k, v, projection, mask, state.total, state.weight, state.maximum, bounds, keep)
     torch.library.opcheck(torch.ops.subquadratic.favor_causal.default, arguments, test_utils=checks)
     output, total, weight, maximum, *kept = native_causal.favor_causal(*arguments)
     if keep:
-        backward = (torch.randn_like(output), total, weight, q, k, v, projection, live, output, maximum, bounds, *kept)
+        backward = (torch.randn_like(output), total, weight, q, k, v, projection, mask, output, maximum, bounds, *kept)
         torch.library.opcheck(torch.ops.subquadratic.favor_causal_backward.default, backward, test_utils=checks)
     before = tuple(x[:batch].contiguous() for x in (total, weight, maximum))
     for turns in (None, torch.randn(1, 8), torch.randn(batch, 1, 1, 8)):
-        token = (*(x[:, :, :1].contiguous() for x in (q, k, v)), turns, live[:, :1].contiguous(), projection, *before)
+        token = (*(x[:, :, :1].contiguous() for x in (q, k, v)), turns, mask[:, :1].contiguous(), projection, *before)
         torch.library.opcheck(torch.ops.subquadratic.favor_step.default, token, test_utils=checks)
-    torch.library.opcheck(torch.ops.subquadratic.favor_summarise.default, (k, v, projection, live), test_utils=checks)
-    summary = native_summary.favor_summarise(k, v, projection, live)
+    torch.library.opcheck(torch.ops.subquadratic.favor_summarise.default, (k, v, projection, mask), test_utils=checks)
+    summary = native_summary.favor_summarise(k, v, projection, mask)
     torch.library.opcheck(
-        torch.ops.subquadratic.favor_summarise_backward.default, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks
+        torch.ops.subquadratic.favor_summarise_backward.default, (*summary[:2], k, v, projection, mask, summary[2]), test_utils=checks
     )
     torch.library.opcheck(torch.ops.subquadratic.favor_read.default, (q, projection, *summary), test_utils=checks)
     read = native_summary.favor_read(q, projection, *summary)

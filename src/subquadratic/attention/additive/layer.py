@@ -7,7 +7,7 @@ Axes: B batch, N length, D width, H heads, K head width.
 import torch
 from torch import Tensor, nn
 
-from ...core.backend import is_traced
+from ...core.backend import computed_by
 from ...core.errors import NotCausalError, require, require_probability
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.padding import checked, count_on, zero_padding
@@ -19,8 +19,7 @@ from ...layers.multi_head import head_width, merge_heads, position_turns, requir
 from ...layers.rotary.op import complex_product, turn
 from ...layers.streaming import Carry, Streaming, default_device
 from ...layers.untouched import is_untouched
-from . import native_mean
-from .native_running import read_mean, suits
+from . import native_mean, native_running
 from .op import running_softmax_mean, softmax_mean
 from .state import PoolState, empty_pool
 
@@ -199,9 +198,10 @@ class AdditiveAttention(Streaming):
         if self.causal:
             mixed, pools = self._running(queries, keys, values, mask, state, turns, query_logits, key_logits)
             return map_exactly(merge_heads(mixed), self.transform, given, plus=flat), pools
-        folded = not is_traced() and flat.shape[1] > flat.shape[2] and is_untouched(self.transform, Linear)
+        way = computed_by(None, queries, native=native_mean.fits(queries, turns, query_logits, key_logits))
+        folded = way != "formula" and flat.shape[1] > flat.shape[2] and is_untouched(self.transform, Linear)
         values = values if shared or turns is None else turn(values, turns)
-        if folded and native_mean.suits(queries, turns, query_logits, key_logits):
+        if folded and way == "native":
             means = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
             queries, global_query, global_key, flat = means
         else:
@@ -238,9 +238,10 @@ class AdditiveAttention(Streaming):
         else:
             first, second = state.query_pool, state.key_pool
         logits, rotary = self._scores(queries, query_logits), turns is not None
-        if suits(None, logits, queries, keys, first, turns) and suits(None, logits, keys, values, second, turns):
-            keys, first = read_mean(logits, queries, keys, first, mask, turns)
-            mixed, second = read_mean(self._scores(keys, key_logits), keys, values, second, mask, turns)
+        fits = native_running.fits(logits, queries, keys, first, turns) and native_running.fits(logits, keys, values, second, turns)
+        if computed_by(None, queries, native=fits) == "native":
+            keys, first = native_running.read_mean(logits, queries, keys, first, mask, turns)
+            mixed, second = native_running.read_mean(self._scores(keys, key_logits), keys, values, second, mask, turns)
             return mixed, (first, second)
         if turns is not None:
             shared = values is queries

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import takes_native
 from ...core.layout import dense_channels, positions_first
 from ...core.numerics import EMPTY
 from ...kernels.derivatives import differentiable, keep, kept
@@ -130,14 +129,12 @@ def turned_mean_backward(
     return d_x, d_weights
 
 
-def suits(x: Tensor, turns: Tensor | None, *logits: Tensor) -> bool:
-    """Whether the kernels can pool (B, H, N, K) by logits of these weights (H, D): all is of shapes that fit (else PyTorch says what does
+def fits(x: Tensor, turns: Tensor | None, *logits: Tensor) -> bool:
+    """Whether the kernels take (B, H, N, K) and the logits of these weights (H, D): all is of shapes that fit (else PyTorch says what does
     not)."""
     heads, width = x.shape[1], x.shape[3]
-    return (
-        (turns is None or is_rotation_of(turns, x))
-        and all(weights.shape == (heads, heads * width) and weights.dtype is x.dtype for weights in logits)
-        and takes_native(None, x)
+    return (turns is None or is_rotation_of(turns, x)) and all(
+        weights.shape == (heads, heads * width) and weights.dtype is x.dtype for weights in logits
     )
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import are_float32, takes_native
+from ...core.backend import are_float32
 from ...core.layout import dense_channels, positions_first
 from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import CHUNK, LONG, POINTER, Rows, fields, operator, turns_step
 from ...layers.rotary.op import complex_product, is_rotation_of, turn
-from .formula import mean_by_formula
+from .formula import running_mean_by_formula
 from .state import PoolState
 
 GIVEN: dict[str, Any] = dict(
@@ -123,22 +123,19 @@ def running_mean_backward(
     return d_logits, d_values, d_queries, d_weight, d_total
 
 
-def suits(
-    backend: str | None, logits: Tensor, values: Tensor, queries: Tensor | None, state: PoolState, turns: Tensor | None = None
-) -> bool:
-    """Whether the kernels are the faster way, and can be taken: there are several positions, and a head for every other thread, and all is
-    of one kind and of shapes that fit (else PyTorch says which does not)."""
+def fits(logits: Tensor, values: Tensor, queries: Tensor | None, state: PoolState, turns: Tensor | None = None) -> bool:
+    """Whether the kernels are the faster way, and take what is given: there are several positions, and a head for every other thread, and
+    all is of one kind and of shapes that fit (else PyTorch says which does not)."""
     batch, heads, length, width = values.shape
     return (
         length > 1
+        and (torch.compiler.is_compiling() or 2 * batch * heads >= torch.get_num_threads())  # a compiler does not follow the latter
         and logits.shape == (batch, heads, length)
         and (queries is None or queries.shape == values.shape)
         and (turns is None or is_rotation_of(turns, values))
         and state.weight.shape == state.maximum.shape == (batch, heads, 1)
         and state.total.shape == (batch, heads, width)
         and are_float32(values.device, (logits, values, *state.tensors(), *(() if queries is None else (queries,))))
-        and takes_native(backend, values)
-        and 2 * batch * heads >= torch.get_num_threads()
     )
 
 
@@ -161,7 +158,7 @@ def _composition(
     maximum: Tensor,
 ) -> tuple[Tensor, None, Tensor, Tensor]:
     values = values if turns is None else turn(values, turns)
-    output, after = mean_by_formula(logits, values, mask, PoolState(maximum, weight, total), None)
+    output, after = running_mean_by_formula(logits, values, mask, PoolState(maximum, weight, total), None)
     if queries is not None:
         output = queries * output if turns is None else complex_product(turn(queries, turns), output, conjugate=True)
     return output, None, after.weight, after.total

@@ -73,7 +73,7 @@ class FavorHeads(Streaming):
         assert keys is not None and values is not None
         if not causal:
             return self.read(queries, self.summarise(keys, values, mask))
-        y, after = self._advance(queries, keys, values, None if carry is None else carry.before, mask, turns)
+        y, after = self._causal(queries, keys, values, None if carry is None else carry.before, mask, turns)
         if carry is not None:
             carry.after = after
         return y
@@ -134,7 +134,7 @@ class FavorHeads(Streaming):
         ``turns``: rotate queries and keys first."""
         return self._carried(queries, keys, values, mask, turns, state=summary, causal=True)
 
-    def _advance(
+    def _causal(
         self, queries: Tensor, keys: Tensor, values: Tensor, summary: Summary | None, mask: Tensor | None, turns: Tensor | None
     ) -> tuple[Tensor, Summary]:
         before: FeatureState | None = summary  # type: ignore[assignment]

@@ -22,7 +22,7 @@ from .formula import zero_keys
 from .native import call_with, laid_out, room_for_sums
 
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries before all chunks may be; beyond, those before every few are kept
-AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head
+WORK_DONE_AGAIN = 0.4  # of a causal call's work, what it does once more where threads share a head
 BOUNDS = "B == 1 and bounds[0] == 0 and bounds[-1] == N and all(a <= b for a, b in zip(bounds, bounds[1:]))"
 RUNS: dict[str, Any] = dict(  # of packed documents, each of which has a state, or of the batch
     sizes={"R": "len(bounds) - 1 if bounds else B"},
@@ -39,7 +39,7 @@ class Plan:
         chunks = [-(-(stop - start) // CHUNK) for _, start, stop in spans]
         self.each = features * (self.value_width + 1)
         longest = max((stop - start for _, start, stop in spans), default=0)
-        self.shares = shares_of(len(spans) * self.heads, longest, again=AGAIN)
+        self.shares = shares_of(len(spans) * self.heads, longest, again=WORK_DONE_AGAIN)
         self.stride = max(1, -(-sum(chunks) * self.heads * self.each // MOST_KEPT))
         self.marks = self.kept = 0
         runs = []
