@@ -2,7 +2,7 @@
 
     python benchmarks/kernels.py                                         # the variant that is loaded here
     python benchmarks/kernels.py --variant x86-64-v3 --rounds 15         # another one that is installed
-    python benchmarks/kernels.py --kernels pool "rotary positions" --length 4096
+    python benchmarks/kernels.py --kernels mean "rotary positions" --length 4096
     python benchmarks/kernels.py --threads 1 --cpu_time                  # on a machine with other work to do
 
 Width 256, depth 4, 4 heads, vocabulary 256, batch 1, float32. *Gain* is the time without the kernel over the time with it: the median of
@@ -30,15 +30,15 @@ from subquadratic.kernels.native.processor import VARIANTS
 SIZE: dict[str, Any] = {"dim": 256, "depth": 4, "heads": 4}
 # What is asked in the place of the kernel's condition, the models whose steps use it, and how it is turned off.
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "FAVOR+": ("attention.favor.op.takes_native", ("performer", "performer, bidirectional")),
+    "FAVOR+": ("attention.favor.op.computed_by", ("performer", "performer, bidirectional")),
     "exact attention": ("attention.softmax.op.computed_by", ("transformer", "transformer, bidirectional", "linformer, bidirectional")),
     "slots": ("attention.low_rank.op.computed_by", ("linformer",)),
-    "running mean": ("attention.additive.native_running.takes_native", ("fastformer",)),
-    "pool": ("attention.additive.native_mean.takes_native", ("fastformer, bidirectional",)),
+    "running mean": ("attention.additive.native_running.fits", ("fastformer",)),
+    "mean": ("attention.additive.native_mean.fits", ("fastformer, bidirectional",)),
     "feed-forward": ("layers.feed_forward.native.takes_native", ("performer", "linformer", "transformer")),
     "residual sum and norm": ("layers.norms.native.takes_native", ("performer", "fastformer, bidirectional")),
     "rotary positions": ("layers.rotary.op.computed_by", ("performer", "fastformer")),
-    "Feedback loop": ("attention.feedback.native.takes_native", ("feedback",)),
+    "Feedback loop": ("attention.feedback.native.fits", ("feedback",)),
     "linear maps": ("layers.linear.op.takes_native", ("performer", "linformer, bidirectional")),
 }
 CONFIGS = {
@@ -98,9 +98,12 @@ def step_of(name: str, length: int) -> Callable[[], None]:
 
 @contextmanager
 def without(place: str) -> Iterator[None]:
-    """PyTorch's operators where the op at ``place`` asks for its kernel."""
-    others = {"takes_native": lambda *_: False, "computed_by": lambda backend, values, **_: computed_by(backend, values)}
-    with mock.patch(f"subquadratic.{place}", others[place.rpartition(".")[2]]):
+    """PyTorch's operators where the op at ``place`` asks who computes, or whether its kernel fits."""
+
+    def others(backend: str | None, values: torch.Tensor, **more: Any) -> str:
+        return computed_by(backend, values, **more | {"native": False})
+
+    with mock.patch(f"subquadratic.{place}", others if place.endswith("computed_by") else lambda *_: False):
         yield
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import subquadratic as sq
-from subquadratic.attention.additive.op import prefix_softmax_mean
+from subquadratic.attention.additive.op import running_softmax_mean
 from subquadratic.attention.favor.op import causal_favor
 from subquadratic.attention.low_rank.op import causal_slot_attention
 from subquadratic.core.backend import takes_triton, use_backend
@@ -31,7 +31,7 @@ def arguments(op: str, batch: int, device: torch.device) -> tuple[Callable, list
         features = [torch.rand(batch, 2, LENGTH, 16, device=device).requires_grad_() for _ in range(2)]
         return lambda q, k, v, **more: causal_favor(q, k, v, None, **more), [*features, heads[2]]
     if op == "pool":
-        return prefix_softmax_mean, [random(batch, 2, LENGTH, device=device), heads[0]]
+        return running_softmax_mean, [random(batch, 2, LENGTH, device=device), heads[0]]
     weights = [(0.2 * torch.randn(LENGTH, 12)).to(device).requires_grad_() for _ in range(2)]  # scores of the size that models have
     return causal_slot_attention, [*heads, *weights]
 

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.attention.additive import native_mean_operators as pool
-from subquadratic.attention.additive import native_running_operators as prefix_softmax
-from subquadratic.attention.favor import native_operators as favor
-from subquadratic.attention.favor import native_step as favor_step
-from subquadratic.attention.feedback import native_operators as feedback
+from subquadratic.attention.additive import native_mean, native_running
+from subquadratic.attention.favor import native_causal, native_step, native_summary
+from subquadratic.attention.feedback import native as feedback
 from subquadratic.attention.low_rank import native as slots
 from subquadratic.attention.softmax import native as softmax
 from subquadratic.layers.feed_forward import native as feed_forward
@@ -19,7 +17,10 @@ from subquadratic.layers.norms import native as add_norm
 from subquadratic.layers.rotary import native as rotary
 
 # Which make the operators.
-MODULES = (add_norm, favor, favor_step, feed_forward, feedback, linear, pool, prefix_softmax, rotary, slots, softmax)
+MODULES = (
+    add_norm, feed_forward, feedback, linear, native_causal, native_mean, native_running, native_step, native_summary, rotary, slots,
+    softmax,
+)  # fmt: skip
 Arguments = list[Any]
 
 
@@ -39,9 +40,7 @@ class Sizes(NamedTuple):
     apart: bool = True  # rows apart, as maps before heads give them
 
 
-TRITON = {
-    name + way for name in ("gated_linear_attention", "causal_slot_attention", "prefix_softmax_mean") for way in ("", "_backward")
-}
+TRITON = {name + way for name in ("gated_linear_attention", "causal_slot_attention", "running_softmax_mean") for way in ("", "_backward")}
 
 
 def operators() -> set[str]:
@@ -135,7 +134,7 @@ def _heads(s: Sizes, length: int, width: int) -> Tensor:
     return torch.randn(s.batch, s.heads, length, width)
 
 
-def _live(s: Sizes, length: int) -> Tensor | None:
+def _mask(s: Sizes, length: int) -> Tensor | None:
     return torch.rand(s.batch, length) > 0.3 if s.masked else None
 
 
@@ -150,18 +149,16 @@ def _state(s: Sizes, rows: int) -> Arguments:
 
 def _features(s: Sizes, keep: bool = True) -> Arguments:
     q, k, v = _heads(s, s.length, s.width), _heads(s, s.length, s.width), _heads(s, s.length, s.value_width)
-    return [q, k, v, torch.randn(s.features, s.width), _live(s, s.length), *_state(s, s.batch), [], keep]
+    return [q, k, v, torch.randn(s.features, s.width), _mask(s, s.length), *_state(s, s.batch), [], keep]
 
 
 def _step(s: Sizes) -> Arguments:
     q, k, v = (torch.randn(s.batch, s.heads, 1, width) for width in (s.width, s.width, s.value_width))
-    zeros = torch.zeros(s.batch, s.heads, s.value_width)
-    more = [*_state(s, s.batch), zeros, torch.zeros(s.batch, s.heads, 1)]
-    return [q, k, v, _turns(s, 1), _live(s, 1), torch.randn(s.features, s.width), *more]
+    return [q, k, v, _turns(s, 1), _mask(s, 1), torch.randn(s.features, s.width), *_state(s, s.batch)]
 
 
 def _summary(s: Sizes) -> Arguments:
-    return [_heads(s, s.length, s.width), _heads(s, s.length, s.value_width), torch.randn(s.features, s.width), _live(s, s.length)]
+    return [_heads(s, s.length, s.width), _heads(s, s.length, s.value_width), torch.randn(s.features, s.width), _mask(s, s.length)]
 
 
 def _read(s: Sizes) -> Arguments:
@@ -181,16 +178,16 @@ def _slots(s: Sizes) -> Arguments:
     return [q, k, v, e, f, *before, True]
 
 
-def _pool(s: Sizes) -> Arguments:
+def _turned_mean(s: Sizes) -> Arguments:
     weights = torch.randn(s.heads, s.heads * s.width)
-    return [_heads(s, s.length, s.width), _turns(s, s.length), weights, _live(s, s.length), s.masked, 0.5, True]
+    return [_heads(s, s.length, s.width), _turns(s, s.length), weights, _mask(s, s.length), s.masked, 0.5, True]
 
 
 def _mean(s: Sizes) -> Arguments:
     queries = _heads(s, s.length, s.width) if s.turned else None
     state = [torch.zeros(s.batch, s.heads, 1), torch.rand(s.batch, s.heads, 1), torch.randn(s.batch, s.heads, s.width)]
     given = [torch.randn(s.batch, s.heads, s.length), _heads(s, s.length, s.width), queries]
-    return [*given, _turns(s, s.length), _live(s, s.length), *state, True]
+    return [*given, _turns(s, s.length), _mask(s, s.length), *state, True]
 
 
 def _norm(s: Sizes) -> Arguments:
@@ -226,7 +223,7 @@ def _work(s: Sizes) -> Arguments:
 
 _FORWARD: dict[str, Callable[[Sizes], Arguments]] = {
     "favor_causal": _features, "favor_step": _step, "favor_summarise": _summary, "favor_read": _read, "softmax_attention": _attention,
-    "slot_attention": _slots, "pool": _pool, "running_mean": _mean, "add_norm": _norm, "feed_forward": _feed_forward,
+    "slot_attention": _slots, "turned_mean": _turned_mean, "running_mean": _mean, "add_norm": _norm, "feed_forward": _feed_forward,
     "complex_product": _product, "linear_maps": _maps, "sums_of_outer_products": _sums,
     "feedback_work": _work,
 }  # fmt: skip
@@ -248,7 +245,7 @@ def _mean_back(a: Arguments, y: tuple[Tensor, ...], s: Sizes) -> Arguments:
     return [_like(y[0]), _like(y[2]), _like(y[3]), *a[:5], y[4]]
 
 
-def _pool_back(a: Arguments, y: tuple[Tensor, ...], s: Sizes) -> Arguments:
+def _turned_mean_back(a: Arguments, y: tuple[Tensor, ...], s: Sizes) -> Arguments:
     more = [_like(y[1]), _like(a[0])] if s.masked else [None, None]
     return [_like(y[0]), *more, *a[:6], y[0], y[2], y[3]]
 
@@ -259,7 +256,7 @@ _BACKWARD: dict[str, Callable[[Arguments, tuple[Tensor, ...], Sizes], Arguments]
     "favor_read_backward": lambda a, y, s: [_like(y[0]), *a, *y],
     "softmax_attention_backward": lambda a, y, s: [_like(y[0]), *a, *y],
     "slot_attention_backward": lambda a, y, s: [_like(y[0]), _like(y[1]), _like(y[2]), *a[:5], y[3]],
-    "pool_backward": _pool_back,
+    "turned_mean_backward": _turned_mean_back,
     "running_mean_backward": _mean_back,
     "add_norm_backward": _norm_back,
     "feed_forward_backward": lambda a, y, s: [_like(y[0]), a[0], a[1], a[3], y[1], True, True],

@@ -55,8 +55,8 @@ CALLS = {
         )[0]
     """,
     "prefix_softmax": """
-        from subquadratic.attention.additive.triton import prefix_softmax_mean
-        output = prefix_softmax_mean(rows(), rows(WIDTH), zeros(1), zeros(1), zeros(WIDTH), cu_seqlens=cu_seqlens)[0]
+        from subquadratic.attention.additive.triton import running_softmax_mean
+        output = running_softmax_mean(rows(), rows(WIDTH), zeros(1), zeros(1), zeros(WIDTH), cu_seqlens=cu_seqlens)[0]
     """,
     "slot_attention": """
         from subquadratic.attention.low_rank.triton import causal_slot_attention

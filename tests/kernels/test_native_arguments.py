@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from subquadratic.attention.feedback import native_operators as feedback
+from subquadratic.attention.feedback import native as feedback
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.layers.linear import native as linear
@@ -41,7 +41,8 @@ REFUSED = (ValueError, RuntimeError)
 FREE = {
     ("complex_product", 0, 0), ("complex_product", 0, 1), ("complex_product", 0, 2), ("complex_product", 1, None),
     ("favor_read", 0, 2), ("favor_read", 2, 3), ("favor_step", 3, 0), ("favor_summarise", 1, 3), ("favor_summarise", 2, 0),
-    ("feed_forward", 0, 0), ("pool", 0, 0), ("pool", 0, 2), ("pool", 1, 0), ("pool_backward", 4, 0), ("add_norm", 0, 0),
+    ("feed_forward", 0, 0), ("turned_mean", 0, 0), ("turned_mean", 0, 2), ("turned_mean", 1, 0), ("turned_mean_backward", 4, 0),
+    ("add_norm", 0, 0),
     *(("feedback_work", 0, axis) for axis in range(3)),
     ("running_mean", 3, 0), ("running_mean_backward", 6, 0), ("softmax_attention", 0, 2), ("softmax_attention", 2, 3),
     *(("sums_of_outer_products", place, 1) for place in ((0, 0), (0, 1), (1, 0), (1, 1))),
@@ -174,7 +175,7 @@ def test_channels_are_turned_in_pairs() -> None:
     with pytest.raises(ValueError, match="in pairs"):
         call("complex_product", [x, torch.randn(70, 7), False])
     with pytest.raises(ValueError, match="in pairs"):
-        call("pool", [x, torch.randn(70, 7), torch.randn(2, 14), None, False, 1.0, True])
+        call("turned_mean", [x, torch.randn(70, 7), torch.randn(2, 14), None, False, 1.0, True])
 
 
 def _run_feedback(gradients: bool) -> None:
@@ -229,7 +230,10 @@ def test_a_feedback_layer_refuses_what_does_not_fit(monkeypatch: pytest.MonkeyPa
 
 
 def test_checks_do_not_go_with_assertions() -> None:
-    code = "import torch, subquadratic.attention.favor.native; x = torch.zeros(1, 1, 1, 4); torch.ops.subquadratic.favor_step(*[x] * 11)"
+    code = (
+        "import torch, subquadratic.attention.favor.native_step; x = torch.zeros(1, 1, 1, 4);"
+        "torch.ops.subquadratic.favor_step(*[x] * 9)"
+    )
     done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "ValueError: favor_step: " in done.stderr
 

@@ -75,6 +75,6 @@ def test_as_many_as_of_pytorch(name: str, train: bool) -> None:
 
 def test_the_counter_is_imported_with_nothing_and_knows_the_kernels_whenever_it_comes() -> None:
     ask = "import torch, sys; {}; import torch.utils.flop_counter as c; assert torch.ops.subquadratic.favor_causal in c.flop_registry"
-    ours = "import subquadratic.attention.favor.op"
+    ours = "import subquadratic.attention.favor.native_causal"
     for before in (f"{ours}; assert 'torch.utils.flop_counter' not in sys.modules", f"import torch.utils.flop_counter; {ours}"):
         subprocess.run([sys.executable, "-c", ask.format(before)], check=True)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from subquadratic.attention.additive import native_mean as pool_native
-from subquadratic.attention.additive.op import prefix_softmax_mean
+from subquadratic.attention.additive import native_mean
+from subquadratic.attention.additive.op import running_softmax_mean
 from subquadratic.attention.favor.features import orthogonal_gaussian
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
 from subquadratic.attention.low_rank.op import causal_slot_attention
 from subquadratic.attention.softmax.op import softmax_attention
-from subquadratic.core.backend import use_backend
+from subquadratic.core.backend import computed_by, use_backend
 from subquadratic.kernels.native import library
 from subquadratic.layers.feed_forward import native as feed_forward_native
 from subquadratic.layers.norms import native as add_norm_native
@@ -53,11 +53,11 @@ def add_norm(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     return F.layer_norm(q + k, (K,), *given[2:])
 
 
-def pool(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+def mean(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     given = q, None, k[0, 0, :2].repeat(1, 2) / K
-    if pool_native.suits(q, None, given[2]):
-        return pool_native.NativePool.apply(*given, None, False, 1.0, False)[0]
-    return pool_native.pool(*given, None, False, 1.0, False)[0]
+    if computed_by(None, q, native=native_mean.fits(q, None, given[2])) == "native":
+        return native_mean.NativeMean.apply(*given, None, False, 1.0, False)[0]
+    return native_mean.turned_mean_by_formula(*given, None, False, 1.0, False)[0]
 
 
 OPS: dict[str, Op] = {
@@ -67,8 +67,8 @@ OPS: dict[str, Op] = {
     "softmax": lambda q, k, v, w: softmax_attention(q, k, v),
     "softmax, causal": lambda q, k, v, w: softmax_attention(q, k, v, causal=True),
     "slots": lambda q, k, v, w: causal_slot_attention(q, k, v, w[:N, :16], w[:N, 16:32])[0],
-    "running mean": lambda q, k, v, w: prefix_softmax_mean(q[..., 0], v)[0],
-    "pool": pool,
+    "running mean": lambda q, k, v, w: running_softmax_mean(q[..., 0], v)[0],
+    "mean": mean,
     "feed-forward": feed_forward,
     "norm": add_norm,
 }

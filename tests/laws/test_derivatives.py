@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, jacrev, jvp, linearize, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import subquadratic as sq
-from subquadratic.attention.feedback import recurrence as feedback_recurrence
+from subquadratic.attention.feedback import forward as feedback_forward
 from subquadratic.kernels.native import library
 
 from .matrix import BACKBONES, SMALL, inputs, tokens
@@ -249,8 +249,8 @@ def test_the_same_with_the_c_kernels_and_without(config: sq.BackboneConfig, leng
     monkeypatch.setattr("subquadratic.layers.norms.native.FEWEST_NUMBERS", 1)
     loops: list[Any] = []
     if config.model_type == "feedback_transformer":  # its loop is one call of C, and no operator
-        length, loop = min(length, 80), feedback_recurrence.run_forward
-        monkeypatch.setattr(feedback_recurrence, "run_forward", lambda *args: loops.append(args) or loop(*args))
+        length, loop = min(length, 80), feedback_forward.run_forward
+        monkeypatch.setattr(feedback_forward, "run_forward", lambda *args: loops.append(args) or loop(*args))
     torch.manual_seed(0)
     exact = Function(config, length=length)
     state, found, calls = exact.model.state_dict(), {}, 0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from subquadratic.attention.feedback import recurrence
+from subquadratic.attention.feedback.formula import feedback_recurrence_reference
 from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights
 from subquadratic.core import backend
 from subquadratic.core.state import State, state
@@ -340,7 +341,7 @@ def test_a_feedback_recurrence_trains_by_replay(loops: tuple[Again, Again], stat
             # Two forwards before either backward: the first one's trace must outlive the second.
             found = [loss(*given, recurrence.feedback_recurrence) for given in (first, second)]
             gradients = torch.autograd.grad(found[0] - 2 * found[1], [*leaves, *parameters])
-            right = [loss(*given, recurrence.feedback_recurrence_reference) for given in (first, second)]
+            right = [loss(*given, feedback_recurrence_reference) for given in (first, second)]
             expected = torch.autograd.grad(right[0] - 2 * right[1], [*leaves, *parameters])
             torch.testing.assert_close(found, right)
             for mine, theirs in zip(gradients, expected, strict=True):
@@ -357,13 +358,13 @@ def test_a_feedback_recurrence_reads_by_replay(loops: tuple[Again, Again]) -> No
     for length in (4, 4, 4, 2, 4):
         x, before, empty = torch.randn(2, length, 6), torch.randn(2, 3, 1, 2, 2, 3), torch.tensor([0, 2])
         found = recurrence.feedback_recurrence(x, before, empty, memory, layers, heads=2, window=3)
-        expected = recurrence.feedback_recurrence_reference(x, before, empty, memory, layers, heads=2, window=3)
+        expected = feedback_recurrence_reference(x, before, empty, memory, layers, heads=2, window=3)
         torch.testing.assert_close(found, expected)
     assert (loops[0].captured, loops[0].replayed, loops[1].captured) == (1, 3, 0)
 
 
 def test_a_very_long_recurrence_is_no_graph(loops: tuple[Again, Again], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrence, "STEPS", 7)
+    monkeypatch.setattr(recurrence, "GRAPH_STEPS", 7)
     memory, layers = draw(2, 1)
     x = torch.randn(1, 4, 6, requires_grad=True)
     with torch.enable_grad():
@@ -441,7 +442,7 @@ class TestOnAGpu:
         empty = torch.tensor([1, 3], device="cuda") if stateful else None
         found = []
         captured = len(recurrence._forward_loop._graphs)
-        for function in (recurrence.feedback_recurrence, recurrence.feedback_recurrence_reference):
+        for function in (recurrence.feedback_recurrence, feedback_recurrence_reference):
             torch.manual_seed(0)
             for _ in range(4):
                 xs = [torch.randn(2, 5, 6, device="cuda", requires_grad=True) for _ in range(2)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import attention
-from ..attention.additive.op import prefix_softmax_mean
+from ..attention.additive.op import running_softmax_mean
 from ..attention.favor.features import orthogonal_gaussian, softmax_exponents
 from ..attention.favor.op import causal_favor, read_favor, summarise_favor
 from ..attention.low_rank.op import causal_slot_attention
@@ -132,7 +132,7 @@ def _operation(name: str, case: Case, setting: Setting) -> Operation:
 
         return Operation(run=slots, causal=True)
     if name == "prefix-softmax":
-        return Operation(run=lambda q, k, v, state=None: prefix_softmax_mean(q[..., 0] + k[..., 0], v, None, state), causal=True)
+        return Operation(run=lambda q, k, v, state=None: running_softmax_mean(q[..., 0] + k[..., 0], v, None, state), causal=True)
     if name == "window-attention":
         return Operation(run=lambda q, k, v: (window_attention(q, k, v, window=WINDOW, causal=True), None), causal=True)
     if name == "softmax-attention":

@@ -56,6 +56,7 @@ def computed_by(
     native: bool | Callable[[], bool] = False,
     triton: bool = False,
     fits_triton: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> Computer:
     """Who computes an op on ``values``: asked once, at its head.
 
@@ -64,10 +65,10 @@ def computed_by(
         native, triton: whether the op has such a kernel, and one for its other arguments. A function is asked where nothing is traced: a
             compiler would make a condition of the sizes that it looks at.
         fits_triton: whether the sizes are those that its Triton kernel is good at: else it runs only where it is asked for by name.
+        dtype: what an op converts its arguments to before PyTorch's operators or the C kernels see them; None: they stay as they are.
 
     Returns:
-        "formula": the readable form, which compilers, exports, transforms of ``torch.func`` and every kind of derivative follow; it is
-        theirs with ``backend="native"`` too.
+        "formula": the readable form, which compilers, exports, transforms of ``torch.func`` and every kind of derivative follow.
         "torch": PyTorch's operators, with a backward by hand where the op has one.
         "native", "triton": that kernel.
 
@@ -77,9 +78,11 @@ def computed_by(
     if triton and takes_triton(backend, values, fits=fits_triton):
         return "triton"
     if is_traced():
+        if native:
+            takes_native(backend, values, dtype=dtype)  # which tells whoever asked for it
         return "formula"
     suits = native() if callable(native) else native
-    return "native" if suits and takes_native(backend, values) else "torch"
+    return "native" if suits and takes_native(backend, values, dtype=dtype) else "torch"
 
 
 def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> bool:
@@ -111,14 +114,16 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     return values.numel() > 0  # no grid has no programs
 
 
-def takes_native(backend: str | None, values: Tensor) -> bool:
-    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values.
+def takes_native(backend: str | None, values: Tensor, *, dtype: torch.dtype | None = None) -> bool:
+    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values. ``dtype``: in
+    which they get it; None: its own.
 
     Raises:
         ValueError: for an unknown backend, or "native" where it cannot run.
     """
     name = _chosen if backend is None else backend
-    fits = values.device.type == "cpu" and values.dtype is torch.float32 and not is_traced()
+    dtype = values.dtype if dtype is None else dtype
+    fits = values.device.type == "cpu" and dtype is torch.float32 and not is_traced()
     if name == "auto":
         if not fits or values.numel() == 0:
             return False
@@ -134,7 +139,7 @@ def takes_native(backend: str | None, values: Tensor) -> bool:
         "backend='native' computes outside of torch.compile, torch.func and forward-mode differentiation: use backend='auto' or 'torch' "
         "there",
     )
-    require(fits, f"backend='native' computes in float32 on a CPU, got {values.dtype} on {values.device}")
+    require(fits, f"backend='native' computes in float32 on a CPU, got {dtype} on {values.device}")
     require(why_not() is None, f"backend='native' cannot run: {why_not()}")
     return values.numel() > 0
 

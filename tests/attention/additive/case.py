@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from subquadratic.attention.additive.triton import prefix_softmax_mean
+from subquadratic.attention.additive.triton import running_softmax_mean
 
 EMPTY = -1e30
 
@@ -42,7 +42,7 @@ def case(batch: int, heads: int, length: int, width: int, *, dtype: torch.dtype,
 
 def run(case: Case, cu_seqlens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Output, weight and total: what has gradients."""
-    output, _, weight, total = prefix_softmax_mean(*case, cu_seqlens=cu_seqlens)
+    output, _, weight, total = running_softmax_mean(*case, cu_seqlens=cu_seqlens)
     return output, weight, total
 
 

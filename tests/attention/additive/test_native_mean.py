@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.attention import AdditiveAttention
-from subquadratic.attention.additive import native_mean_operators as kernel
-from subquadratic.attention.additive.native_mean import NativePool
+from subquadratic.attention.additive import native_mean as kernel
+from subquadratic.attention.additive.native_mean import NativeMean
 from subquadratic.attention.additive.op import softmax_mean
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
@@ -56,7 +56,7 @@ def compare(
     mask = torch.rand(2, length) > 0.4 if masked else None
     towards = torch.randn(2, heads, 1, width), torch.randn(2, heads, length, width)
     found, true = [], []
-    for results, dtype, function in ((found, torch.float32, NativePool.apply), (true, torch.float64, defined)):
+    for results, dtype, function in ((found, torch.float32, NativeMean.apply), (true, torch.float64, defined)):
         leaves = [y.detach().to(dtype).requires_grad_() for y in (x, weights)]
         by = None if turns is None else turns.to(dtype)
         mean, once, again = function(leaves[0], by, leaves[1], mask, late, 0.3, write)
@@ -92,7 +92,7 @@ def test_rows_without_a_token_and_padding_that_holds_anything() -> None:
     found = []
     for held in (x, odd):
         leaves = [held.clone().requires_grad_(), weights.clone().requires_grad_()]
-        mean, *_ = NativePool.apply(leaves[0], torch.randn(90, 8).sign(), leaves[1], mask, False, 1.0, False)
+        mean, *_ = NativeMean.apply(leaves[0], torch.randn(90, 8).sign(), leaves[1], mask, False, 1.0, False)
         assert not mean[1].any()
         found.append(torch.autograd.grad(mean.square().sum(), leaves))
     for gradients in found:
@@ -103,13 +103,13 @@ def test_rows_without_a_token_and_padding_that_holds_anything() -> None:
 def test_what_is_no_number_stays_none(late: bool) -> None:
     x = torch.randn(1, 2, 300, 8)
     x[0, 0, 7, 3] = torch.nan
-    mean, *_ = NativePool.apply(x, None, torch.randn(2, 16), None, late, 1.0, False)
+    mean, *_ = NativeMean.apply(x, None, torch.randn(2, 16), None, late, 1.0, False)
     assert mean.isnan().all()  # a logit of each head reads all channels
 
 
 def test_logits_of_any_size() -> None:
     x = torch.randn(1, 1, 300, 4) * 1e4
-    mean, *_ = NativePool.apply(x, None, torch.ones(1, 4), None, False, 1.0, False)
+    mean, *_ = NativeMean.apply(x, None, torch.ones(1, 4), None, False, 1.0, False)
     assert torch.equal(mean[0, 0, 0], x[0, 0, x[0, 0].sum(dim=-1).argmax()])
 
 
@@ -143,8 +143,8 @@ def test_operators_are_well_formed() -> None:
         (torch.randn(2, 1, 40, 8), torch.randn(3, 24), False, True),
     ):
         arguments = (x, turns, weights, mask, late, 0.5)
-        torch.library.opcheck(torch.ops.subquadratic.pool.default, (*arguments, write), test_utils=checks)
-        mean, turned, *kept = kernel.pool(*arguments, write)
+        torch.library.opcheck(torch.ops.subquadratic.turned_mean.default, (*arguments, write), test_utils=checks)
+        mean, turned, *kept = kernel.turned_mean(*arguments, write)
         given = (torch.randn_like(mean), torch.randn_like(turned) if write else None, torch.randn_like(x) if late else None)
         backward = (*given, *arguments, mean, *kept)
-        torch.library.opcheck(torch.ops.subquadratic.pool_backward.default, backward, test_utils=checks)
+        torch.library.opcheck(torch.ops.subquadratic.turned_mean_backward.default, backward, test_utils=checks)

@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from subquadratic.attention import AdditiveAttention
-from subquadratic.attention.additive import native_running_operators as kernel
-from subquadratic.attention.additive import op as ops
-from subquadratic.attention.additive.formula import mean_by_formula
-from subquadratic.attention.additive.native_running import NativePrefixMean
-from subquadratic.attention.additive.op import prefix_softmax_mean, prefix_softmax_mean_reference
+from subquadratic.attention.additive import native_running as kernel
+from subquadratic.attention.additive.formula import running_mean_by_formula, running_softmax_mean_reference
+from subquadratic.attention.additive.native_running import NativeRunningMean
+from subquadratic.attention.additive.op import running_softmax_mean
 from subquadratic.attention.additive.state import PoolState
 from subquadratic.core.backend import use_backend
 from subquadratic.core.numerics import EMPTY
@@ -38,7 +37,7 @@ def defined(
     """By operations that autograd follows."""
     values = values if turns is None else complex_product(values, turns)
     state = PoolState(maximum, weight, total)
-    mean, after = mean_by_formula(logits, values, mask, state, None)
+    mean, after = running_mean_by_formula(logits, values, mask, state, None)
     if queries is not None and turns is not None:
         mean = complex_product(complex_product(queries, turns), mean, conjugate=True)
     elif queries is not None:
@@ -58,7 +57,7 @@ def compare(
     torch.manual_seed(0)
     dtypes = torch.float32, torch.float32, torch.float64
     results, gradients = [], []
-    for dtype, function in zip(dtypes, (NativePrefixMean.apply, defined, defined), strict=True):
+    for dtype, function in zip(dtypes, (NativeRunningMean.apply, defined, defined), strict=True):
         *leaves, maximum = (x.clone().to(dtype).requires_grad_(i < 5) for i, x in enumerate(arguments))
         leaves[2] = leaves[2] if read else None
         found = function(*leaves, None if turns is None else turns.to(dtype), mask, maximum)
@@ -102,17 +101,17 @@ def test_the_oracle_agrees() -> None:
     torch.manual_seed(0)
     logits, values = drawn(2, 3, 150, 8, spread=5.0)[:2]
     for mask in (None, torch.rand(2, 150) > 0.4):
-        found, _ = prefix_softmax_mean(logits, values, mask, backend="native")
-        assert error(found, prefix_softmax_mean_reference(logits.double(), values.double(), mask)) < 1e-5
+        found, _ = running_softmax_mean(logits, values, mask, backend="native")
+        assert error(found, running_softmax_mean_reference(logits.double(), values.double(), mask)) < 1e-5
 
 
 def test_in_pieces() -> None:
     torch.manual_seed(0)
     logits, values = drawn(2, 3, 400, 8, spread=5.0)[:2]
-    whole, last = prefix_softmax_mean(logits, values)
+    whole, last = running_softmax_mean(logits, values)
     state, parts = None, []
     for a, b in ((0, 1), (1, 3), (3, 170), (170, 399), (399, 400)):
-        part, state = prefix_softmax_mean(logits[..., a:b], values[..., a:b, :], state=state)
+        part, state = running_softmax_mean(logits[..., a:b], values[..., a:b, :], state=state)
         parts.append(part)
     for found, right in zip((torch.cat(parts, dim=2), *state.tensors()), (whole, *last.tensors()), strict=True):
         torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
@@ -122,7 +121,7 @@ def test_what_comes_later_reaches_nothing(lanes: None) -> None:
     torch.manual_seed(0)
     logits, values, queries, weight, total, maximum = drawn(1, 2, 200, 16)
     others = [torch.cat((x[:, :, :143], 1e30 * torch.randn_like(x[:, :, 143:])), dim=2) for x in (logits, values, queries)]
-    a, b = (NativePrefixMean.apply(*x, weight, total, None, None, maximum)[0] for x in ((logits, values, queries), others))
+    a, b = (NativeRunningMean.apply(*x, weight, total, None, None, maximum)[0] for x in ((logits, values, queries), others))
     assert torch.equal(a[:, :, :143], b[:, :, :143]) and not torch.equal(a[:, :, 143:], b[:, :, 143:])
 
 
@@ -130,7 +129,7 @@ def test_what_is_no_number_stays_none_and_among_what_follows() -> None:
     logits, values, _, weight, total, maximum = drawn(1, 2, 200, 8)
     logits[0, 0, 70] = torch.nan
     values[0, 1, 100, 3] = torch.nan
-    found = NativePrefixMean.apply(logits, values, None, weight, total, None, None, maximum)[0].isnan()
+    found = NativeRunningMean.apply(logits, values, None, weight, total, None, None, maximum)[0].isnan()
     assert found[0, 0, 70:].all() and not found[0, 0, :70].any()
     assert found[0, 1, 100:, 3].all() and not found[0, 1, :100].any() and not found[0, 1, :, :3].any()
 
@@ -144,7 +143,7 @@ def test_padding_may_hold_anything() -> None:
     for content in (0.0, torch.nan):
         held = [logits.masked_fill(~mask[:, None], content), values.masked_fill(~mask[:, None, :, None], content)]
         inputs = [x.requires_grad_() for x in (*held, queries.clone())]
-        output, *after = NativePrefixMean.apply(*inputs, *state[:2], torch.ones(150, 8), mask, state[2])
+        output, *after = NativeRunningMean.apply(*inputs, *state[:2], torch.ones(150, 8), mask, state[2])
         gradients = torch.autograd.grad(output.square().sum() + after[2].square().sum(), inputs)
         assert not output[1].any() and not gradients[1][1].any()
         found.append((output, *after, *gradients))
@@ -156,7 +155,7 @@ def test_accurate_over_a_long_sequence() -> None:
     logits, values = torch.randn(1, 1, 300_000), torch.randn(1, 1, 300_000, 2) + 3
     leaves, true = ([x.to(dtype).requires_grad_() for x in (logits, values)] for dtype in (torch.float32, torch.float64))
     towards = torch.randn(1, 1, 300_000, 2) + 1
-    (found, _), (right, _) = prefix_softmax_mean(*leaves, backend="native"), prefix_softmax_mean(*true)
+    (found, _), (right, _) = running_softmax_mean(*leaves, backend="native"), running_softmax_mean(*true)
     assert error(found, right) < 2e-6
     for mine, wanted in zip(torch.autograd.grad(found, leaves, towards), torch.autograd.grad(right, true, towards.double()), strict=True):
         assert error(mine, wanted) < 1e-5
@@ -200,34 +199,34 @@ def test_operators_are_well_formed(turned: str, read: bool, keep: bool) -> None:
 
 def test_when_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    usual = ops.read_mean
+    usual = kernel.read_mean
 
     def noted(logits: Tensor, *others: Tensor) -> tuple[Tensor, PoolState]:
         taken.append(logits.shape[2])
         return usual(logits, *others)
 
-    monkeypatch.setattr(ops, "read_mean", noted)
+    monkeypatch.setattr(kernel, "read_mean", noted)
     logits, values = drawn(1, 2, 64, 8)[:2]
-    prefix_softmax_mean(logits, values)
+    running_softmax_mean(logits, values)
     assert taken == [64]
-    prefix_softmax_mean(logits[..., :1], values[..., :1, :])
-    prefix_softmax_mean(logits.double(), values)
-    prefix_softmax_mean(logits, values.double())
-    prefix_softmax_mean(logits, values.bfloat16())
-    prefix_softmax_mean(logits, values, cu_seqlens=torch.tensor([0, 20, 64]))
+    running_softmax_mean(logits[..., :1], values[..., :1, :])
+    running_softmax_mean(logits.double(), values)
+    running_softmax_mean(logits, values.double())
+    running_softmax_mean(logits, values.bfloat16())
+    running_softmax_mean(logits, values, cu_seqlens=torch.tensor([0, 20, 64]))
     with use_backend("torch"):
-        prefix_softmax_mean(logits, values)
+        running_softmax_mean(logits, values)
     assert taken == [64]
 
 
 def test_what_does_not_fit_goes_the_other_way() -> None:
     logits, values, _, weight, total, maximum = drawn(2, 2, 64, 8)
     with pytest.raises(RuntimeError):
-        prefix_softmax_mean(logits, values, state=PoolState(maximum, weight, total[..., :-1]))
+        running_softmax_mean(logits, values, state=PoolState(maximum, weight, total[..., :-1]))
     with pytest.raises(RuntimeError):
-        prefix_softmax_mean(logits, values, state=PoolState(maximum[:, :1], weight[:, :1], total[:, :1].expand(2, 3, 8)))
+        running_softmax_mean(logits, values, state=PoolState(maximum[:, :1], weight[:, :1], total[:, :1].expand(2, 3, 8)))
     with pytest.raises(RuntimeError):
-        prefix_softmax_mean(logits, values, state=PoolState(maximum.double(), weight, total))
+        running_softmax_mean(logits, values, state=PoolState(maximum.double(), weight, total))
     layer = AdditiveAttention(16, heads=2, causal=True, rotary=True)
     with pytest.raises(RuntimeError):
         layer(torch.randn(1, 64, 16), turns=torch.randn(63, 8))

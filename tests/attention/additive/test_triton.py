@@ -11,8 +11,8 @@ pytest.importorskip("triton", reason="the kernels need triton: pip install 'subq
 from tests.attention.additive.case import Case, case, recurrence, run
 from tests.checks import TOLERANCE, assert_close, compiled, with_gradients, with_second_derivatives
 
-from subquadratic.attention.additive.op import prefix_softmax_mean_reference
-from subquadratic.attention.additive.triton import _forward, prefix_softmax_mean
+from subquadratic.attention.additive.formula import running_softmax_mean_reference
+from subquadratic.attention.additive.triton import _forward, running_softmax_mean
 
 SHAPES = [(2, 2, 1, 8), (1, 3, 15, 64), (2, 1, 64, 8), (1, 2, 100, 64), (1, 1, 100, 72)]
 
@@ -24,7 +24,7 @@ def test_equals_the_recurrence(shape: tuple[int, ...], dtype: torch.dtype, devic
     exact = given.with_leaves(torch.float64)
     found = with_gradients(run(given), given.differentiable())
     assert_close(found, with_gradients(recurrence(exact), exact.differentiable()), TOLERANCE[dtype])
-    assert torch.equal(prefix_softmax_mean(*given)[1], torch.maximum(given.logits.amax(-1, keepdim=True), given.maximum))
+    assert torch.equal(running_softmax_mean(*given)[1], torch.maximum(given.logits.amax(-1, keepdim=True), given.maximum))
 
 
 @pytest.mark.parametrize("spread", [1.0, 100.0])
@@ -35,7 +35,7 @@ def test_equals_the_definition(spread: float, device: torch.device) -> None:
     given = given._replace(logits=given.logits * spread)
     given = given._replace(logits=given.logits.masked_fill(~mask[:, None], -torch.inf)).with_leaves()
     exact = given.with_leaves(torch.float64)
-    expected = prefix_softmax_mean_reference(exact.logits[:1], exact.values[:1], mask[:1])
+    expected = running_softmax_mean_reference(exact.logits[:1], exact.values[:1], mask[:1])
     output = run(given)[0]
     assert (output[:, :, :3] == 0).all() and (output[1] == 0).all()
     first = 0 if spread == 1 else 1  # a weight of one leaves a logit no gradient but rounding
@@ -50,7 +50,7 @@ def test_pieces_equal_the_whole(device: torch.device) -> None:
     whole = with_gradients(run(given), given.differentiable())
     state, parts = list(given[2:]), []
     for a, b in ((0, 1), (1, 34), (34, 70)):
-        part, *state = prefix_softmax_mean(given.logits[:, :, a:b], given.values[:, :, a:b], *state)
+        part, *state = running_softmax_mean(given.logits[:, :, a:b], given.values[:, :, a:b], *state)
         parts.append(part)
     assert_close(with_gradients([torch.cat(parts, dim=2), *state[1:]], given.differentiable()), whole, 1e-5)
 

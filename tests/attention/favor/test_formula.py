@@ -11,7 +11,6 @@ from torch import Tensor
 
 from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_exponents
 from subquadratic.attention.favor.formula import (
-    FeatureState,
     causal_linear_attention,
     linear_attention_reference,
     read_features,
@@ -19,6 +18,7 @@ from subquadratic.attention.favor.formula import (
     summarise_features,
 )
 from subquadratic.attention.favor.op import causal_favor
+from subquadratic.attention.favor.state import FeatureState
 from subquadratic.core.numerics import EMPTY
 
 
@@ -93,6 +93,15 @@ def test_feature_epsilon_is_relative_to_the_running_maximum(chunk: int) -> None:
         torch.testing.assert_close(output[0, 0, i], expected[0, 0] if expected.dim() > 1 else expected, rtol=1e-9, atol=1e-10)
 
 
+def test_feature_epsilon_needs_a_state_that_knows_the_values() -> None:
+    queries, keys, values = exponents(1, 1, 6, 3)
+    _, state = causal_linear_attention(scaled(queries), keys, values)
+    with pytest.raises(ValueError, match="feature_epsilon reads the sum and number of values"):
+        causal_linear_attention(scaled(queries), keys, values, state, feature_epsilon=0.1)
+    with pytest.raises(ValueError, match="feature_epsilon reads the sum and number of values"):
+        read_with_queries(scaled(queries), state, feature_epsilon=0.1)
+
+
 @pytest.mark.parametrize(("width", "spread"), [(64, 1.0), (64, 4.0), (128, 4.0)])
 def test_accurate_in_float32_where_plain_exponentials_overflow(width: int, spread: float) -> None:
     projection = orthogonal_gaussian(128, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -122,7 +131,7 @@ def test_the_state_has_gradients_too() -> None:
     _, state = causal_linear_attention(queries.exp(), keys, values)
 
     def run(total: Tensor, weight: Tensor) -> Tensor:
-        moved = type(state)(total, weight, state.maximum, state.values, state.count)
+        moved = FeatureState(total, weight, state.maximum)
         return causal_linear_attention(queries.exp(), keys, values, moved, chunk=4)[0]
 
     assert torch.autograd.gradcheck(run, (state.total.requires_grad_(), state.weight.requires_grad_()))

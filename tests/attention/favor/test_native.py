@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.favor import native_operators as kernel
+from subquadratic.attention.favor import native_causal, native_summary
 from subquadratic.attention.favor.features import orthogonal_gaussian
-from subquadratic.attention.favor.formula import FeatureState
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
+from subquadratic.attention.favor.state import FeatureState
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
 from subquadratic.kernels.native.operators import shares_of
@@ -23,9 +23,8 @@ def error(found: Tensor, true: Tensor) -> float:
 
 
 def state_of(batch: int, heads: int, features: int, width: int) -> FeatureState:
-    zeros = torch.zeros(batch, heads, width)
     total, weight = torch.rand(batch, heads, features, width), torch.rand(batch, heads, features) + 0.1
-    return FeatureState(total, weight, torch.full((batch, heads, 1), 0.5), zeros, zeros[..., :1])
+    return FeatureState(total, weight, torch.full((batch, heads, 1), 0.5))
 
 
 def run(inputs: list[Tensor], projection: Tensor, causal: bool, backend: str, **more: object) -> list[Tensor]:
@@ -38,8 +37,7 @@ def run(inputs: list[Tensor], projection: Tensor, causal: bool, backend: str, **
         if causal:
             state = None
             if before:
-                zeros = torch.zeros_like(before[0][..., 0, :])
-                state = FeatureState(*before, torch.full_like(zeros[..., :1], 0.5), zeros, zeros[..., :1])
+                state = FeatureState(*before, torch.full_like(before[0][..., 0, :1], 0.5))
             output, after = causal_favor(q, k, v, projection, state, **more)
         else:
             after = summarise_favor(k, v, projection, more.get("mask"))
@@ -96,20 +94,18 @@ def test_one_token_equals_the_definition(lanes: None, turned: str, masked: bool,
     turns = {"not": None, "alike": torch.randn(1, width), "by row": torch.randn(3, 1, 1, width)}[turned] if width % 2 == 0 else None
     mask = torch.tensor([[True], [False], [True]]) if masked else None
     before = state_of(3, 2, features, width)
-    before = FeatureState(before.total, before.weight, before.maximum, torch.randn(3, 2, width), torch.full((3, 2, 1), 4.0))
     projection = orthogonal_gaussian(features, width)
     with use_backend("native"):
         output, after = causal_favor(q, k, v, projection, before, mask=mask, turns=turns)
     with use_backend("torch"):
-        wide = FeatureState(*(x.double() for x in (before.total, before.weight, before.maximum, before.values, before.count)))
-        by = None if turns is None else turns.double()
-        wanted, true = causal_favor(q.double(), k.double(), v.double(), projection.double(), wide, mask=mask, turns=by)
+        wide = before.to(dtype=torch.float64)
+        turns = None if turns is None else turns.double()
+        wanted, true = causal_favor(q.double(), k.double(), v.double(), projection.double(), wide, mask=mask, turns=turns)
     assert error(output, wanted) < 1e-5
     for name in ("total", "weight"):
         scales = [state.maximum.double().exp() for state in (after, true)]
         scales = [scale[..., None] if name == "total" else scale for scale in scales]
         assert error(getattr(after, name) * scales[0], getattr(true, name) * scales[1]) < 1e-5
-    assert error(after.values, true.values) < 1e-6 and torch.equal(after.count.double(), true.count)
 
 
 SEVERAL = pytest.mark.parametrize("threads", [2, 3, 5], indirect=True)
@@ -119,8 +115,8 @@ SEVERAL = pytest.mark.parametrize("threads", [2, 3, 5], indirect=True)
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("most", [3000, 10**9])
 def test_any_number_of_threads(causal: bool, most: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "MOST_KEPT", most)
-    assert shares_of(1, 1300, again=kernel.AGAIN) > 1
+    monkeypatch.setattr(native_causal, "MOST_KEPT", most)
+    assert shares_of(1, 1300, again=native_causal.WORK_DONE_AGAIN) > 1
     for masked, with_state in ((False, causal), (True, False)):
         compare(1, 1, 1300, 16, 40, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=1)
         compare(1, 3, 1300, 8, 20, causal=causal, masked=masked, with_state=with_state, spread=1.0, seed=2)
@@ -133,7 +129,7 @@ def test_threads_share_packed_documents(threads: int) -> None:
 
 @pytest.mark.parametrize("most", [0, 3 * 2 * 20 * 9, 10**9])
 def test_summaries_that_are_not_kept_are_made_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "MOST_KEPT", max(most, 1))
+    monkeypatch.setattr(native_causal, "MOST_KEPT", max(most, 1))
     compare(1, 2, 600, 8, 20, causal=True, masked=True, with_state=True, spread=1.0, seed=2)
 
 
@@ -203,7 +199,7 @@ def test_no_features_are_kept_for_backward() -> None:
 
     with use_backend("native"), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         causal_favor(q, k, v, torch.randn(features, width))
-    chunks = length // kernel.CHUNK
+    chunks = length // native_causal.CHUNK
     before = features * (width + 1) + 1  # the state that was given, which a second derivative would need
     assert kept == length * (4 * width + 1) + features * width + 1 + chunks + 1 + chunks * features * (width + 1) + before
 
@@ -213,26 +209,26 @@ def test_no_features_are_kept_for_backward() -> None:
 def test_operators_are_well_formed(keep: bool, bounds: list[int]) -> None:
     batch = 1 if bounds else 2
     q, k, v = (torch.randn(batch, 90, 2, 8).transpose(1, 2) for _ in range(3))
-    projection, live = torch.randn(20, 8), torch.rand(batch, 90) > 0.3
+    projection, mask = torch.randn(20, 8), torch.rand(batch, 90) > 0.3
     state = state_of(3 if bounds else 2, 2, 20, 8)
     checks = ("test_schema", "test_faketensor")
-    arguments = (q, k, v, projection, live, state.total, state.weight, state.maximum, bounds, keep)
+    arguments = (q, k, v, projection, mask, state.total, state.weight, state.maximum, bounds, keep)
     torch.library.opcheck(torch.ops.subquadratic.favor_causal.default, arguments, test_utils=checks)
-    output, total, weight, maximum, *kept = kernel.favor_causal(*arguments)
+    output, total, weight, maximum, *kept = native_causal.favor_causal(*arguments)
     if keep:
-        backward = (torch.randn_like(output), total, weight, q, k, v, projection, live, output, maximum, bounds, *kept)
+        backward = (torch.randn_like(output), total, weight, q, k, v, projection, mask, output, maximum, bounds, *kept)
         torch.library.opcheck(torch.ops.subquadratic.favor_causal_backward.default, backward, test_utils=checks)
-    before = tuple(x[:batch].contiguous() for x in (total, weight, maximum, state.values, state.count))
+    before = tuple(x[:batch].contiguous() for x in (total, weight, maximum))
     for turns in (None, torch.randn(1, 8), torch.randn(batch, 1, 1, 8)):
-        token = (*(x[:, :, :1].contiguous() for x in (q, k, v)), turns, live[:, :1].contiguous(), projection, *before)
+        token = (*(x[:, :, :1].contiguous() for x in (q, k, v)), turns, mask[:, :1].contiguous(), projection, *before)
         torch.library.opcheck(torch.ops.subquadratic.favor_step.default, token, test_utils=checks)
-    torch.library.opcheck(torch.ops.subquadratic.favor_summarise.default, (k, v, projection, live), test_utils=checks)
-    summary = kernel.favor_summarise(k, v, projection, live)
+    torch.library.opcheck(torch.ops.subquadratic.favor_summarise.default, (k, v, projection, mask), test_utils=checks)
+    summary = native_summary.favor_summarise(k, v, projection, mask)
     torch.library.opcheck(
-        torch.ops.subquadratic.favor_summarise_backward.default, (*summary[:2], k, v, projection, live, summary[2]), test_utils=checks
+        torch.ops.subquadratic.favor_summarise_backward.default, (*summary[:2], k, v, projection, mask, summary[2]), test_utils=checks
     )
     torch.library.opcheck(torch.ops.subquadratic.favor_read.default, (q, projection, *summary), test_utils=checks)
-    read = kernel.favor_read(q, projection, *summary)
+    read = native_summary.favor_read(q, projection, *summary)
     torch.library.opcheck(
         torch.ops.subquadratic.favor_read_backward.default, (torch.randn_like(read[0]), q, projection, *summary, *read), test_utils=checks
     )
@@ -261,3 +257,24 @@ def test_token_by_token_equals_the_whole(lanes: None, masked: bool, width: int, 
     assert torch.equal(state.maximum, last.maximum) or error(state.maximum, last.maximum.double()) < 1e-6
     scale = state.maximum.exp()[..., None]
     assert error(state.total * scale, (last.total * last.maximum.exp()[..., None]).double()) < 1e-5
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_lies_at_padding_is_nobodys_business(causal: bool) -> None:
+    """Keys and values come as they are, and nothing of them reaches an output, a gradient or a gradient's gradient."""
+    q, k, v = (torch.randn(2, 3, 70, 8) for _ in range(3))
+    projection, mask = orthogonal_gaussian(20, 8), torch.rand(2, 70) > 0.3
+    k, v = (x.masked_fill(~mask[:, None, :, None], torch.nan).requires_grad_() for x in (k, v))
+    q.requires_grad_()
+    with use_backend("native"):
+        if causal:
+            output, after = causal_favor(q, k, v, projection, mask=mask)
+        else:
+            after = summarise_favor(k, v, projection, mask)
+            output = read_favor(q, after, projection)
+        assert output[mask[:, None].expand(-1, 3, -1)].isfinite().all() and after.total.isfinite().all()
+        loss = output[mask[:, None].expand(-1, 3, -1)].square().sum() + after.total.square().sum()
+        first = torch.autograd.grad(loss, (q, k, v), create_graph=True)
+        second = torch.autograd.grad(sum(x.square().sum() for x in first), (q, k, v))
+    for gradient in (*first[1:], *second[1:]):
+        assert gradient.isfinite().all() and not gradient[~mask[:, None].expand(-1, 3, -1)].any()

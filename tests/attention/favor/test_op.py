@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from subquadratic.attention.favor import causal as favor_causal
+from subquadratic.attention.favor import causal as by_hand
+from subquadratic.attention.favor import chunks
 from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_exponents
-from subquadratic.attention.favor.formula import FeatureState, linear_attention_reference
+from subquadratic.attention.favor.formula import linear_attention_reference
 from subquadratic.attention.favor.op import causal_favor, read_favor, summarise_favor
+from subquadratic.attention.favor.state import FeatureState
 from subquadratic.core.backend import use_backend
 
 WIDTH, FEATURES = 6, 9
@@ -41,8 +43,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, projection: Tensor, *, causal: bool,
 
 def keeping(*, every: bool, features: bool = False) -> AbstractContextManager[object]:
     """For backward, the summaries of all chunks, or of blocks alone; and features, or none."""
-    most = favor_causal.MOST_KEPT if every else 0, favor_causal.MOST_FEATURES if features else 0
-    return patch.multiple(favor_causal, MOST_KEPT=most[0], MOST_FEATURES=most[1])
+    most = by_hand.MOST_KEPT if every else 0, by_hand.MOST_FEATURES if features else 0
+    return patch.multiple(by_hand, MOST_KEPT=most[0], MOST_FEATURES=most[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,12 +81,11 @@ def test_gradcheck_through_the_state() -> None:
     q, k, v = (x.requires_grad_() for x in given)
     total = torch.rand(1, 2, FEATURES, WIDTH, dtype=torch.float64, requires_grad=True)
     weight = torch.rand(1, 2, FEATURES, dtype=torch.float64) + 0.1
-    zeros = torch.zeros(1, 2, WIDTH, dtype=torch.float64)
-    before = FeatureState(total, weight, torch.full_like(zeros[..., :1], 0.5), zeros, zeros[..., :1])
+    before = FeatureState(total, weight, torch.full_like(weight[..., :1], 0.5))
     weight = before.weight.requires_grad_()
 
     def run(q: Tensor, k: Tensor, v: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-        state = FeatureState(total, weight, before.maximum, before.values, before.count)
+        state = FeatureState(total, weight, before.maximum)
         output, after = causal_favor(q, k, v, projection, state, chunk=4, block=8)
         scale = after.maximum.exp()  # the state is relative to its maximum, which is constant for autograd
         return output, after.total * scale[..., None].detach(), after.weight * scale.detach()
@@ -123,7 +124,6 @@ def test_pieces_equal_the_whole(cuts: list[int], masked: bool) -> None:
     # A sum's stabiliser may be one number or another: what is stabilised counts.
     for a, b in ((state.total, last.total), (state.weight[..., None], last.weight[..., None])):
         torch.testing.assert_close(a * state.maximum[..., None].exp(), b * last.maximum[..., None].exp(), rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close((state.values, state.count), (last.values, last.count), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -167,9 +167,9 @@ def test_packed_documents_are_as_if_alone(bounds: list[int], every: bool, featur
     expected = torch.cat(alone, dim=2)
     torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
     real = torch.tensor([a < b for a, b in itertools.pairwise(bounds)])
-    for name in ("total", "weight", "maximum", "values", "count"):
+    for name in ("total", "weight", "maximum"):
         torch.testing.assert_close(getattr(state, name)[real], torch.cat([getattr(one, name) for one in states]), rtol=1e-10, atol=1e-12)
-    assert not state.count[~real].any()
+    assert not state.weight[~real].any()
     towards = torch.randn_like(output)
     for mine, true in zip(*(torch.autograd.grad(y, (q, k, v), towards) for y in (output, expected)), strict=True):
         torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
@@ -328,7 +328,7 @@ def test_features_of_short_sequences_are_kept_and_give_the_same_gradients(monkey
     projection, towards = torch.randn(features, width), torch.randn(1, 2, length, width)
     found = []
     for most in (2 * 2 * length * features, 2 * 2 * length * features - 1):
-        monkeypatch.setattr(favor_causal, "MOST_FEATURES", most)
+        monkeypatch.setattr(by_hand, "MOST_FEATURES", most)
         found.append(saved_numbers_and_gradients(q, k, v, projection, towards))
     (more, mine), (less, made_again) = found
     assert more - less == 2 * 2 * features * (length + (-length) % 8)
@@ -343,7 +343,7 @@ def test_summaries_of_chunks_and_scores_are_kept_where_they_are_few(monkeypatch:
     projection, towards = torch.randn(features, width), torch.randn(1, 1, length, width)
     summaries, found = length // chunk * features * (width + 1), []
     for most in (summaries, summaries - 1):
-        monkeypatch.setattr(favor_causal, "MOST_KEPT", most)
+        monkeypatch.setattr(by_hand, "MOST_KEPT", most)
         found.append(saved_numbers_and_gradients(q, k, v, projection, towards))
     (more, mine), (less, made_again) = found
     assert more - less == summaries + length * chunk - length // 64 * features * (width + 1)
@@ -356,12 +356,12 @@ def test_sums_of_chunks_one_after_another_and_as_a_product(back: bool, monkeypat
     first, added = torch.randn(2, 3, 4, dtype=torch.float64), torch.randn(2, 5, 3, 4, dtype=torch.float64)
     nothing, later = torch.full((2, 1), -1e30, dtype=torch.float64), 3 * torch.randn(2, 5, dtype=torch.float64)
     marks = torch.cat((nothing, later), dim=1).cummax(dim=1).values
-    one_by_one = favor_causal.carried(first, added, marks, back=back)
-    monkeypatch.setattr(favor_causal, "FEW_CHUNKS", 0)
-    for found, wanted in zip(one_by_one, favor_causal.carried(first, added, marks, back=back), strict=True):
+    one_by_one = chunks.carried(first, added, marks, back=back)
+    monkeypatch.setattr(chunks, "FEW_CHUNKS", 0)
+    for found, wanted in zip(one_by_one, chunks.carried(first, added, marks, back=back), strict=True):
         torch.testing.assert_close(found, wanted)
 
 
 def test_what_the_future_would_overflow_is_written_over() -> None:
-    found = favor_causal.lower(torch.tensor([[0.0, 1e4], [-1e4, 0.0]]))
+    found = chunks.lower(torch.tensor([[0.0, 1e4], [-1e4, 0.0]]))
     assert torch.equal(found, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from subquadratic.attention.feedback import native_operators as kernel
+from subquadratic.attention.feedback import native as kernel
 from subquadratic.attention.feedback.recurrence import feedback_recurrence
 from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights, flatten, unflatten
 from subquadratic.core.backend import use_backend

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from subquadratic.attention.feedback import products as feedback_products
+from subquadratic.attention.feedback.formula import feedback_recurrence_reference
 from subquadratic.attention.feedback.products import Product
-from subquadratic.attention.feedback.recurrence import feedback_recurrence, feedback_recurrence_reference
+from subquadratic.attention.feedback.recurrence import feedback_recurrence
 from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights, Norm, flatten, unflatten
 
 DIM, HEADS, WIDTH, INNER = 6, 2, 3, 5
@@ -179,7 +180,7 @@ def test_second_derivatives(carried: bool) -> None:
 @pytest.mark.parametrize("rows", [1, 3, 8])
 @pytest.mark.parametrize("steps", [1, 40])
 def test_products_are_linear_maps(rows: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feedback_products, "ELEMENTS", 1)  # so that each way of laying out is taken
+    monkeypatch.setattr(feedback_products, "PACKED_NUMBERS", 1)  # so that each way of laying out is taken
     x, weight, bias, base = torch.randn(rows, 7), torch.randn(5, 7), torch.randn(5), torch.randn(rows, 5)
     product = Product(weight, bias, rows=rows, steps=steps)
     out = torch.empty(rows, 5)

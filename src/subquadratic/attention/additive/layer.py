@@ -7,7 +7,7 @@ Axes: B batch, N length, D width, H heads, K head width.
 import torch
 from torch import Tensor, nn
 
-from ...core.backend import is_traced
+from ...core.backend import computed_by
 from ...core.errors import NotCausalError, require, require_probability
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.padding import checked, count_on, zero_padding
@@ -19,9 +19,8 @@ from ...layers.multi_head import head_width, merge_heads, position_turns, requir
 from ...layers.rotary.op import complex_product, turn
 from ...layers.streaming import Carry, Streaming, default_device
 from ...layers.untouched import is_untouched
-from . import native_mean as pool_native
-from .native_running import read_mean, suits
-from .op import prefix_softmax_mean, softmax_mean
+from . import native_mean, native_running
+from .op import running_softmax_mean, softmax_mean
 from .state import PoolState, empty_pool
 
 
@@ -199,9 +198,10 @@ class AdditiveAttention(Streaming):
         if self.causal:
             mixed, pools = self._running(queries, keys, values, mask, state, turns, query_logits, key_logits)
             return map_exactly(merge_heads(mixed), self.transform, given, plus=flat), pools
-        folded = not is_traced() and flat.shape[1] > flat.shape[2] and is_untouched(self.transform, Linear)
+        way = computed_by(None, queries, native=native_mean.fits(queries, turns, query_logits, key_logits))
+        folded = way != "formula" and flat.shape[1] > flat.shape[2] and is_untouched(self.transform, Linear)
         values = values if shared or turns is None else turn(values, turns)
-        if folded and pool_native.suits(queries, turns, query_logits, key_logits):
+        if folded and way == "native":
             means = self._means_by_kernel(queries, keys, mask, turns, query_logits, key_logits, write=shared)
             queries, global_query, global_key, flat = means
         else:
@@ -238,18 +238,19 @@ class AdditiveAttention(Streaming):
         else:
             first, second = state.query_pool, state.key_pool
         logits, rotary = self._scores(queries, query_logits), turns is not None
-        if suits(None, logits, queries, keys, first, turns) and suits(None, logits, keys, values, second, turns):
-            keys, first = read_mean(logits, queries, keys, first, mask, turns)
-            mixed, second = read_mean(self._scores(keys, key_logits), keys, values, second, mask, turns)
+        fits = native_running.fits(logits, queries, keys, first, turns) and native_running.fits(logits, keys, values, second, turns)
+        if computed_by(None, queries, native=fits) == "native":
+            keys, first = native_running.read_mean(logits, queries, keys, first, mask, turns)
+            mixed, second = native_running.read_mean(self._scores(keys, key_logits), keys, values, second, mask, turns)
             return mixed, (first, second)
         if turns is not None:
             shared = values is queries
             queries, keys = turn(queries, turns), turn(keys, turns)
             values = queries if shared else turn(values, turns)
-        mean, first = prefix_softmax_mean(logits, queries, mask, first)
+        mean, first = running_softmax_mean(logits, queries, mask, first)
         keys = _product(keys, mean, rotary)
         logits = self._scores(keys, key_logits)
-        mean, second = prefix_softmax_mean(logits, keys if turns is None else turn(keys, turns), mask, second)
+        mean, second = running_softmax_mean(logits, keys if turns is None else turn(keys, turns), mask, second)
         return _product(values, mean, rotary), (first, second)
 
     def _scores(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -271,8 +272,8 @@ class AdditiveAttention(Streaming):
         queries for what else reads them, (B, N, H K): their gradients are added in that pass."""
         rotary, scale = turns is not None, self.width**-0.5
         write = write and rotary
-        global_query, turned, queries = pool_native.NativePool.apply(queries, turns, query_logits, mask, False, scale, write)
-        global_key, *_ = pool_native.NativePool.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
+        global_query, turned, queries = native_mean.NativeMean.apply(queries, turns, query_logits, mask, False, scale, write)
+        global_key, *_ = native_mean.NativeMean.apply(keys, turns, _folded(key_logits, global_query, rotary), mask, True, scale, False)
         return turned if write else queries, global_query, global_key, merge_heads(queries)
 
     def _logits(self, name: str, own: Tensor | None, given: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Causal FAVOR+ with a backward of its own: block by block, keeping only the summary before each chunk and the scores inside it, or, of a
 long sequence, only the summary before each block.
 
-The maths of `linear_attention.py` from queries, keys and the projection, so that features need not be kept: a block's are made when it
+The maths of `formula.py` from queries, keys and the projection, so that features need not be kept: a block's are made when it
 is read and made again in backward, except those of a short sequence, which take little memory. Per position of a head 2 M K numbers meet
 in each of 4 matmuls forward and 8 backward (6 of a short sequence), and a C x C triangle comes on top; one more and a triangle more
 backward where only blocks' summaries were kept.
@@ -14,32 +14,24 @@ Axes: E batch and heads together, P positions of a block, G chunks of a block, C
 so that numerator and normaliser are one matmul), M features. A summary is (J, M) here: matmuls with wide rows are the faster ones.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...core.layout import positions_first
-from ...core.numerics import LOG2E, NOTHING, no_autocast
+from ...core.numerics import LOG2E, no_autocast
 from ...core.packed import Chunk as Run
 from ...kernels.derivatives import differentiable, keep, kept
-from .composition import causal_by_formula
+from .blocks import above_ratio, block, guarded, half_square, joined, with_one
+from .chunks import decayed, measure, mix, summaries, unmix
+from .features import exponents_of
+from .formula import causal_linear_attention
+from .state import FeatureState
 
-FEW_CHUNKS = 16  # of a block, up to which a CPU adds one after another
 MOST_KEPT = 1 << 26  # numbers (256 MB) that the summaries of all chunks may be; beyond, blocks' are kept, and the others made again
 MOST_FEATURES = 1 << 23  # numbers (32 MB) that features of queries and keys may be; beyond, they are made again
-
-
-class Chunks(NamedTuple):
-    """What both passes need of a block: how much of each key reaches where."""
-
-    decay: Tensor  # (E, G, C, C)  key j of a chunk as its query i sees it; zero above the diagonal
-    fold: Tensor  # (E, G, C, 1)   key j at the end of its chunk
-    reach: Tensor  # (E, G, C, 1)  what came before the chunk, as query i sees it
-    marks: Tensor  # (E, G + 1)    the running maximum before each chunk and after the last
 
 
 class Kept(NamedTuple):
@@ -55,47 +47,6 @@ class Kept(NamedTuple):
     scores: Tensor | None  # (E G, C, C)
     query_features: Tensor | None  # (E, P, M)  as they are computed from a projection
     key_features: Tensor | None  # (E, P, M)
-
-
-def measure(height: Tensor, maximum: Tensor, before: Tensor, chunk: int) -> Chunks:
-    """Factors of a block from its keys' heights (E, P), their running maximum (E, P) and the one before the block (E, 1)."""
-    height, maximum = height.unflatten(1, (-1, chunk)), maximum.unflatten(1, (-1, chunk))
-    marks = torch.cat((before, maximum[..., -1]), dim=1)  # (E, G + 1)
-    decay = lower(height[:, :, None, :] - maximum[..., None])
-    return Chunks(decay, (height - marks[:, 1:, None]).exp_()[..., None], (marks[:, :-1, None] - maximum).exp_()[..., None], marks)
-
-
-def lower(exponents: Tensor) -> Tensor:
-    """exp on and below the diagonal, zero above, where it may overflow: what is there is written over, not multiplied."""
-    return exponents.mul_(LOG2E).exp2_().tril_()
-
-
-def carried(first: Tensor, added: Tensor, marks: Tensor, *, back: bool = False) -> tuple[Tensor, Tensor]:
-    """Running sums over the chunks of a block, each rescaled from mark to mark.
-
-    Args:
-        first: (E, J, M), the state before the block; ``back``: the gradient of the one after it.
-        added: (E, G, J, M), what each chunk adds.
-        marks: (E, G + 1).
-        back: from the last chunk to the first, as gradients go.
-
-    Returns:
-        What has come up to each chunk, without its own (E, G, J, M), and everything (E, J, M).
-    """
-    count = added.shape[1]
-    if added.device.type != "cpu" or count > FEW_CHUNKS:  # many small operations take longer than a product too many
-        parts = torch.cat((added, first[:, None]) if back else (first[:, None], added), dim=1)
-        carry = lower(marks[:, None, :] - marks[..., None])
-        sums = torch.bmm(carry.mT if back else carry, parts.flatten(2)).view_as(parts)
-        return (sums[:, 1:].contiguous(), sums[:, 0]) if back else (sums[:, :-1].contiguous(), sums[:, -1])
-    scale = (marks[:, :-1] - marks[:, 1:]).exp_()[..., None, None]
-    so_far = torch.empty_like(added)
-    order = range(count - 1, -1, -1) if back else range(count)
-    so_far[:, order[0]].copy_(first)
-    for here, following in itertools.pairwise(order):
-        torch.addcmul(added[:, here], so_far[:, here], scale[:, here], out=so_far[:, following])
-    last = order[-1]
-    return so_far, torch.addcmul(added[:, last], so_far[:, last], scale[:, last])
 
 
 def features(x: Tensor, table: Tensor | None, top: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -121,19 +72,45 @@ def key_height(keys: Tensor, top: Tensor) -> Tensor:
     return top[..., 0] / LOG2E - half_square(keys)
 
 
-def half_square(keys: Tensor) -> Tensor:
-    """What the logarithms of a key's features have in common: (E, P, K) -> (E, P), half the squared norm of keys as they are projected."""
-    return torch.linalg.vecdot(keys, keys).mul_(keys.shape[-1] ** -0.5 / 2)
+def causal_by_formula(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    projection: Tensor | None,
+    mask: Tensor | None,
+    total: Tensor,
+    weight: Tensor,
+    maximum: Tensor,
+    pieces: Sequence[Run],
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As :class:`CausalFavor`, for every kind of derivative; the last of what it gives is a constant for autograd."""
+    if projection is not None:
+        queries, keys = exponents_of(queries, projection), exponents_of(keys, projection)
+        queries = (queries - queries.detach().amax(dim=-1, keepdim=True)).exp()
+    packed = any(piece.rows != slice(None) for piece in pieces)
+    whole = (total, weight, maximum)
+    rows = [tuple(x[row : row + 1] for x in whole) for row in range(len(total))] if packed else [whole]
+    states, outputs = [FeatureState(*row) for row in rows], []
+    for piece in pieces:
+        here, at = (..., slice(piece.start, piece.stop), slice(None)), piece.rows.start if packed else 0
+        output, states[at] = causal_linear_attention(
+            queries[here], keys[here], values[here], states[at],
+            mask=None if mask is None else mask[:, piece.start : piece.stop], exponents=projection is not None, chunk=chunk,
+        )  # fmt: skip
+        outputs.append(output)
+    total, weight, maximum = (torch.cat([getattr(state, name) for state in states]) for name in ("total", "weight", "maximum"))
+    return torch.cat(outputs, dim=-2), total, weight, maximum.detach()
 
 
 class CausalFavor(torch.autograd.Function):
-    """(queries, keys, values, projection, live, total, weight, maximum, pieces, chunk) -> (output, total, weight, maximum).
+    """(queries, keys, values, projection, mask, total, weight, maximum, pieces, chunk) -> (output, total, weight, maximum).
 
     Args of ``apply``:
         queries, keys: (B, H, N, K), or features (B, H, N, M) without a projection.
         values: (B, H, N, K), zero at padding.
         projection: (M, K) times K^(-1/4); None: queries and keys are features already.
-        live: (B, N) bool, real tokens; None: all.
+        mask: (B, N) bool, real tokens; None: all.
         total, weight, maximum: the state before, (B, H, M, K), (B, H, M), (B, H, 1); B is the number of documents for packed ones.
         pieces: runs of positions in order, at most a block long, with their rows of the state.
         chunk: C.
@@ -148,7 +125,7 @@ class CausalFavor(torch.autograd.Function):
         keys: Tensor,
         values: Tensor,
         projection: Tensor | None,
-        live: Tensor | None,
+        mask: Tensor | None,
         total: Tensor,
         weight: Tensor,
         maximum: Tensor,
@@ -167,7 +144,7 @@ class CausalFavor(torch.autograd.Function):
             state, before = after[rows].flatten(0, 1), marks[rows].flatten(0, 1)
             q, k, v = (block(tensor, start, stop, chunk) for tensor in (queries, keys, values))
             raw, (k, k_top) = k, features(k, table)
-            height = hide(k_top[..., 0] if table is None else key_height(raw, k_top), live, start, stop, heads)
+            height = hide(k_top[..., 0] if table is None else key_height(raw, k_top), mask, start, stop, heads)
             running = torch.zeros_like(height) if table is None else torch.maximum(height.cummax(dim=1).values, before)
             q, q_top = features(q, table)
             chunks = measure(height, running, before, min(chunk, k.shape[1]))
@@ -181,7 +158,7 @@ class CausalFavor(torch.autograd.Function):
             after[rows] = last.unflatten(0, (-1, heads))
             marks[rows] = running[:, -1:].unflatten(0, (-1, heads))
         if again:
-            keep(ctx, (queries, keys, values, projection, live, total, weight, maximum, pieces, chunk), output, *made)
+            keep(ctx, (queries, keys, values, projection, mask, total, weight, maximum, pieces, chunk), output, *made)
         ctx.mark_non_differentiable(marks)
         ctx.set_materialize_grads(False)
         return output, after[..., :-1, :].mT.contiguous(), after[..., -1, :].contiguous(), marks
@@ -228,94 +205,11 @@ class CausalFavor(torch.autograd.Function):
         return d_queries, d_keys, d_values, None, None, d_state[..., :-1, :].mT, d_state[..., -1, :], None, None, None
 
 
-def mix(q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features (E, P, M), values (E, P, J), the state before (E, J, M) -> what queries read (E, P, J), the state after, those before each
-    chunk (E G, J, M), and the scores inside (E G, C, C)."""
-    states, last = summaries(k, v, state, chunks)
-    scores = decayed(q, k, chunks)
-    q, v = by_chunk(chunks, q, v)
-    mixed = torch.bmm(q, states.mT).mul_(chunks.reach.flatten(0, 1)).baddbmm_(scores, v)
-    return mixed.view(len(state), -1, v.shape[-1]), last, states, scores
-
-
-def unmix(
-    q: Tensor, k: Tensor, v: Tensor, states: Tensor, scores: Tensor, chunks: Chunks, down: Tensor, d_after: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`mix` for queries, keys, values (E, P, K) and the state before, from those of its reads and of the last state.
-
-    With A the decayed scores and g = ``down``: dA = tril(g v^T), dq = dA k + g S, dk = dA^T q + v dS, dv = A^T g + k dS^T, and a state's
-    gradient gathers g^T q.
-    """
-    entries = len(d_after)
-    q, k, v, down = by_chunk(chunks, q, k, v, down)
-    decay, reach, fold = (factor.flatten(0, 1) for factor in (chunks.decay, chunks.reach, chunks.fold))
-    far = down * reach
-    d_scores = torch.bmm(down, v.mT).mul_(decay)
-    d_chunks, d_before = carried(d_after, torch.bmm(far.mT, q).unflatten(0, (entries, -1)), chunks.marks, back=True)
-    d_chunks = d_chunks.flatten(0, 1)
-
-    dq = torch.bmm(far, states).baddbmm_(d_scores, k)
-    dk = torch.bmm(v * fold, d_chunks).baddbmm_(d_scores.mT, q)
-    dv = torch.bmm(k, d_chunks[:, :-1].mT).mul_(fold).baddbmm_(scores.mT, down[..., :-1])
-    return *(x.view(entries, -1, x.shape[-1]) for x in (dq, dk, dv)), d_before  # type: ignore[return-value]
-
-
-def summaries(k: Tensor, v: Tensor, state: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor]:
-    """Features (E, P, M), values (E, P, J), the state before (E, J, M) -> those before each chunk (E G, J, M), and the one after."""
-    k, v = by_chunk(chunks, k, v)
-    sums = torch.bmm((v * chunks.fold.flatten(0, 1)).mT, k)
-    states, last = carried(state, sums.unflatten(0, (len(state), -1)), chunks.marks)
-    return states.flatten(0, 1), last
-
-
-def decayed(q: Tensor, k: Tensor, chunks: Chunks) -> Tensor:
-    """Features (E, P, M) twice -> the scores (E G, C, C) of each chunk's queries for its own keys, zero above the diagonal."""
-    q, k = by_chunk(chunks, q, k)
-    return torch.bmm(q, k.mT).mul_(chunks.decay.flatten(0, 1))
-
-
-def by_chunk(chunks: Chunks, *tensors: Tensor) -> list[Tensor]:
-    """Each (E, P, .) as (E G, C, .)."""
-    return [x.reshape(-1, chunks.decay.shape[-1], x.shape[-1]) for x in tensors]
-
-
-def block(tensor: Tensor, start: int, stop: int, chunk: int) -> Tensor:
-    """Positions start to stop of (B, H, N, X) as (E, P, X), P the next multiple of the chunk once there is more than one."""
-    part = tensor[:, :, start:stop].flatten(0, 1)
-    missing = -(stop - start) % min(chunk, stop - start)
-    return F.pad(part, (0, 0, 0, missing)) if missing else part  # padding by nothing is a copy
-
-
-def hide(height: Tensor, live: Tensor | None, start: int, stop: int, heads: int) -> Tensor:
+def hide(height: Tensor, mask: Tensor | None, start: int, stop: int, heads: int) -> Tensor:
     """-inf where a key is no token: padding, and what fills up the last chunk."""
-    if live is not None:
-        dead = ~live[:, None, start:stop].expand(-1, heads, -1).flatten(0, 1)
-        height[:, : stop - start].masked_fill_(dead, -torch.inf)
+    if mask is not None:
+        missing = ~mask[:, None, start:stop].expand(-1, heads, -1).flatten(0, 1)
+        height[:, : stop - start].masked_fill_(missing, -torch.inf)
     if stop - start < height.shape[1]:
         height[:, stop - start :] = -torch.inf
     return height
-
-
-def with_one(values: Tensor) -> Tensor:
-    """(E, P, K) -> (E, P, K + 1), a one at the end."""
-    return F.pad(values, (0, 1), value=1.0)
-
-
-def guarded(normaliser: Tensor) -> Tensor:
-    """Infinite where there is no key, so that what is divided by it becomes zero, gradient too."""
-    return normaliser.masked_fill_(normaliser.abs() <= NOTHING, torch.inf)
-
-
-def above_ratio(gradient: Tensor, output: Tensor, normaliser: Tensor) -> Tensor:
-    """From the gradient of a ratio (E, P, K), the ratio and what it was divided by (E, P, 1): of both parts, (E, P, K + 1)."""
-    return torch.cat((gradient, torch.linalg.vecdot(gradient, output).neg_()[..., None]), dim=-1).div_(normaliser)
-
-
-def joined(total: Tensor | None, weight: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Gradients of a summary's two halves, (..., M, K) and (..., M), as one (..., J, M); zeros for those that nobody asked for."""
-    both = like.new_zeros(shape)
-    if total is not None:
-        both[..., :-1, :] = total.mT
-    if weight is not None:
-        both[..., -1, :] = weight
-    return both

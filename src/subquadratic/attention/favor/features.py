@@ -72,3 +72,8 @@ def softmax_exponents(x: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
     scaled = x * x.shape[-1] ** -0.25
     projected = scaled @ projection.to(x.dtype).T
     return projected - scaled.square().sum(dim=-1, keepdim=True) / 2, projected
+
+
+def exponents_of(x: Tensor, projection: Tensor) -> Tensor:
+    """The first of what :func:`softmax_exponents` gives, from a projection that is times K^(-1/4) already: (B, H, N, K) -> (B, H, N, M)."""
+    return x @ projection.T - x.square().sum(dim=-1, keepdim=True) * (x.shape[-1] ** -0.5 / 2)

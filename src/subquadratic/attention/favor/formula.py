@@ -11,42 +11,14 @@ chunks.
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features, G chunks, C chunk length.
 """
 
-import dataclasses
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.causality import keep_out
-from ...core.errors import require_positive
+from ...core.errors import require, require_positive
 from ...core.numerics import EMPTY, NOTHING, exact_dtype, no_autocast
-from ...core.state import State, state
-
-
-@state
-class FeatureState(State):
-    """Summary of the keys and values seen so far; float32 (float64 for float64 inputs)."""
-
-    total: Tensor  # (B, H, M, K)   sum of exp(log k - maximum) v^T
-    weight: Tensor  # (B, H, M)     sum of exp(log k - maximum)
-    maximum: Tensor  # (B, H, 1)    causal: one for all features; (B, H, M) for a summary made in one go
-    values: Tensor  # (B, H, K)     sum of v, which an additive feature epsilon reads
-    count: Tensor  # (B, H, 1)      number of keys
-
-
-def empty_features(
-    batch: int, heads: int, features: int, width: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
-) -> FeatureState:
-    """The summary of no tokens."""
-    zeros = torch.zeros(batch, heads, features, width + 1, device=device, dtype=dtype)
-    maximum = torch.full((batch, heads, 1), EMPTY, device=device, dtype=dtype)
-    return FeatureState(zeros[..., :-1].clone(), zeros[..., -1].clone(), maximum, zeros[..., 0, :-1].clone(), zeros[..., 0, -1:].clone())
-
-
-def unscaled(state: FeatureState) -> FeatureState:
-    """A state of features that are no exponents: its sums are relative to nothing, whatever stands in the place of a maximum. It is EMPTY
-    in a new state and stays so token by token, and as a maximum it would scale away all that came before a piece."""
-    return dataclasses.replace(state, maximum=torch.zeros_like(state.maximum))
+from .state import EpsilonState, FeatureState, empty_epsilon, empty_features, unscaled
 
 
 def normalise(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -78,12 +50,7 @@ def summarise_features(
     else:
         keys = zero_keys(keys, mask)
         maximum = torch.zeros_like(keys[..., 0, :1])
-    count = (
-        values.new_full(keys.shape[:2] + (1,), keys.shape[-2])
-        if mask is None
-        else mask.sum(-1).to(values.dtype)[:, None, None].expand(-1, keys.shape[1], -1)
-    )
-    return FeatureState(keys.transpose(-1, -2) @ values, keys.sum(dim=-2), maximum, values.sum(dim=-2), count)
+    return FeatureState(keys.transpose(-1, -2) @ values, keys.sum(dim=-2), maximum)
 
 
 def zero_keys(tensor: Tensor, mask: Tensor | None) -> Tensor:
@@ -97,11 +64,14 @@ def read_features(log_queries: Tensor, summary: FeatureState, *, feature_epsilon
     Args:
         log_queries: (B, H, N, M) logarithms of the query features.
         summary: from :func:`summarise_features`.
-        feature_epsilon: added to every feature of queries and keys, relative to their maximum. Needs a summary with one maximum for all
-            features.
+        feature_epsilon: added to every feature of queries and keys, relative to their maximum. Needs an :class:`EpsilonState` with one
+            maximum for all features.
 
     Returns:
         (B, H, N, K); zero where there is no key.
+
+    Raises:
+        ValueError: if ``summary`` lacks what ``feature_epsilon`` reads.
     """
     if summary.maximum.shape[-1] > 1:
         log_queries = log_queries + summary.maximum[..., None, :]
@@ -109,14 +79,14 @@ def read_features(log_queries: Tensor, summary: FeatureState, *, feature_epsilon
     return read_with_queries(queries + feature_epsilon, summary, feature_epsilon=feature_epsilon)
 
 
-def read_with_queries(queries: Tensor, summary: FeatureState, *, feature_epsilon: float = 0.0, denominator_epsilon: float = 0.0) -> Tensor:
+def read_with_queries(queries: Tensor, summary: FeatureState, *, feature_epsilon: float = 0.0) -> Tensor:
     """As :func:`read_features`, for query features that are already exponentiated: (B, H, N, M) -> (B, H, N, K)."""
     numerator = queries @ summary.total
     denominator = queries @ summary.weight[..., None]
-    if feature_epsilon or denominator_epsilon:
-        mass = queries.sum(dim=-1, keepdim=True)
-        numerator = numerator + feature_epsilon * mass * summary.values[..., None, :]
-        denominator = denominator + (feature_epsilon * summary.count[..., None, :] + denominator_epsilon) * mass
+    if feature_epsilon:
+        summed, mass = _with_sums(summary), queries.sum(dim=-1, keepdim=True)
+        numerator = numerator + feature_epsilon * mass * summed.values[..., None, :]
+        denominator = denominator + feature_epsilon * summed.count[..., None, :] * mass
     return normalise(numerator, denominator)
 
 
@@ -139,7 +109,7 @@ def causal_linear_attention(
         queries: (B, H, N, M) query features >= 0, scaled per row as one likes (the scale cancels).
         keys: (B, H, N, M) logarithms of the key features, or the features themselves with ``exponents=False`` (then nothing is rescaled).
         values: (B, H, N, K).
-        state: what came before; None at the start of a sequence.
+        state: what came before, an :class:`EpsilonState` with ``feature_epsilon``; None at the start of a sequence.
         mask: (B, N) bool, True = real token.
         candidates: (B, H, N) what the running maximum is taken of; None: each key's largest exponent.
         feature_epsilon: added to each key feature, relative to exp(running maximum) (the caller adds it to the queries).
@@ -150,7 +120,7 @@ def causal_linear_attention(
         (B, H, N, K) in the dtype of ``values`` (zeros where no real key has come yet), and the summary after the last token.
 
     Raises:
-        ValueError: if shapes disagree or ``chunk`` < 1.
+        ValueError: if shapes disagree, ``state`` lacks what ``feature_epsilon`` reads, or ``chunk`` < 1.
 
     Cost O(N M K + N C (M + K)) a head; memory O(N (M + C) + N M K / C): no N x M x K tensor exists.
     """
@@ -164,7 +134,8 @@ def causal_linear_attention(
     dtype = exact_dtype(queries, values)
     with no_autocast(values):
         if state is None:
-            state = empty_features(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
+            empty = empty_epsilon if feature_epsilon else empty_features
+            state = empty(batch, heads, features, values.shape[-1], device=values.device, dtype=dtype)
         before = state if exponents else unscaled(state)
         inputs = (queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype))
 
@@ -202,20 +173,18 @@ def _causal(
     else:
         keys = zero_keys(keys, mask)
         maximum = torch.zeros_like(keys[..., 0])
-    present = torch.ones_like(maximum) if mask is None else mask[:, None].to(maximum.dtype).expand_as(maximum)
     extra = denominator_epsilon * (-maximum).clamp_max(60.0).exp() * queries.sum(dim=-1) if denominator_epsilon else None  # (B, H, N)
 
     padding = -length % chunk
     queries, keys, values = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (queries, keys, values))
-    present = F.pad(present, (0, padding))
     maximum = F.pad(maximum, (0, padding), mode="replicate") if padding else maximum
     queries, keys, values = (_chunks(tensor, chunk) for tensor in (queries, keys, values))  # (B, H, G, C, .)
-    maximum, present = (tensor.unflatten(-1, (-1, chunk)) for tensor in (maximum, present))  # (B, H, G, C)
+    maximum = maximum.unflatten(-1, (-1, chunk))  # (B, H, G, C)
 
     last = maximum[..., -1:]  # (B, H, G, 1)
     arriving = torch.cat((state.maximum[..., None, :], last[..., :-1, :]), dim=-2)  # the maximum before each chunk
     rescaled = keys * (maximum - last).exp()[..., None]
-    totals, weights, state = _scan(rescaled.transpose(-1, -2) @ values, rescaled.sum(dim=-2), (arriving - last).exp(), state, last)
+    totals, weights, after = _scan(rescaled.transpose(-1, -2) @ values, rescaled.sum(dim=-2), (arriving - last).exp(), state, last)
 
     decay = (maximum[..., None, :] - maximum[..., :, None]).masked_fill(_future(chunk, maximum.device), -torch.inf).exp()
     scores = (queries @ keys.transpose(-1, -2)) * decay  # (B, H, G, C, C), zero above the diagonal
@@ -223,17 +192,18 @@ def _causal(
     numerator = scores @ values + carried @ totals
     denominator = scores.sum(dim=-1, keepdim=True) + carried @ weights[..., None]
     if feature_epsilon:
-        mass = queries.sum(dim=-1, keepdim=True)
-        sums = values.flatten(2, 3).cumsum(dim=-2) + state.values[..., None, :]
-        counts = present.flatten(2, 3).cumsum(dim=-1) + state.count
+        before, mass = _with_sums(state), queries.sum(dim=-1, keepdim=True)
+        present = values.new_ones(1, length) if mask is None else mask.to(values.dtype)
+        present = F.pad(present, (0, padding))[:, None]  # (B or 1, 1, G C)
+        sums = values.flatten(2, 3).cumsum(dim=-2) + before.values[..., None, :]
+        counts = present.cumsum(dim=-1) + before.count  # (B, H, G C)
         numerator = numerator + feature_epsilon * mass * _chunks(sums, chunk)
         denominator = denominator + feature_epsilon * mass * counts.unflatten(-1, (-1, chunk))[..., None]
+        seen = before.values + values.sum(dim=(2, 3)), before.count + present.sum(dim=-1, keepdim=True)
+        after = EpsilonState(after.total, after.weight, after.maximum, *seen)
     numerator, denominator = (tensor.flatten(2, 3)[..., :length, :] for tensor in (numerator, denominator))
     if extra is not None:
         denominator = denominator + extra[..., None]
-    after = FeatureState(
-        state.total, state.weight, state.maximum, state.values + values.sum(dim=(2, 3)), state.count + present.sum(dim=(2, 3))[..., None]
-    )
     return normalise(numerator, denominator), after
 
 
@@ -246,8 +216,13 @@ def _scan(totals: Tensor, weights: Tensor, decays: Tensor, state: FeatureState, 
         before_weights.append(weight)
         total = torch.addcmul(totals[:, :, g], decays[:, :, g, :, None], total)
         weight = torch.addcmul(weights[:, :, g], decays[:, :, g], weight)
-    after = FeatureState(total, weight, last[..., -1, :], state.values, state.count)
+    after = FeatureState(total, weight, last[..., -1, :])
     return torch.stack(before_totals, dim=2), torch.stack(before_weights, dim=2), after
+
+
+def _with_sums(state: FeatureState) -> EpsilonState:
+    require(isinstance(state, EpsilonState), "feature_epsilon reads the sum and number of values: a state must be made with it")
+    return state  # type: ignore[return-value]
 
 
 def _chunks(tensor: Tensor, chunk: int) -> Tensor:

@@ -55,7 +55,7 @@ class FavorAttention(Streaming):
     Raises:
         ValueError: for values out of range, an odd head width with ``rotary``.
 
-    Cost O(N M K) a head. Streaming state: H (M K + M + K + 2) numbers, whatever the length.
+    Cost O(N M K) a head. Streaming state: H (M K + M + 1) numbers, whatever the length; with ``feature_epsilon`` H (K + 1) more.
     """
 
     @plain_scalars
@@ -149,10 +149,10 @@ class FavorAttention(Streaming):
             return self._finish(self._step(x, mask, turns, carry), mask)
         if context is None:
             require(context_mask is None, "context_mask is given without a context")
-            queries, keys, values = self._unturned(x)
-            by, key_mask = self._turns(x, mask, None, turns), mask
-            if by is not None:
-                queries, keys = turn_both(queries, keys, by)
+            queries, keys, values = self._maps(x)
+            turns, key_mask = self._turns(x, mask, None, turns), mask
+            if turns is not None:
+                queries, keys = turn_both(queries, keys, turns)
         else:
             queries, (keys, values) = self._query(x), self._context_maps(context, context_mask)
             key_mask = context_mask
@@ -204,8 +204,8 @@ class FavorAttention(Streaming):
         if not self.causal:
             carry.after = state
             return self._read_context(self._query(x), state)
-        by = self._turns(x, mask, state.seen, turns)
-        y, summary, window = self._attend_causal(*self._unturned(x), mask, state.summary, state.window, by)
+        turns = self._turns(x, mask, state.seen, turns)
+        y, summary, window = self._attend_causal(*self._maps(x), mask, state.summary, state.window, turns)
         carry.after = FavorState(summary, window, count_on(state.seen, mask, x.shape[1]))
         return y
 
@@ -289,7 +289,7 @@ class FavorAttention(Streaming):
             return position_turns(x, mask, seen, self.width)
         return turns if self.rotary else None
 
-    def _unturned(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = (split_heads(y, width=self.width) for y in maps_of(x, self.query, self.key, self.value))
         queries = queries if self.query_norm is None else self.query_norm(queries)
         return queries, keys if self.key_norm is None else self.key_norm(keys), values

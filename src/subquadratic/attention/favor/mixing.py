@@ -16,8 +16,9 @@ from ...layers.rotary.op import turn_both
 from ...layers.streaming import Carry, Streaming
 from .efficient import EfficientState, causal_efficient_attention, empty_efficient, read_efficient, summarise_efficient
 from .features import default_features, orthogonal_gaussian, softmax_exponents
-from .formula import FeatureState, causal_linear_attention, empty_features, read_features, read_with_queries, summarise_features
+from .formula import causal_linear_attention, read_features, read_with_queries, summarise_features
 from .op import causal_favor, read_favor, summarise_favor
+from .state import FeatureState, empty_epsilon, empty_features, with_sums
 
 KERNEL_EPSILON = 1e-3  # added to generalised features, the paper's value (appendix A)
 Kernel = str | Callable[[Tensor], Tensor]
@@ -72,7 +73,7 @@ class FavorHeads(Streaming):
         assert keys is not None and values is not None
         if not causal:
             return self.read(queries, self.summarise(keys, values, mask))
-        y, after = self._advance(queries, keys, values, None if carry is None else carry.before, mask, turns)
+        y, after = self._causal(queries, keys, values, None if carry is None else carry.before, mask, turns)
         if carry is not None:
             carry.after = after
         return y
@@ -85,6 +86,8 @@ class FavorHeads(Streaming):
 
     def summarise(self, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Summary:
         """All that queries can ask of keys and values (B, H, S, K): for bidirectional and cross-attention."""
+        if self.kernel == "softmax" and not self.feature_epsilon:
+            return summarise_favor(keys, values, self.projection, mask)
         dtype = exact_dtype(keys, values)
         keys, values = keys.to(dtype), values.to(dtype)
         with no_autocast(values):
@@ -92,20 +95,19 @@ class FavorHeads(Streaming):
                 return summarise_efficient(keys, values, mask)
             if self.kernel != "softmax":
                 return summarise_features(self._general_features(keys), values, mask, exponents=False)
-            if not self.feature_epsilon:
-                return summarise_favor(keys, values, self.projection, mask)
             exponents, _ = softmax_exponents(keys, self.projection)
-            real = exponents if mask is None else exponents.masked_fill(~mask[:, None, :, None], -torch.inf)
-            return summarise_features(exponents, values, mask, maximum=real.detach().amax(dim=(-1, -2))[..., None])
+            of_keys = exponents if mask is None else exponents.masked_fill(~mask[:, None, :, None], -torch.inf)
+            summary = summarise_features(exponents, values, mask, maximum=of_keys.detach().amax(dim=(-1, -2))[..., None])
+            return with_sums(summary, values, mask)
 
     def read(self, queries: Tensor, summary: Summary) -> Tensor:
         """Queries (B, H, N, K) to a summary: (B, H, N, K)."""
+        if not isinstance(summary, EfficientState) and self.kernel == "softmax" and not self.feature_epsilon:
+            return read_favor(queries, summary, self.projection)
         given, queries = queries.dtype, queries.to(exact_dtype(queries))
         with no_autocast(queries):
             if isinstance(summary, EfficientState):
                 output = read_efficient(queries, summary)
-            elif self.kernel == "softmax" and not self.feature_epsilon:
-                output = read_favor(queries, summary, self.projection)
             elif self.kernel == "softmax":
                 output = read_features(softmax_exponents(queries, self.projection)[0], summary, feature_epsilon=self.feature_epsilon)
             else:
@@ -116,7 +118,8 @@ class FavorHeads(Streaming):
         """The summary of no tokens, for ``extend``."""
         if self.kernel == "efficient":
             return empty_efficient(batch, heads, self.width, self.width, device=device, dtype=dtype)
-        return empty_features(batch, heads, self.features, self.width, device=device, dtype=dtype)
+        empty = empty_epsilon if self.feature_epsilon else empty_features
+        return empty(batch, heads, self.features, self.width, device=device, dtype=dtype)
 
     def extend(
         self,
@@ -131,26 +134,25 @@ class FavorHeads(Streaming):
         ``turns``: rotate queries and keys first."""
         return self._carried(queries, keys, values, mask, turns, state=summary, causal=True)
 
-    def _advance(
+    def _causal(
         self, queries: Tensor, keys: Tensor, values: Tensor, summary: Summary | None, mask: Tensor | None, turns: Tensor | None
     ) -> tuple[Tensor, Summary]:
-        plain = self.kernel == "softmax" and not self.feature_epsilon
-        if turns is not None and not plain:
+        before: FeatureState | None = summary  # type: ignore[assignment]
+        if self.kernel == "softmax" and not self.feature_epsilon:
+            return causal_favor(queries, keys, values, self.projection, before, mask=mask, turns=turns)
+        if turns is not None:
             queries, keys = turn_both(queries, keys, turns)
         if self.kernel == "efficient":
             return causal_efficient_attention(queries, keys, values, summary, mask=mask)  # type: ignore[arg-type]
-        before: FeatureState | None = summary  # type: ignore[assignment]
         dtype = exact_dtype(queries, values)
         with no_autocast(values):
             queries, keys = queries.to(dtype), keys.to(dtype)
             if self.kernel != "softmax":
                 return causal_favor(self._general_features(queries), self._general_features(keys), values, None, before, mask=mask)
-            if self.feature_epsilon:
-                log_queries, _ = softmax_exponents(queries, self.projection)
-                log_keys, _ = softmax_exponents(keys, self.projection)
-                features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp() + self.feature_epsilon
-                return causal_linear_attention(features, log_keys, values, before, mask=mask, feature_epsilon=self.feature_epsilon)
-            return causal_favor(queries, keys, values, self.projection, before, mask=mask, turns=turns)
+            log_queries, _ = softmax_exponents(queries, self.projection)
+            log_keys, _ = softmax_exponents(keys, self.projection)
+            features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp() + self.feature_epsilon
+            return causal_linear_attention(features, log_keys, values, before, mask=mask, feature_epsilon=self.feature_epsilon)
 
     def _general_features(self, x: Tensor) -> Tensor:
         """Generalised attention (section 2.2): f(W x) + epsilon."""

@@ -1,6 +1,6 @@
 """FAVOR+ from queries, keys and a projection: causal, and as a summary that queries read (Performer, arXiv 2009.14794).
 
-The fast way to what `random_features.py` and `linear_attention.py` spell out together, which is also its oracle and its stand-in
+The fast way to what `features.py` and `formula.py` spell out together, which is also its oracle and its stand-in
 where a backward written by hand cannot go: under `torch.compile` and the transforms of `torch.func`.
 
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.backend import is_traced, takes_native, takes_triton
+from ...core.backend import Computer, computed_by
 from ...core.causality import keep_out
 from ...core.errors import require, require_positive
 from ...core.numerics import exact_dtype, no_autocast
@@ -19,12 +19,12 @@ from ...core.packed import document_bounds, document_chunks, state_rows
 from ...core.tracing import in_one_call, needs_gradient
 from ...layers.linear.op import linear
 from ...layers.rotary.op import turn_both
-from .causal import CausalFavor, guarded
-from .composition import causal_by_formula
+from .blocks import guarded
+from .causal import CausalFavor, causal_by_formula
 from .features import softmax_exponents
-from .formula import FeatureState, causal_linear_attention, empty_features, read_features, summarise_features, unscaled, zero_keys
+from .formula import causal_linear_attention, read_features, summarise_features, zero_keys
+from .state import FeatureState, empty_features, unscaled
 from .summary import Read, Summarise
-from .triton_calls import favor_by_kernel
 
 BLOCK_NUMBERS = {"cpu": 352 * 1024, "cuda": 1 << 25}  # features of one block: on a CPU as many as its second-level cache holds
 
@@ -74,46 +74,47 @@ def causal_favor(
             f"got {tuple(queries.shape)}, {tuple(keys.shape)}, {tuple(values.shape)}"
         )
     require_positive(chunk=chunk, block=block)
-    by_kernel = takes_triton(backend, values)
-    before = (queries, keys, values) if state is None else (queries, keys, values, state.total, state.weight)
-    one = length == 1 and batch > 0 and cu_seqlens is None and not by_kernel and not is_traced() and not needs_gradient(*before)
-    if turns is not None and not one:
-        queries, keys = turn_both(queries, keys, turns)
-    if not batch or (is_traced() and not by_kernel and document_bounds(cu_seqlens, batch, length) is None):
-        # Blocks of an empty batch have no size; documents that are traced, document_bounds says, cannot be compiled.
-        return _formula(queries, keys, values, projection, state, mask, chunk)
     dtype, given = exact_dtype(queries, values), values.dtype
+    way = computed_by(backend, values, native=projection is not None, triton=True, dtype=dtype)
+    bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.total.shape[0])
     features = queries.shape[-1] if projection is None else projection.shape[0]
     with no_autocast(values):
-        keys, values = zero_keys(keys, mask), zero_keys(values, mask)
-        bounds = document_bounds(cu_seqlens, batch, length, state_rows=None if state is None else state.total.shape[0])
+        queries, keys = queries.to(dtype), keys.to(dtype)
+        if not batch or (way == "formula" and bounds is None):  # blocks of an empty batch have no size
+            queries, keys = _turned(queries, keys, turns)
+            return _formula(queries, keys, values, projection, state, mask, chunk)
         if state is None:
             state = empty_features(state_rows(bounds, batch), heads, features, values.shape[-1], device=values.device, dtype=dtype)
         elif state.total.dtype is not dtype or state.total.shape[0] != state_rows(bounds, batch):
             state = _fitted(state, state_rows(bounds, batch), dtype)
-        state = state if one or projection is not None else unscaled(state)
-        if by_kernel:
-            output, total, weight, maximum = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
-            counted = _counted(values.to(dtype), mask, state.values, state.count, cu_seqlens)
-            return output, FeatureState(total, weight, maximum, *counted)
-        queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
-        if one:
-            output, after = _step(queries, keys, values, turns, projection, state, mask, backend)
+        one = way in ("torch", "native") and length == 1 and bounds is None
+        if one and not needs_gradient(queries, keys, values, state.total, state.weight):
+            output, after = _step(way, queries, keys, values.to(dtype), turns, projection, state, mask)
             return output.to(given), after
-        projection = None if projection is None else _scaled(projection, queries)
-        if projection is not None and takes_native(backend, values):
-            from .native import NativeCausalFavor
+        queries, keys = _turned(queries, keys, turns)
+        state = state if projection is not None else unscaled(state)
+        if way == "triton":
+            from .triton import favor_by_kernel
 
-            form: Any = NativeCausalFavor.apply
-            options: tuple[Any, ...] = (bounds,)
+            keys, values = zero_keys(keys, mask), zero_keys(values, mask)
+            output, *summary = favor_by_kernel(queries, keys, values, projection, state, mask, cu_seqlens)
+            return output, FeatureState(*summary)
+        values = values.to(dtype)
+        projection = None if projection is None else _scaled(projection, queries)
+        form: Any
+        options: tuple[Any, ...]
+        if way == "native":
+            from .native_causal import NativeCausalFavor
+
+            form, options = NativeCausalFavor.apply, (bounds,)
         else:
-            pieces = document_chunks(bounds, length, block or _block(values, features, chunk))
-            form, options = (causal_by_formula if is_traced() else CausalFavor.apply), (pieces, chunk)
+            keys, values = zero_keys(keys, mask), zero_keys(values, mask)
+            form = CausalFavor.apply if way == "torch" else causal_by_formula
+            options = document_chunks(bounds, length, block or _block(values, features, chunk)), chunk
         more = (projection, mask, state.total, state.weight, state.maximum, *options)
-        output, total, weight, maximum = form(queries, keys, values, *more)
+        output, *summary = form(queries, keys, values, *more)
         output = keep_out(lambda *inputs: form(*inputs, *more)[0], (queries, keys, values), output, mask)
-        after = FeatureState(total, weight, maximum, *_counted(values, mask, state.values, state.count, cu_seqlens))
-    return output.to(given), after
+    return output.to(given), FeatureState(*summary)
 
 
 def summarise_favor(
@@ -130,19 +131,17 @@ def summarise_favor(
     Cost O(S M K) a head; nothing but the arguments is kept for backward.
     """
     dtype = exact_dtype(keys, values)
+    way = computed_by(None, values, native=True, dtype=dtype)
     with no_autocast(values):
-        if is_traced() or not len(keys):
-            return summarise_features(softmax_exponents(keys.to(dtype), projection)[0], values.to(dtype), mask)
-        keys, values = zero_keys(keys, mask).to(dtype), zero_keys(values, mask).to(dtype)
-        if takes_native(None, values):
-            from .native import NativeSummarise
+        keys, values = keys.to(dtype), values.to(dtype)
+        if way == "formula" or not len(keys):
+            return summarise_features(softmax_exponents(keys, projection)[0], values, mask)
+        if way == "native":
+            from .native_summary import NativeSummarise
 
-            total, weight, maximum = NativeSummarise.apply(keys, values, _scaled(projection, keys), mask)
-        else:
-            size = block or _block(values, projection.shape[0])
-            total, weight, maximum = Summarise.apply(keys, values, _scaled(projection, keys), mask, size)
-        zeros = torch.zeros_like(total[..., 0, :])
-        return FeatureState(total, weight, maximum, *_counted(values, mask, zeros, zeros[..., :1], None))
+            return FeatureState(*NativeSummarise.apply(keys, values, _scaled(projection, keys), mask))
+        keys, values = zero_keys(keys, mask), zero_keys(values, mask)
+        return FeatureState(*Summarise.apply(keys, values, _scaled(projection, keys), mask, block or _block(values, projection.shape[0])))
 
 
 def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, block: int | None = None) -> Tensor:
@@ -154,19 +153,24 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
         projection: the one that the summary was made with.
         block: as there.
     """
-    exact, given = exact_dtype(queries, summary.total), queries.dtype
+    dtype, given = exact_dtype(queries, summary.total), queries.dtype
+    way = computed_by(None, queries, native=True, dtype=dtype)
     with no_autocast(queries):
-        queries = queries.to(exact)
-        if summary.total.dtype is not exact or summary.total.shape[0] != queries.shape[0]:
-            summary = _fitted(summary, queries.shape[0], exact)
-        if is_traced() or not len(queries):
+        queries = queries.to(dtype)
+        if summary.total.dtype is not dtype or summary.total.shape[0] != queries.shape[0]:
+            summary = _fitted(summary, queries.shape[0], dtype)
+        if way == "formula" or not len(queries):
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
-        if takes_native(None, queries):
-            from .native import NativeRead
+        read = queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum
+        if way == "native":
+            from .native_summary import NativeRead
 
-            return NativeRead.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum).to(given)
-        size = block or _block(queries, projection.shape[0])
-        return Read.apply(queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum, size).to(given)
+            return NativeRead.apply(*read).to(given)
+        return Read.apply(*read, block or _block(queries, projection.shape[0])).to(given)
+
+
+def _turned(queries: Tensor, keys: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor]:
+    return (queries, keys) if turns is None else turn_both(queries, keys, turns)
 
 
 def _scaled(projection: Tensor, x: Tensor) -> Tensor:
@@ -196,6 +200,7 @@ def _block(x: Tensor, features: int, chunk: int = 64) -> int:
 
 
 def _step(
+    way: Computer,
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -203,16 +208,14 @@ def _step(
     projection: Tensor | None,
     state: FeatureState,
     mask: Tensor | None,
-    backend: str | None,
 ) -> tuple[Tensor, FeatureState]:
     """One token, without gradients: few operations, and the state is read and written once."""
-    if projection is not None and takes_native(backend, values):
-        from .native import step
+    if way == "native" and projection is not None:
+        from .native_step import step
 
         return step(queries, keys, values, turns, projection, mask, state)
-    maximum = state.maximum
-    if turns is not None:
-        queries, keys = turn_both(queries, keys, turns)
+    queries, keys = _turned(queries, keys, turns)
+    values, maximum = zero_keys(values, mask), state.maximum
     if projection is None:
         q, k = queries, keys  # (B, H, 1, M)
     else:
@@ -227,16 +230,15 @@ def _step(
         k = torch.sub(k, half.add_(maximum)[..., None]).exp_()
     if mask is not None:
         k = k.masked_fill(~mask[:, None, :, None], 0.0)
-    total, weight = (state.total, state.weight) if projection is None else _under(maximum, state.maximum, state.total, state.weight)
+    total, weight = (state.total, state.weight) if projection is None else _rescaled(maximum, state.maximum, state.total, state.weight)
     total, weight = torch.addcmul(total, k.mT, values), weight + k[:, :, 0]
     normaliser = torch.linalg.vecdot(q, weight[:, :, None])[..., None]
     output = (q @ total) / guarded(normaliser)
-    more = 1 if mask is None else mask[:, None].to(state.count.dtype)
-    return output, FeatureState(total, weight, maximum, state.values + values[:, :, 0], state.count + more)
+    return output, FeatureState(total, weight, maximum)
 
 
 @in_one_call
-def _under(maximum: Tensor, before: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _rescaled(maximum: Tensor, before: Tensor, total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The sums relative to a new maximum; a new one is rare, and costs a pass over them."""
     if maximum.device.type == "cpu" and type(maximum) is Tensor and torch.equal(maximum, before):  # no stand-in without numbers
         return total, weight
@@ -244,26 +246,11 @@ def _under(maximum: Tensor, before: Tensor, total: Tensor, weight: Tensor) -> tu
     return total * shrink[..., None], weight * shrink
 
 
-def _counted(values: Tensor, mask: Tensor | None, before: Tensor, count: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Sum (B, H, K) and number (B, H, 1) of the values, with what was before."""
-    heads, length = values.shape[1:3]
-    if cu_seqlens is not None:
-        live = values.new_ones(length) if mask is None else mask[0].to(values.dtype)
-        lengths = cu_seqlens.diff()
-        document = torch.repeat_interleave(torch.arange(len(lengths), device=values.device), lengths, output_size=length)
-        sums = before.index_add(0, document, values[0].transpose(0, 1))
-        return sums, count.index_add(0, document, live[:, None, None].expand(-1, heads, 1))
-    real = length if mask is None else mask.sum(dim=-1).to(values.dtype)[:, None, None]
-    return before + values.sum(dim=-2), count + real
-
-
 def _formula(
     queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor | None, state: FeatureState | None, mask: Tensor | None, chunk: int
 ) -> tuple[Tensor, FeatureState]:
     if projection is None:
         return causal_linear_attention(queries, keys, values, state, mask=mask, exponents=False, chunk=chunk)
-    dtype = exact_dtype(queries, values)
-    with no_autocast(values):
-        log_queries, log_keys = (softmax_exponents(x.to(dtype), projection)[0] for x in (queries, keys))
-        features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp()
+    log_queries, log_keys = (softmax_exponents(x, projection)[0] for x in (queries, keys))
+    features = (log_queries - log_queries.detach().amax(dim=-1, keepdim=True)).exp()
     return causal_linear_attention(features, log_keys, values, state, mask=mask, chunk=chunk)

@@ -6,8 +6,8 @@ typedef struct {
     const float *turns;                   // cosines and sines by which queries and keys are turned first, (B or 1, K); null: they are not
     const uint8_t *live;                  // (B,), 1 = a real token; null: all are
     const float *projection;              // (M, K), as it was drawn
-    const float *total, *weight, *maximum, *sum, *count;                       // the state before: (B, H, M, V), (B, H, M), (B, H), (B, H, V), (B, H)
-    float *output, *total_after, *weight_after, *maximum_after, *sum_after, *count_after; // (B, H, V); the state after
+    const float *total, *weight, *maximum; // the state before: (B, H, M, V), (B, H, M), (B, H)
+    float *output, *total_after, *weight_after, *maximum_after; // (B, H, V); the state after
     int64_t batch, heads, width, value_width, features, turns_step, threads;
     float nothing; // a normaliser below this has no key
 } token;
@@ -62,12 +62,8 @@ static void step(const token *t, long index, space *s) {
         weight_after[m] = weight[m] * shrink + kept[m];
         below += weight_after[m] * asked[m];
     }
-    for (long i = 0; i < values; i++) {
-        out[i] = fabsf(below) <= t->nothing ? 0 : out[i] / below;
-        t->sum_after[index * values + i] = t->sum[index * values + i] + (live ? v[i] : 0);
-    }
+    for (long i = 0; i < values; i++) out[i] = fabsf(below) <= t->nothing ? 0 : out[i] / below;
     t->maximum_after[index] = most;
-    t->count_after[index] = t->count[index] + live;
 }
 
 int favor_step(const token *t) {
@@ -84,8 +80,8 @@ int favor_step(const token *t) {
 
 const field_layout favor_step_layout[] = {
     STRUCT(token), FIELD(token, queries), FIELD(token, keys), FIELD(token, values), FIELD(token, turns), FIELD(token, live),
-    FIELD(token, projection), FIELD(token, total), FIELD(token, weight), FIELD(token, maximum), FIELD(token, sum), FIELD(token, count),
-    FIELD(token, output), FIELD(token, total_after), FIELD(token, weight_after), FIELD(token, maximum_after), FIELD(token, sum_after),
-    FIELD(token, count_after), FIELD(token, batch), FIELD(token, heads), FIELD(token, width), FIELD(token, value_width),
-    FIELD(token, features), FIELD(token, turns_step), FIELD(token, threads), FIELD(token, nothing), END,
+    FIELD(token, projection), FIELD(token, total), FIELD(token, weight), FIELD(token, maximum), FIELD(token, output),
+    FIELD(token, total_after), FIELD(token, weight_after), FIELD(token, maximum_after), FIELD(token, batch), FIELD(token, heads),
+    FIELD(token, width), FIELD(token, value_width), FIELD(token, features), FIELD(token, turns_step), FIELD(token, threads),
+    FIELD(token, nothing), END,
 };

@@ -17,23 +17,31 @@ from torch import Tensor
 from ...core.layout import positions_first
 from ...core.numerics import EMPTY, LOG2E, no_autocast
 from ...kernels.derivatives import differentiable, keep, kept
-from .causal import above_ratio, block, guarded, half_square, joined, with_one
-from .composition import read_by_formula, summarise_by_formula
+from .blocks import above_ratio, block, guarded, half_square, joined, with_one
+from .features import exponents_of
+from .formula import read_features, summarise_features
+from .state import FeatureState
+
+
+def summarise_by_formula(keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """As :class:`Summarise`, for every kind of derivative."""
+    found = summarise_features(exponents_of(keys, projection), values, mask)
+    return found.total, found.weight, found.maximum
 
 
 class Summarise(torch.autograd.Function):
-    """(keys, values, projection, live, size) -> (total, weight, maximum), as in ``FeatureState`` with a maximum for each feature.
+    """(keys, values, projection, mask, size) -> (total, weight, maximum), as in ``FeatureState`` with a maximum for each feature.
 
     Args of ``apply``:
         keys, values: (B, H, S, K), zero at padding.
         projection: (M, K) times K^(-1/4).
-        live: (B, S) bool, real tokens; None: all.
+        mask: (B, S) bool, real tokens; None: all.
         size: positions of a block.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, keys: Tensor, values: Tensor, projection: Tensor, live: Tensor | None, size: int
+        ctx: Any, keys: Tensor, values: Tensor, projection: Tensor, mask: Tensor | None, size: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, heads, length, width = values.shape
         maximum = values.new_full((batch * heads, projection.shape[0]), EMPTY)
@@ -41,12 +49,12 @@ class Summarise(torch.autograd.Function):
         table = with_one(projection) * LOG2E
         for start in range(0, length, size):
             k, v = (block(x, start, min(start + size, length), size) for x in (keys, values))
-            exponents = torch.cat((k, key_offset(k, live, start, heads)), dim=-1) @ table.T
+            exponents = torch.cat((k, key_offset(k, mask, start, heads)), dim=-1) @ table.T
             larger = torch.maximum(maximum, exponents.amax(dim=1))
             summary.mul_((maximum - larger).exp2_()[:, None])
             summary.baddbmm_(with_one(v).mT, exponents.sub_(larger[:, None]).exp2_())
             maximum = larger
-        keep(ctx, (keys, values, projection, live, size), maximum)
+        keep(ctx, (keys, values, projection, mask, size), maximum)
         summary, maximum = (x.unflatten(0, (batch, heads)) for x in (summary, maximum / LOG2E))
         ctx.mark_non_differentiable(maximum)
         ctx.set_materialize_grads(False)
@@ -55,7 +63,7 @@ class Summarise(torch.autograd.Function):
     @staticmethod
     @differentiable(summarise_by_formula)
     def backward(ctx: Any, d_total: Tensor | None, d_weight: Tensor | None, _: Any) -> tuple[Any, ...]:
-        (keys, values, projection, live, size), (maximum,) = kept(ctx)
+        (keys, values, projection, mask, size), (maximum,) = kept(ctx)
         batch, heads, length, width = keys.shape
         d_summary = joined(d_total, d_weight, (batch, heads, values.shape[-1] + 1, maximum.shape[-1]), values).flatten(0, 1)
         d_keys, d_values = positions_first(keys), positions_first(values)
@@ -65,12 +73,17 @@ class Summarise(torch.autograd.Function):
             for start in range(0, length, size):
                 stop = min(start + size, length)
                 k, v = (block(x, start, stop, size) for x in (keys, values))
-                features = torch.bmm(with_one(torch.cat((k, key_offset(k, live, start, heads)), dim=-1)), shifted.mT).exp2_()
+                features = torch.bmm(with_one(torch.cat((k, key_offset(k, mask, start, heads)), dim=-1)), shifted.mT).exp2_()
                 dv = torch.bmm(features, d_summary[:, :-1].mT)
                 pulled = torch.bmm(with_one(v), d_summary).mul_(features) @ table  # (E, P, K + 1)
                 dk = pulled[..., :-1] - pulled[..., -1:].mul(width**-0.5) * k
                 d_keys[:, :, start:stop], d_values[:, :, start:stop] = (x.unflatten(0, (-1, heads)) for x in (dk, dv))
         return d_keys, d_values, None, None, None
+
+
+def read_by_formula(queries: Tensor, projection: Tensor, total: Tensor, weight: Tensor, maximum: Tensor, *_: Any) -> Tensor:
+    """As :class:`Read`, for every kind of derivative."""
+    return read_features(exponents_of(queries, projection), FeatureState(total, weight, maximum))
 
 
 class Read(torch.autograd.Function):
@@ -117,12 +130,12 @@ class Read(torch.autograd.Function):
         return d_queries, None, d_summary[..., :-1, :].mT, d_summary[..., -1, :], None, None
 
 
-def key_offset(keys: Tensor, live: Tensor | None, start: int, heads: int) -> Tensor:
+def key_offset(keys: Tensor, mask: Tensor | None, start: int, heads: int) -> Tensor:
     """What is added to every exponent of a key, (E, P, 1): minus half its squared norm; for padding so little that exp is zero."""
     offset = half_square(keys)[..., None].neg_()
-    if live is not None:
-        dead = ~live[:, None, start : start + keys.shape[1]].expand(-1, heads, -1).flatten(0, 1)
-        offset.masked_fill_(dead[..., None], 2 * EMPTY)
+    if mask is not None:
+        missing = ~mask[:, None, start : start + keys.shape[1]].expand(-1, heads, -1).flatten(0, 1)
+        offset.masked_fill_(missing[..., None], 2 * EMPTY)
     return offset
 
 

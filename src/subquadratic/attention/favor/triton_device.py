@@ -1,4 +1,4 @@
-"""The device code of linear_attention.py: five kernels, and what they share.
+"""The device code of triton.py: five kernels, and what they share.
 
 `m` is the running maximum at each position, `arriving` the one before a chunk, `leaving` the one at its end; `s`, `z` are the total and the
 weight of a state, and `dx` is the gradient of x.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...layers.linear.op import onednn_is_faster, parts_of
 
-LONG = 16  # steps from which a copy of a weight, in the order in which it is read, pays
-ROWS, ELEMENTS = 4, 1 << 17  # rows of a step, and elements of a weight, from which oneDNN's own layout pays
+MANY_STEPS = 16  # steps from which a copy of a weight, in the order in which it is read, pays
+PACKED_ROWS, PACKED_NUMBERS = 4, 1 << 17  # rows of a step, and numbers of a weight, from which oneDNN's own layout pays
 
 
 class Product:
@@ -28,14 +28,14 @@ class Product:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows) if _packs(weight, rows, steps) else None
         self.right = weight.mT
         self.bands = self.band_bias = None
-        if rows == 1 and steps >= LONG and weight.device.type == "cpu" and weight.dtype is torch.float32:
+        if rows == 1 and steps >= MANY_STEPS and weight.device.type == "cpu" and weight.dtype is torch.float32:
             lying = weight.contiguous()
             parts = parts_of(lying)
             if parts is not None:
                 self.bands = lying.view(parts, -1, lying.shape[1])
                 self.band_bias = None if bias is None else bias.view(parts, -1, 1)
                 return
-        if steps >= LONG and self.packed is None:
+        if steps >= MANY_STEPS and self.packed is None:
             # One row wants the longer side last; several want what each output is made of in one piece: up to twice as fast on Intel.
             together = rows > 1 or weight.shape[1] > weight.shape[0]
             self.right = weight.contiguous().mT if together else weight.mT.contiguous()
@@ -79,5 +79,5 @@ def _onednn(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _packs(weight: Tensor, rows: int, steps: int) -> bool:
-    large = steps >= LONG and rows >= ROWS and weight.numel() >= ELEMENTS
+    large = steps >= MANY_STEPS and rows >= PACKED_ROWS and weight.numel() >= PACKED_NUMBERS
     return large and weight.device.type == "cpu" and weight.dtype is torch.float32 and onednn_is_faster()

@@ -20,7 +20,7 @@ class Segments(NamedTuple):
 
     x: Tensor  # (B, W, D), zero where there is no token
     slot: int  # place of column 0 in the first segment
-    real: Tensor | None  # (B, W) bool; None: all
+    mask: Tensor | None  # (B, W) bool, True = a token is there; None: all
     columns: Tensor | None  # (B, N) int64, where each token went; None: where it was
     end: Tensor | None  # (B,) int64, place after the row's last token, counted from the first segment's beginning; None: slot + W
 
@@ -45,11 +45,11 @@ def lay_out(x: Tensor, mask: Tensor | None, phase: Tensor | None) -> Segments:
     ends = ahead + counts
     width = int(ends.max()) if may_look(ends) or phase is not None else length
     rank = torch.arange(width, device=x.device) - ahead[:, None]
-    real = (rank >= 0) & (rank < counts[:, None])
+    filled = (rank >= 0) & (rank < counts[:, None])
     source = order.gather(1, rank.clamp(0, length - 1))
     grid = x.gather(1, source[..., None].expand(-1, -1, x.shape[-1]))
     columns = (mask.cumsum(dim=1) - 1 + ahead[:, None]).clamp(0, max(width - 1, 0))
-    return Segments(zero_padding(grid, real), slot, real, columns, slot + ahead + counts)
+    return Segments(zero_padding(grid, filled), slot, filled, columns, slot + ahead + counts)
 
 
 def bring_back(y: Tensor, segments: Segments, mask: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.favor.efficient import EfficientState
-from ...attention.favor.formula import FeatureState
+from ...attention.favor.state import FeatureState
 from ...attention.softmax.window import WindowState
 from ...core.errors import NotCausalError, check_mask, check_sequence, require, require_positive, require_probability
 from ...core.padding import zero_padding

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ...attention.favor.efficient import EfficientState, read_efficient, summarise_efficient
 from ...attention.favor.features import default_features, orthogonal_gaussian, softmax_exponents
-from ...attention.favor.formula import FeatureState, causal_linear_attention, empty_features, read_with_queries, summarise_features
+from ...attention.favor.formula import causal_linear_attention, read_with_queries, summarise_features
+from ...attention.favor.state import FeatureState, empty_epsilon, empty_features, with_sums
 from ...core.errors import NotCausalError, check_mask, require_choice, require_positive
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.scalars import plain_scalars
@@ -108,7 +109,8 @@ class FastAttention(nn.Module):
             exponents, projected = softmax_exponents(k, self._projection())
             if mask is not None:
                 projected = projected.masked_fill(~mask[:, None, :, None], -torch.inf)
-            return summarise_features(exponents, v, mask, maximum=projected.detach().amax(dim=(-1, -2))[..., None])
+            summary = summarise_features(exponents, v, mask, maximum=projected.detach().amax(dim=(-1, -2))[..., None])
+            return with_sums(summary, v, mask)
 
     def read(self, q: Tensor, summary: FeatureState | EfficientState) -> Tensor:
         """(B, H, N, K) queries -> (B, H, N, K) in their dtype."""
@@ -127,11 +129,12 @@ class FastAttention(nn.Module):
         if not self.causal:
             raise NotCausalError("this attention")
         features = self.dim_heads if self.no_projection else self.nb_features
-        empty = empty_features(batch_size, heads, features, self.dim_heads, device=like.device, dtype=exact_dtype(like))
+        sizes, dtype = (batch_size, heads, features, self.dim_heads), exact_dtype(like)
         if self.no_projection or self.generalized_attention:
-            return empty
+            return empty_features(*sizes, device=like.device, dtype=dtype)
         # The published 1e-6 joins the sum of features that carry a factor 1 / sqrt(M). Relative to the running maximum that is a fraction
         # of one token of weight FEATURE_EPSILON and value zero, so the count of tokens starts there.
+        empty = empty_epsilon(*sizes, device=like.device, dtype=dtype)
         return dataclasses.replace(empty, count=empty.count + CAUSAL_EPSILON * self.nb_features**0.5 / FEATURE_EPSILON)
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, state: FeatureState, *, mask: Tensor | None = None) -> tuple[Tensor, FeatureState]:

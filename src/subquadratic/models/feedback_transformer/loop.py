@@ -97,7 +97,7 @@ class Loop:
             self.token, self.cut = self.line.start(), self.lead + start
         low, high = max(self.segments.slot - start, 0), min(self.total - start, self.config.segment_length)
         columns = slice(start + low - self.segments.slot, start + high - self.segments.slot)
-        keep = None if self.segments.real is None else ~self.segments.real[:, columns]
+        keep = None if self.segments.mask is None else ~self.segments.mask[:, columns]
         place, cut = self.lead + start, self.cut  # not self.cut below: a recomputation comes when it has moved on
         bias, present = self._bias(start, low, high)
 
