@@ -19,7 +19,7 @@ typedef struct {
     float *mean;            // (B, H, K)
     const float *d_mean;
     float *d_weights;       // (B, H, D)
-    float *sums;            // (B, shares, H (H WIDE(K) + 16)): what each share of the positions sums up
+    float *sums;            // (B, shares, H (H padded_to_16(K) + 16)): what each share of the positions sums up
     int64_t batch, heads, length, width, turns_step, weights_step, shares, threads;
     int64_t late;           // 0: logits are of x, the mean is of x turned once. 1: logits of x turned once, the mean of x turned twice
     float scale;            // of logits
@@ -35,12 +35,12 @@ typedef struct {
 } part;
 
 static long space_for_part(const pool *p) {
-    long wide = p->heads * WIDE(p->width);
-    return (p->heads + 2 * FEW + 1) * wide + p->heads * FEW + FEW * WIDE(p->width);
+    long wide = p->heads * padded_to_16(p->width);
+    return (p->heads + 2 * FEW + 1) * wide + p->heads * FEW + FEW * padded_to_16(p->width);
 }
 
 static part part_of(const pool *p, long task, float scale, space *s) {
-    long each = (p->length + p->shares - 1) / p->shares, head = WIDE(p->width), wide = p->heads * head;
+    long each = (p->length + p->shares - 1) / p->shares, head = padded_to_16(p->width), wide = p->heads * head;
     part w = {.batch = task / p->shares, .share = task % p->shares, .head = head, .wide = wide};
     w.start = w.share * each, w.stop = least(w.start + each, p->length);
     w.turns = p->turns ? p->turns + w.batch * p->turns_step : NULL;
@@ -71,7 +71,7 @@ static void look(const pool *p, part *w, long at, long count) {
         if (!is_live(p, w, at + j)) memset(w->asked + j * w->wide, 0, w->wide * 4), memset(w->seen + j * w->wide, 0, w->wide * 4);
 }
 
-// Largest logit, sum of exponentials relative to it, and 16 numbers on the sum of positions by them, of each head: (H, 16 + WIDE(K)).
+// Largest logit, sum of exponentials relative to it, and 16 numbers on the sum of positions by them, of each head: (H, 16 + padded_to_16(K)).
 static void forward_part(const pool *p, part *w, float *sums) {
     long heads = p->heads, step = 16 + w->head;
     for (long head = 0; head < heads; head++) sums[head * step] = -INFINITY;
@@ -100,11 +100,11 @@ static void forward_part(const pool *p, part *w, float *sums) {
     }
 }
 
-static long each_share(const pool *p) { return p->heads * (p->heads * WIDE(p->width) + 16); }
+static long each_share(const pool *p) { return p->heads * (p->heads * padded_to_16(p->width) + 16); }
 
 int pool_forward(const pool *p) {
     int failed = 0;
-    long heads = p->heads, width = p->width, each = each_share(p), step = 16 + WIDE(width);
+    long heads = p->heads, width = p->width, each = each_share(p), step = 16 + padded_to_16(width);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
@@ -195,7 +195,7 @@ static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
 
 int pool_backward(const pool *p) {
     int failed = 0;
-    long heads = p->heads, wide = heads * WIDE(p->width), each = each_share(p);
+    long heads = p->heads, wide = heads * padded_to_16(p->width), each = each_share(p);
 #pragma omp parallel num_threads(p->threads)
     {
 #pragma omp for schedule(dynamic)
@@ -209,7 +209,7 @@ int pool_backward(const pool *p) {
             free(s.start);
         }
         for (long batch = 0; batch < p->batch; batch++)
-            add_shares(p->shares, heads * heads, p->width, p->sums + batch * p->shares * each, WIDE(p->width), each,
+            add_shares(p->shares, heads * heads, p->width, p->sums + batch * p->shares * each, padded_to_16(p->width), each,
                        p->d_weights + batch * heads * heads * p->width);
     }
     return failed;

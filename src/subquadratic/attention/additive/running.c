@@ -31,7 +31,7 @@ typedef struct {
 } chunk;
 
 static chunk chunk_in(const running *r, space *m, int *failed) {
-    chunk c = {.step = WIDE(r->width)};
+    chunk c = {.step = padded_to_16(r->width)};
     *m = space_of((2 * CHUNK + 5) * c.step, failed);
     if (!m->start) return c;
     c.x = take_zeros(m, CHUNK * c.step), c.mean = take_zeros(m, CHUNK * c.step);

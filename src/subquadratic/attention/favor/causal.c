@@ -9,14 +9,14 @@ typedef struct {
 } head;
 
 static long space_for(const favor *f) {
-    long step = PADDED(f->value_width + 1);
+    long step = padded(f->value_width + 1);
     return f->features * (step + 2 * CHUNK) + 2 * f->width * CHUNK + CHUNK * step + 5 * CHUNK + 2 * CHUNK * CHUNK + step * CHUNK;
 }
 
 static head head_of(const favor *f, long index, space *s) {
     const int64_t *run = f->runs + index / f->heads * 5;
     head h = {.run = index / f->heads, .batch = run[0], .head = index % f->heads, .start = run[1], .stop = run[2]};
-    h.step = PADDED(f->value_width + 1), h.mark = f->maximum[index];
+    h.step = padded(f->value_width + 1), h.mark = f->maximum[index];
     h.summary = take(s, f->features * h.step);
     h.k = take(s, f->width * CHUNK), h.q = take(s, f->width * CHUNK), h.v = take(s, CHUNK * h.step);
     h.k_features = take(s, f->features * CHUNK), h.q_features = take(s, f->features * CHUNK);
@@ -29,7 +29,7 @@ static float *place(const favor *f, float *base, long index, long head, long num
 
 // Keys' features, heights, running maximum, and values, of the chunk at `at`; returns the running maximum after it.
 static float read_keys(const favor *f, head *h, long at, long count) {
-    long columns = PADDED(count);
+    long columns = padded(count);
     const uint8_t *live = f->live ? f->live + h->batch * f->live_step + at : NULL;
     transpose(count, f->width, columns, row_of(&f->keys, h->batch, h->head, at), f->keys.row, h->k, CHUNK);
     clear_dead(live, count, f->width, h->k);
@@ -83,12 +83,12 @@ static void triangle(const head *h, long columns, long depth, const float *a, co
 }
 
 static void read_queries(const favor *f, head *h, long at, long count) {
-    transpose(count, f->width, PADDED(count), row_of(&f->queries, h->batch, h->head, at), f->queries.row, h->q, CHUNK);
-    features_of(f, PADDED(count), h->q, h->q_features, h->top);
+    transpose(count, f->width, padded(count), row_of(&f->queries, h->batch, h->head, at), f->queries.row, h->q, CHUNK);
+    features_of(f, padded(count), h->q, h->q_features, h->top);
 }
 
 static void forward_chunk(const favor *f, head *h, long at, long count) {
-    long columns = PADDED(count), width = f->value_width;
+    long columns = padded(count), width = f->value_width;
     float most = read_keys(f, h, at, count);
     read_queries(f, h, at, count);
     decays(h, columns);
@@ -110,7 +110,7 @@ INLINE long count_at(const head *h, long at) { return h->stop - at < CHUNK ? h->
 
 // A share's place in storage: a summary (M, step), and behind it a maximum.
 static float *share_place(const favor *f, long task) {
-    return f->sums + task * (f->features * PADDED(f->value_width + 1) + 64);
+    return f->sums + task * (f->features * padded(f->value_width + 1) + 64);
 }
 
 // What the keys and values of a share sum up to by themselves; nobody asks the last one.
@@ -133,7 +133,7 @@ static void sum_share(const favor *f, long task, int *failed) {
 
 // Makes of the sums of a run's shares what has come before each.
 static void add_up_shares(const favor *f, long index, int *failed) {
-    long step = PADDED(f->value_width + 1), numbers = f->features * step;
+    long step = padded(f->value_width + 1), numbers = f->features * step;
     space s = space_of(2 * numbers, failed);
     if (!s.start) return;
     float *before = take(&s, numbers), *own = take(&s, numbers), mark = f->maximum[index];
@@ -186,7 +186,7 @@ typedef struct {
 } slopes;
 
 static long space_for_slopes(const favor *f) {
-    long step = PADDED(f->value_width + 1);
+    long step = padded(f->value_width + 1);
     return f->features * (step + CHUNK) + 2 * CHUNK * CHUNK + 6 * step * CHUNK + f->width * CHUNK;
 }
 
@@ -203,13 +203,13 @@ static void summary_back(const favor *f, const head *h, const slopes *d, long co
     float shrink = expf(h->mark - most);
     if (shrink != 1)
         for (long i = 0; i < f->features * h->step; i += LANES) store(d->d_summary + i, load(d->d_summary + i) * shrink);
-    for (long j = 0; j < PADDED(count); j++)
+    for (long j = 0; j < padded(count); j++)
         for (long c = 0; c < h->step; c += LANES) store(d->g_rows + j * h->step + c, load(d->g_rows + j * h->step + c) * h->reach[j]);
-    add_outer(f, PADDED(count), h->q_features, d->g_rows, d->d_summary, h->step);
+    add_outer(f, padded(count), h->q_features, d->g_rows, d->d_summary, h->step);
 }
 
 static void backward_chunk(const favor *f, head *h, slopes *d, long at, long count) {
-    long columns = PADDED(count), width = f->value_width, features = f->features;
+    long columns = padded(count), width = f->value_width, features = f->features;
     float most = read_keys(f, h, at, count);
     read_queries(f, h, at, count);
     decays(h, columns);
@@ -264,7 +264,7 @@ static void sum_share_back(const favor *f, long task, int *failed) {
 
 // Makes of these the gradient of the summary after each share.
 static void add_up_shares_back(const favor *f, long index, int *failed) {
-    long step = PADDED(f->value_width + 1), numbers = f->features * step;
+    long step = padded(f->value_width + 1), numbers = f->features * step;
     space s = space_of(space_for(f) + 2 * numbers, failed);
     if (!s.start) return;
     head h = head_of(f, index, &s);

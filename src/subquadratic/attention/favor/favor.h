@@ -90,7 +90,7 @@ static void add_outer(const favor *f, long columns, const float *a, const float 
     float last[CHUNK] = {0};
     for (long j = 0; j < columns; j++) last[j] = b[j * step + f->value_width];
     product(f->features, f->value_width, columns, a, CHUNK, b, step, out, step, 1);
-    weighted_rows(f->features, PADDED(columns), a, CHUNK, last, out + f->value_width, step, 1);
+    weighted_rows(f->features, padded(columns), a, CHUNK, last, out + f->value_width, step, 1);
 }
 
 // Output of a chunk from numerators and normaliser, (V + 1, C): zero where there is no key. Keeps what was divided by.
@@ -103,13 +103,13 @@ static void write_ratio(const favor *f, long batch, long head, long at, long cou
         if (f->normaliser) f->normaliser[(batch * f->heads + head) * f->length + at + i] = below;
         over[i] = 1 / below;
     }
-    scale_columns(width, PADDED(count), mixed, over);
+    scale_columns(width, padded(count), mixed, over);
     transpose(width, count, width, mixed, CHUNK, row_of(&f->output, batch, head, at), f->output.row);
 }
 
 // The gradient of numerators and normaliser from that of their ratio: g (V + 1, C), g_rows (C, step); output (V, C) is scratch.
 static void above_ratio(const favor *f, long batch, long head, long at, long count, float *g, float *g_rows, float *output) {
-    long columns = PADDED(count), width = f->value_width, step = PADDED(width + 1);
+    long columns = padded(count), width = f->value_width, step = padded(width + 1);
     const float *below = f->normaliser + (batch * f->heads + head) * f->length + at;
     transpose(count, width, columns, row_of(&f->d_output, batch, head, at), f->d_output.row, g, CHUNK);
     transpose(count, width, columns, row_of(&f->output, batch, head, at), f->output.row, output, CHUNK);
@@ -128,14 +128,14 @@ static void above_ratio(const favor *f, long batch, long head, long at, long cou
 static void queries_back(
     const favor *f, long batch, long head, long at, long count, const float *features, float *d_features, float *d_x) {
     for (long i = 0; i < f->features * CHUNK; i += LANES) store(d_features + i, load(d_features + i) * load(features + i));
-    product_turned(f->width, PADDED(count), f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
+    product_turned(f->width, padded(count), f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
     transpose(f->width, count, f->width, d_x, CHUNK, row_of(&f->d_queries, batch, head, at), f->d_queries.row);
 }
 
 // The same of keys (K, C), in whose exponents half their squared norm is too.
 static void keys_back(const favor *f, long batch, long head, long at, long count, const float *keys, const float *features,
                       float *d_features, float *d_x) {
-    long columns = PADDED(count);
+    long columns = padded(count);
     float sums[CHUNK] = {0};
     for (long m = 0; m < f->features; m++)
         for (long c = 0; c < columns; c += LANES) {

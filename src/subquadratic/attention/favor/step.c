@@ -22,7 +22,7 @@ static void step(const token *t, long index, space *s) {
     long live = !t->live || t->live[row];
     float scale = LOG2E / sqrtf(sqrtf(width)), squares[4] = {0}; // see half_squares
     float *q = take(s, width), *k = take(s, width), *both = take(s, width * LANES), *exponents = take(s, features * LANES);
-    float *asked = take(s, PADDED(features)), *kept = take(s, PADDED(features)), *out = t->output + index * values;
+    float *asked = take(s, padded(features)), *kept = take(s, padded(features)), *out = t->output + index * values;
     const float *v = t->values + index * values, *by = t->turns ? t->turns + row * t->turns_step : NULL;
     turned(t->queries + index * width, by, width, q);
     turned(t->keys + index * width, by, width, k);
@@ -38,7 +38,7 @@ static void step(const token *t, long index, space *s) {
         top = asked[m] > top ? asked[m] : top;
         height = kept[m] > height ? kept[m] : height;
     }
-    for (long m = features; m < PADDED(features); m++) asked[m] = kept[m] = -INFINITY;
+    for (long m = features; m < padded(features); m++) asked[m] = kept[m] = -INFINITY;
     float most = live && height / LOG2E - half > mark ? height / LOG2E - half : mark, shrink = expf(mark - most);
     for (long m = 0; m < features; m += LANES) {
         store(asked + m, exp2_of(load(asked + m) - top));
@@ -74,7 +74,7 @@ int favor_step(const token *t) {
     int failed = 0;
 #pragma omp parallel for schedule(static) num_threads(t->threads)
     for (long index = 0; index < t->batch * t->heads; index++) {
-        space s = space_of((t->width + t->features) * LANES + 2 * PADDED(t->features) + 2 * t->width + 128, &failed);
+        space s = space_of((t->width + t->features) * LANES + 2 * padded(t->features) + 2 * t->width + 128, &failed);
         if (!s.start) continue;
         step(t, index, &s);
         free(s.start);

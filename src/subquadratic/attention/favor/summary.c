@@ -10,13 +10,13 @@ typedef struct {
 } share;
 
 static long space_for(const favor *f) {
-    long step = PADDED(f->value_width + 1);
+    long step = padded(f->value_width + 1);
     return f->features * (2 * CHUNK) + 2 * f->width * CHUNK + CHUNK * step + CHUNK + 3 * step * CHUNK;
 }
 
 static share share_of(const favor *f, long task, long shares, space *s) {
     long index = task / shares, chunks = (f->length + CHUNK - 1) / CHUNK, piece = task % shares;
-    share h = {.index = index, .batch = index / f->heads, .head = index % f->heads, .step = PADDED(f->value_width + 1)};
+    share h = {.index = index, .batch = index / f->heads, .head = index % f->heads, .step = padded(f->value_width + 1)};
     h.start = chunks * piece / shares * CHUNK, h.stop = chunks * (piece + 1) / shares * CHUNK;
     if (h.stop > f->length) h.stop = f->length;
     h.x = take(s, f->width * CHUNK), h.d_x = take(s, f->width * CHUNK), h.v = take(s, CHUNK * h.step);
@@ -25,7 +25,7 @@ static share share_of(const favor *f, long task, long shares, space *s) {
     return h;
 }
 
-static long summary_numbers(const favor *f) { return f->features * (PADDED(f->value_width + 1) + 1) + 32; }
+static long summary_numbers(const favor *f) { return f->features * (padded(f->value_width + 1) + 1) + 32; }
 
 INLINE void fetch_next(const share *h, const rows *x, long at, long width) {
     fetch(x, h->batch, h->head, at + CHUNK, h->stop < at + 2 * CHUNK ? h->stop : at + 2 * CHUNK, width);
@@ -33,7 +33,7 @@ INLINE void fetch_next(const share *h, const rows *x, long at, long width) {
 
 // The exponents of a chunk's keys to base 2, (M, C); of what is no token so little that 2^x is 0. Values beside them.
 static void key_exponents(const favor *f, share *h, long at, long count) {
-    long columns = PADDED(count);
+    long columns = padded(count);
     fetch_next(h, &f->keys, at, f->width);
     fetch_next(h, &f->values, at, f->value_width);
     const uint8_t *live = f->live ? f->live + h->batch * f->live_step + at : NULL;
@@ -49,7 +49,7 @@ static void summarise(const favor *f, share *h) {
     for (long i = 0; i < f->features * h->step; i++) h->summary[i] = 0;
     for (long m = 0; m < f->features; m++) h->largest[m] = f->empty;
     for (long at = h->start; at < h->stop; at += CHUNK) {
-        long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = PADDED(count);
+        long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = padded(count);
         key_exponents(f, h, at, count);
         for (long m = 0; m < f->features; m++) {
             float *row = h->features + m * CHUNK, before = h->largest[m];
@@ -83,7 +83,7 @@ static void merge(const favor *f, share *h, const float *summary, const float *l
 static void summarise_back(const favor *f, share *h) {
     float *v_turned = h->g, *d_v = h->output;
     for (long at = h->start; at < h->stop; at += CHUNK) {
-        long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = PADDED(count);
+        long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = padded(count);
         key_exponents(f, h, at, count);
         for (long m = 0; m < f->features; m++)
             for (long c = 0; c < columns; c += LANES)
@@ -98,7 +98,7 @@ static void summarise_back(const favor *f, share *h) {
 
 // Features of a chunk's queries, each feature with its keys' largest exponent.
 static void read_queries(const favor *f, share *h, long at, long count) {
-    long columns = PADDED(count);
+    long columns = padded(count);
     fetch_next(h, &f->queries, at, f->width);
     transpose(count, f->width, columns, row_of(&f->queries, h->batch, h->head, at), f->queries.row, h->x, CHUNK);
     product(f->features, columns, f->width, f->table, f->width, h->x, CHUNK, h->features, CHUNK, 0);
@@ -114,7 +114,7 @@ static void read(const favor *f, share *h) {
     for (long at = h->start; at < h->stop; at += CHUNK) {
         long count = h->stop - at < CHUNK ? h->stop - at : CHUNK;
         read_queries(f, h, at, count);
-        product_turned(f->value_width + 1, PADDED(count), f->features, h->summary, h->step, h->features, CHUNK, h->output, CHUNK, 0);
+        product_turned(f->value_width + 1, padded(count), f->features, h->summary, h->step, h->features, CHUNK, h->output, CHUNK, 0);
         write_ratio(f, h->batch, h->head, at, count, h->output);
     }
 }
@@ -122,7 +122,7 @@ static void read(const favor *f, share *h) {
 static void read_back(const favor *f, share *h, float *d_summary) {
     for (long i = 0; i < f->features * h->step; i++) d_summary[i] = 0;
     for (long at = h->start; at < h->stop; at += CHUNK) {
-        long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = PADDED(count);
+        long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = padded(count);
         fetch_next(h, &f->output, at, f->value_width);
         fetch_next(h, &f->d_output, at, f->value_width);
         read_queries(f, h, at, count);
@@ -138,7 +138,7 @@ static float *total_of(const favor *f, float *total, long index) { return total 
 // What each share sums up by itself, and then one thread a head adds together; one share alone is the sum.
 int favor_summarise(const favor *f) {
     int failed = 0;
-    long shares = f->shares, heads = f->run_count * f->heads, each = summary_numbers(f), step = PADDED(f->value_width + 1);
+    long shares = f->shares, heads = f->run_count * f->heads, each = summary_numbers(f), step = padded(f->value_width + 1);
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
     for (long task = 0; task < heads * shares; task++) {
         space s = space_of(space_for(f) + each, &failed);
@@ -190,7 +190,7 @@ int favor_read(const favor *f) { return each_share(f, f->total, f->weight, read)
 
 int favor_read_backward(const favor *f) {
     int failed = 0;
-    long shares = f->shares, heads = f->run_count * f->heads, each = summary_numbers(f), step = PADDED(f->value_width + 1);
+    long shares = f->shares, heads = f->run_count * f->heads, each = summary_numbers(f), step = padded(f->value_width + 1);
 #pragma omp parallel for schedule(dynamic) num_threads(f->threads)
     for (long task = 0; task < heads * shares; task++) {
         space s = space_of(space_for(f) + 2 * each, &failed);

@@ -10,18 +10,17 @@
 
 #include "tensor.h"
 
-#define THREAD omp_get_thread_num()
-#define THREADS omp_get_num_threads()
-#define MEET _Pragma("omp barrier")
-
 #define PANEL (3 * LANES) // columns of a weight that lie together, for all of its depth
 #define ROWS_AT_ONCE (LANES == 16 ? 8 : 4)
-#define PANELS(width) (((width) + PANEL - 1) / PANEL)
+
+INLINE long thread(void) { return omp_get_thread_num(); }
+INLINE long threads(void) { return omp_get_num_threads(); }
+INLINE long panels_of(long columns) { return (columns + PANEL - 1) / PANEL; }
 
 typedef struct {
     const float *at;            // element (o, i) of W at o * out + i * in
     int64_t out, in, outs, ins; // steps, and sizes O and I
-    float *panels;              // storage for PANELS(O) of I * PANEL numbers
+    float *panels;              // storage for panels_of(O) of I * PANEL numbers
 } weight; // of x -> x W^T
 
 typedef struct {
@@ -52,7 +51,7 @@ typedef struct {
 
 // Weights as the loops read them, each thread some of the panels.
 static void pack(const weight *w) {
-    for (long panel = THREAD; panel < PANELS(w->outs); panel += THREADS) {
+    for (long panel = thread(); panel < panels_of(w->outs); panel += threads()) {
         float *to = w->panels + panel * w->ins * PANEL;
         for (long i = 0; i < w->ins; i++)
             for (long c = 0; c < PANEL; c++) {
@@ -80,19 +79,35 @@ static void panel_product(long rows, const weight *w, long panel, const float *x
     }
 }
 
-// For each panel of this thread's share, and each of its rows, `then` is done with row `r`, columns `first` to `last`, and `got` of them.
-#define EACH_PANEL(f, w, x, ...)                                                                                                           \
-    for (long panel = THREAD; panel < PANELS((w)->outs); panel += THREADS)                                                                 \
-        for (long from = 0; from < (f)->batch; from += ROWS_AT_ONCE) {                                                                     \
-            float product[ROWS_AT_ONCE * PANEL];                                                                                           \
-            long some = (f)->batch - from < ROWS_AT_ONCE ? (f)->batch - from : ROWS_AT_ONCE;                                               \
-            panel_product(some, w, panel, (x) + from * (w)->ins, product);                                                                 \
-            for (long r = from; r < from + some; r++) {                                                                                    \
-                long first = panel * PANEL, last = first + PANEL < (w)->outs ? first + PANEL : (w)->outs;                                  \
-                const float *got = product + (r - from) * PANEL;                                                                           \
-                for (long o = first; o < last; o += LANES, got += LANES) __VA_ARGS__                                                        \
-            }                                                                                                                              \
-        }
+// The product x W^T, panel by panel of this thread's share, and of each panel some rows at a time: next_panel multiplies and says whether there
+// was anything left. Nothing is kept in memory but the sums, so that a loop over them is as fast as one written out.
+typedef struct {
+    const weight *w;
+    const float *x;   // (B, I)
+    float *sums;      // (ROWS_AT_ONCE, PANEL)
+    long rows, panel; // B; the one at hand
+    long top, bottom; // its rows at hand
+    long first, last; // its columns
+} panel_walk;
+
+INLINE panel_walk walk_panels(const feedback *f, const weight *w, const float *x, float sums[ROWS_AT_ONCE * PANEL]) {
+    return (panel_walk){w, x, sums, f->batch, thread() - threads(), 0, f->batch, 0, 0};
+}
+
+INLINE int next_panel(panel_walk *p) {
+    if (p->bottom < p->rows) p->top = p->bottom;
+    else {
+        p->panel += threads(), p->top = 0;
+        p->first = p->panel * PANEL, p->last = least(p->first + PANEL, p->w->outs);
+    }
+    p->bottom = least(p->top + ROWS_AT_ONCE, p->rows);
+    if (p->top >= p->bottom || p->panel >= panels_of(p->w->outs)) return 0;
+    panel_product(p->bottom - p->top, p->w, p->panel, p->x + p->top * p->w->ins, p->sums);
+    return 1;
+}
+
+// Of row r the columns from o on.
+INLINE vec sum_at(const panel_walk *p, long r, long o) { return load(p->sums + (r - p->top) * PANEL + o - p->first); }
 
 // Mean, and one over the deviation, of a row.
 INLINE void moments(const feedback *f, const float *x, float *mean, float *inverse) {

@@ -9,7 +9,11 @@
 #include "matrices.h"
 
 #define KEYS 128   // in a block
-#define TOGETHER 8 // chunks that a block of keys is packed for, where it is
+#ifdef MATRIX_UNIT
+#define TOGETHER 8 // chunks that a block of keys is packed for
+#else
+#define TOGETHER 1 // nothing is packed
+#endif
 
 typedef struct {
     rows queries, keys, values, output, d_output, d_queries, d_keys, d_values;
@@ -44,15 +48,15 @@ typedef struct {
 } sums;
 
 static long space_for_block(const attention *a) {
-    return KEYS * CHUNK + UNIT_NUMBERS(KEYS, a->width) + UNIT_NUMBERS(a->width, KEYS) + UNIT_NUMBERS(KEYS, a->value_width) +
-           UNIT_NUMBERS(a->value_width, KEYS) + 3 * UNIT_NUMBERS(KEYS, CHUNK);
+    return KEYS * CHUNK + unit_numbers(KEYS, a->width) + unit_numbers(a->width, KEYS) + unit_numbers(KEYS, a->value_width) +
+           unit_numbers(a->value_width, KEYS) + 3 * unit_numbers(KEYS, CHUNK);
 }
 
 static block block_in(const attention *a, space *s) {
     block b = {.scores = take(s, KEYS * CHUNK)};
-    b.memory[0] = take(s, UNIT_NUMBERS(KEYS, a->width)), b.memory[2] = take(s, UNIT_NUMBERS(a->width, KEYS));
-    b.memory[1] = take(s, UNIT_NUMBERS(KEYS, a->value_width) + UNIT_NUMBERS(a->value_width, KEYS)); // one of both
-    for (int i = 3; i < 6; i++) b.memory[i] = take(s, UNIT_NUMBERS(KEYS, CHUNK));
+    b.memory[0] = take(s, unit_numbers(KEYS, a->width)), b.memory[2] = take(s, unit_numbers(a->width, KEYS));
+    b.memory[1] = take(s, unit_numbers(KEYS, a->value_width) + unit_numbers(a->value_width, KEYS)); // one of both
+    for (int i = 3; i < 6; i++) b.memory[i] = take(s, unit_numbers(KEYS, CHUNK));
     return b;
 }
 
@@ -69,7 +73,7 @@ INLINE vec visible(long seen, long j, long i, vec scores) {
     return choose(lane < (int)(j - seen - i), all(-INFINITY), scores);
 }
 
-#ifdef SUBQUADRATIC_MATRIX_UNIT_H
+#ifdef MATRIX_UNIT
 
 #define FAR 16.0f // weights up to 2^FAR are summed up before they are taken from a larger base
 

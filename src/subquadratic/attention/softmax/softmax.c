@@ -4,23 +4,23 @@
 // keys and values are read where they lie. C chunk of queries, J block of keys.
 #include "block.h"
 
-// How many chunks share the packing of keys: of no use where nothing is packed.
-static long together(long chunks, long threads) { return least(UNIT_NUMBERS(1, 1) ? TOGETHER : 1, 1 + (chunks - 1) / (4 * threads)); }
+// How many chunks a block of keys is packed for, so that there are enough of these for all threads.
+static long together(long chunks, long threads) { return least(TOGETHER, 1 + (chunks - 1) / (4 * threads)); }
 
 static long space_for_chunk(const attention *a) {
-    return (a->width + a->value_width + 2) * CHUNK + UNIT_NUMBERS(CHUNK, a->width);
+    return (a->width + a->value_width + 2) * CHUNK + unit_numbers(CHUNK, a->width);
 }
 
 static chunk chunk_of(const attention *a, long index, long at, space *s) {
     chunk c = {.batch = index / a->heads, .head = index % a->heads, .at = at};
-    c.queries = least(CHUNK, a->length - at), c.columns = PADDED(c.queries);
+    c.queries = least(CHUNK, a->length - at), c.columns = padded(c.queries);
     c.end = a->causal ? a->count - a->length + at + c.queries : a->count;
     c.q = take(s, a->width * CHUNK), c.base = take(s, CHUNK), c.sum = take(s, CHUNK), c.mixed = take(s, a->value_width * CHUNK);
     float scale[CHUNK];
     for (long i = 0; i < CHUNK; i++) scale[i] = LOG2E / sqrtf(a->width);
     transpose(c.queries, a->width, c.columns, row_of(&a->queries, c.batch, c.head, at), a->queries.row, c.q, CHUNK);
     scale_columns(a->width, c.columns, c.q, scale);
-    c.queries_right = right_once(a->width, c.columns, c.q, CHUNK, take(s, UNIT_NUMBERS(CHUNK, a->width)));
+    c.queries_right = right_once(a->width, c.columns, c.q, CHUNK, take(s, unit_numbers(CHUNK, a->width)));
     return c;
 }
 
@@ -88,9 +88,9 @@ int softmax_attention_forward(const attention *a) {
 }
 
 static long space_for_slopes(const attention *a) {
-    long key_step = PADDED(a->width), value_step = PADDED(a->value_width);
-    return (a->value_width + a->width + 1) * CHUNK + RIGHT_NUMBERS(key_step, CHUNK) + RIGHT_NUMBERS(value_step, CHUNK) +
-           UNIT_NUMBERS(CHUNK, a->value_width);
+    long key_step = padded(a->width), value_step = padded(a->value_width);
+    return (a->value_width + a->width + 1) * CHUNK + right_numbers(key_step, CHUNK) + right_numbers(value_step, CHUNK) +
+           unit_numbers(CHUNK, a->value_width);
 }
 
 static long space_for_sums(const attention *a) {
@@ -99,7 +99,7 @@ static long space_for_sums(const attention *a) {
 
 // A tensor's rows of a chunk (C, X) as a right operand.
 static operand rows_right(const rows *from, const chunk *c, long width, space *s) {
-    return right_of(c->queries, width, row_of(from, c->batch, c->head, c->at), from->row, take(s, RIGHT_NUMBERS(width, CHUNK)));
+    return right_of(c->queries, width, row_of(from, c->batch, c->head, c->at), from->row, take(s, right_numbers(width, CHUNK)));
 }
 
 static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
@@ -113,7 +113,7 @@ static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
         for (long x = 0; x < a->value_width; x++) inner += load(d->mixed + x * CHUNK + i) * load(g.g + x * CHUNK + i);
         store(g.inner + i, inner);
     }
-    g.slopes_right = right_once(a->value_width, c->columns, g.g, CHUNK, take(s, UNIT_NUMBERS(CHUNK, a->value_width)));
+    g.slopes_right = right_once(a->value_width, c->columns, g.g, CHUNK, take(s, unit_numbers(CHUNK, a->value_width)));
     for (long i = 0; i < CHUNK; i++) c->base[i] = i < c->queries ? normaliser[i] : 0;
     memset(g.d_q, 0, a->width * CHUNK * 4);
     return g;
@@ -151,8 +151,8 @@ static void backward_chunks(const attention *a, long head, long at, long step, l
 // A head's chunks are dealt out to shares, each of which sums up gradients of all keys; these are added in order.
 int softmax_attention_backward(const attention *a) {
     int failed = 0;
-    long heads = a->batch * a->heads, shares = a->shares, some = UNIT_NUMBERS(1, 1) ? TOGETHER : 1, step = shares * CHUNK;
-    long each = a->count * (PADDED(a->width) + PADDED(a->value_width));
+    long heads = a->batch * a->heads, shares = a->shares, some = TOGETHER, step = shares * CHUNK;
+    long each = a->count * (padded(a->width) + padded(a->value_width));
 #pragma omp parallel num_threads(a->threads)
     {
         tiles_begin();
@@ -160,7 +160,7 @@ int softmax_attention_backward(const attention *a) {
         for (long task = 0; task < heads * shares; task++) {
             float *own = a->sums + task * each;
             memset(own, 0, each * 4);
-            sums d = {.d_keys = own, .key_step = PADDED(a->width), .value_step = PADDED(a->value_width)};
+            sums d = {.d_keys = own, .key_step = padded(a->width), .value_step = padded(a->value_width)};
             d.d_values = own + a->count * d.key_step;
             for (long at = task % shares * CHUNK; at < a->length; at += some * step) {
                 space s = space_of(space_for_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)), &failed);
@@ -173,12 +173,12 @@ int softmax_attention_backward(const attention *a) {
     }
 #pragma omp parallel for schedule(static) num_threads(a->threads)
     for (long index = 0; index < heads; index++) {
-        float *first = a->sums + index * shares * each, *values = first + a->count * PADDED(a->width);
+        float *first = a->sums + index * shares * each, *values = first + a->count * padded(a->width);
         for (long share = 1; share < shares; share++)
             for (long i = 0; i < each; i += LANES) store(first + i, load(first + i) + load(first + share * each + i));
         for (long j = 0; j < a->count; j++) {
-            copy(row_of(&a->d_keys, index / a->heads, index % a->heads, j), first + j * PADDED(a->width), a->width);
-            copy(row_of(&a->d_values, index / a->heads, index % a->heads, j), values + j * PADDED(a->value_width), a->value_width);
+            copy(row_of(&a->d_keys, index / a->heads, index % a->heads, j), first + j * padded(a->width), a->width);
+            copy(row_of(&a->d_values, index / a->heads, index % a->heads, j), values + j * padded(a->value_width), a->value_width);
         }
     }
     return failed;

@@ -19,14 +19,14 @@ static operand right_together(long depth, long columns, const float *from, long 
     operand whole = operand_in(memory, depth);
 #pragma omp for schedule(static)
     for (long at = 0; at < columns; at += PANEL)
-        right_of(depth, least(PANEL, columns - at), from + at, step, memory + RIGHT_NUMBERS(at, depth));
+        right_of(depth, least(PANEL, columns - at), from + at, step, memory + right_numbers(at, depth));
     return whole;
 }
 static operand right_turned_together(long depth, long columns, const float *from, long step, float *memory) {
     operand whole = operand_in(memory, depth);
 #pragma omp for schedule(static)
     for (long at = 0; at < columns; at += PANEL)
-        right_turned(depth, least(PANEL, columns - at), from + at * step, step, memory + RIGHT_NUMBERS(at, depth));
+        right_turned(depth, least(PANEL, columns - at), from + at * step, step, memory + right_numbers(at, depth));
     return whole;
 }
 

@@ -16,7 +16,6 @@
 #define DEPTH 32  // what a tile holds in a row, of bfloat16
 #define TILE 512  // a tile's numbers
 #define PARTS 3
-#define WHOLE(count, of) (((count) + (of) - 1) / (of) * (of))
 
 // For each 16 rows (of a right operand: columns) and each 32 of the depth three tiles: high, middle and low parts. Within 32 the depth goes
 // 0, 16, 1, 17, ... in both operands, which saves a permutation.
@@ -29,11 +28,11 @@ typedef struct {
 #define BLOCK 128 // rows at most
 
 // How many floats of memory an operand takes.
-#define RIGHT_NUMBERS(columns, depth) (WHOLE(columns, SIDE) * WHOLE(depth, DEPTH) * PARTS / 2)
-#define UNIT_NUMBERS(count, depth) RIGHT_NUMBERS(count, depth)
+INLINE long right_numbers(long columns, long depth) { return round_up(columns, SIDE) * round_up(depth, DEPTH) * PARTS / 2; }
+INLINE long unit_numbers(long count, long depth) { return right_numbers(count, depth); }
 
 INLINE operand operand_in(float *memory, long depth) {
-    return (operand){(uint16_t *)memory, WHOLE(depth, DEPTH) / DEPTH * PARTS * TILE};
+    return (operand){(uint16_t *)memory, round_up(depth, DEPTH) / DEPTH * PARTS * TILE};
 }
 
 // The operand from row (or column) `at` and depth `deep` on, multiples of 16 and 32.
@@ -130,33 +129,46 @@ static void tiles_begin(void) {
 }
 static void tiles_end(void) { _tile_release(); }
 
+// Where the unit's tiles come from. Tiles 4 and 5 hold 16 rows of the left operand and the 16 below them, 6 and 7 hold 16 columns of the
+// right one and the 16 beside them, 0 to 3 what these sum up to: 4 by 6, 4 by 7, 5 by 6 and 5 by 7. An instruction names its tiles by literals.
+typedef struct {
+    const uint16_t *a, *b; // the depth at hand
+    long a_step, b_step;   // to the rows below, and to the columns beside
+    int high, wide;        // whether there are any; known when this is compiled
+} tile_source;
+
 // The left operand goes past the first cache, where the right one's columns, which the next rows need again, stay.
-#define LEFT(tile, part) _tile_stream_loadd(tile, (tile == 4 ? a : a + a_step) + (part) * TILE, 64)
-#define RIGHT(tile, part) _tile_loadd(tile, (tile == 6 ? b : b + b_step) + (part) * TILE, 64)
-// All products of the tiles at hand; the next parts come into each tile as soon as it is free.
-#define TIMES_THEN_LEFT(part)              \
-    _tile_dpbf16ps(0, 4, 6);               \
-    if (wide) _tile_dpbf16ps(1, 4, 7);     \
-    LEFT(4, part);                         \
-    if (high) {                            \
-        _tile_dpbf16ps(2, 5, 6);           \
-        if (wide) _tile_dpbf16ps(3, 5, 7); \
-        LEFT(5, part);                     \
-    }
-#define TIMES_THEN_RIGHT(part)             \
-    _tile_dpbf16ps(0, 4, 6);               \
-    if (high) _tile_dpbf16ps(2, 5, 6);     \
-    RIGHT(6, part);                        \
-    if (wide) {                            \
-        _tile_dpbf16ps(1, 4, 7);           \
-        if (high) _tile_dpbf16ps(3, 5, 7); \
-        RIGHT(7, part);                    \
-    }
-#define TIMES                              \
-    _tile_dpbf16ps(0, 4, 6);               \
-    if (wide) _tile_dpbf16ps(1, 4, 7);     \
-    if (high) _tile_dpbf16ps(2, 5, 6);     \
-    if (high && wide) _tile_dpbf16ps(3, 5, 7)
+INLINE void load_rows(const tile_source *t, int part) { _tile_stream_loadd(4, t->a + part * TILE, 64); }
+INLINE void load_rows_below(const tile_source *t, int part) { _tile_stream_loadd(5, t->a + t->a_step + part * TILE, 64); }
+INLINE void load_columns(const tile_source *t, int part) { _tile_loadd(6, t->b + part * TILE, 64); }
+INLINE void load_columns_beside(const tile_source *t, int part) { _tile_loadd(7, t->b + t->b_step + part * TILE, 64); }
+
+// All products of the tiles at hand; the next parts of one operand come into each of its tiles as soon as it is free.
+INLINE void multiply_tiles_then_left(const tile_source *t, int part) {
+    _tile_dpbf16ps(0, 4, 6);
+    if (t->wide) _tile_dpbf16ps(1, 4, 7);
+    load_rows(t, part);
+    if (!t->high) return;
+    _tile_dpbf16ps(2, 5, 6);
+    if (t->wide) _tile_dpbf16ps(3, 5, 7);
+    load_rows_below(t, part);
+}
+INLINE void multiply_tiles_then_right(const tile_source *t, int part) {
+    _tile_dpbf16ps(0, 4, 6);
+    if (t->high) _tile_dpbf16ps(2, 5, 6);
+    load_columns(t, part);
+    if (!t->wide) return;
+    _tile_dpbf16ps(1, 4, 7);
+    if (t->high) _tile_dpbf16ps(3, 5, 7);
+    load_columns_beside(t, part);
+}
+INLINE void multiply_tiles(const tile_source *t) {
+    _tile_dpbf16ps(0, 4, 6);
+    if (t->wide) _tile_dpbf16ps(1, 4, 7);
+    if (t->high) _tile_dpbf16ps(2, 5, 6);
+    if (t->high && t->wide) _tile_dpbf16ps(3, 5, 7);
+}
+
 // Where results come, and what is added to them: what is there; the same to each row; (rows, columns) of something else. Null: nothing is.
 typedef struct {
     float *at;
@@ -330,8 +342,8 @@ INLINE void put_some(const four *x, pace *rows, put then, soon *later) {
 // Sum up one tile, two or four. Meanwhile, a few rows at a time so that neither unit waits for the other, the vector unit puts the results
 // before these in their places.
 INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then, soon *later) {
-    const uint16_t *a = to->a.at, *b = to->b.at;
-    long a_step = to->a.step, b_step = to->b.step, steps = (to->depth + DEPTH - 1) / DEPTH;
+    tile_source t = {to->a.at, to->b.at, to->a.step, to->b.step, high, wide};
+    long steps = (to->depth + DEPTH - 1) / DEPTH;
     __asm__ volatile("" ::: "memory"); // the instructions do not say that they read memory
     _tile_zero(0);
     _tile_zero(1);
@@ -339,22 +351,22 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then
     _tile_zero(3);
     pace rows = {.each = (4 * SIDE * FINE + 6 * steps - 1) / (6 * steps)};
     if (!then.call) ask_for(before, 0, rows.each / FINE + 1);
-    for (long step = 0; step < steps; step++, a += PARTS * TILE, b += PARTS * TILE) {
-        LEFT(4, 2);
-        RIGHT(6, 0);
-        if (high) LEFT(5, 2);
-        if (wide) RIGHT(7, 0);
-        TIMES_THEN_LEFT(1);
+    for (long step = 0; step < steps; step++, t.a += PARTS * TILE, t.b += PARTS * TILE) {
+        load_rows(&t, 2);
+        load_columns(&t, 0);
+        if (high) load_rows_below(&t, 2);
+        if (wide) load_columns_beside(&t, 0);
+        multiply_tiles_then_left(&t, 1);
         put_some(before, &rows, then, later);
-        TIMES_THEN_RIGHT(1);
+        multiply_tiles_then_right(&t, 1);
         put_some(before, &rows, then, later);
-        TIMES_THEN_LEFT(0);
+        multiply_tiles_then_left(&t, 0);
         put_some(before, &rows, then, later);
-        TIMES_THEN_RIGHT(2);
+        multiply_tiles_then_right(&t, 2);
         put_some(before, &rows, then, later);
-        TIMES_THEN_RIGHT(0);
+        multiply_tiles_then_right(&t, 0);
         put_some(before, &rows, then, later);
-        TIMES;
+        multiply_tiles(&t);
         put_some(before, &rows, then, later);
     }
     _tile_stored(0, to->sums[0], 64);

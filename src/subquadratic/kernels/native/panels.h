@@ -12,11 +12,10 @@ typedef struct {
 
 #define PANEL (TILE_VECS * LANES)
 #define BLOCK 252 // rows at most: whole tiles
-#define WHOLE_PANELS(count) (((count) + PANEL - 1) / PANEL * PANEL)
 
 // How many floats of memory an operand takes: one that is packed, and one that is so for a matrix unit alone.
-#define RIGHT_NUMBERS(columns, depth) (WHOLE_PANELS(columns) * (depth))
-#define UNIT_NUMBERS(count, depth) 0
+INLINE long right_numbers(long columns, long depth) { return round_up(columns, PANEL) * depth; }
+INLINE long unit_numbers(long count, long depth) { return 0; }
 
 INLINE operand operand_in(float *memory, long depth) { return (operand){memory, PANEL, depth * PANEL}; }
 
@@ -36,7 +35,7 @@ static operand right_of(long depth, long columns, const float *from, long step, 
         float *panel = memory + at * depth;
         long width = least(PANEL, columns - at);
         for (long i = 0; i < depth; i++) {
-            store(panel + i * PANEL + PADDED(width) - LANES, (vec){0});
+            store(panel + i * PANEL + padded(width) - LANES, (vec){0});
             copy(panel + i * PANEL, from + i * step + at, width);
         }
     }
@@ -45,7 +44,7 @@ static operand right_of(long depth, long columns, const float *from, long step, 
 static operand right_turned(long depth, long columns, const float *from, long step, float *memory) {
     for (long at = 0; at < columns; at += PANEL) {
         long width = least(PANEL, columns - at);
-        transpose(width, depth, PADDED(width), from + at * step, step, memory + at * depth, PANEL);
+        transpose(width, depth, padded(width), from + at * step, step, memory + at * depth, PANEL);
     }
     return operand_in(memory, depth);
 }
@@ -53,7 +52,7 @@ static operand right_turned(long depth, long columns, const float *from, long st
 // c (rows, columns) = [c +] a (rows, depth) b (depth, columns); c has room for whole vectors.
 static void multiply(long rows, long columns, long depth, operand a, operand b, float *c, long c_step, int add) {
     for (long at = 0; at < columns; at += PANEL) {
-        long width = PADDED(least(PANEL, columns - at));
+        long width = padded(least(PANEL, columns - at));
         const float *panel = part_of(b, at, 0).at;
         if (a.column == 1) product(rows, width, depth, a.at, a.row, panel, b.row, c + at, c_step, add);
         else product_turned(rows, width, depth, a.at, a.column, panel, b.row, c + at, c_step, add);

@@ -10,8 +10,10 @@
 
 #define CHUNK 64
 #define LOG2E 1.44269504088896341f
-#define PADDED(count) (((count) + LANES - 1) / LANES * LANES)
-#define WIDE(count) (((count) + 15) / 16 * 16) // PADDED on any processor
+
+INLINE long round_up(long count, long to) { return (count + to - 1) / to * to; }
+INLINE long padded(long count) { return round_up(count, LANES); }    // to whole vectors of this processor
+INLINE long padded_to_16(long count) { return round_up(count, 16); } // to whole vectors of any processor
 
 typedef struct {
     float *at;
@@ -50,17 +52,20 @@ static space space_of(long numbers, int *failed) {
 #ifdef __SANITIZE_ADDRESS__ // pieces lie apart, and what is between them may not be touched
 #include <sanitizer/asan_interface.h>
 #define GAP 32
+INLINE void fence(const float *start, const float *next) {
+    ASAN_UNPOISON_MEMORY_REGION(start, (next - start) * 4); // a copy of the space may have put a gap here before
+    ASAN_POISON_MEMORY_REGION(next - GAP, GAP * 4);
+}
 #else
 #define GAP 0
-#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)0)
-#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)0)
+INLINE void fence(const float *start, const float *next) {}
 #endif
 
+// A piece of `numbers` floats.
 static float *take(space *s, long numbers) {
     float *start = s->next;
-    s->next += (numbers + 15) / 16 * 16 + GAP;
-    ASAN_UNPOISON_MEMORY_REGION(start, (s->next - start) * 4); // of a copy of the space that was there before
-    ASAN_POISON_MEMORY_REGION(s->next - GAP, GAP * 4);
+    s->next += padded_to_16(numbers) + GAP;
+    fence(start, s->next);
     return start;
 }
 

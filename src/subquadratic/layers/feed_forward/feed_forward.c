@@ -6,30 +6,30 @@
 
 typedef struct {
     const float *x, *expand, *expand_bias, *contract, *contract_bias; // (T, D), (maps F, D), (maps F,), (E, F), (E,)
-    float *y, *inner;                                                 // (T, E); (T, maps, WIDE(F)), null: not kept
+    float *y, *inner;                                                 // (T, E); (T, maps, padded_to_16(F)), null: not kept
     const float *d_y;                                                 // (T, E)
     float *d_x, *d_expand, *d_expand_bias, *d_contract, *d_contract_bias; // null: not asked for; of the weights, all or none
     float *packed; // right operands of the weights: maps (D, F) and (F, E) forward, maps (F, D) and (E, F) backward
-    float *sums;   // (shares, maps F WIDE(D) + E WIDE(F) + maps WIDE(F) + WIDE(E)): gradients of the weights from each share of the rows
+    float *sums;   // (shares, maps F padded_to_16(D) + E padded_to_16(F) + maps padded_to_16(F) + padded_to_16(E)): gradients of the weights from each share of the rows
     int64_t rows, dim, wide, out, maps, shares, threads; // T, D, F, E
 } feed_forward;
 
 int feed_forward_forward(const feed_forward *f) {
     int failed = 0;
-    long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, step = WIDE(out), inner_step = WIDE(wide);
+    long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, step = padded_to_16(out), inner_step = padded_to_16(wide);
     long block = block_of((f->rows + f->threads - 1) / f->threads);
 #pragma omp parallel num_threads(f->threads)
     {
         operand expand[2], contract;
         for (long map = 0; map < maps; map++)
-            expand[map] = right_turned_together(dim, wide, f->expand + map * wide * dim, dim, f->packed + map * RIGHT_NUMBERS(wide, dim));
-        contract = right_turned_together(wide, out, f->contract, wide, f->packed + maps * RIGHT_NUMBERS(wide, dim));
-        space s = space_of(2 * BLOCK * STEP + maps * inner_step + BLOCK * step + UNIT_NUMBERS(BLOCK, dim) + UNIT_NUMBERS(BLOCK, SLAB), &failed);
+            expand[map] = right_turned_together(dim, wide, f->expand + map * wide * dim, dim, f->packed + map * right_numbers(wide, dim));
+        contract = right_turned_together(wide, out, f->contract, wide, f->packed + maps * right_numbers(wide, dim));
+        space s = space_of(2 * BLOCK * STEP + maps * inner_step + BLOCK * step + unit_numbers(BLOCK, dim) + unit_numbers(BLOCK, SLAB), &failed);
 #pragma omp barrier
         if (!failed) {
-            float *bias = take(&s, maps * inner_step), *y = take(&s, BLOCK * step), *x_memory = take(&s, UNIT_NUMBERS(BLOCK, dim));
+            float *bias = take(&s, maps * inner_step), *y = take(&s, BLOCK * step), *x_memory = take(&s, unit_numbers(BLOCK, dim));
             slab inner = {.maps = maps, .wide = inner_step, .gates = take(&s, BLOCK * STEP), .active = take(&s, BLOCK * STEP)};
-            inner.active_memory = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
+            inner.active_memory = take(&s, unit_numbers(BLOCK, SLAB));
             for (long map = 0; map < maps; map++) {
                 memset(bias + map * inner_step, 0, inner_step * 4);
                 copy(bias + map * inner_step, f->expand_bias + map * wide, wide);
@@ -71,7 +71,7 @@ typedef struct {
 } work;
 
 static void backward_block(const feed_forward *f, work *w, long at, long rows) {
-    long dim = f->dim, wide = f->wide, out = f->out, x_step = WIDE(dim), inner_step = WIDE(wide);
+    long dim = f->dim, wide = f->wide, out = f->out, x_step = padded_to_16(dim), inner_step = padded_to_16(wide);
     slab *inner = &w->inner;
     for (long i = 0; i < rows; i++) copy(w->d_y + i * w->y_step, f->d_y + (at + i) * out, out);
     operand d_y = left_of(rows, out, w->d_y, w->y_step, w->d_y_rows), d_y_turned, x_turned;
@@ -98,33 +98,33 @@ static void backward_block(const feed_forward *f, work *w, long at, long rows) {
 }
 
 static long numbers_for_operands(long dim, long out, long maps) {
-    return UNIT_NUMBERS(BLOCK, out) + UNIT_NUMBERS(out, BLOCK) + UNIT_NUMBERS(dim, BLOCK) + maps * UNIT_NUMBERS(BLOCK, SLAB) +
-           (1 + maps) * RIGHT_NUMBERS(SLAB, BLOCK);
+    return unit_numbers(BLOCK, out) + unit_numbers(out, BLOCK) + unit_numbers(dim, BLOCK) + maps * unit_numbers(BLOCK, SLAB) +
+           (1 + maps) * right_numbers(SLAB, BLOCK);
 }
 
 int feed_forward_backward(const feed_forward *f) {
     int failed = 0;
-    long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, x_step = WIDE(dim);
-    long each = (maps * (dim + 1) + out) * WIDE(wide) + WIDE(out), share = (f->rows + f->shares - 1) / f->shares, block = block_of(share);
-    long d_contract = maps * dim * WIDE(wide), d_expand_bias = d_contract + out * WIDE(wide), d_contract_bias = d_expand_bias + maps * WIDE(wide);
+    long dim = f->dim, wide = f->wide, out = f->out, maps = f->maps, x_step = padded_to_16(dim);
+    long each = (maps * (dim + 1) + out) * padded_to_16(wide) + padded_to_16(out), share = (f->rows + f->shares - 1) / f->shares, block = block_of(share);
+    long d_contract = maps * dim * padded_to_16(wide), d_expand_bias = d_contract + out * padded_to_16(wide), d_contract_bias = d_expand_bias + maps * padded_to_16(wide);
 #pragma omp parallel num_threads(f->threads)
     {
-        work w = {.y_step = WIDE(out) + 16, .x_step = x_step};
+        work w = {.y_step = padded_to_16(out) + 16, .x_step = x_step};
         for (long map = 0; map < maps; map++)
-            w.expand[map] = right_together(wide, dim, f->expand + map * wide * dim, dim, f->packed + map * RIGHT_NUMBERS(dim, wide));
-        w.contract = right_together(out, wide, f->contract, wide, f->packed + maps * RIGHT_NUMBERS(dim, wide));
+            w.expand[map] = right_together(wide, dim, f->expand + map * wide * dim, dim, f->packed + map * right_numbers(dim, wide));
+        w.contract = right_together(out, wide, f->contract, wide, f->packed + maps * right_numbers(dim, wide));
         space s = space_of(BLOCK * (x_step + w.y_step + STEP + maps * STEP) + maps * STEP + numbers_for_operands(dim, out, maps), &failed);
 #pragma omp barrier
         if (!failed) {
             w.d_x = take(&s, BLOCK * x_step), w.d_y = take(&s, BLOCK * w.y_step);
-            w.d_y_rows = take(&s, UNIT_NUMBERS(BLOCK, out)), w.d_y_turned = take(&s, UNIT_NUMBERS(out, BLOCK));
-            w.x_turned = take(&s, UNIT_NUMBERS(dim, BLOCK));
-            w.inner = (slab){.maps = maps, .wide = WIDE(wide), .wants_rows = f->d_x != NULL};
+            w.d_y_rows = take(&s, unit_numbers(BLOCK, out)), w.d_y_turned = take(&s, unit_numbers(out, BLOCK));
+            w.x_turned = take(&s, unit_numbers(dim, BLOCK));
+            w.inner = (slab){.maps = maps, .wide = padded_to_16(wide), .wants_rows = f->d_x != NULL};
             w.inner.block_sums = take(&s, maps * STEP), w.inner.active = take(&s, BLOCK * STEP), w.inner.slopes = take(&s, maps * BLOCK * STEP);
-            w.inner.active_memory = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
+            w.inner.active_memory = take(&s, right_numbers(SLAB, BLOCK));
             for (long map = 0; map < maps; map++) {
-                w.inner.slopes_memory[map] = take(&s, RIGHT_NUMBERS(SLAB, BLOCK));
-                w.inner.slopes_rows_memory[map] = take(&s, UNIT_NUMBERS(BLOCK, SLAB));
+                w.inner.slopes_memory[map] = take(&s, right_numbers(SLAB, BLOCK));
+                w.inner.slopes_rows_memory[map] = take(&s, unit_numbers(BLOCK, SLAB));
             }
             memset(w.d_y, 0, BLOCK * w.y_step * 4);
             tiles_begin();
@@ -143,10 +143,10 @@ int feed_forward_backward(const feed_forward *f) {
         free(s.start);
         if (f->d_expand && !failed) {
             for (long map = 0; map < maps; map++)
-                add_shares_turned(f->shares, dim, wide, f->sums + map * dim * WIDE(wide), WIDE(wide), each, f->d_expand + map * wide * dim);
-            add_shares(f->shares, out, wide, f->sums + d_contract, WIDE(wide), each, f->d_contract);
+                add_shares_turned(f->shares, dim, wide, f->sums + map * dim * padded_to_16(wide), padded_to_16(wide), each, f->d_expand + map * wide * dim);
+            add_shares(f->shares, out, wide, f->sums + d_contract, padded_to_16(wide), each, f->d_contract);
             for (long map = 0; map < maps; map++)
-                add_shares(f->shares, 1, wide, f->sums + d_expand_bias + map * WIDE(wide), 0, each, f->d_expand_bias + map * wide);
+                add_shares(f->shares, 1, wide, f->sums + d_expand_bias + map * padded_to_16(wide), 0, each, f->d_expand_bias + map * wide);
             add_shares(f->shares, 1, out, f->sums + d_contract_bias, 0, each, f->d_contract_bias);
         }
     }

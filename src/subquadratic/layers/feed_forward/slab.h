@@ -7,7 +7,11 @@
 #include "gelu.h"
 #include "matrices.h"
 
-#define SLAB (UNIT_NUMBERS(1, 1) ? 8 * PANEL : 4 * PANEL) // of the inner width
+#ifdef MATRIX_UNIT
+#define SLAB (8 * PANEL) // of the inner width
+#else
+#define SLAB (4 * PANEL)
+#endif
 #define STEP (SLAB + 16) // of a slab's rows: a power of two would put all of them into the same lines of the cache
 
 typedef struct {
@@ -48,7 +52,7 @@ INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]
     return active;
 }
 
-#ifdef SUBQUADRATIC_MATRIX_UNIT_H
+#ifdef MATRIX_UNIT
 
 // Gradients of the biases from slopes: those of a block of rows are summed up by themselves, since thousands of rows added one by one to the
 // sum of all would lose digits.
