@@ -5,7 +5,7 @@
 // memory.
 #include "tensor.h"
 
-#define FEW 16 // positions at a time: what is made of them stays in a core's first cache
+#define FEW 16 // positions at a time
 
 typedef struct {
     rows queries;           // x (B, H, N, K)
@@ -26,23 +26,23 @@ typedef struct {
 } pool;
 
 typedef struct {
-    long batch, share, start, stop, head, wide; // head: K, filled up; wide: H of these
+    long batch, start, stop, head, wide; // head: K, filled up; wide: H of these
     const float *turns;
     float *weights;                             // (H, wide)
     float *asked, *seen;                        // of positions at hand: what logits are of, and what goes into the mean, (FEW, wide)
     float *by_head;                             // (H, FEW)
     float *mean, *apart;                        // backward: (wide); (FEW, head), a head's positions less its mean
-} part;
+} share;
 
-static long space_for_part(const pool *p) {
+static long space_for_share(const pool *p) {
     long wide = p->heads * padded_to_16(p->width);
     return (p->heads + 2 * FEW + 1) * wide + p->heads * FEW + FEW * padded_to_16(p->width);
 }
 
-static part part_of(const pool *p, long task, float scale, space *s) {
+static share share_of(const pool *p, long task, float scale, space *s) {
     long each = (p->length + p->shares - 1) / p->shares, head = padded_to_16(p->width), wide = p->heads * head;
-    part w = {.batch = task / p->shares, .share = task % p->shares, .head = head, .wide = wide};
-    w.start = w.share * each, w.stop = least(w.start + each, p->length);
+    share w = {.batch = task / p->shares, .start = task % p->shares * each, .head = head, .wide = wide};
+    w.stop = least(w.start + each, p->length);
     w.turns = p->turns ? p->turns + w.batch * p->turns_step : NULL;
     w.weights = take_zeros(s, p->heads * wide), w.by_head = take_zeros(s, p->heads * FEW);
     w.mean = take_zeros(s, wide), w.apart = take_zeros(s, FEW * head);
@@ -53,17 +53,17 @@ static part part_of(const pool *p, long task, float scale, space *s) {
     return w;
 }
 
-INLINE int is_live(const pool *p, const part *w, long at) { return !p->live || p->live[w->batch * p->length + at]; }
+INLINE int is_live(const pool *p, const share *w, long at) { return !p->live || p->live[w->batch * p->length + at]; }
 
 // `count` positions from `at` on; zeros where there is no real token, since what stands there may be anything.
-static void look(const pool *p, part *w, long at, long count) {
+static void look(const pool *p, share *w, long at, long count) {
     for (long j = 0; j < count; j++)
         for (long head = 0; head < p->heads; head++) {
-            const float *x = row_of(&p->queries, w->batch, head, at + j), *by = w->turns ? w->turns + (at + j) * p->width : NULL;
+            const float *x = row_of(&p->queries, w->batch, head, at + j), *turn = w->turns ? w->turns + (at + j) * p->width : NULL;
             float *asked = w->asked + j * w->wide + head * w->head, *seen = w->seen + j * w->wide + head * w->head;
-            if (w->turns && p->late) times_complex(p->width / 2, x, by, 1, asked);
+            if (w->turns && p->late) times_complex(p->width / 2, x, turn, 1, asked);
             else copy(asked, x, p->width);
-            if (w->turns) times_complex(p->width / 2, asked, by, 1, seen);
+            if (w->turns) times_complex(p->width / 2, asked, turn, 1, seen);
             else copy(seen, asked, p->width);
             if (p->output.at) copy(row_of(&p->output, w->batch, head, at + j), seen, p->width);
         }
@@ -72,7 +72,7 @@ static void look(const pool *p, part *w, long at, long count) {
 }
 
 // Largest logit, sum of exponentials relative to it, and 16 numbers on the sum of positions by them, of each head: (H, 16 + padded_to_16(K)).
-static void forward_part(const pool *p, part *w, float *sums) {
+static void forward_share(const pool *p, share *w, float *sums) {
     long heads = p->heads, step = 16 + w->head;
     for (long head = 0; head < heads; head++) sums[head * step] = -INFINITY;
     for (long at = w->start; at < w->stop; at += FEW) {
@@ -109,26 +109,26 @@ int pool_forward(const pool *p) {
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of(space_for_part(p), &failed);
+            space s = space_of(space_for_share(p), &failed);
             if (!s.start) continue;
-            part w = part_of(p, task, LOG2E * p->scale, &s);
+            share w = share_of(p, task, LOG2E * p->scale, &s);
             float *own = p->sums + task * each;
             memset(own, 0, heads * step * 4);
-            forward_part(p, &w, own);
+            forward_share(p, &w, own);
             free(s.start);
         }
 #pragma omp for schedule(static)
         for (long index = 0; index < p->batch * heads; index++) {
             const float *first = p->sums + index / heads * p->shares * each + index % heads * step;
             float most = -INFINITY, sum = 0, *mean = p->mean + index * width;
-            for (long share = 0; share < p->shares; share++) most = most_of(most, first[share * each]);
+            for (long i = 0; i < p->shares; i++) most = most_of(most, first[i * each]);
             memset(mean, 0, width * 4);
             p->normaliser[2 * index] = p->normaliser[2 * index + 1] = 0;
             if (most == -INFINITY) continue; // no real token
-            for (long share = 0; share < p->shares; share++) {
-                float shrink = exp2f(first[share * each] - most);
-                sum += first[share * each + 1] * shrink;
-                for (long i = 0; i < width; i++) mean[i] += first[share * each + 16 + i] * shrink;
+            for (long i = 0; i < p->shares; i++, first += each) {
+                float shrink = exp2f(first[0] - most);
+                sum += first[1] * shrink;
+                for (long c = 0; c < width; c++) mean[c] += first[16 + c] * shrink;
             }
             for (long i = 0; i < width; i++) mean[i] /= sum;
             p->normaliser[2 * index] = most, p->normaliser[2 * index + 1] = 1 / sum;
@@ -138,7 +138,7 @@ int pool_forward(const pool *p) {
 }
 
 // Of positions at hand: what the mean and the logits hand back to each, there is d_seen (FEW, wide) to add to, and d_asked to be made.
-static void backward_heads(const pool *p, part *w, long at, long count, const float *d_mean, float *d_seen, float *d_asked, float *d_weights) {
+static void backward_heads(const pool *p, share *w, long at, long count, const float *d_mean, float *d_seen, float *d_asked, float *d_weights) {
     const float *normaliser = p->normaliser + w->batch * p->heads * 2;
     for (long head = 0; head < p->heads; head++) {
         const float *given = d_mean + head * w->head;
@@ -159,11 +159,11 @@ static void backward_heads(const pool *p, part *w, long at, long count, const fl
             for (float *to = d_seen + j * w->wide + head * w->head, *end = to + w->head; to < end; to += LANES)
                 store(to, load(to) + weights[j] * load(given + (to - end) + w->head));
     }
-    product_turned(count, w->wide, p->heads, w->by_head, FEW, w->weights, w->wide, d_asked, w->wide, 0);
+    product_transposed(count, w->wide, p->heads, w->by_head, FEW, w->weights, w->wide, d_asked, w->wide, 0);
     product(p->heads, w->wide, count, w->by_head, FEW, w->asked, w->wide, d_weights, w->wide, 1);
 }
 
-static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
+static void backward_share(const pool *p, share *w, float *d_weights, space *s) {
     long width = p->width, half = width / 2;
     float *d_asked = take(s, FEW * w->wide), *d_seen = take_zeros(s, FEW * w->wide), *d_mean = take_zeros(s, w->wide);
     for (long head = 0; head < p->heads; head++) {
@@ -181,12 +181,12 @@ static void backward_part(const pool *p, part *w, float *d_weights, space *s) {
         backward_heads(p, w, at, count, d_mean, d_seen, d_asked, d_weights);
         for (long i = 0; i < count * p->heads; i++) {
             long head = i % p->heads, position = at + i / p->heads;
-            const float *by = w->turns ? w->turns + position * width : NULL;
+            const float *turn = w->turns ? w->turns + position * width : NULL;
             const float *more = p->d_more.at ? row_of(&p->d_more, w->batch, head, position) : NULL;
             float *given = d_seen + i * w->head, *to = row_of(&p->d_queries, w->batch, head, position);
-            if (w->turns) times_complex(half, given, by, -1, given);
+            if (w->turns) times_complex(half, given, turn, -1, given);
             add_to(given, d_asked + i * w->head, width);
-            if (w->turns && p->late) times_complex(half, given, by, -1, given);
+            if (w->turns && p->late) times_complex(half, given, turn, -1, given);
             if (more) add_to(given, more, width);
             copy(to, given, width);
         }
@@ -200,12 +200,12 @@ int pool_backward(const pool *p) {
     {
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < p->batch * p->shares; task++) {
-            space s = space_of(space_for_part(p) + (2 * FEW + 1) * wide, &failed);
+            space s = space_of(space_for_share(p) + (2 * FEW + 1) * wide, &failed);
             if (!s.start) continue;
-            part w = part_of(p, task, 1, &s);
+            share w = share_of(p, task, 1, &s);
             float *own = p->sums + task * each;
             memset(own, 0, heads * wide * 4);
-            backward_part(p, &w, own, &s);
+            backward_share(p, &w, own, &s);
             free(s.start);
         }
         for (long batch = 0; batch < p->batch; batch++)

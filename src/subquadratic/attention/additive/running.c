@@ -27,7 +27,7 @@ typedef struct {
     float *asked, *d_asked, *row;      // of one position
     float most, weight, *total;        // the state before the chunk
     float *d_total;                    // the gradient of that after it
-    float top[CHUNK], own[CHUNK], shrink[CHUNK], before[CHUNK], share[CHUNK]; // share: 1 / sum of weights, or zero
+    float top[CHUNK], own[CHUNK], shrink[CHUNK], before[CHUNK], inverse[CHUNK]; // inverse: 1 / sum of weights, or zero
 } chunk;
 
 static chunk chunk_in(const running *r, space *m, int *failed) {
@@ -41,7 +41,7 @@ static chunk chunk_in(const running *r, space *m, int *failed) {
 }
 
 // The chunk at `at` of a head; the next is `ahead`.
-static void turn_to(const running *r, chunk *c, long index, long at, long ahead) {
+static void go_to(const running *r, chunk *c, long index, long at, long ahead) {
     long next = at + ahead;
     c->batch = index / r->heads, c->head = index % r->heads, c->at = at, c->count = least(CHUNK, r->length - at);
     c->live = r->live ? r->live + c->batch * r->length + at : NULL;
@@ -85,7 +85,7 @@ static void means_of(const running *r, chunk *c, float *weight_after, float *tot
     for (long j = 0; j < c->count; j++) {
         inner = inner * c->shrink[j] + c->own[j];
         weight = inner + c->before[j] * c->weight;
-        c->share[j] = weight > 0 || weight != weight ? 1 / weight : 0;
+        c->inverse[j] = weight > 0 || weight != weight ? 1 / weight : 0;
     }
     *weight_after = weight;
     for (long i = 0; i < c->step; i += LANES) {
@@ -93,7 +93,7 @@ static void means_of(const running *r, chunk *c, float *weight_after, float *tot
         for (long j = 0; j < c->count; j++) {
             inner = inner * c->shrink[j] + load(c->x + j * c->step + i) * c->own[j];
             total = inner + arriving * c->before[j];
-            store(c->mean + j * c->step + i, total * c->share[j]);
+            store(c->mean + j * c->step + i, total * c->inverse[j]);
         }
         store(total_after + i, total);
     }
@@ -149,8 +149,8 @@ static void above_means(const running *r, const chunk *c, float *drop) {
                 for (long i = 0; i < r->width; i++) c->d_asked[i] = given[i] * mean[i], slope[i] = c->asked[i] * given[i];
             write_row(r, c, c->d_asked, j, &r->d_queries);
         }
-        drop[j] = c->share[j] * dot(slope, mean, c->step);
-        for (long i = 0; i < c->step; i += LANES) store(mean + i, load(slope + i) * c->share[j]);
+        drop[j] = c->inverse[j] * dot(slope, mean, c->step);
+        for (long i = 0; i < c->step; i += LANES) store(mean + i, load(slope + i) * c->inverse[j]);
     }
 }
 
@@ -201,7 +201,7 @@ static int in_groups(const running *r, int backward, void each(const running *, 
             long group = task % groups, first = task / groups * r->heads;
             for (long i = 0; m.start && i < chunks; i++)
                 for (long head = r->heads * group / groups; head < r->heads * (group + 1) / groups; head++) {
-                    turn_to(r, &c, first + head, (backward ? chunks - 1 - i : i) * CHUNK, backward ? -CHUNK : CHUNK);
+                    go_to(r, &c, first + head, (backward ? chunks - 1 - i : i) * CHUNK, backward ? -CHUNK : CHUNK);
                     each(r, &c, first + head);
                 }
         }

@@ -74,7 +74,7 @@ static void decays(head *h, long columns) {
 // The product of two sides of a triangle, [j][i] for i >= j, times the decays: a (depth, C) of keys, b (depth, C) of queries.
 static void triangle(const head *h, long columns, long depth, const float *a, const float *b, float *out) {
     for (long j = 0; j < columns; j += LANES) // whole vectors before the diagonal are left out
-        product_turned(LANES, columns - j, depth, a + j, CHUNK, b + j, CHUNK, out + j * CHUNK + j, CHUNK, 0);
+        product_transposed(LANES, columns - j, depth, a + j, CHUNK, b + j, CHUNK, out + j * CHUNK + j, CHUNK, 0);
     for (long j = 0; j < columns; j++)
         for (long c = 0; c < columns; c += LANES) {
             float *at = out + j * CHUNK + c;
@@ -93,14 +93,14 @@ static void forward_chunk(const favor *f, head *h, long at, long count) {
     read_queries(f, h, at, count);
     decays(h, columns);
     triangle(h, columns, f->features, h->k_features, h->q_features, h->scores);
-    product_turned(width + 1, columns, f->features, h->summary, h->step, h->q_features, CHUNK, h->mixed, CHUNK, 0);
+    product_transposed(width + 1, columns, f->features, h->summary, h->step, h->q_features, CHUNK, h->mixed, CHUNK, 0);
     scale_columns(width + 1, columns, h->mixed, h->reach);
-    product_turned(width + 1, columns, columns, h->v, h->step, h->scores, CHUNK, h->mixed, CHUNK, 1);
+    product_transposed(width + 1, columns, columns, h->v, h->step, h->scores, CHUNK, h->mixed, CHUNK, 1);
     write_ratio(f, h->batch, h->head, at, count, h->mixed);
     advance(f, h, count, most);
 }
 
-// A run's chunks are dealt out to shares, each a stretch of them; a share begins where a summary is kept.
+// The first of a share's chunks: a run's are dealt out in order, whole stretches of `stride` to each share.
 static long first_chunk(const favor *f, const head *h, long share) {
     long chunks = (h->stop - h->start + CHUNK - 1) / CHUNK;
     return share < f->shares ? chunks * share / f->shares / f->stride * f->stride : chunks;
@@ -169,20 +169,20 @@ static void forward_share(const favor *f, long task, int *failed) {
         if (f->marks) *place(f, f->marks, run[3] + chunk, h.head, 1) = h.mark;
         if (f->marks && chunk % f->stride == 0) {
             float *kept = place(f, f->kept, run[4] + chunk / f->stride, h.head, f->features * (f->value_width + 1));
-            part(f, h.summary, h.step, kept, kept + f->features * f->value_width);
+            split(f, h.summary, h.step, kept, kept + f->features * f->value_width);
         }
         forward_chunk(f, &h, at, count_at(&h, at));
     }
     if (share + 1 == f->shares) {
         if (f->marks) *place(f, f->marks, run[3] + first_chunk(f, &h, f->shares), h.head, 1) = h.mark;
-        part(f, h.summary, h.step, total, weight);
+        split(f, h.summary, h.step, total, weight);
         f->maximum[index] = h.mark;
     }
     free(s.start);
 }
 
 typedef struct {
-    float *d_summary, *d_features, *d_scores, *turned, *g, *g_rows, *v_turned, *d_v, *d_x, *output;
+    float *d_summary, *d_features, *d_scores, *transposed, *g, *g_rows, *v_transposed, *d_v, *d_x, *output;
 } slopes;
 
 static long space_for_slopes(const favor *f) {
@@ -192,8 +192,8 @@ static long space_for_slopes(const favor *f) {
 
 static slopes slopes_of(const favor *f, const head *h, space *s) {
     slopes d = {.d_summary = take(s, f->features * h->step), .d_features = take(s, f->features * CHUNK)};
-    d.d_scores = take(s, CHUNK * CHUNK), d.turned = take(s, CHUNK * CHUNK);
-    d.g = take(s, h->step * CHUNK), d.g_rows = take(s, CHUNK * h->step), d.v_turned = take(s, h->step * CHUNK);
+    d.d_scores = take(s, CHUNK * CHUNK), d.transposed = take(s, CHUNK * CHUNK);
+    d.g = take(s, h->step * CHUNK), d.g_rows = take(s, CHUNK * h->step), d.v_transposed = take(s, h->step * CHUNK);
     d.d_v = take(s, h->step * CHUNK), d.d_x = take(s, f->width * CHUNK), d.output = take(s, h->step * CHUNK);
     return d;
 }
@@ -215,21 +215,21 @@ static void backward_chunk(const favor *f, head *h, slopes *d, long at, long cou
     decays(h, columns);
     triangle(h, columns, features, h->k_features, h->q_features, h->scores);
     above_ratio(f, h->batch, h->head, at, count, d->g, d->g_rows, d->output);
-    transpose(columns, width + 1, columns, h->v, h->step, d->v_turned, CHUNK);
-    triangle(h, columns, width + 1, d->v_turned, d->g, d->d_scores);
+    transpose(columns, width + 1, columns, h->v, h->step, d->v_transposed, CHUNK);
+    triangle(h, columns, width + 1, d->v_transposed, d->g, d->d_scores);
 
     // Values: from the queries of this chunk, and from what comes after it.
-    transpose(columns, columns, columns, h->scores, CHUNK, d->turned, CHUNK);
-    product_turned(width, columns, features, d->d_summary, h->step, h->k_features, CHUNK, d->d_v, CHUNK, 0);
+    transpose(columns, columns, columns, h->scores, CHUNK, d->transposed, CHUNK);
+    product_transposed(width, columns, features, d->d_summary, h->step, h->k_features, CHUNK, d->d_v, CHUNK, 0);
     scale_columns(width, columns, d->d_v, h->fold);
-    product_turned(width, columns, columns, d->g_rows, h->step, d->turned, CHUNK, d->d_v, CHUNK, 1);
+    product_transposed(width, columns, columns, d->g_rows, h->step, d->transposed, CHUNK, d->d_v, CHUNK, 1);
     transpose(width, count, width, d->d_v, CHUNK, row_of(&f->d_values, h->batch, h->head, at), f->d_values.row);
 
     // Keys.
-    transpose(columns, columns, columns, d->d_scores, CHUNK, d->turned, CHUNK);
-    scale_columns(width + 1, columns, d->v_turned, h->fold);
-    product(features, columns, width + 1, d->d_summary, h->step, d->v_turned, CHUNK, d->d_features, CHUNK, 0);
-    product(features, columns, columns, h->q_features, CHUNK, d->turned, CHUNK, d->d_features, CHUNK, 1);
+    transpose(columns, columns, columns, d->d_scores, CHUNK, d->transposed, CHUNK);
+    scale_columns(width + 1, columns, d->v_transposed, h->fold);
+    product(features, columns, width + 1, d->d_summary, h->step, d->v_transposed, CHUNK, d->d_features, CHUNK, 0);
+    product(features, columns, columns, h->q_features, CHUNK, d->transposed, CHUNK, d->d_features, CHUNK, 1);
     keys_back(f, h->batch, h->head, at, count, h->k, h->k_features, d->d_features, d->d_x);
 
     // Queries, and the summary that they read.
@@ -300,7 +300,7 @@ static void backward_share(const favor *f, long task, int *failed) {
         join(f, kept, kept + f->features * f->value_width, h.summary, h.step);
         for (long i = chunk; i + 1 < last; i++) {
             float *before = between + (i - chunk) * numbers;
-            part(f, h.summary, h.step, before, before + f->features * f->value_width);
+            split(f, h.summary, h.step, before, before + f->features * f->value_width);
             h.mark = *place(f, f->marks, run[3] + i, h.head, 1);
             float most = read_keys(f, &h, h.start + i * CHUNK, CHUNK);
             advance(f, &h, CHUNK, most);
@@ -312,7 +312,7 @@ static void backward_share(const favor *f, long task, int *failed) {
             backward_chunk(f, &h, &d, h.start + i * CHUNK, count_at(&h, h.start + i * CHUNK));
         }
     }
-    if (share == 0) part(f, d.d_summary, h.step, d_total, d_weight);
+    if (share == 0) split(f, d.d_summary, h.step, d_total, d_weight);
     free(s.start);
 }
 

@@ -1,8 +1,9 @@
-// What the forms of FAVOR+ share: how tensors come in, and a chunk's features.
+// What the forms of FAVOR+ have in common: how tensors come in, and a chunk's features.
 //
 // Inside, a chunk lies with its positions along the vector: (K, C) for queries and keys, (M, C) for features, so that what belongs to a
-// position (a maximum, a normaliser, a decay) is a vector operation, and no product needs its operands packed.
-// C chunk, K width of queries and keys, V width of values, M features.
+// position (a maximum, a normaliser, a decay) is a vector operation, and no product needs its operands packed. A run is the consecutive
+// positions of a row of the batch that attend to each other: a packed document, or the whole row.
+// B batch, H heads, N length, C chunk, K width of queries and keys, V width of values, M features, R runs.
 #ifndef SUBQUADRATIC_FAVOR_H
 #define SUBQUADRATIC_FAVOR_H
 
@@ -74,7 +75,7 @@ static void join(const favor *f, const float *total, const float *weight, float 
     }
 }
 
-static void part(const favor *f, const float *from, long step, float *total, float *weight) {
+static void split(const favor *f, const float *from, long step, float *total, float *weight) {
     for (long m = 0; m < f->features; m++) {
         copy(total + m * f->value_width, from + m * step, f->value_width);
         weight[m] = from[m * step + f->value_width];
@@ -128,7 +129,7 @@ static void above_ratio(const favor *f, long batch, long head, long at, long cou
 static void queries_back(
     const favor *f, long batch, long head, long at, long count, const float *features, float *d_features, float *d_x) {
     for (long i = 0; i < f->features * CHUNK; i += LANES) store(d_features + i, load(d_features + i) * load(features + i));
-    product_turned(f->width, padded(count), f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
+    product_transposed(f->width, padded(count), f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
     transpose(f->width, count, f->width, d_x, CHUNK, row_of(&f->d_queries, batch, head, at), f->d_queries.row);
 }
 
@@ -143,7 +144,7 @@ static void keys_back(const favor *f, long batch, long head, long at, long count
             store(d_features + m * CHUNK + c, slope);
             store(sums + c, load(sums + c) + slope);
         }
-    product_turned(f->width, columns, f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
+    product_transposed(f->width, columns, f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
     for (long i = 0; i < f->width; i++)
         for (long c = 0; c < columns; c += LANES) {
             vec less = load(sums + c) * load(keys + i * CHUNK + c) / sqrtf(f->width);

@@ -15,9 +15,9 @@ static long space_for(const favor *f) {
 }
 
 static share share_of(const favor *f, long task, long shares, space *s) {
-    long index = task / shares, chunks = (f->length + CHUNK - 1) / CHUNK, piece = task % shares;
+    long index = task / shares, chunks = (f->length + CHUNK - 1) / CHUNK, number = task % shares;
     share h = {.index = index, .batch = index / f->heads, .head = index % f->heads, .step = padded(f->value_width + 1)};
-    h.start = chunks * piece / shares * CHUNK, h.stop = chunks * (piece + 1) / shares * CHUNK;
+    h.start = chunks * number / shares * CHUNK, h.stop = chunks * (number + 1) / shares * CHUNK;
     if (h.stop > f->length) h.stop = f->length;
     h.x = take(s, f->width * CHUNK), h.d_x = take(s, f->width * CHUNK), h.v = take(s, CHUNK * h.step);
     h.features = take(s, f->features * CHUNK), h.d_features = take(s, f->features * CHUNK), h.top = take(s, CHUNK);
@@ -81,17 +81,17 @@ static void merge(const favor *f, share *h, const float *summary, const float *l
 }
 
 static void summarise_back(const favor *f, share *h) {
-    float *v_turned = h->g, *d_v = h->output;
+    float *v_transposed = h->g, *d_v = h->output;
     for (long at = h->start; at < h->stop; at += CHUNK) {
         long count = h->stop - at < CHUNK ? h->stop - at : CHUNK, columns = padded(count);
         key_exponents(f, h, at, count);
         for (long m = 0; m < f->features; m++)
             for (long c = 0; c < columns; c += LANES)
                 store(h->features + m * CHUNK + c, exp2_of(load(h->features + m * CHUNK + c) + load(h->top + c) - h->largest[m]));
-        product_turned(f->value_width, columns, f->features, h->summary, h->step, h->features, CHUNK, d_v, CHUNK, 0);
+        product_transposed(f->value_width, columns, f->features, h->summary, h->step, h->features, CHUNK, d_v, CHUNK, 0);
         transpose(f->value_width, count, f->value_width, d_v, CHUNK, row_of(&f->d_values, h->batch, h->head, at), f->d_values.row);
-        transpose(columns, f->value_width + 1, columns, h->v, h->step, v_turned, CHUNK);
-        product(f->features, columns, f->value_width + 1, h->summary, h->step, v_turned, CHUNK, h->d_features, CHUNK, 0);
+        transpose(columns, f->value_width + 1, columns, h->v, h->step, v_transposed, CHUNK);
+        product(f->features, columns, f->value_width + 1, h->summary, h->step, v_transposed, CHUNK, h->d_features, CHUNK, 0);
         keys_back(f, h->batch, h->head, at, count, h->x, h->features, h->d_features, h->d_x);
     }
 }
@@ -114,7 +114,7 @@ static void read(const favor *f, share *h) {
     for (long at = h->start; at < h->stop; at += CHUNK) {
         long count = h->stop - at < CHUNK ? h->stop - at : CHUNK;
         read_queries(f, h, at, count);
-        product_turned(f->value_width + 1, padded(count), f->features, h->summary, h->step, h->features, CHUNK, h->output, CHUNK, 0);
+        product_transposed(f->value_width + 1, padded(count), f->features, h->summary, h->step, h->features, CHUNK, h->output, CHUNK, 0);
         write_ratio(f, h->batch, h->head, at, count, h->output);
     }
 }
@@ -147,7 +147,7 @@ int favor_summarise(const favor *f) {
         h.summary = shares > 1 ? f->sums + task * each : take(&s, each), h.largest = h.summary + f->features * step;
         summarise(f, &h);
         if (shares == 1) {
-            part(f, h.summary, step, total_of(f, f->total, h.index), f->weight + h.index * f->features);
+            split(f, h.summary, step, total_of(f, f->total, h.index), f->weight + h.index * f->features);
             copy(f->maximum + h.index * f->features, h.largest, f->features);
         }
         free(s.start);
@@ -156,7 +156,7 @@ int favor_summarise(const favor *f) {
         float *first = f->sums + index * shares * each;
         share h = {.step = step, .summary = first, .largest = first + f->features * step};
         for (long i = 1; i < shares; i++) merge(f, &h, first + i * each, first + i * each + f->features * step);
-        part(f, first, step, total_of(f, f->total, index), f->weight + index * f->features);
+        split(f, first, step, total_of(f, f->total, index), f->weight + index * f->features);
         copy(f->maximum + index * f->features, h.largest, f->features);
     }
     return failed;
@@ -198,14 +198,14 @@ int favor_read_backward(const favor *f) {
         share h = with_summary(f, task, shares, f->total, f->weight, &s);
         float *d_summary = shares > 1 ? f->sums + task * each : take(&s, each);
         read_back(f, &h, d_summary);
-        if (shares == 1) part(f, d_summary, step, total_of(f, f->d_total, h.index), f->d_weight + h.index * f->features);
+        if (shares == 1) split(f, d_summary, step, total_of(f, f->d_total, h.index), f->d_weight + h.index * f->features);
         free(s.start);
     }
     for (long index = 0; shares > 1 && index < heads; index++) {
         float *first = f->sums + index * shares * each;
         for (long i = 1; i < shares; i++)
             for (long n = 0; n < f->features * step; n += LANES) store(first + n, load(first + n) + load(first + i * each + n));
-        part(f, first, step, total_of(f, f->d_total, index), f->d_weight + index * f->features);
+        split(f, first, step, total_of(f, f->d_total, index), f->d_weight + index * f->features);
     }
     return failed;
 }

@@ -37,8 +37,8 @@ static void memories_back(const feedback *f, const moment *m, long token) {
             const float *weights = f->weights + f->at[token] + (index * rows + row) * seen + skip;
             for (long l = 0; l < each; l++)
                 for (long i = 0; i < f->width; i += LANES) store(asked + l * f->width + i, load(f->queries + at + l * step + i) / sqrtf(f->width));
-            product_turned(kept, f->width, each, slopes, rows * seen, asked, f->width, d_keys, f->width, 1);
-            product_turned(kept, f->width, each, weights, rows * seen, f->d_attended + at, step, d_values, f->width, 1);
+            product_transposed(kept, f->width, each, slopes, rows * seen, asked, f->width, d_keys, f->width, 1);
+            product_transposed(kept, f->width, each, weights, rows * seen, f->d_attended + at, step, d_values, f->width, 1);
         }
         for (long index = 0; f->d_bias && index < f->depth; index++)
             for (long j = 0; j < seen; j++)

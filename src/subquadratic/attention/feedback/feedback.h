@@ -1,7 +1,7 @@
 // A feedback recurrence: what both of its loops are given, and how they divide a step among threads.
 //
 // Every thread goes through all steps. A product of few rows is divided by the columns of its result, attention by rows and heads; a
-// barrier stands before whatever needs another thread's share. B rows, D width, L layers, G key-value maps, H heads, K head width, F inner
+// barrier stands before whatever needs another thread writes. B rows, D width, L layers, G key-value maps, H heads, K head width, F inner
 // width, F' width of the expanding map, T places of the line.
 #ifndef SUBQUADRATIC_FEEDBACK_H
 #define SUBQUADRATIC_FEEDBACK_H
@@ -10,7 +10,7 @@
 
 #include "tensor.h"
 
-#define PANEL (3 * LANES) // columns of a weight that lie together, for all of its depth
+#define PANEL (3 * LANES) // columns of a weight, seen as a right operand, that lie together over its whole depth
 #define ROWS_AT_ONCE (LANES == 16 ? 8 : 4)
 
 INLINE long thread(void) { return omp_get_thread_num(); }
@@ -30,7 +30,8 @@ typedef struct {
 } layer;
 
 typedef struct {
-    int64_t batch, length, dim, depth, heads, width, groups, inner, expanded, places, lead, window, hiding, made, keep, threads; // window: columns of the bias, at least what a token sees; hiding: tokens that see what a row lacks
+    int64_t batch, length, dim, depth, heads, width, groups, inner, expanded, places, lead, window, hiding, made, keep, threads;
+    // window: columns of the bias, at least what a token sees; hiding: tokens that see what a row lacks
     float layer_epsilon, scale_epsilon, minus;
     const int64_t *begin;     // (N,) first place that a token sees; it ends at lead + token
     const int64_t *at;        // (N,) where a token's weights begin
@@ -79,8 +80,8 @@ static void panel_product(long rows, const weight *w, long panel, const float *x
     }
 }
 
-// The product x W^T, panel by panel of this thread's share, and of each panel some rows at a time: next_panel multiplies and says whether there
-// was anything left. Nothing is kept in memory but the sums, so that a loop over them is as fast as one written out.
+// The product x W^T, by all threads of a parallel region: each goes through its own panels, and through some rows at a time of each.
+// next_panel multiplies and says whether anything was left. Its sums lie outside, so that the compiler keeps the rest of this in registers.
 typedef struct {
     const weight *w;
     const float *x;   // (B, I)

@@ -4,7 +4,7 @@
 // keys and values are read where they lie. C chunk of queries, J block of keys.
 #include "block.h"
 
-// How many chunks a block of keys is packed for, so that there are enough of these for all threads.
+// How many chunks a key block is packed for, so that there are enough of these for all threads.
 static long together(long chunks, long threads) { return least(TOGETHER, 1 + (chunks - 1) / (4 * threads)); }
 
 static long space_for_chunk(const attention *a) {
@@ -48,7 +48,7 @@ static void write_output(const attention *a, const chunk *c) {
 
 static void forward_chunks(const attention *a, long head, long at, long stop, space *s) {
     chunk chunks[TOGETHER];
-    block b = block_in(a, s);
+    key_block b = key_block_in(a, s);
     queue q;
     queue_begin(&q);
     long count = 0, end = 0;
@@ -57,11 +57,11 @@ static void forward_chunks(const attention *a, long head, long at, long stop, sp
         begin_sums(a, chunks + count);
     }
     const chunk *c = chunks;
-    for (b.first = 0; b.first < end; b.first += KEYS) {
-        b.count = least(KEYS, end - b.first);
+    for (b.first = 0; b.first < end; b.first += KEY_BLOCK) {
+        b.count = least(KEY_BLOCK, end - b.first);
         b.keys = left_of(b.count, a->width, row_of(&a->keys, c->batch, c->head, b.first), a->keys.row, b.memory[0]);
-        b.values = left_turned(a->value_width, b.count, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
-        forward_block(a, &b, &q, chunks, count);
+        b.values = left_transposed(a->value_width, b.count, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
+        forward_key_block(a, &b, &q, chunks, count);
     }
     forward_end(&q);
     for (long i = 0; i < count; i++) write_output(a, chunks + i);
@@ -76,7 +76,7 @@ int softmax_attention_forward(const attention *a) {
         tiles_begin();
 #pragma omp for schedule(dynamic)
         for (long task = tasks * heads - 1; task >= 0; task--) { // the longest first
-            space s = space_of(space_for_block(a) + some * space_for_chunk(a), &failed);
+            space s = space_of(space_for_key_block(a) + some * space_for_chunk(a), &failed);
             if (!s.start) continue;
             long at = task / heads * some * CHUNK;
             forward_chunks(a, task % heads, at, least(a->length, at + some * CHUNK), &s);
@@ -94,7 +94,7 @@ static long space_for_slopes(const attention *a) {
 }
 
 static long space_for_sums(const attention *a) {
-    return KEYS * CHUNK + a->value_width * CHUNK;
+    return KEY_BLOCK * CHUNK + a->value_width * CHUNK;
 }
 
 // A tensor's rows of a chunk (C, X) as a right operand.
@@ -123,24 +123,24 @@ static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
 static void backward_chunks(const attention *a, long head, long at, long step, long count, sums *d, space *s) {
     chunk chunks[TOGETHER];
     slopes given[TOGETHER];
-    block b = block_in(a, s);
+    key_block b = key_block_in(a, s);
     queue q;
     queue_begin(&q);
-    d->d_scores = take(s, KEYS * CHUNK), d->mixed = take(s, a->value_width * CHUNK);
+    d->d_scores = take(s, KEY_BLOCK * CHUNK), d->mixed = take(s, a->value_width * CHUNK);
     long end = 0;
     for (long i = 0; i < count; i++) {
         chunks[i] = chunk_of(a, head, at + i * step, s), end = chunks[i].end;
         given[i] = slopes_of(a, chunks + i, d, s);
     }
     const chunk *c = chunks;
-    for (b.first = 0; b.first < end; b.first += KEYS) {
-        b.count = least(KEYS, end - b.first);
+    for (b.first = 0; b.first < end; b.first += KEY_BLOCK) {
+        b.count = least(KEY_BLOCK, end - b.first);
         const float *keys = row_of(&a->keys, c->batch, c->head, b.first);
         b.keys = left_of(b.count, a->width, keys, a->keys.row, b.memory[0]);
         b.values = left_of(b.count, a->value_width, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
-        b.keys_turned = left_turned(a->width, b.count, keys, a->keys.row, b.memory[2]);
+        b.keys_transposed = left_transposed(a->width, b.count, keys, a->keys.row, b.memory[2]);
         for (long i = 0; i < count; i++)
-            if (chunks[i].end > b.first) backward_block(a, &b, &q, chunks + i, given + i, d);
+            if (chunks[i].end > b.first) backward_key_block(a, &b, &q, chunks + i, given + i, d);
     }
     backward_end(&q);
     for (long i = 0; i < count; i++)
@@ -163,7 +163,7 @@ int softmax_attention_backward(const attention *a) {
             sums d = {.d_keys = own, .key_step = padded(a->width), .value_step = padded(a->value_width)};
             d.d_values = own + a->count * d.key_step;
             for (long at = task % shares * CHUNK; at < a->length; at += some * step) {
-                space s = space_of(space_for_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)), &failed);
+                space s = space_of(space_for_key_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)), &failed);
                 if (!s.start) continue;
                 backward_chunks(a, task / shares, at, step, least(some, (a->length - at + step - 1) / step), &d, &s);
                 free(s.start);

@@ -24,8 +24,8 @@ typedef struct {
     long step; // from one 16 rows to the next
 } operand;
 
-#define PANEL 64  // columns that a thread packs at a time
-#define BLOCK 128 // rows at most
+#define PANEL 64
+#define ROW_BLOCK 128
 
 // How many floats of memory an operand takes.
 INLINE long right_numbers(long columns, long depth) { return round_up(columns, SIDE) * round_up(depth, DEPTH) * PARTS / 2; }
@@ -36,7 +36,7 @@ INLINE operand operand_in(float *memory, long depth) {
 }
 
 // The operand from row (or column) `at` and depth `deep` on, multiples of 16 and 32.
-INLINE operand part_of(operand x, long at, long deep) {
+INLINE operand operand_at(operand x, long at, long deep) {
     return (operand){x.at + at / SIDE * x.step + deep / DEPTH * PARTS * TILE, x.step};
 }
 
@@ -69,9 +69,9 @@ INLINE void put_parts(row_parts parts, uint16_t *to) {
 
 INLINE __mmask16 first_lanes(long count) { return count >= LANES ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
 
-// Three tiles from (rows, columns): at most 16 x 32 of them, or 32 x 16 where the rows are the depth; zeros beyond. turned: the columns are
+// Three tiles from (rows, columns): at most 16 x 32 of them, or 32 x 16 where the rows are the depth; zeros beyond. transposed: the columns are
 // the tile's rows.
-INLINE void fill_tiles(long rows, long columns, const float *from, long step, int deep_rows, int turned, uint16_t *to) {
+INLINE void fill_tiles(long rows, long columns, const float *from, long step, int deep_rows, int transposed, uint16_t *to) {
     vec one[SIDE], other[SIDE];
     long next = deep_rows ? SIDE * step : SIDE;
     __mmask16 lanes = first_lanes(columns), more = deep_rows ? lanes : first_lanes(columns - SIDE);
@@ -80,17 +80,17 @@ INLINE void fill_tiles(long rows, long columns, const float *from, long step, in
         one[i] = (vec)_mm512_maskz_loadu_ps(i < rows ? lanes : 0, from + i * step);
         other[i] = (vec)_mm512_maskz_loadu_ps(i + (deep_rows ? SIDE : 0) < rows ? more : 0, from + i * step + next);
     }
-    if (turned) turn(one), turn(other);
+    if (transposed) transpose_registers(one), transpose_registers(other);
 #pragma GCC unroll 16
     for (int i = 0; i < SIDE; i++) put_parts(parts_of((__m512)one[i], (__m512)other[i]), to + i * DEPTH);
 }
 
-INLINE void fill_operand(long count, long depth, const float *from, long step, int deep_rows, int turned, operand to) {
+INLINE void fill_operand(long count, long depth, const float *from, long step, int deep_rows, int transposed, operand to) {
     for (long at = 0; at < count; at += SIDE)
         for (long deep = 0; deep < depth; deep += DEPTH)
             fill_tiles(deep_rows ? depth - deep : count - at, deep_rows ? count - at : depth - deep,
-                       from + (deep_rows ? deep * step + at : at * step + deep), step, deep_rows, turned,
-                       part_of(to, at, deep).at);
+                       from + (deep_rows ? deep * step + at : at * step + deep), step, deep_rows, transposed,
+                       operand_at(to, at, deep).at);
 }
 
 // A left operand (rows, depth), and its transpose (depth, rows).
@@ -98,7 +98,7 @@ static __attribute__((noinline)) operand left_of(long rows, long depth, const fl
     fill_operand(rows, depth, from, step, 0, 0, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
-static __attribute__((noinline)) operand left_turned(long rows, long depth, const float *from, long step, float *memory) {
+static __attribute__((noinline)) operand left_transposed(long rows, long depth, const float *from, long step, float *memory) {
     fill_operand(rows, depth, from, step, 1, 1, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
@@ -108,7 +108,7 @@ static __attribute__((noinline)) operand right_of(long depth, long columns, cons
     fill_operand(columns, depth, from, step, 1, 0, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
-static __attribute__((noinline)) operand right_turned(long depth, long columns, const float *from, long step, float *memory) {
+static __attribute__((noinline)) operand right_transposed(long depth, long columns, const float *from, long step, float *memory) {
     fill_operand(columns, depth, from, step, 0, 1, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
@@ -137,7 +137,7 @@ typedef struct {
     int high, wide;        // whether there are any; known when this is compiled
 } tile_source;
 
-// The left operand goes past the first cache, where the right one's columns, which the next rows need again, stay.
+// The left operand goes past the first cache, to leave it to the right one's columns, which the next rows need again.
 INLINE void load_rows(const tile_source *t, int part) { _tile_stream_loadd(4, t->a + part * TILE, 64); }
 INLINE void load_rows_below(const tile_source *t, int part) { _tile_stream_loadd(5, t->a + t->a_step + part * TILE, 64); }
 INLINE void load_columns(const tile_source *t, int part) { _tile_loadd(6, t->b + part * TILE, 64); }
@@ -218,7 +218,7 @@ static void whole_numbers(const uint16_t *tile, long step, float *to) {
 
 // A row of a tile's results by the vector unit.
 static __attribute__((noinline)) vec sum_numbers(const four *x, int tile, int row) {
-    const uint16_t *a = part_of(x->a, tile / 2 * SIDE, 0).at, *b = part_of(x->b, tile % 2 * SIDE, 0).at;
+    const uint16_t *a = operand_at(x->a, tile / 2 * SIDE, 0).at, *b = operand_at(x->b, tile % 2 * SIDE, 0).at;
     vec sum = {0};
     for (long deep = 0; deep < x->depth; deep++) {
         float left[SIDE], right[SIDE];
@@ -263,14 +263,14 @@ INLINE void put_rows(const four *x, long first, long stop) {
 
 // Where a row of the tile `tile` comes in a left operand (rows, depth), and in a right one (depth, columns).
 INLINE uint16_t *left_at(const four *x, long row, int tile, operand to) {
-    return part_of(to, x->at + tile / 2 * SIDE, x->right).at + row * DEPTH;
+    return operand_at(to, x->at + tile / 2 * SIDE, x->right).at + row * DEPTH;
 }
 INLINE uint16_t *right_at(const four *x, long row, int tile, operand to) {
-    return part_of(to, x->right + tile % 2 * SIDE, x->at).at + row * DEPTH;
+    return operand_at(to, x->right + tile % 2 * SIDE, x->at).at + row * DEPTH;
 }
 
 // A row's numbers of two tiles side by side into a left operand; a row's numbers of all four into a right one, where numbers stand together
-// that are 16 apart in depth, or into both: pairs of the one are pairs of the other, turned.
+// that are 16 apart in depth, or into both: pairs of the one are pairs of the other, transposed.
 INLINE void put_left(const four *x, long row, int tile, const vec numbers[2], operand to) {
     put_parts(parts_of((__m512)numbers[0], (__m512)numbers[1]), left_at(x, row, tile, to));
 }
@@ -378,14 +378,14 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then
 
 // Products one after another: the last results of one are put in their places as the next is summed up.
 typedef struct {
-    four turns[2];
+    four results[2];
     int now; // which of them is summed up next
 } queue;
 
-static void queue_begin(queue *q) { q->now = 0, q->turns[1].rows = q->turns[1].far = 0; }
+static void queue_begin(queue *q) { q->now = 0, q->results[1].rows = q->results[1].far = 0; }
 
 INLINE void queue_end(queue *q, put then) {
-    const four *before = q->turns + !q->now;
+    const four *before = q->results + !q->now;
     if (then.call) put_each(before, 0, 4 * SIDE, then);
     else put_rows(before, 0, 4 * SIDE);
     queue_begin(q);
@@ -396,9 +396,9 @@ INLINE void queue_product(
     int far = rows * to.step > 8192;
     for (long right = 0; right < columns; right += 2 * SIDE)
         for (long at = 0; at < rows; at += 2 * SIDE) {
-            four *now = q->turns + q->now, *before = q->turns + !q->now;
+            four *now = q->results + q->now, *before = q->results + !q->now;
             now->at = at, now->right = right, now->rows = rows - at, now->columns = columns - right, now->depth = depth;
-            now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->to = place_from(to, at, right), now->far = far, now->with = with;
+            now->a = operand_at(a, at, 0), now->b = operand_at(b, right, 0), now->to = place_from(to, at, right), now->far = far, now->with = with;
             if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before, then, later);
             else if (now->rows > SIDE) sum_tiles(1, 0, now, before, then, later);
             else if (now->columns > SIDE) sum_tiles(0, 1, now, before, then, later);

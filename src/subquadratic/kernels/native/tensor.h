@@ -1,5 +1,13 @@
-// Tensors as they come in, memory of a thread's own, what shares of the work sum up, and a chunk of positions, which lies along the vector:
-// (X, C), C at most CHUNK.
+// Tensors as they come in, memory of a thread's own, what shares of the work sum up, and what is done to rows.
+//
+// In all kernels
+//   a chunk is CHUNK consecutive positions of a head, or fewer at the end, that are computed together. Where they lie along the vector, (X, C),
+//     rows are CHUNK numbers apart;
+//   a stretch is consecutive chunks of which backward is given what came before the first, and makes again what came before the others;
+//   a share is the part of the positions or rows that one task goes through, so that all threads have work. What it sums up lies in memory
+//     of its own; such sums are added in the order of the shares, so that results do not depend on which thread is done first;
+//   a position is live if it holds a real token. What lies at others may be anything, NaN too;
+//   a piece is some of a thread's memory, from a multiple of 64 bytes on.
 #ifndef SUBQUADRATIC_TENSOR_H
 #define SUBQUADRATIC_TENSOR_H
 
@@ -30,7 +38,7 @@ INLINE void fetch(const rows *x, long batch, long head, long at, long stop, long
         for (long c = 0; c < width; c += 16) __builtin_prefetch(row_of(x, batch, head, i) + c, 0, 2);
 }
 
-// Memory for a thread, in pieces that begin at vectors.
+// Memory for a thread, to be taken piece by piece.
 typedef struct {
     float *start, *next;
 } space;
@@ -96,7 +104,7 @@ INLINE float dot(const float *x, const float *y, long numbers) { // a multiple o
     return sum_of(sum);
 }
 
-// x (height, C) times a factor for each column.
+// x (height, C) times a factor for each position.
 static void scale_columns(long height, long columns, float *x, const float *factors) {
     for (long i = 0; i < height; i++)
         for (long c = 0; c < columns; c += LANES) store(x + i * CHUNK + c, load(x + i * CHUNK + c) * load(factors + c));
@@ -129,8 +137,8 @@ static void add_shares(long shares, long rows, long width, const float *from, lo
         }
 }
 
-// The same, turned: (width, rows).
-static void add_shares_turned(long shares, long rows, long width, const float *from, long step, long each, float *to) {
+// The same, transposed: (width, rows).
+static void add_shares_transposed(long shares, long rows, long width, const float *from, long step, long each, float *to) {
 #pragma omp for schedule(static)
     for (long c = 0; c < width; c += LANES)
         for (long i = 0; i < rows; i += LANES) {

@@ -20,7 +20,7 @@ typedef struct {
     const float *x[MAPS], *weight[MAPS * MAPS], *bias[MAPS], *plus; // (T, D); (F, D), or (D, F) if turned; (F,), null: none; (T, F), likewise
     const float *other[MAPS];                                       // (T, F)
     float *y[MAPS * MAPS], *row_sum[MAPS];                          // outputs (T, F); or sums (F, D), and other's rows added up (F,)
-    float *packed, *sums;                                           // right_numbers(F, D) each; (shares, F padded_to_16(D) each + padded_to_16(F) each)
+    float *packed, *sums;                                           // right_numbers(F, D) each; (shares, F D' each + F' each), D', F' padded to 16
     int64_t dim[MAPS], x_step[MAPS], out[MAPS], other_step[MAPS], weight_step[MAPS * MAPS], turned[MAPS * MAPS], plus_step;
     int64_t inputs, outputs, rows, shares, threads;
 } maps;
@@ -50,7 +50,7 @@ int linear_maps(const maps *m) {
             for (long j = 0; j < m->outputs; j++) {
                 long pair = i * m->outputs + j, dim = m->dim[i], out = m->out[j], step = m->weight_step[pair];
                 if (m->turned[pair]) weights[pair] = right_together(dim, out, m->weight[pair], step, packed);
-                else weights[pair] = right_turned_together(dim, out, m->weight[pair], step, packed);
+                else weights[pair] = right_transposed_together(dim, out, m->weight[pair], step, packed);
                 packed += right_numbers(out, dim);
             }
         space s = space_of(unit_numbers(HIGH, DEEP), &failed);
@@ -69,7 +69,7 @@ int linear_maps(const maps *m) {
                     for (long j = 0; j < m->outputs; j++) {
                         place to = {.at = m->y[j] + at * m->out[j], .step = m->out[j], .add = !first, .row = m->bias[j]};
                         if (first && j == 0 && m->plus) to.plus = m->plus + at * m->plus_step, to.plus_step = m->plus_step;
-                        multiply_to(rows, m->out[j], some, x, part_of(weights[i * m->outputs + j], 0, deep), to, &later);
+                        multiply_to(rows, m->out[j], some, x, operand_at(weights[i * m->outputs + j], 0, deep), to, &later);
                     }
                 }
         }
@@ -106,7 +106,7 @@ static void sum_share(const maps *m, long at, long end, float *own, space s) {
             for (long first = 0; first < m->out[j]; first += HIGH) {
                 long high = least(HIGH, m->out[j] - first), step = m->other_step[j];
                 const float *from = m->other[j] + at * step + first;
-                operand other = left_turned(high, some, from, step, left);
+                operand other = left_transposed(high, some, from, step, left);
                 for (long i = 0; i < m->inputs; i++) {
                     long wide = padded_to_16(m->dim[i]);
                     place to = {.at = sums[i * m->outputs + j] + first * wide, .step = wide, .add = add};
@@ -121,7 +121,7 @@ static void sum_share(const maps *m, long at, long end, float *own, space s) {
 int sums_of_outer_products(const maps *m) {
     int failed = 0;
     float *sums[MAPS * MAPS], *row_sums[MAPS];
-    long each = lay_out(m, m->sums, sums, row_sums), share = round_up((m->rows + m->shares - 1) / m->shares, DEPTH);
+    long each = lay_out(m, m->sums, sums, row_sums), share_rows = round_up((m->rows + m->shares - 1) / m->shares, DEPTH);
     long depth = unit_numbers(HIGH, DEEP_OF_SUM);
     for (long i = 0; i < m->inputs; i++) depth += right_numbers(m->dim[i], DEEP_OF_SUM);
 #pragma omp parallel num_threads(m->threads)
@@ -130,7 +130,7 @@ int sums_of_outer_products(const maps *m) {
         tiles_begin();
 #pragma omp for schedule(static)
         for (long index = 0; index < m->shares; index++)
-            if (s.start) sum_share(m, index * share, least(m->rows, (index + 1) * share), m->sums + index * each, s);
+            if (s.start) sum_share(m, index * share_rows, least(m->rows, (index + 1) * share_rows), m->sums + index * each, s);
         tiles_end();
         free(s.start);
         for (long pair = 0; pair < m->inputs * m->outputs; pair++) {

@@ -83,14 +83,14 @@ static void backward_row(const add_norm *a, long row, float *d_weight, float *d_
 }
 
 int add_norm_backward(const add_norm *a) {
-    long wide = padded_to_16(a->dim), share = (a->rows + a->shares - 1) / a->shares;
+    long wide = padded_to_16(a->dim), share_rows = (a->rows + a->shares - 1) / a->shares;
 #pragma omp parallel num_threads(a->threads)
     {
 #pragma omp for schedule(static)
         for (long index = 0; index < a->shares; index++) {
             float *sums = a->sums + index * 2 * wide;
             memset(sums, 0, 2 * wide * 4);
-            for (long row = index * share; row < least(a->rows, (index + 1) * share); row++) backward_row(a, row, sums, sums + wide);
+            for (long row = index * share_rows; row < least(a->rows, (index + 1) * share_rows); row++) backward_row(a, row, sums, sums + wide);
         }
         add_shares(a->shares, 1, a->dim, a->sums, 0, 2 * wide, a->d_weight);
         add_shares(a->shares, 1, a->dim, a->sums + wide, 0, 2 * wide, a->d_bias);
