@@ -1,5 +1,16 @@
-// Softmax pooling of a sequence, as Fastformer's global vectors are made (arXiv 2108.09084, eqs. 3 to 6): logits of every position, and the
-// mean of all positions under their softmax, in one pass; positions are turned by rotary angles on the way, and need not be written down.
+// Softmax pooling of a sequence, as Fastformer's global vectors are made (arXiv 2108.09084, eqs. 3 to 6), forward and backward: of positions
+// x_i (D,), with weights w_h (D,) of each head,
+//
+//     a_ih = scale w_h . x_i,   p_ih = softmax over i,   mean_h = sum_i p_ih x_ih
+//     da_ih = p_ih (x_ih - mean_h) . dmean_h,   dx_ih = p_ih dmean_h + scale (sum_g da_ig w_g)_h,   dw_h = scale sum_i da_ih x_i
+//
+// where positions are turned by rotary angles on the way to the mean (`late`: once for the logits, and once more for the mean), and need not
+// be written down. Logits and mean are made in one pass, as in online softmax; logits and each head's normaliser are kept for backward.
+//
+// Loop order: threads take shares of a row's positions, and go through FEW of these at a time: first all heads are read and turned, then each
+// head's logits made and its positions added up. Then shares are put together, head by head.
+// Caches: FEW positions in both forms and the weights, (2 FEW + H) D numbers or 80 KB at D = 512 and H = 8, are for the first two; they are
+// read from memory once.
 //
 // B batch, H heads, N length, K head width, D = H K; a position's heads stand side by side, each filled up to whole vectors in a thread's own
 // memory.

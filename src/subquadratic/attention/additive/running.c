@@ -1,8 +1,19 @@
-// The softmax-weighted mean of everything up to each position, forward and backward, a head at a time, chunk by chunk (see
-// attention/additive/op.py for the maths); as causal additive attention wants it: of positions turned by rotary angles on the way, and
-// multiplied by what reads it.
+// The softmax-weighted mean of everything up to each position, forward and backward, as Fastformer's additive attention (arXiv 2108.09084)
+// wants it in its causal form: of values turned by rotary angles on the way, and multiplied by the query that reads it. Of logits a and
+// values x,
 //
-// B batch, H heads, N length, C chunk, K head width.
+//     mean_i = sum_{j<=i} exp(a_j - m_i) x_j / sum_{j<=i} exp(a_j - m_i),   m_i = max of a_j for j <= i,   o_i = q_i * mean_i
+//
+// where both sums are recurrences in i, which begin anew with each chunk; the sums before the chunk are added to them, rescaled. With angles
+// q_i and x_j are turned, and o_i is the complex product of q_i and the conjugate of mean_i; without queries o_i is the mean. Backward goes
+// from the last position to the first, and makes means again from the sums kept before each chunk.
+//
+// Loop order: threads take groups of heads side by side, and go through the chunks; of each through the heads, and of each head through
+// vectors of channels, and of each vector through the positions.
+// Caches: a thread's values and means, (C, K) each, are for the first two: 32 KB together at K = 64. The sums of a vector of channels
+// stay in registers within a chunk. Everything else is read or written once, a head's next chunk asked for as this one begins.
+//
+// B batch, H heads, N length, C chunk, K head width. A position's channels lie along the vector.
 #include "tensor.h"
 
 typedef struct {

@@ -1,4 +1,21 @@
-// Causal FAVOR+, forward and backward, one head of one sequence after another, chunk by chunk (see attention/favor/causal.py for the maths).
+// Causal FAVOR+ (arXiv 2009.14794, eq. 4 and appendix B.1), forward and backward. With a projection w (M, K) in which K^(-1/4) is, and
+//
+//     q'_i = exp(w q_i - max of these),   k'_j likewise,   h_j = max(w k_j) - |k_j|^2 / (2 sqrt(K)),   m_i = max of h_j for j <= i
+//     [n_i, z_i] = sum_{j<=i} exp(h_j - m_i) (q'_i . k'_j) [v_j, 1],   o_i = n_i / z_i
+//
+// nothing overflows, and no maximum sees the future. Of a chunk, with the summary S (M, V + 1) before it and its mark, the m before it:
+//
+//     scores_ij = exp(h_j - m_i) (q'_i . k'_j) for j <= i,   [n, z]_i = exp(mark - m_i) q'_i S + sum_j scores_ij [v_j, 1]
+//     S <- exp(mark - m) S + sum_j exp(h_j - m) k'_j [v_j, 1]^T with m the last m_i, which is the next mark
+//
+// In the code exp(h_j - m_i) are decays, exp(mark - m_i) reach, exp(h_j - m) fold. Backward goes from the last chunk to the first with the
+// gradient of S after each; features and scores are made again, and so is S before a chunk, from the S kept before its stretch.
+//
+// Loop order: threads take shares of the runs' heads, and go through each chunk by chunk. Where there are fewer heads than threads, all shares
+// are gone through twice: first for what each sums up, then with what comes before it (backward: after it).
+// Caches: what a thread has of a chunk, and S, which stays from chunk to chunk, are for the second cache: 0.3 MB forward at K = V = 64 and
+// M = 266, most of it features 2 (M, C) and S. Queries, keys and values are read, and outputs written, once each time that a share is
+// gone through; keys and values once more where a stretch has several chunks, backward.
 #include "favor.h"
 
 typedef struct {

@@ -1,4 +1,13 @@
-// One new token of causal FAVOR+ for each row of the batch: the state is read once and written once, elsewhere.
+// One new token of causal FAVOR+ (arXiv 2009.14794, appendix B.1) for each row of the batch. With a projection w (M, K), here not scaled,
+// h = max(w k) / K^(1/4) - |k|^2 / (2 sqrt(K)) and m' = max(m, h):
+//
+//     S' = exp(m - m') S + k' v^T,   z' = exp(m - m') z + k',   o = q' S' / q' z'
+//     k' = exp(w k / K^(1/4) - |k|^2 / (2 sqrt(K)) - m'),   q' = exp(w q / K^(1/4) - max of these)
+//
+// Loop order: rows and heads, divided among threads; of each the features, and of a feature the channels of values, so that S (M, V) is read,
+// rescaled, added to, written and multiplied by the query in one go.
+// Caches: S is read once and written once, elsewhere; everything else of a head (q', k', v, o, and the exponents of both in lanes of their
+// own, LANES M numbers) stays in the first cache. The projection is the same for all heads.
 #include "favor.h"
 
 typedef struct {

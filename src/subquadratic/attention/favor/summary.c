@@ -1,6 +1,14 @@
-// Bidirectional FAVOR+: keys and values folded into a summary, and queries that read it, forward and backward (see attention/favor/summary.py).
+// Bidirectional FAVOR+ (arXiv 2009.14794, eq. 4): keys and values folded into a summary, and queries that read it, forward and backward. With a
+// projection w (M, K) in which K^(-1/4) is, and m (M,) each feature's largest exponent of a key
 //
-// Each head's positions are split into shares, so that all threads have work; what shares sum up is added in their order.
+//     S = sum_j exp(w k_j - |k_j|^2 / (2 sqrt(K)) - m) [v_j, 1]^T,   q'_i = exp(w q_i + m - max of these),   [n_i, z_i] = q'_i S,   o_i = n_i / z_i
+//
+// where S is (M, V + 1), and is rescaled, feature by feature, when a chunk brings a larger exponent. Backward makes features again.
+//
+// Loop order: threads take shares of the heads, and go through each chunk by chunk; where a head has several shares their summaries, or the
+// gradients of it, are then put together.
+// Caches: S or its gradient stays from chunk to chunk; with it, what a thread has of a chunk is for the second cache: 0.2 MB forward at
+// K = V = 64 and M = 266, most of it S (M, V + 1) and features (M, C). Queries, keys, values and outputs are read or written once.
 #include "favor.h"
 
 typedef struct {

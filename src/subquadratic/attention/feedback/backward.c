@@ -1,5 +1,13 @@
-// The loop backward of a feedback recurrence: input gradients, token by token in reverse; weights' gradients are products over all tokens,
-// made elsewhere from what this leaves.
+// The loop backward of a feedback recurrence: the gradients of what goes into each product, token by token in reverse; weights' gradients are
+// products over all tokens, made elsewhere from what this leaves. With the softmax weights p that were kept, of a token and layer
+//
+//     ds = p * (values da - p . values da),   dq = ds keys,   d_keys += ds q / sqrt(K),   d_values += p da
+//
+// where da is the gradient of what attention gives; dq lacks the factor 1 / sqrt(K), which the map that it goes back through has in it.
+//
+// Loop order: tokens from the last, of each first its memory, then layers from the last, then what it gives to the memories that it saw, of
+// all layers at once, so that the line's gradient is gone through once a token. All threads together, as forward.
+// Caches: as forward: a thread's panels, and its rows and heads of the line and of its gradient, are the same in each step.
 #include "feedback.h"
 
 typedef struct {

@@ -1,4 +1,13 @@
-// The loop forward of a feedback recurrence: token after token through all layers, each reading the memories before it.
+// The loop forward of a feedback recurrence (arXiv 2002.09402): token after token through all layers, each reading the memories before it.
+// Of token t and each layer, with the keys and values (S, K) of the S memories that it sees in each head:
+//
+//     z = x + softmax(norm(x) Q^T keys^T / sqrt(K) + bias) values O^T,   x <- z + gelu(norm(z) U^T) W^T, or gated, as in feed_forward.c
+//
+// and the memory of t is norm(sum_l mixture_l x_l), of which its keys and values are made.
+//
+// Loop order: tokens, then layers, all threads together: products divided by panels of the weight, attention by rows and heads.
+// Caches: a step reads every weight, once for every ROWS_AT_ONCE rows. A thread's panels and its rows and heads of the line are the same in
+// each step, so that they stay in its core's caches as far as these reach; activations (B, D) are handed from core to core.
 #include "feedback.h"
 #include "gelu.h"
 

@@ -1,7 +1,20 @@
-// Exact softmax attention, forward and backward, a chunk of queries by blocks of keys; scores exist for one block at a time.
+// Exact softmax attention, forward and backward, as in FlashAttention (arXiv 2205.14135): scores exist for a chunk of queries and a key block
+// at a time.
 //
-// As in FlashAttention (arXiv 2205.14135), with the queries of a chunk along the vector: maxima and sums are then vector operations, and
-// keys and values are read where they lie. C chunk of queries, J block of keys.
+//     S = q k^T / sqrt(K),   P = softmax(S),   o = P v
+//     dv = P^T do,   dS = P * (do v^T - rowsum(do * o)),   dq = dS k / sqrt(K),   dk = dS^T q / sqrt(K)
+//
+// Exponents are to base 2. Forward keeps what is taken from a query's scores (its base), the sum of weights relative to it, and their mixture
+// of values; a larger base rescales both. Kept for backward is log2 of the whole sum, from which P is made again.
+//
+// Loop order: forward, threads take chunks of queries of a head, and go through its key blocks. Backward, threads take shares of a head's
+// chunks, and go for each through the key blocks, adding to gradients of all keys and values that are the share's own. With a matrix unit up
+// to TOGETHER chunks go through the key blocks together, since these are packed for them.
+// Caches: a chunk's (K, C) and (V, C) and the scores (J, C), 16, 16 and 32 KB at K = V = 64, are for the first two caches, whatever the length;
+// keys and values stream in for each chunk, backward a share's gradients of them too, from the second cache or beyond.
+//
+// The queries of a chunk lie along the vector: maxima and sums are then vector operations, and without a matrix unit keys and values are read
+// where they lie. B batch, H heads, N queries, S keys, C chunk of queries, J key block, K width of queries and keys, V width of values.
 #include "block.h"
 
 // How many chunks a key block is packed for, so that there are enough of these for all threads.

@@ -1,5 +1,15 @@
-// A position-wise feed-forward layer, forward and backward. Its inner layer lives a block of rows and a slab of its width at a time, in a
-// core's cache; kept for backward is what comes before the activation, and nothing else.
+// A position-wise feed-forward layer, forward and backward:
+//
+//     y = a W^T + c with a = gelu(x U^T + b),   gated: a = gelu(x U1^T + b1) * (x U2^T + b2)
+//
+// Kept for backward is what comes before the activation, and nothing else: dx = g U with g = (dy W) * gelu'(.), dU = g^T x, dW = dy^T a, for
+// which a is made again; of a gated layer both maps add to dx.
+//
+// Loop order: threads pack the weights together, then each takes row blocks (backward: its shares, a row block at a time) and goes through
+// the inner width slab by slab; a slab's products come one after another, so that a and g exist for one slab of one row block at a time.
+// Caches: y of a row block and its slab of a, or dx and the slabs of a and g, are for the second cache: without a matrix unit a slab
+// of 252 rows is 274 KB with 16 lanes, and 256 channels of y are about as much. The packed weights are read once for each row block, from
+// the last cache or memory; so are, and written, the sums of the weights' gradients.
 //
 // T rows (batch and length together), D width in, F inner width, E width out. A gated layer has two maps to F: gates, then what they gate.
 #include "slab.h"

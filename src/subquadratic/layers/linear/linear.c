@@ -1,5 +1,12 @@
-// Linear maps of many rows, and the sums over rows that their weights' gradients are, where the processor has a matrix unit. Without one
-// PyTorch's matrix library is as fast.
+// Linear maps of many rows, y_j = sum_i x_i W_ij^T + b_j, and the sums over rows that their weights' gradients are, dW_ij = dy_j^T x_i and
+// db_j, where the processor has a matrix unit. Without one PyTorch's matrix library is as fast.
+//
+// Loop order of the maps: threads pack the weights together, then each takes HIGH rows at a time and goes through the inputs, DEEP of an
+// input's channels at a time, and for these through all outputs. Of the sums: each thread takes shares of the rows and goes through them
+// DEEP_OF_SUM at a time; of these, through the outputs, HIGH channels at a time, and for those through all inputs.
+// Caches: the left operand at hand (HIGH by DEEP, 384 KB; of the sums HIGH by DEEP_OF_SUM, 96 KB) and, of the sums, the right ones
+// (DEEP_OF_SUM by all D, 768 bytes a channel) stay in the second cache. The maps' weights are read once for every HIGH rows, from the last
+// cache or memory; the rows that come next are asked for meanwhile.
 //
 // T rows, D width in, F width out.
 #include "matrices.h"

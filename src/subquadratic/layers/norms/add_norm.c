@@ -1,5 +1,13 @@
-// The residual stream on its way into a branch: what the last branch gave is added, and the sum is normalised (arXiv 1607.06450), in one pass;
-// backward too the stream's own gradient and that through the norm are added on the way.
+// The residual stream on its way into a branch: what the last branch gave is added, and the sum is normalised (arXiv 1607.06450),
+//
+//     s = x + delta,   n = (s - mean(s)) / sqrt(var(s) + epsilon),   y = n w + b
+//     ds = (g - mean(g) - n mean(g n)) / sqrt(var(s) + epsilon) with g = dy w, and what reaches s besides;   dw = sum dy n,   db = sum dy
+//
+// where means are over a row, sums over rows. Kept are each row's mean and 1 / deviation.
+//
+// Loop order: row after row, rows divided among threads, or backward into shares that sum up dw and db by themselves.
+// Caches: a row is gone through several times, and it, w, b and a share's sums (4 D bytes each) stay in the first cache up to a width of about
+// a thousand; from memory the tensors are read once.
 //
 // T rows, D width.
 #include "tensor.h"
