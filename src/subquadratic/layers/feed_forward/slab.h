@@ -108,10 +108,11 @@ static __attribute__((noinline)) void put_slopes(const four *x, long row, int fi
     if (s->sums) put_right(x, row, active, s->active_right);
 }
 
-// What is active of x (rows, depth) times the maps (depth, width).
+// What is active of x (rows, depth) times the maps (depth, width). Gates fill whole tiles, with zeros: what stood there would become numbers of
+// the next operand, and if they were none, all results would be made again.
 static void forward_slab(slab *s, long depth, operand x, const operand *expand) {
     s->active_rows = operand_in(s->active_memory, s->width);
-    if (s->maps == 2) multiply(s->rows, s->width, depth, x, expand[0], s->gates, STEP, 0);
+    if (s->maps == 2) multiply(s->rows, padded_to_16(s->width), depth, x, expand[0], s->gates, STEP, 0);
     multiply_then(s->rows, s->width, depth, x, expand[s->maps - 1], (put){put_active, 2}, s);
 }
 
