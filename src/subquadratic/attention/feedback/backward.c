@@ -59,7 +59,8 @@ static void layer_back(const feedback *f, const moment *m, long token, long inde
     long each = f->batch * f->dim, place = index * f->length + token, wide = f->heads * f->width;
     float *below = m->hidden + index * each, *above = below + each;
     float *d_expanded = f->d_expanded + place * f->batch * f->expanded, *d_inner = f->d_inner + place * each;
-    float *d_middle = f->d_middle + place * each, sums[ROWS_AT_ONCE * PANEL];
+    float *d_middle = f->d_middle + place * each;
+    panel_sums sums;
     for (panel_walk p = walk_panels(f, &l->contract, above, sums); next_panel(&p);)
         for (long r = p.top; r < p.bottom; r++)
             for (long o = p.first; o < p.last; o += LANES) {
@@ -111,7 +112,7 @@ static void layer_back(const feedback *f, const moment *m, long token, long inde
 static void memory_back(const feedback *f, const moment *m, long token) {
     long each = f->batch * f->dim, pair = f->heads * f->width, made = f->groups * 2 * pair;
     float *d_made = f->d_made + token * f->batch * made, *d_normed = f->d_memory + token * each, *d_merged = f->d_merged + token * each;
-    float sums[ROWS_AT_ONCE * PANEL];
+    panel_sums sums;
     for (long r = thread(); r < f->batch; r += threads())
         for (long o = 0; o < made; o += f->width)
             copy(d_made + r * made + o,

@@ -80,29 +80,32 @@ static void panel_product(long rows, const weight *w, long panel, const float *x
     }
 }
 
+typedef float panel_sums[ROWS_AT_ONCE * PANEL] __attribute__((aligned(64))); // (rows at hand, PANEL)
+
 // The product x W^T, by all threads of a parallel region: each goes through its own panels, and through some rows at a time of each.
 // next_panel multiplies and says whether anything was left. Its sums lie outside, so that the compiler keeps the rest of this in registers.
 typedef struct {
     const weight *w;
     const float *x;   // (B, I)
-    float *sums;      // (ROWS_AT_ONCE, PANEL)
-    long rows, panel; // B; the one at hand
-    long top, bottom; // its rows at hand
-    long first, last; // its columns
+    float *sums;      // panel_sums
+    long rows, step, panels; // B; from one of this thread's panels to the next; how many there are
+    long panel, top, bottom; // the one at hand, and its rows
+    long first, last;        // its columns
 } panel_walk;
 
-INLINE panel_walk walk_panels(const feedback *f, const weight *w, const float *x, float sums[ROWS_AT_ONCE * PANEL]) {
-    return (panel_walk){w, x, sums, f->batch, thread() - threads(), 0, f->batch, 0, 0};
+INLINE panel_walk walk_panels(const feedback *f, const weight *w, const float *x, float *sums) {
+    long step = threads(), rows = f->batch;
+    return (panel_walk){w, x, sums, rows, step, rows ? panels_of(w->outs) : 0, thread() - step, 0, rows, 0, 0};
 }
 
 INLINE int next_panel(panel_walk *p) {
-    if (p->bottom < p->rows) p->top = p->bottom;
-    else {
-        p->panel += threads(), p->top = 0;
+    p->top = p->bottom;
+    if (p->top == p->rows) {
+        p->panel += p->step, p->top = 0;
+        if (p->panel >= p->panels) return 0;
         p->first = p->panel * PANEL, p->last = least(p->first + PANEL, p->w->outs);
     }
     p->bottom = least(p->top + ROWS_AT_ONCE, p->rows);
-    if (p->top >= p->bottom || p->panel >= panels_of(p->w->outs)) return 0;
     panel_product(p->bottom - p->top, p->w, p->panel, p->x + p->top * p->w->ins, p->sums);
     return 1;
 }

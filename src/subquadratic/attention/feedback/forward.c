@@ -50,7 +50,8 @@ static void layer_forward(const feedback *f, moment *m, long token, long index) 
     const layer *l = f->layers + index;
     long place = index * (f->keep ? f->length : 1) + m->slot, wide = f->heads * f->width;
     float *middle = f->middle + place * f->batch * f->dim, *expanded = f->before + place * f->batch * f->expanded;
-    float *active = f->active + place * f->batch * f->inner, sums[ROWS_AT_ONCE * PANEL];
+    float *active = f->active + place * f->batch * f->inner;
+    panel_sums sums;
     float *after = f->hidden + (m->slot * (f->depth + 1) + index + 1) * f->batch * f->dim;
     if (m->end > m->begin) {
         float *queries = f->queries + (m->slot * f->depth + index) * f->batch * wide;
@@ -102,7 +103,7 @@ static void layer_forward(const feedback *f, moment *m, long token, long index) 
 static void remember(const feedback *f, const moment *m, float *merged) {
     long each = f->batch * f->dim, pair = f->heads * f->width;
     const float *hidden = f->hidden + m->slot * (f->depth + 1) * each;
-    float sums[ROWS_AT_ONCE * PANEL];
+    panel_sums sums;
     for (long i = 0; i < each; i += LANES) {
         vec sum = f->mixture ? (vec){0} : load(hidden + f->depth * each + i);
         for (long l = 0; f->mixture && l <= f->depth; l++) sum += load(hidden + l * each + i) * f->mixture[l];
