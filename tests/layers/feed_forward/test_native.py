@@ -64,6 +64,18 @@ def test_values_and_gradients_equal_the_definition(
     compare(drawn(rows, dim, wide, out, gated=gated, spread=spread), 1e-5)
 
 
+@pytest.mark.parametrize("threads", [1], indirect=True)
+def test_the_last_digit_does_not_depend_on_what_memory_held(lanes: None, threads: int) -> None:
+    """A width that fills no tile: what stands in the rest of one is multiplied too."""
+    arguments, wider = drawn(64, 100, 63, 24, gated=True), drawn(64, 100, 64, 24, gated=True)
+    found = []
+    for held in (1.0, float("nan")):
+        for _ in range(3):  # until the memory is that of the call before
+            kernel.feed_forward(torch.full_like(wider[0], held), *wider[1:], False)
+        found.append(kernel.feed_forward(*arguments, False)[0])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)
 @pytest.mark.parametrize("gated", [True, False])
 def test_any_number_of_threads(gated: bool, threads: int) -> None:

@@ -1,8 +1,19 @@
-// The softmax-weighted mean of everything up to each position, forward and backward, a head at a time, chunk by chunk (see
-// attention/additive/op.py for the maths); as causal additive attention wants it: of positions turned by rotary angles on the way, and
-// multiplied by what reads it.
+// The softmax-weighted mean of everything up to each position, forward and backward, as Fastformer's additive attention (arXiv 2108.09084)
+// wants it in its causal form: of values turned by rotary angles on the way, and multiplied by the query that reads it. Of logits a and
+// values x,
 //
-// B batch, H heads, N length, C chunk, K head width.
+//     mean_i = sum_{j<=i} exp(a_j - m_i) x_j / sum_{j<=i} exp(a_j - m_i),   m_i = max of a_j for j <= i,   o_i = q_i * mean_i
+//
+// where both sums are recurrences in i, which begin anew with each chunk; the sums before the chunk are added to them, rescaled. With angles
+// q_i and x_j are turned, and o_i is the complex product of q_i and the conjugate of mean_i; without queries o_i is the mean. Backward goes
+// from the last position to the first, and makes means again from the sums kept before each chunk.
+//
+// Loop order: threads take groups of heads side by side, and go through the chunks; of each through the heads, and of each head through
+// vectors of channels, and of each vector through the positions.
+// Caches: a thread's values and means, (C, K) each, are for the first two: 32 KB together at K = 64. The sums of a vector of channels
+// stay in registers within a chunk. Everything else is read or written once, a head's next chunk asked for as this one begins.
+//
+// B batch, H heads, N length, C chunk, K head width. A position's channels lie along the vector.
 #include "tensor.h"
 
 typedef struct {
@@ -27,11 +38,11 @@ typedef struct {
     float *asked, *d_asked, *row;      // of one position
     float most, weight, *total;        // the state before the chunk
     float *d_total;                    // the gradient of that after it
-    float top[CHUNK], own[CHUNK], shrink[CHUNK], before[CHUNK], share[CHUNK]; // share: 1 / sum of weights, or zero
+    float top[CHUNK], own[CHUNK], shrink[CHUNK], before[CHUNK], inverse[CHUNK]; // inverse: 1 / sum of weights, or zero
 } chunk;
 
 static chunk chunk_in(const running *r, space *m, int *failed) {
-    chunk c = {.step = WIDE(r->width)};
+    chunk c = {.step = padded_to_16(r->width)};
     *m = space_of((2 * CHUNK + 5) * c.step, failed);
     if (!m->start) return c;
     c.x = take_zeros(m, CHUNK * c.step), c.mean = take_zeros(m, CHUNK * c.step);
@@ -41,7 +52,7 @@ static chunk chunk_in(const running *r, space *m, int *failed) {
 }
 
 // The chunk at `at` of a head; the next is `ahead`.
-static void turn_to(const running *r, chunk *c, long index, long at, long ahead) {
+static void go_to(const running *r, chunk *c, long index, long at, long ahead) {
     long next = at + ahead;
     c->batch = index / r->heads, c->head = index % r->heads, c->at = at, c->count = least(CHUNK, r->length - at);
     c->live = r->live ? r->live + c->batch * r->length + at : NULL;
@@ -85,7 +96,7 @@ static void means_of(const running *r, chunk *c, float *weight_after, float *tot
     for (long j = 0; j < c->count; j++) {
         inner = inner * c->shrink[j] + c->own[j];
         weight = inner + c->before[j] * c->weight;
-        c->share[j] = weight > 0 || weight != weight ? 1 / weight : 0;
+        c->inverse[j] = weight > 0 || weight != weight ? 1 / weight : 0;
     }
     *weight_after = weight;
     for (long i = 0; i < c->step; i += LANES) {
@@ -93,7 +104,7 @@ static void means_of(const running *r, chunk *c, float *weight_after, float *tot
         for (long j = 0; j < c->count; j++) {
             inner = inner * c->shrink[j] + load(c->x + j * c->step + i) * c->own[j];
             total = inner + arriving * c->before[j];
-            store(c->mean + j * c->step + i, total * c->share[j]);
+            store(c->mean + j * c->step + i, total * c->inverse[j]);
         }
         store(total_after + i, total);
     }
@@ -149,8 +160,8 @@ static void above_means(const running *r, const chunk *c, float *drop) {
                 for (long i = 0; i < r->width; i++) c->d_asked[i] = given[i] * mean[i], slope[i] = c->asked[i] * given[i];
             write_row(r, c, c->d_asked, j, &r->d_queries);
         }
-        drop[j] = c->share[j] * dot(slope, mean, c->step);
-        for (long i = 0; i < c->step; i += LANES) store(mean + i, load(slope + i) * c->share[j]);
+        drop[j] = c->inverse[j] * dot(slope, mean, c->step);
+        for (long i = 0; i < c->step; i += LANES) store(mean + i, load(slope + i) * c->inverse[j]);
     }
 }
 
@@ -201,7 +212,7 @@ static int in_groups(const running *r, int backward, void each(const running *, 
             long group = task % groups, first = task / groups * r->heads;
             for (long i = 0; m.start && i < chunks; i++)
                 for (long head = r->heads * group / groups; head < r->heads * (group + 1) / groups; head++) {
-                    turn_to(r, &c, first + head, (backward ? chunks - 1 - i : i) * CHUNK, backward ? -CHUNK : CHUNK);
+                    go_to(r, &c, first + head, (backward ? chunks - 1 - i : i) * CHUNK, backward ? -CHUNK : CHUNK);
                     each(r, &c, first + head);
                 }
         }

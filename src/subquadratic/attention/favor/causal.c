@@ -1,4 +1,21 @@
-// Causal FAVOR+, forward and backward, one head of one sequence after another, chunk by chunk (see attention/favor/causal.py for the maths).
+// Causal FAVOR+ (arXiv 2009.14794, eq. 4 and appendix B.1), forward and backward. With a projection w (M, K) in which K^(-1/4) is, and
+//
+//     q'_i = exp(w q_i - max of these),   k'_j likewise,   h_j = max(w k_j) - |k_j|^2 / (2 sqrt(K)),   m_i = max of h_j for j <= i
+//     [n_i, z_i] = sum_{j<=i} exp(h_j - m_i) (q'_i . k'_j) [v_j, 1],   o_i = n_i / z_i
+//
+// nothing overflows, and no maximum sees the future. Of a chunk, with the summary S (M, V + 1) before it and its mark, the m before it:
+//
+//     scores_ij = exp(h_j - m_i) (q'_i . k'_j) for j <= i,   [n, z]_i = exp(mark - m_i) q'_i S + sum_j scores_ij [v_j, 1]
+//     S <- exp(mark - m) S + sum_j exp(h_j - m) k'_j [v_j, 1]^T with m the last m_i, which is the next mark
+//
+// In the code exp(h_j - m_i) are decays, exp(mark - m_i) reach, exp(h_j - m) fold. Backward goes from the last chunk to the first with the
+// gradient of S after each; features and scores are made again, and so is S before a chunk, from the S kept before its stretch.
+//
+// Loop order: threads take shares of the runs' heads, and go through each chunk by chunk. Where there are fewer heads than threads, all shares
+// are gone through twice: first for what each sums up, then with what comes before it (backward: after it).
+// Caches: what a thread has of a chunk, and S, which stays from chunk to chunk, are for the second cache: 0.3 MB forward at K = V = 64 and
+// M = 266, most of it features 2 (M, C) and S. Queries, keys and values are read, and outputs written, once each time that a share is
+// gone through; keys and values once more where a stretch has several chunks, backward.
 #include "favor.h"
 
 typedef struct {
@@ -9,14 +26,14 @@ typedef struct {
 } head;
 
 static long space_for(const favor *f) {
-    long step = PADDED(f->value_width + 1);
+    long step = padded(f->value_width + 1);
     return f->features * (step + 2 * CHUNK) + 2 * f->width * CHUNK + CHUNK * step + 5 * CHUNK + 2 * CHUNK * CHUNK + step * CHUNK;
 }
 
 static head head_of(const favor *f, long index, space *s) {
     const int64_t *run = f->runs + index / f->heads * 5;
     head h = {.run = index / f->heads, .batch = run[0], .head = index % f->heads, .start = run[1], .stop = run[2]};
-    h.step = PADDED(f->value_width + 1), h.mark = f->maximum[index];
+    h.step = padded(f->value_width + 1), h.mark = f->maximum[index];
     h.summary = take(s, f->features * h.step);
     h.k = take(s, f->width * CHUNK), h.q = take(s, f->width * CHUNK), h.v = take(s, CHUNK * h.step);
     h.k_features = take(s, f->features * CHUNK), h.q_features = take(s, f->features * CHUNK);
@@ -29,7 +46,7 @@ static float *place(const favor *f, float *base, long index, long head, long num
 
 // Keys' features, heights, running maximum, and values, of the chunk at `at`; returns the running maximum after it.
 static float read_keys(const favor *f, head *h, long at, long count) {
-    long columns = PADDED(count);
+    long columns = padded(count);
     const uint8_t *live = f->live ? f->live + h->batch * f->live_step + at : NULL;
     transpose(count, f->width, columns, row_of(&f->keys, h->batch, h->head, at), f->keys.row, h->k, CHUNK);
     clear_dead(live, count, f->width, h->k);
@@ -74,7 +91,7 @@ static void decays(head *h, long columns) {
 // The product of two sides of a triangle, [j][i] for i >= j, times the decays: a (depth, C) of keys, b (depth, C) of queries.
 static void triangle(const head *h, long columns, long depth, const float *a, const float *b, float *out) {
     for (long j = 0; j < columns; j += LANES) // whole vectors before the diagonal are left out
-        product_turned(LANES, columns - j, depth, a + j, CHUNK, b + j, CHUNK, out + j * CHUNK + j, CHUNK, 0);
+        product_transposed(LANES, columns - j, depth, a + j, CHUNK, b + j, CHUNK, out + j * CHUNK + j, CHUNK, 0);
     for (long j = 0; j < columns; j++)
         for (long c = 0; c < columns; c += LANES) {
             float *at = out + j * CHUNK + c;
@@ -83,24 +100,24 @@ static void triangle(const head *h, long columns, long depth, const float *a, co
 }
 
 static void read_queries(const favor *f, head *h, long at, long count) {
-    transpose(count, f->width, PADDED(count), row_of(&f->queries, h->batch, h->head, at), f->queries.row, h->q, CHUNK);
-    features_of(f, PADDED(count), h->q, h->q_features, h->top);
+    transpose(count, f->width, padded(count), row_of(&f->queries, h->batch, h->head, at), f->queries.row, h->q, CHUNK);
+    features_of(f, padded(count), h->q, h->q_features, h->top);
 }
 
 static void forward_chunk(const favor *f, head *h, long at, long count) {
-    long columns = PADDED(count), width = f->value_width;
+    long columns = padded(count), width = f->value_width;
     float most = read_keys(f, h, at, count);
     read_queries(f, h, at, count);
     decays(h, columns);
     triangle(h, columns, f->features, h->k_features, h->q_features, h->scores);
-    product_turned(width + 1, columns, f->features, h->summary, h->step, h->q_features, CHUNK, h->mixed, CHUNK, 0);
+    product_transposed(width + 1, columns, f->features, h->summary, h->step, h->q_features, CHUNK, h->mixed, CHUNK, 0);
     scale_columns(width + 1, columns, h->mixed, h->reach);
-    product_turned(width + 1, columns, columns, h->v, h->step, h->scores, CHUNK, h->mixed, CHUNK, 1);
+    product_transposed(width + 1, columns, columns, h->v, h->step, h->scores, CHUNK, h->mixed, CHUNK, 1);
     write_ratio(f, h->batch, h->head, at, count, h->mixed);
     advance(f, h, count, most);
 }
 
-// A run's chunks are dealt out to shares, each a stretch of them; a share begins where a summary is kept.
+// The first of a share's chunks: a run's are dealt out in order, whole stretches of `stride` to each share.
 static long first_chunk(const favor *f, const head *h, long share) {
     long chunks = (h->stop - h->start + CHUNK - 1) / CHUNK;
     return share < f->shares ? chunks * share / f->shares / f->stride * f->stride : chunks;
@@ -110,7 +127,7 @@ INLINE long count_at(const head *h, long at) { return h->stop - at < CHUNK ? h->
 
 // A share's place in storage: a summary (M, step), and behind it a maximum.
 static float *share_place(const favor *f, long task) {
-    return f->sums + task * (f->features * PADDED(f->value_width + 1) + 64);
+    return f->sums + task * (f->features * padded(f->value_width + 1) + 64);
 }
 
 // What the keys and values of a share sum up to by themselves; nobody asks the last one.
@@ -133,7 +150,7 @@ static void sum_share(const favor *f, long task, int *failed) {
 
 // Makes of the sums of a run's shares what has come before each.
 static void add_up_shares(const favor *f, long index, int *failed) {
-    long step = PADDED(f->value_width + 1), numbers = f->features * step;
+    long step = padded(f->value_width + 1), numbers = f->features * step;
     space s = space_of(2 * numbers, failed);
     if (!s.start) return;
     float *before = take(&s, numbers), *own = take(&s, numbers), mark = f->maximum[index];
@@ -169,31 +186,31 @@ static void forward_share(const favor *f, long task, int *failed) {
         if (f->marks) *place(f, f->marks, run[3] + chunk, h.head, 1) = h.mark;
         if (f->marks && chunk % f->stride == 0) {
             float *kept = place(f, f->kept, run[4] + chunk / f->stride, h.head, f->features * (f->value_width + 1));
-            part(f, h.summary, h.step, kept, kept + f->features * f->value_width);
+            split(f, h.summary, h.step, kept, kept + f->features * f->value_width);
         }
         forward_chunk(f, &h, at, count_at(&h, at));
     }
     if (share + 1 == f->shares) {
         if (f->marks) *place(f, f->marks, run[3] + first_chunk(f, &h, f->shares), h.head, 1) = h.mark;
-        part(f, h.summary, h.step, total, weight);
+        split(f, h.summary, h.step, total, weight);
         f->maximum[index] = h.mark;
     }
     free(s.start);
 }
 
 typedef struct {
-    float *d_summary, *d_features, *d_scores, *turned, *g, *g_rows, *v_turned, *d_v, *d_x, *output;
+    float *d_summary, *d_features, *d_scores, *transposed, *g, *g_rows, *v_transposed, *d_v, *d_x, *output;
 } slopes;
 
 static long space_for_slopes(const favor *f) {
-    long step = PADDED(f->value_width + 1);
+    long step = padded(f->value_width + 1);
     return f->features * (step + CHUNK) + 2 * CHUNK * CHUNK + 6 * step * CHUNK + f->width * CHUNK;
 }
 
 static slopes slopes_of(const favor *f, const head *h, space *s) {
     slopes d = {.d_summary = take(s, f->features * h->step), .d_features = take(s, f->features * CHUNK)};
-    d.d_scores = take(s, CHUNK * CHUNK), d.turned = take(s, CHUNK * CHUNK);
-    d.g = take(s, h->step * CHUNK), d.g_rows = take(s, CHUNK * h->step), d.v_turned = take(s, h->step * CHUNK);
+    d.d_scores = take(s, CHUNK * CHUNK), d.transposed = take(s, CHUNK * CHUNK);
+    d.g = take(s, h->step * CHUNK), d.g_rows = take(s, CHUNK * h->step), d.v_transposed = take(s, h->step * CHUNK);
     d.d_v = take(s, h->step * CHUNK), d.d_x = take(s, f->width * CHUNK), d.output = take(s, h->step * CHUNK);
     return d;
 }
@@ -203,33 +220,33 @@ static void summary_back(const favor *f, const head *h, const slopes *d, long co
     float shrink = expf(h->mark - most);
     if (shrink != 1)
         for (long i = 0; i < f->features * h->step; i += LANES) store(d->d_summary + i, load(d->d_summary + i) * shrink);
-    for (long j = 0; j < PADDED(count); j++)
+    for (long j = 0; j < padded(count); j++)
         for (long c = 0; c < h->step; c += LANES) store(d->g_rows + j * h->step + c, load(d->g_rows + j * h->step + c) * h->reach[j]);
-    add_outer(f, PADDED(count), h->q_features, d->g_rows, d->d_summary, h->step);
+    add_outer(f, padded(count), h->q_features, d->g_rows, d->d_summary, h->step);
 }
 
 static void backward_chunk(const favor *f, head *h, slopes *d, long at, long count) {
-    long columns = PADDED(count), width = f->value_width, features = f->features;
+    long columns = padded(count), width = f->value_width, features = f->features;
     float most = read_keys(f, h, at, count);
     read_queries(f, h, at, count);
     decays(h, columns);
     triangle(h, columns, features, h->k_features, h->q_features, h->scores);
     above_ratio(f, h->batch, h->head, at, count, d->g, d->g_rows, d->output);
-    transpose(columns, width + 1, columns, h->v, h->step, d->v_turned, CHUNK);
-    triangle(h, columns, width + 1, d->v_turned, d->g, d->d_scores);
+    transpose(columns, width + 1, columns, h->v, h->step, d->v_transposed, CHUNK);
+    triangle(h, columns, width + 1, d->v_transposed, d->g, d->d_scores);
 
     // Values: from the queries of this chunk, and from what comes after it.
-    transpose(columns, columns, columns, h->scores, CHUNK, d->turned, CHUNK);
-    product_turned(width, columns, features, d->d_summary, h->step, h->k_features, CHUNK, d->d_v, CHUNK, 0);
+    transpose(columns, columns, columns, h->scores, CHUNK, d->transposed, CHUNK);
+    product_transposed(width, columns, features, d->d_summary, h->step, h->k_features, CHUNK, d->d_v, CHUNK, 0);
     scale_columns(width, columns, d->d_v, h->fold);
-    product_turned(width, columns, columns, d->g_rows, h->step, d->turned, CHUNK, d->d_v, CHUNK, 1);
+    product_transposed(width, columns, columns, d->g_rows, h->step, d->transposed, CHUNK, d->d_v, CHUNK, 1);
     transpose(width, count, width, d->d_v, CHUNK, row_of(&f->d_values, h->batch, h->head, at), f->d_values.row);
 
     // Keys.
-    transpose(columns, columns, columns, d->d_scores, CHUNK, d->turned, CHUNK);
-    scale_columns(width + 1, columns, d->v_turned, h->fold);
-    product(features, columns, width + 1, d->d_summary, h->step, d->v_turned, CHUNK, d->d_features, CHUNK, 0);
-    product(features, columns, columns, h->q_features, CHUNK, d->turned, CHUNK, d->d_features, CHUNK, 1);
+    transpose(columns, columns, columns, d->d_scores, CHUNK, d->transposed, CHUNK);
+    scale_columns(width + 1, columns, d->v_transposed, h->fold);
+    product(features, columns, width + 1, d->d_summary, h->step, d->v_transposed, CHUNK, d->d_features, CHUNK, 0);
+    product(features, columns, columns, h->q_features, CHUNK, d->transposed, CHUNK, d->d_features, CHUNK, 1);
     keys_back(f, h->batch, h->head, at, count, h->k, h->k_features, d->d_features, d->d_x);
 
     // Queries, and the summary that they read.
@@ -264,7 +281,7 @@ static void sum_share_back(const favor *f, long task, int *failed) {
 
 // Makes of these the gradient of the summary after each share.
 static void add_up_shares_back(const favor *f, long index, int *failed) {
-    long step = PADDED(f->value_width + 1), numbers = f->features * step;
+    long step = padded(f->value_width + 1), numbers = f->features * step;
     space s = space_of(space_for(f) + 2 * numbers, failed);
     if (!s.start) return;
     head h = head_of(f, index, &s);
@@ -300,7 +317,7 @@ static void backward_share(const favor *f, long task, int *failed) {
         join(f, kept, kept + f->features * f->value_width, h.summary, h.step);
         for (long i = chunk; i + 1 < last; i++) {
             float *before = between + (i - chunk) * numbers;
-            part(f, h.summary, h.step, before, before + f->features * f->value_width);
+            split(f, h.summary, h.step, before, before + f->features * f->value_width);
             h.mark = *place(f, f->marks, run[3] + i, h.head, 1);
             float most = read_keys(f, &h, h.start + i * CHUNK, CHUNK);
             advance(f, &h, CHUNK, most);
@@ -312,7 +329,7 @@ static void backward_share(const favor *f, long task, int *failed) {
             backward_chunk(f, &h, &d, h.start + i * CHUNK, count_at(&h, h.start + i * CHUNK));
         }
     }
-    if (share == 0) part(f, d.d_summary, h.step, d_total, d_weight);
+    if (share == 0) split(f, d.d_summary, h.step, d_total, d_weight);
     free(s.start);
 }
 

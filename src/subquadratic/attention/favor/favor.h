@@ -1,8 +1,9 @@
-// What the forms of FAVOR+ share: how tensors come in, and a chunk's features.
+// What the forms of FAVOR+ have in common: how tensors come in, and a chunk's features.
 //
 // Inside, a chunk lies with its positions along the vector: (K, C) for queries and keys, (M, C) for features, so that what belongs to a
-// position (a maximum, a normaliser, a decay) is a vector operation, and no product needs its operands packed.
-// C chunk, K width of queries and keys, V width of values, M features.
+// position (a maximum, a normaliser, a decay) is a vector operation, and no product needs its operands packed. A run is the consecutive
+// positions of a row of the batch that attend to each other: a packed document, or the whole row.
+// B batch, H heads, N length, C chunk, K width of queries and keys, V width of values, M features, R runs.
 #ifndef SUBQUADRATIC_FAVOR_H
 #define SUBQUADRATIC_FAVOR_H
 
@@ -74,7 +75,7 @@ static void join(const favor *f, const float *total, const float *weight, float 
     }
 }
 
-static void part(const favor *f, const float *from, long step, float *total, float *weight) {
+static void split(const favor *f, const float *from, long step, float *total, float *weight) {
     for (long m = 0; m < f->features; m++) {
         copy(total + m * f->value_width, from + m * step, f->value_width);
         weight[m] = from[m * step + f->value_width];
@@ -90,7 +91,7 @@ static void add_outer(const favor *f, long columns, const float *a, const float 
     float last[CHUNK] = {0};
     for (long j = 0; j < columns; j++) last[j] = b[j * step + f->value_width];
     product(f->features, f->value_width, columns, a, CHUNK, b, step, out, step, 1);
-    weighted_rows(f->features, PADDED(columns), a, CHUNK, last, out + f->value_width, step, 1);
+    weighted_rows(f->features, padded(columns), a, CHUNK, last, out + f->value_width, step, 1);
 }
 
 // Output of a chunk from numerators and normaliser, (V + 1, C): zero where there is no key. Keeps what was divided by.
@@ -103,13 +104,13 @@ static void write_ratio(const favor *f, long batch, long head, long at, long cou
         if (f->normaliser) f->normaliser[(batch * f->heads + head) * f->length + at + i] = below;
         over[i] = 1 / below;
     }
-    scale_columns(width, PADDED(count), mixed, over);
+    scale_columns(width, padded(count), mixed, over);
     transpose(width, count, width, mixed, CHUNK, row_of(&f->output, batch, head, at), f->output.row);
 }
 
 // The gradient of numerators and normaliser from that of their ratio: g (V + 1, C), g_rows (C, step); output (V, C) is scratch.
 static void above_ratio(const favor *f, long batch, long head, long at, long count, float *g, float *g_rows, float *output) {
-    long columns = PADDED(count), width = f->value_width, step = PADDED(width + 1);
+    long columns = padded(count), width = f->value_width, step = padded(width + 1);
     const float *below = f->normaliser + (batch * f->heads + head) * f->length + at;
     transpose(count, width, columns, row_of(&f->d_output, batch, head, at), f->d_output.row, g, CHUNK);
     transpose(count, width, columns, row_of(&f->output, batch, head, at), f->output.row, output, CHUNK);
@@ -128,14 +129,14 @@ static void above_ratio(const favor *f, long batch, long head, long at, long cou
 static void queries_back(
     const favor *f, long batch, long head, long at, long count, const float *features, float *d_features, float *d_x) {
     for (long i = 0; i < f->features * CHUNK; i += LANES) store(d_features + i, load(d_features + i) * load(features + i));
-    product_turned(f->width, PADDED(count), f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
+    product_transposed(f->width, padded(count), f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
     transpose(f->width, count, f->width, d_x, CHUNK, row_of(&f->d_queries, batch, head, at), f->d_queries.row);
 }
 
 // The same of keys (K, C), in whose exponents half their squared norm is too.
 static void keys_back(const favor *f, long batch, long head, long at, long count, const float *keys, const float *features,
                       float *d_features, float *d_x) {
-    long columns = PADDED(count);
+    long columns = padded(count);
     float sums[CHUNK] = {0};
     for (long m = 0; m < f->features; m++)
         for (long c = 0; c < columns; c += LANES) {
@@ -143,7 +144,7 @@ static void keys_back(const favor *f, long batch, long head, long at, long count
             store(d_features + m * CHUNK + c, slope);
             store(sums + c, load(sums + c) + slope);
         }
-    product_turned(f->width, columns, f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
+    product_transposed(f->width, columns, f->features, f->projection, f->width, d_features, CHUNK, d_x, CHUNK, 0);
     for (long i = 0; i < f->width; i++)
         for (long c = 0; c < columns; c += LANES) {
             vec less = load(sums + c) * load(keys + i * CHUNK + c) / sqrtf(f->width);

@@ -1,4 +1,13 @@
-// One new token of causal FAVOR+ for each row of the batch: the state is read once and written once, elsewhere.
+// One new token of causal FAVOR+ (arXiv 2009.14794, appendix B.1) for each row of the batch. With a projection w (M, K), here not scaled,
+// h = max(w k) / K^(1/4) - |k|^2 / (2 sqrt(K)) and m' = max(m, h):
+//
+//     S' = exp(m - m') S + k' v^T,   z' = exp(m - m') z + k',   o = q' S' / q' z'
+//     k' = exp(w k / K^(1/4) - |k|^2 / (2 sqrt(K)) - m'),   q' = exp(w q / K^(1/4) - max of these)
+//
+// Loop order: rows and heads, divided among threads; of each the features, and of a feature the channels of values, so that S (M, V) is read,
+// rescaled, added to, written and multiplied by the query in one go.
+// Caches: S is read once and written once, elsewhere; everything else of a head (q', k', v, o, and the exponents of both in lanes of their
+// own, LANES M numbers) stays in the first cache. The projection is the same for all heads.
 #include "favor.h"
 
 typedef struct {
@@ -22,7 +31,7 @@ static void step(const token *t, long index, space *s) {
     long live = !t->live || t->live[row];
     float scale = LOG2E / sqrtf(sqrtf(width)), squares[4] = {0}; // see half_squares
     float *q = take(s, width), *k = take(s, width), *both = take(s, width * LANES), *exponents = take(s, features * LANES);
-    float *asked = take(s, PADDED(features)), *kept = take(s, PADDED(features)), *out = t->output + index * values;
+    float *asked = take(s, padded(features)), *kept = take(s, padded(features)), *out = t->output + index * values;
     const float *v = t->values + index * values, *by = t->turns ? t->turns + row * t->turns_step : NULL;
     turned(t->queries + index * width, by, width, q);
     turned(t->keys + index * width, by, width, k);
@@ -38,7 +47,7 @@ static void step(const token *t, long index, space *s) {
         top = asked[m] > top ? asked[m] : top;
         height = kept[m] > height ? kept[m] : height;
     }
-    for (long m = features; m < PADDED(features); m++) asked[m] = kept[m] = -INFINITY;
+    for (long m = features; m < padded(features); m++) asked[m] = kept[m] = -INFINITY;
     float most = live && height / LOG2E - half > mark ? height / LOG2E - half : mark, shrink = expf(mark - most);
     for (long m = 0; m < features; m += LANES) {
         store(asked + m, exp2_of(load(asked + m) - top));
@@ -70,7 +79,7 @@ int favor_step(const token *t) {
     int failed = 0;
 #pragma omp parallel for schedule(static) num_threads(t->threads)
     for (long index = 0; index < t->batch * t->heads; index++) {
-        space s = space_of((t->width + t->features) * LANES + 2 * PADDED(t->features) + 2 * t->width + 128, &failed);
+        space s = space_of((t->width + t->features) * LANES + 2 * padded(t->features) + 2 * t->width + 128, &failed);
         if (!s.start) continue;
         step(t, index, &s);
         free(s.start);

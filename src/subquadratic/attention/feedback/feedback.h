@@ -1,7 +1,7 @@
 // A feedback recurrence: what both of its loops are given, and how they divide a step among threads.
 //
 // Every thread goes through all steps. A product of few rows is divided by the columns of its result, attention by rows and heads; a
-// barrier stands before whatever needs another thread's share. B rows, D width, L layers, G key-value maps, H heads, K head width, F inner
+// barrier stands before whatever needs another thread writes. B rows, D width, L layers, G key-value maps, H heads, K head width, F inner
 // width, F' width of the expanding map, T places of the line.
 #ifndef SUBQUADRATIC_FEEDBACK_H
 #define SUBQUADRATIC_FEEDBACK_H
@@ -10,18 +10,17 @@
 
 #include "tensor.h"
 
-#define THREAD omp_get_thread_num()
-#define THREADS omp_get_num_threads()
-#define MEET _Pragma("omp barrier")
-
-#define PANEL (3 * LANES) // columns of a weight that lie together, for all of its depth
+#define PANEL (3 * LANES) // columns of a weight, seen as a right operand, that lie together over its whole depth
 #define ROWS_AT_ONCE (LANES == 16 ? 8 : 4)
-#define PANELS(width) (((width) + PANEL - 1) / PANEL)
+
+INLINE long thread(void) { return omp_get_thread_num(); }
+INLINE long threads(void) { return omp_get_num_threads(); }
+INLINE long panels_of(long columns) { return (columns + PANEL - 1) / PANEL; }
 
 typedef struct {
     const float *at;            // element (o, i) of W at o * out + i * in
     int64_t out, in, outs, ins; // steps, and sizes O and I
-    float *panels;              // storage for PANELS(O) of I * PANEL numbers
+    float *panels;              // storage for panels_of(O) of I * PANEL numbers
 } weight; // of x -> x W^T
 
 typedef struct {
@@ -31,7 +30,8 @@ typedef struct {
 } layer;
 
 typedef struct {
-    int64_t batch, length, dim, depth, heads, width, groups, inner, expanded, places, lead, window, hiding, made, keep, threads; // window: columns of the bias, at least what a token sees; hiding: tokens that see what a row lacks
+    int64_t batch, length, dim, depth, heads, width, groups, inner, expanded, places, lead, window, hiding, made, keep, threads;
+    // window: columns of the bias, at least what a token sees; hiding: tokens that see what a row lacks
     float layer_epsilon, scale_epsilon, minus;
     const int64_t *begin;     // (N,) first place that a token sees; it ends at lead + token
     const int64_t *at;        // (N,) where a token's weights begin
@@ -52,7 +52,7 @@ typedef struct {
 
 // Weights as the loops read them, each thread some of the panels.
 static void pack(const weight *w) {
-    for (long panel = THREAD; panel < PANELS(w->outs); panel += THREADS) {
+    for (long panel = thread(); panel < panels_of(w->outs); panel += threads()) {
         float *to = w->panels + panel * w->ins * PANEL;
         for (long i = 0; i < w->ins; i++)
             for (long c = 0; c < PANEL; c++) {
@@ -80,19 +80,38 @@ static void panel_product(long rows, const weight *w, long panel, const float *x
     }
 }
 
-// For each panel of this thread's share, and each of its rows, `then` is done with row `r`, columns `first` to `last`, and `got` of them.
-#define EACH_PANEL(f, w, x, ...)                                                                                                           \
-    for (long panel = THREAD; panel < PANELS((w)->outs); panel += THREADS)                                                                 \
-        for (long from = 0; from < (f)->batch; from += ROWS_AT_ONCE) {                                                                     \
-            float product[ROWS_AT_ONCE * PANEL];                                                                                           \
-            long some = (f)->batch - from < ROWS_AT_ONCE ? (f)->batch - from : ROWS_AT_ONCE;                                               \
-            panel_product(some, w, panel, (x) + from * (w)->ins, product);                                                                 \
-            for (long r = from; r < from + some; r++) {                                                                                    \
-                long first = panel * PANEL, last = first + PANEL < (w)->outs ? first + PANEL : (w)->outs;                                  \
-                const float *got = product + (r - from) * PANEL;                                                                           \
-                for (long o = first; o < last; o += LANES, got += LANES) __VA_ARGS__                                                        \
-            }                                                                                                                              \
-        }
+typedef float panel_sums[ROWS_AT_ONCE * PANEL] __attribute__((aligned(64))); // (rows at hand, PANEL)
+
+// The product x W^T, by all threads of a parallel region: each goes through its own panels, and through some rows at a time of each.
+// next_panel multiplies and says whether anything was left. Its sums lie outside, so that the compiler keeps the rest of this in registers.
+typedef struct {
+    const weight *w;
+    const float *x;   // (B, I)
+    float *sums;      // panel_sums
+    long rows, step, panels; // B; from one of this thread's panels to the next; how many there are
+    long panel, top, bottom; // the one at hand, and its rows
+    long first, last;        // its columns
+} panel_walk;
+
+INLINE panel_walk walk_panels(const feedback *f, const weight *w, const float *x, float *sums) {
+    long step = threads(), rows = f->batch;
+    return (panel_walk){w, x, sums, rows, step, rows ? panels_of(w->outs) : 0, thread() - step, 0, rows, 0, 0};
+}
+
+INLINE int next_panel(panel_walk *p) {
+    p->top = p->bottom;
+    if (p->top == p->rows) {
+        p->panel += p->step, p->top = 0;
+        if (p->panel >= p->panels) return 0;
+        p->first = p->panel * PANEL, p->last = least(p->first + PANEL, p->w->outs);
+    }
+    p->bottom = least(p->top + ROWS_AT_ONCE, p->rows);
+    panel_product(p->bottom - p->top, p->w, p->panel, p->x + p->top * p->w->ins, p->sums);
+    return 1;
+}
+
+// Of row r the columns from o on.
+INLINE vec sum_at(const panel_walk *p, long r, long o) { return load(p->sums + (r - p->top) * PANEL + o - p->first); }
 
 // Mean, and one over the deviation, of a row.
 INLINE void moments(const feedback *f, const float *x, float *mean, float *inverse) {

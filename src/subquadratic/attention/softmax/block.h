@@ -1,15 +1,19 @@
-// A chunk of queries and a block of keys of exact attention: from scores to weights to what they sum up, there and back. With a matrix unit
-// the vector unit makes weights and slopes meanwhile, a few rows at a time as the next tiles are summed up, and they go straight into
-// operands; else blocks of them are written and read again.
+// A chunk of queries and a key block, KEY_BLOCK consecutive keys with their values: from scores to weights to what they sum up, there and
+// back. With a matrix unit the vector unit makes weights and slopes meanwhile, a few rows at a time as the next tiles are summed up, and they
+// go straight into operands; else they are written and read again.
 //
-// C chunk of queries, J block of keys, K width of queries and keys, V width of values.
+// C chunk of queries, J key block, K width of queries and keys, V width of values.
 #ifndef SUBQUADRATIC_SOFTMAX_BLOCK_H
 #define SUBQUADRATIC_SOFTMAX_BLOCK_H
 
 #include "matrices.h"
 
-#define KEYS 128   // in a block
-#define TOGETHER 8 // chunks that a block of keys is packed for, where it is
+#define KEY_BLOCK 128
+#ifdef MATRIX_UNIT
+#define TOGETHER 8 // chunks that a key block is packed for
+#else
+#define TOGETHER 1 // nothing is packed
+#endif
 
 typedef struct {
     rows queries, keys, values, output, d_output, d_queries, d_keys, d_values;
@@ -25,13 +29,13 @@ typedef struct {
     operand queries_right;                       // (K, C)
 } chunk;
 
-// What a thread has of blocks of keys, one at a time.
+// A thread's key block.
 typedef struct {
     long first, count;
     float *scores, *memory[6]; // (J, C); for operands
     operand keys, values;      // (J, K); (V, J) forward, (J, V) backward
-    operand keys_turned;       // (K, J)
-} block;
+    operand keys_transposed;       // (K, J)
+} key_block;
 
 // What backward has of a chunk, and what its share of the queries sums up.
 typedef struct {
@@ -43,21 +47,21 @@ typedef struct {
     long key_step, value_step;
 } sums;
 
-static long space_for_block(const attention *a) {
-    return KEYS * CHUNK + UNIT_NUMBERS(KEYS, a->width) + UNIT_NUMBERS(a->width, KEYS) + UNIT_NUMBERS(KEYS, a->value_width) +
-           UNIT_NUMBERS(a->value_width, KEYS) + 3 * UNIT_NUMBERS(KEYS, CHUNK);
+static long space_for_key_block(const attention *a) {
+    return KEY_BLOCK * CHUNK + unit_numbers(KEY_BLOCK, a->width) + unit_numbers(a->width, KEY_BLOCK) + unit_numbers(KEY_BLOCK, a->value_width) +
+           unit_numbers(a->value_width, KEY_BLOCK) + 3 * unit_numbers(KEY_BLOCK, CHUNK);
 }
 
-static block block_in(const attention *a, space *s) {
-    block b = {.scores = take(s, KEYS * CHUNK)};
-    b.memory[0] = take(s, UNIT_NUMBERS(KEYS, a->width)), b.memory[2] = take(s, UNIT_NUMBERS(a->width, KEYS));
-    b.memory[1] = take(s, UNIT_NUMBERS(KEYS, a->value_width) + UNIT_NUMBERS(a->value_width, KEYS)); // one of both
-    for (int i = 3; i < 6; i++) b.memory[i] = take(s, UNIT_NUMBERS(KEYS, CHUNK));
+static key_block key_block_in(const attention *a, space *s) {
+    key_block b = {.scores = take(s, KEY_BLOCK * CHUNK)};
+    b.memory[0] = take(s, unit_numbers(KEY_BLOCK, a->width)), b.memory[2] = take(s, unit_numbers(a->width, KEY_BLOCK));
+    b.memory[1] = take(s, unit_numbers(KEY_BLOCK, a->value_width) + unit_numbers(a->value_width, KEY_BLOCK)); // one of both
+    for (int i = 3; i < 6; i++) b.memory[i] = take(s, unit_numbers(KEY_BLOCK, CHUNK));
     return b;
 }
 
-// The last key of the block that the chunk's first query sees; the next query sees one more.
-INLINE long last_seen(const attention *a, const chunk *c, const block *b) {
+// The last key of the key block that the chunk's first query sees; the next query sees one more.
+INLINE long last_seen(const attention *a, const chunk *c, const key_block *b) {
     return a->causal ? a->count - a->length + c->at - b->first : b->count;
 }
 
@@ -69,18 +73,18 @@ INLINE vec visible(long seen, long j, long i, vec scores) {
     return choose(lane < (int)(j - seen - i), all(-INFINITY), scores);
 }
 
-#ifdef SUBQUADRATIC_MATRIX_UNIT_H
+#ifdef MATRIX_UNIT
 
 #define FAR 16.0f // weights up to 2^FAR are summed up before they are taken from a larger base
 
-// A block's scores for a chunk on their way to weights, or their gradients to slopes, and into operands.
+// A key block's scores for a chunk on their way to weights, or their gradients to slopes, and into operands.
 typedef struct {
     const chunk *c;
     const float *inner; // null: these are scores
     long seen;
     float *weights, scale;         // (J, C), for slopes
     operand left, right;           // (J, C): to be multiplied from the right, and from the left
-    float most[CHUNK], sum[CHUNK]; // forward: the largest score, and the sum of weights before this block
+    float most[CHUNK], sum[CHUNK]; // forward: the largest score, and the sum of weights before this key block
 } passage;
 
 INLINE void put_results(const four *x, long row) {
@@ -141,15 +145,15 @@ static __attribute__((noinline)) void multiply_backward(
     queue_product(q, rows, columns, depth, a, b, (place){.at = c, .step = c_step, .add = 1}, (put){put_backward, 4}, with, NULL);
 }
 
-INLINE long keys_seen(const block *b, const chunk *c) { return least(b->count, c->end - b->first); }
+INLINE long keys_seen(const key_block *b, const chunk *c) { return least(b->count, c->end - b->first); }
 
-static void weigh(const attention *a, const block *b, queue *q, passage *p) {
+static void weigh(const attention *a, const key_block *b, queue *q, passage *p) {
     multiply_forward(q, keys_seen(b, p->c), p->c->columns, a->width, b->keys, p->c->queries_right, NULL, p);
 }
 
-// Where a query's scores are far above their base: a new base, and the block's weights once more. Of the other queries nothing changes: they
+// Where a query's scores are far above their base: a new base, and the key block's weights once more. Of the other queries nothing changes: they
 // may not know of later ones. No base is larger than what a query has seen, and differences up to FAR are rounded no more than scores are.
-static void weigh_again(const attention *a, const block *b, queue *q, passage *p) {
+static void weigh_again(const attention *a, const key_block *b, queue *q, passage *p) {
     const chunk *c = p->c;
     vec climb = {0};
     for (long i = 0; i < c->columns; i += LANES) climb = larger(load(p->most + i) - load(c->base + i), climb);
@@ -167,13 +171,13 @@ static void weigh_again(const attention *a, const block *b, queue *q, passage *p
     queue_end(q, (put){put_forward, 4});
 }
 
-static void mix(const attention *a, const block *b, queue *q, passage *p) {
+static void mix(const attention *a, const key_block *b, queue *q, passage *p) {
     weigh_again(a, b, q, p);
     multiply_forward(q, a->value_width, p->c->columns, keys_seen(b, p->c), b->values, p->right, p->c->mixed, NULL);
 }
 
 // While a chunk's weights are made the scores of the next are multiplied.
-static void forward_block(const attention *a, const block *b, queue *q, const chunk *chunks, long count) {
+static void forward_key_block(const attention *a, const key_block *b, queue *q, const chunk *chunks, long count) {
     passage passages[2], *before = NULL;
     for (long i = 0; i < count; i++) {
         const chunk *c = chunks + i;
@@ -190,7 +194,7 @@ static void forward_block(const attention *a, const block *b, queue *q, const ch
 }
 static void forward_end(queue *q) { queue_end(q, (put){put_forward, 4}); }
 
-static void backward_block(const attention *a, const block *b, queue *q, const chunk *c, const slopes *g, const sums *d) {
+static void backward_key_block(const attention *a, const key_block *b, queue *q, const chunk *c, const slopes *g, const sums *d) {
     passage scores, gradients;
     long keys = keys_seen(b, c);
     scores.c = gradients.c = c, scores.weights = gradients.weights = b->scores;
@@ -202,7 +206,7 @@ static void backward_block(const attention *a, const block *b, queue *q, const c
     float *d_values = d->d_values + b->first * d->value_step, *d_keys = d->d_keys + b->first * d->key_step;
     multiply_backward(q, keys, a->value_width, c->queries, scores.left, g->slopes_rows, d_values, d->value_step, NULL);
     multiply_backward(q, keys, a->width, c->queries, gradients.left, g->queries_rows, d_keys, d->key_step, NULL);
-    multiply_backward(q, a->width, c->columns, keys, b->keys_turned, gradients.right, g->d_q, CHUNK, NULL);
+    multiply_backward(q, a->width, c->columns, keys, b->keys_transposed, gradients.right, g->d_q, CHUNK, NULL);
 }
 static void backward_end(queue *q) { queue_end(q, (put){put_backward, 4}); }
 
@@ -216,8 +220,8 @@ static void queue_begin(queue *q) {}
 static void forward_end(queue *q) {}
 static void backward_end(queue *q) {}
 
-// Exponents to base 2 of the queries for the keys of a block that the chunk sees, (J, C); minus infinity where one may not be seen.
-static long exponents(const attention *a, const chunk *c, const block *b) {
+// Exponents to base 2 of the queries for the keys of a key block that the chunk sees, (J, C); minus infinity where one may not be seen.
+static long exponents(const attention *a, const chunk *c, const key_block *b) {
     long keys = least(b->count, c->end - b->first), seen = last_seen(a, c, b);
     multiply(keys, c->columns, a->width, b->keys, c->queries_right, b->scores, CHUNK, 0);
     for (long j = seen < 0 ? 0 : seen + 1; j < keys; j++)
@@ -225,7 +229,7 @@ static long exponents(const attention *a, const chunk *c, const block *b) {
     return keys;
 }
 
-static void forward_block(const attention *a, const block *b, queue *q, const chunk *chunks, long count) {
+static void forward_key_block(const attention *a, const key_block *b, queue *q, const chunk *chunks, long count) {
     for (const chunk *c = chunks; c < chunks + count; c++) {
         if (c->end <= b->first) continue;
         float shrink[CHUNK];
@@ -248,7 +252,7 @@ static void forward_block(const attention *a, const block *b, queue *q, const ch
     }
 }
 
-static void backward_block(const attention *a, const block *b, queue *q, const chunk *c, const slopes *g, const sums *d) {
+static void backward_key_block(const attention *a, const key_block *b, queue *q, const chunk *c, const slopes *g, const sums *d) {
     float scale = 1 / sqrtf(a->width);
     long keys = exponents(a, c, b);
     multiply(keys, c->columns, a->value_width, b->values, g->slopes_right, d->d_scores, CHUNK, 0);
@@ -262,7 +266,7 @@ static void backward_block(const attention *a, const block *b, queue *q, const c
              d->d_values + b->first * d->value_step, d->value_step, 1);
     multiply(keys, a->width, c->queries, left_of(keys, c->queries, d->d_scores, CHUNK, b->memory[3]), g->queries_rows,
              d->d_keys + b->first * d->key_step, d->key_step, 1);
-    multiply(a->width, c->columns, keys, b->keys_turned, right_once(keys, c->columns, d->d_scores, CHUNK, b->memory[3]), g->d_q, CHUNK, 1);
+    multiply(a->width, c->columns, keys, b->keys_transposed, right_once(keys, c->columns, d->d_scores, CHUNK, b->memory[3]), g->d_q, CHUNK, 1);
 }
 
 #endif

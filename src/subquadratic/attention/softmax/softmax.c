@@ -1,26 +1,39 @@
-// Exact softmax attention, forward and backward, a chunk of queries by blocks of keys; scores exist for one block at a time.
+// Exact softmax attention, forward and backward, as in FlashAttention (arXiv 2205.14135): scores exist for a chunk of queries and a key block
+// at a time.
 //
-// As in FlashAttention (arXiv 2205.14135), with the queries of a chunk along the vector: maxima and sums are then vector operations, and
-// keys and values are read where they lie. C chunk of queries, J block of keys.
+//     S = q k^T / sqrt(K),   P = softmax(S),   o = P v
+//     dv = P^T do,   dS = P * (do v^T - rowsum(do * o)),   dq = dS k / sqrt(K),   dk = dS^T q / sqrt(K)
+//
+// Exponents are to base 2. Forward keeps what is taken from a query's scores (its base), the sum of weights relative to it, and their mixture
+// of values; a larger base rescales both. Kept for backward is log2 of the whole sum, from which P is made again.
+//
+// Loop order: forward, threads take chunks of queries of a head, and go through its key blocks. Backward, threads take shares of a head's
+// chunks, and go for each through the key blocks, adding to gradients of all keys and values that are the share's own. With a matrix unit up
+// to TOGETHER chunks go through the key blocks together, since these are packed for them.
+// Caches: a chunk's (K, C) and (V, C) and the scores (J, C), 16, 16 and 32 KB at K = V = 64, are for the first two caches, whatever the length;
+// keys and values stream in for each chunk, backward a share's gradients of them too, from the second cache or beyond.
+//
+// The queries of a chunk lie along the vector: maxima and sums are then vector operations, and without a matrix unit keys and values are read
+// where they lie. B batch, H heads, N queries, S keys, C chunk of queries, J key block, K width of queries and keys, V width of values.
 #include "block.h"
 
-// How many chunks share the packing of keys: of no use where nothing is packed.
-static long together(long chunks, long threads) { return least(UNIT_NUMBERS(1, 1) ? TOGETHER : 1, 1 + (chunks - 1) / (4 * threads)); }
+// How many chunks a key block is packed for, so that there are enough of these for all threads.
+static long together(long chunks, long threads) { return least(TOGETHER, 1 + (chunks - 1) / (4 * threads)); }
 
 static long space_for_chunk(const attention *a) {
-    return (a->width + a->value_width + 2) * CHUNK + UNIT_NUMBERS(CHUNK, a->width);
+    return (a->width + a->value_width + 2) * CHUNK + unit_numbers(CHUNK, a->width);
 }
 
 static chunk chunk_of(const attention *a, long index, long at, space *s) {
     chunk c = {.batch = index / a->heads, .head = index % a->heads, .at = at};
-    c.queries = least(CHUNK, a->length - at), c.columns = PADDED(c.queries);
+    c.queries = least(CHUNK, a->length - at), c.columns = padded(c.queries);
     c.end = a->causal ? a->count - a->length + at + c.queries : a->count;
     c.q = take(s, a->width * CHUNK), c.base = take(s, CHUNK), c.sum = take(s, CHUNK), c.mixed = take(s, a->value_width * CHUNK);
     float scale[CHUNK];
     for (long i = 0; i < CHUNK; i++) scale[i] = LOG2E / sqrtf(a->width);
     transpose(c.queries, a->width, c.columns, row_of(&a->queries, c.batch, c.head, at), a->queries.row, c.q, CHUNK);
     scale_columns(a->width, c.columns, c.q, scale);
-    c.queries_right = right_once(a->width, c.columns, c.q, CHUNK, take(s, UNIT_NUMBERS(CHUNK, a->width)));
+    c.queries_right = right_once(a->width, c.columns, c.q, CHUNK, take(s, unit_numbers(CHUNK, a->width)));
     return c;
 }
 
@@ -48,7 +61,7 @@ static void write_output(const attention *a, const chunk *c) {
 
 static void forward_chunks(const attention *a, long head, long at, long stop, space *s) {
     chunk chunks[TOGETHER];
-    block b = block_in(a, s);
+    key_block b = key_block_in(a, s);
     queue q;
     queue_begin(&q);
     long count = 0, end = 0;
@@ -57,11 +70,11 @@ static void forward_chunks(const attention *a, long head, long at, long stop, sp
         begin_sums(a, chunks + count);
     }
     const chunk *c = chunks;
-    for (b.first = 0; b.first < end; b.first += KEYS) {
-        b.count = least(KEYS, end - b.first);
+    for (b.first = 0; b.first < end; b.first += KEY_BLOCK) {
+        b.count = least(KEY_BLOCK, end - b.first);
         b.keys = left_of(b.count, a->width, row_of(&a->keys, c->batch, c->head, b.first), a->keys.row, b.memory[0]);
-        b.values = left_turned(a->value_width, b.count, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
-        forward_block(a, &b, &q, chunks, count);
+        b.values = left_transposed(a->value_width, b.count, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
+        forward_key_block(a, &b, &q, chunks, count);
     }
     forward_end(&q);
     for (long i = 0; i < count; i++) write_output(a, chunks + i);
@@ -76,7 +89,7 @@ int softmax_attention_forward(const attention *a) {
         tiles_begin();
 #pragma omp for schedule(dynamic)
         for (long task = tasks * heads - 1; task >= 0; task--) { // the longest first
-            space s = space_of(space_for_block(a) + some * space_for_chunk(a), &failed);
+            space s = space_of(space_for_key_block(a) + some * space_for_chunk(a), &failed);
             if (!s.start) continue;
             long at = task / heads * some * CHUNK;
             forward_chunks(a, task % heads, at, least(a->length, at + some * CHUNK), &s);
@@ -88,18 +101,18 @@ int softmax_attention_forward(const attention *a) {
 }
 
 static long space_for_slopes(const attention *a) {
-    long key_step = PADDED(a->width), value_step = PADDED(a->value_width);
-    return (a->value_width + a->width + 1) * CHUNK + RIGHT_NUMBERS(key_step, CHUNK) + RIGHT_NUMBERS(value_step, CHUNK) +
-           UNIT_NUMBERS(CHUNK, a->value_width);
+    long key_step = padded(a->width), value_step = padded(a->value_width);
+    return (a->value_width + a->width + 1) * CHUNK + right_numbers(key_step, CHUNK) + right_numbers(value_step, CHUNK) +
+           unit_numbers(CHUNK, a->value_width);
 }
 
 static long space_for_sums(const attention *a) {
-    return KEYS * CHUNK + a->value_width * CHUNK;
+    return KEY_BLOCK * CHUNK + a->value_width * CHUNK;
 }
 
 // A tensor's rows of a chunk (C, X) as a right operand.
 static operand rows_right(const rows *from, const chunk *c, long width, space *s) {
-    return right_of(c->queries, width, row_of(from, c->batch, c->head, c->at), from->row, take(s, RIGHT_NUMBERS(width, CHUNK)));
+    return right_of(c->queries, width, row_of(from, c->batch, c->head, c->at), from->row, take(s, right_numbers(width, CHUNK)));
 }
 
 static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
@@ -113,7 +126,7 @@ static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
         for (long x = 0; x < a->value_width; x++) inner += load(d->mixed + x * CHUNK + i) * load(g.g + x * CHUNK + i);
         store(g.inner + i, inner);
     }
-    g.slopes_right = right_once(a->value_width, c->columns, g.g, CHUNK, take(s, UNIT_NUMBERS(CHUNK, a->value_width)));
+    g.slopes_right = right_once(a->value_width, c->columns, g.g, CHUNK, take(s, unit_numbers(CHUNK, a->value_width)));
     for (long i = 0; i < CHUNK; i++) c->base[i] = i < c->queries ? normaliser[i] : 0;
     memset(g.d_q, 0, a->width * CHUNK * 4);
     return g;
@@ -123,24 +136,24 @@ static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
 static void backward_chunks(const attention *a, long head, long at, long step, long count, sums *d, space *s) {
     chunk chunks[TOGETHER];
     slopes given[TOGETHER];
-    block b = block_in(a, s);
+    key_block b = key_block_in(a, s);
     queue q;
     queue_begin(&q);
-    d->d_scores = take(s, KEYS * CHUNK), d->mixed = take(s, a->value_width * CHUNK);
+    d->d_scores = take(s, KEY_BLOCK * CHUNK), d->mixed = take(s, a->value_width * CHUNK);
     long end = 0;
     for (long i = 0; i < count; i++) {
         chunks[i] = chunk_of(a, head, at + i * step, s), end = chunks[i].end;
         given[i] = slopes_of(a, chunks + i, d, s);
     }
     const chunk *c = chunks;
-    for (b.first = 0; b.first < end; b.first += KEYS) {
-        b.count = least(KEYS, end - b.first);
+    for (b.first = 0; b.first < end; b.first += KEY_BLOCK) {
+        b.count = least(KEY_BLOCK, end - b.first);
         const float *keys = row_of(&a->keys, c->batch, c->head, b.first);
         b.keys = left_of(b.count, a->width, keys, a->keys.row, b.memory[0]);
         b.values = left_of(b.count, a->value_width, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
-        b.keys_turned = left_turned(a->width, b.count, keys, a->keys.row, b.memory[2]);
+        b.keys_transposed = left_transposed(a->width, b.count, keys, a->keys.row, b.memory[2]);
         for (long i = 0; i < count; i++)
-            if (chunks[i].end > b.first) backward_block(a, &b, &q, chunks + i, given + i, d);
+            if (chunks[i].end > b.first) backward_key_block(a, &b, &q, chunks + i, given + i, d);
     }
     backward_end(&q);
     for (long i = 0; i < count; i++)
@@ -151,8 +164,8 @@ static void backward_chunks(const attention *a, long head, long at, long step, l
 // A head's chunks are dealt out to shares, each of which sums up gradients of all keys; these are added in order.
 int softmax_attention_backward(const attention *a) {
     int failed = 0;
-    long heads = a->batch * a->heads, shares = a->shares, some = UNIT_NUMBERS(1, 1) ? TOGETHER : 1, step = shares * CHUNK;
-    long each = a->count * (PADDED(a->width) + PADDED(a->value_width));
+    long heads = a->batch * a->heads, shares = a->shares, some = TOGETHER, step = shares * CHUNK;
+    long each = a->count * (padded(a->width) + padded(a->value_width));
 #pragma omp parallel num_threads(a->threads)
     {
         tiles_begin();
@@ -160,10 +173,10 @@ int softmax_attention_backward(const attention *a) {
         for (long task = 0; task < heads * shares; task++) {
             float *own = a->sums + task * each;
             memset(own, 0, each * 4);
-            sums d = {.d_keys = own, .key_step = PADDED(a->width), .value_step = PADDED(a->value_width)};
+            sums d = {.d_keys = own, .key_step = padded(a->width), .value_step = padded(a->value_width)};
             d.d_values = own + a->count * d.key_step;
             for (long at = task % shares * CHUNK; at < a->length; at += some * step) {
-                space s = space_of(space_for_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)), &failed);
+                space s = space_of(space_for_key_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)), &failed);
                 if (!s.start) continue;
                 backward_chunks(a, task / shares, at, step, least(some, (a->length - at + step - 1) / step), &d, &s);
                 free(s.start);
@@ -173,12 +186,12 @@ int softmax_attention_backward(const attention *a) {
     }
 #pragma omp parallel for schedule(static) num_threads(a->threads)
     for (long index = 0; index < heads; index++) {
-        float *first = a->sums + index * shares * each, *values = first + a->count * PADDED(a->width);
+        float *first = a->sums + index * shares * each, *values = first + a->count * padded(a->width);
         for (long share = 1; share < shares; share++)
             for (long i = 0; i < each; i += LANES) store(first + i, load(first + i) + load(first + share * each + i));
         for (long j = 0; j < a->count; j++) {
-            copy(row_of(&a->d_keys, index / a->heads, index % a->heads, j), first + j * PADDED(a->width), a->width);
-            copy(row_of(&a->d_values, index / a->heads, index % a->heads, j), values + j * PADDED(a->value_width), a->value_width);
+            copy(row_of(&a->d_keys, index / a->heads, index % a->heads, j), first + j * padded(a->width), a->width);
+            copy(row_of(&a->d_values, index / a->heads, index % a->heads, j), values + j * padded(a->value_width), a->value_width);
         }
     }
     return failed;

@@ -19,7 +19,7 @@ _AXIS = re.compile(r"[A-Z]\w*")
 
 
 def whole(count: int, of: int = 16) -> int:
-    """``count``, filled up to whole vectors or tiles: 16 is WIDE of tensor.h."""
+    """``count``, filled up to whole vectors or tiles: 16 is padded_to_16 of tensor.h."""
     return -(-count // of) * of
 
 

@@ -23,6 +23,10 @@ static void emulated_config(const void *shape) {
     emulated_tiles.configured = 1;
 }
 
+static void emulated_release(void) { emulated_tiles.configured = 0; }
+
+static void emulated_zero(int tile) { memset(emulated_tiles.bytes[tile], 0, sizeof emulated_tiles.bytes[tile]); }
+
 static void emulated_load(int tile, const void *from, long step) {
     need_tiles();
     for (int row = 0; row < UNIT_ROWS; row++) memcpy(emulated_tiles.bytes[tile][row], (const char *)from + row * step, UNIT_BYTES);
@@ -68,11 +72,11 @@ static void emulated_product(int sum, int a, int b) {
 #undef _tile_zero
 #undef _tile_dpbf16ps
 #define _tile_loadconfig emulated_config
-#define _tile_release() (emulated_tiles.configured = 0)
+#define _tile_release emulated_release
 #define _tile_loadd emulated_load
 #define _tile_stream_loadd emulated_load
 #define _tile_stored emulated_store
-#define _tile_zero(tile) memset(emulated_tiles.bytes[tile], 0, sizeof emulated_tiles.bytes[tile])
+#define _tile_zero emulated_zero
 #define _tile_dpbf16ps emulated_product
 
 #endif

@@ -1,11 +1,11 @@
-// The normal distribution, for GELU (arXiv 1606.08415): x times the share of the distribution that lies below x.
+// The normal distribution, for GELU (arXiv 1606.08415): x Phi(x), where Phi is its cumulative distribution function.
 #ifndef SUBQUADRATIC_GELU_H
 #define SUBQUADRATIC_GELU_H
 
 #include "vector.h"
 
-// The share below x, to 1e-7 of itself in either tail, and the density at x: exp(-x^2 / 2) times a polynomial in 1 / (1 + 0.21 |x|), of
-// the form of Abramowitz and Stegun, 7.1.26, with coefficients of the smallest relative error found by least squares.
+// Phi(x), to 1e-7 of itself in either tail, and the density at x: exp(-x^2 / 2) times a polynomial in 1 / (1 + 0.21 |x|), of the form of
+// Abramowitz and Stegun, 7.1.26, with coefficients of the smallest relative error found by least squares.
 INLINE vec normal_of(vec x, vec *density) {
     vec size = (vec)((ivec)x & 0x7fffffff);
     vec e = exp2_of(x * x * -0.72134752044448170f);

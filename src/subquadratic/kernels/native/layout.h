@@ -11,6 +11,7 @@ typedef struct {
     int64_t at, bytes;
 } field_layout;
 
+// Macros, since a function is given neither the name of a field nor where it lies.
 #define STRUCT(type) {"", 0, sizeof(type)}
 #define FIELD(type, name) {#name, offsetof(type, name), sizeof(((type *)0)->name)}
 #define END {0, 0, 0}

@@ -1,5 +1,9 @@
-// Products of matrices that are gone through more than once: operands are packed first, as the processor multiplies fastest. And what a layer
-// of many rows and few weights is made of: blocks of rows, of equal size.
+// Products of matrices that are read more than once: they are packed first, as the processor multiplies them fastest.
+//
+// An operand is a matrix in the form in which a product reads it, left or right of another: on panels.h, or with a matrix unit matrix_unit.h,
+// it depends what that is. A panel is PANEL columns of a right operand over its whole depth: threads pack whole panels, and a part of a right
+// operand begins at one. A row block is the rows of a layer that a thread takes through it at a time, at most ROW_BLOCK; all blocks of a layer
+// but the last have the same number.
 #ifndef SUBQUADRATIC_MATRICES_H
 #define SUBQUADRATIC_MATRICES_H
 
@@ -19,14 +23,14 @@ static operand right_together(long depth, long columns, const float *from, long 
     operand whole = operand_in(memory, depth);
 #pragma omp for schedule(static)
     for (long at = 0; at < columns; at += PANEL)
-        right_of(depth, least(PANEL, columns - at), from + at, step, memory + RIGHT_NUMBERS(at, depth));
+        right_of(depth, least(PANEL, columns - at), from + at, step, memory + right_numbers(at, depth));
     return whole;
 }
-static operand right_turned_together(long depth, long columns, const float *from, long step, float *memory) {
+static operand right_transposed_together(long depth, long columns, const float *from, long step, float *memory) {
     operand whole = operand_in(memory, depth);
 #pragma omp for schedule(static)
     for (long at = 0; at < columns; at += PANEL)
-        right_turned(depth, least(PANEL, columns - at), from + at * step, step, memory + RIGHT_NUMBERS(at, depth));
+        right_transposed(depth, least(PANEL, columns - at), from + at * step, step, memory + right_numbers(at, depth));
     return whole;
 }
 
@@ -39,9 +43,9 @@ static void add_rows(long rows, long width, const float *x, long step, float *su
     }
 }
 
-// How many rows a block has, so that blocks are alike.
-static long block_of(long rows) {
-    long blocks = (rows + BLOCK - 1) / BLOCK;
+// How many rows a row block has.
+static long row_block_of(long rows) {
+    long blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
     return blocks ? (rows + blocks - 1) / blocks : 1;
 }
 

@@ -16,7 +16,6 @@
 #define DEPTH 32  // what a tile holds in a row, of bfloat16
 #define TILE 512  // a tile's numbers
 #define PARTS 3
-#define WHOLE(count, of) (((count) + (of) - 1) / (of) * (of))
 
 // For each 16 rows (of a right operand: columns) and each 32 of the depth three tiles: high, middle and low parts. Within 32 the depth goes
 // 0, 16, 1, 17, ... in both operands, which saves a permutation.
@@ -25,19 +24,19 @@ typedef struct {
     long step; // from one 16 rows to the next
 } operand;
 
-#define PANEL 64  // columns that a thread packs at a time
-#define BLOCK 128 // rows at most
+#define PANEL 64
+#define ROW_BLOCK 128
 
 // How many floats of memory an operand takes.
-#define RIGHT_NUMBERS(columns, depth) (WHOLE(columns, SIDE) * WHOLE(depth, DEPTH) * PARTS / 2)
-#define UNIT_NUMBERS(count, depth) RIGHT_NUMBERS(count, depth)
+INLINE long right_numbers(long columns, long depth) { return round_up(columns, SIDE) * round_up(depth, DEPTH) * PARTS / 2; }
+INLINE long unit_numbers(long count, long depth) { return right_numbers(count, depth); }
 
 INLINE operand operand_in(float *memory, long depth) {
-    return (operand){(uint16_t *)memory, WHOLE(depth, DEPTH) / DEPTH * PARTS * TILE};
+    return (operand){(uint16_t *)memory, round_up(depth, DEPTH) / DEPTH * PARTS * TILE};
 }
 
 // The operand from row (or column) `at` and depth `deep` on, multiples of 16 and 32.
-INLINE operand part_of(operand x, long at, long deep) {
+INLINE operand operand_at(operand x, long at, long deep) {
     return (operand){x.at + at / SIDE * x.step + deep / DEPTH * PARTS * TILE, x.step};
 }
 
@@ -70,9 +69,9 @@ INLINE void put_parts(row_parts parts, uint16_t *to) {
 
 INLINE __mmask16 first_lanes(long count) { return count >= LANES ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
 
-// Three tiles from (rows, columns): at most 16 x 32 of them, or 32 x 16 where the rows are the depth; zeros beyond. turned: the columns are
+// Three tiles from (rows, columns): at most 16 x 32 of them, or 32 x 16 where the rows are the depth; zeros beyond. transposed: the columns are
 // the tile's rows.
-INLINE void fill_tiles(long rows, long columns, const float *from, long step, int deep_rows, int turned, uint16_t *to) {
+INLINE void fill_tiles(long rows, long columns, const float *from, long step, int deep_rows, int transposed, uint16_t *to) {
     vec one[SIDE], other[SIDE];
     long next = deep_rows ? SIDE * step : SIDE;
     __mmask16 lanes = first_lanes(columns), more = deep_rows ? lanes : first_lanes(columns - SIDE);
@@ -81,17 +80,17 @@ INLINE void fill_tiles(long rows, long columns, const float *from, long step, in
         one[i] = (vec)_mm512_maskz_loadu_ps(i < rows ? lanes : 0, from + i * step);
         other[i] = (vec)_mm512_maskz_loadu_ps(i + (deep_rows ? SIDE : 0) < rows ? more : 0, from + i * step + next);
     }
-    if (turned) turn(one), turn(other);
+    if (transposed) transpose_registers(one), transpose_registers(other);
 #pragma GCC unroll 16
     for (int i = 0; i < SIDE; i++) put_parts(parts_of((__m512)one[i], (__m512)other[i]), to + i * DEPTH);
 }
 
-INLINE void fill_operand(long count, long depth, const float *from, long step, int deep_rows, int turned, operand to) {
+INLINE void fill_operand(long count, long depth, const float *from, long step, int deep_rows, int transposed, operand to) {
     for (long at = 0; at < count; at += SIDE)
         for (long deep = 0; deep < depth; deep += DEPTH)
             fill_tiles(deep_rows ? depth - deep : count - at, deep_rows ? count - at : depth - deep,
-                       from + (deep_rows ? deep * step + at : at * step + deep), step, deep_rows, turned,
-                       part_of(to, at, deep).at);
+                       from + (deep_rows ? deep * step + at : at * step + deep), step, deep_rows, transposed,
+                       operand_at(to, at, deep).at);
 }
 
 // A left operand (rows, depth), and its transpose (depth, rows).
@@ -99,7 +98,7 @@ static __attribute__((noinline)) operand left_of(long rows, long depth, const fl
     fill_operand(rows, depth, from, step, 0, 0, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
-static __attribute__((noinline)) operand left_turned(long rows, long depth, const float *from, long step, float *memory) {
+static __attribute__((noinline)) operand left_transposed(long rows, long depth, const float *from, long step, float *memory) {
     fill_operand(rows, depth, from, step, 1, 1, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
@@ -109,7 +108,7 @@ static __attribute__((noinline)) operand right_of(long depth, long columns, cons
     fill_operand(columns, depth, from, step, 1, 0, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
-static __attribute__((noinline)) operand right_turned(long depth, long columns, const float *from, long step, float *memory) {
+static __attribute__((noinline)) operand right_transposed(long depth, long columns, const float *from, long step, float *memory) {
     fill_operand(columns, depth, from, step, 0, 1, operand_in(memory, depth));
     return operand_in(memory, depth);
 }
@@ -130,33 +129,46 @@ static void tiles_begin(void) {
 }
 static void tiles_end(void) { _tile_release(); }
 
-// The left operand goes past the first cache, where the right one's columns, which the next rows need again, stay.
-#define LEFT(tile, part) _tile_stream_loadd(tile, (tile == 4 ? a : a + a_step) + (part) * TILE, 64)
-#define RIGHT(tile, part) _tile_loadd(tile, (tile == 6 ? b : b + b_step) + (part) * TILE, 64)
-// All products of the tiles at hand; the next parts come into each tile as soon as it is free.
-#define TIMES_THEN_LEFT(part)              \
-    _tile_dpbf16ps(0, 4, 6);               \
-    if (wide) _tile_dpbf16ps(1, 4, 7);     \
-    LEFT(4, part);                         \
-    if (high) {                            \
-        _tile_dpbf16ps(2, 5, 6);           \
-        if (wide) _tile_dpbf16ps(3, 5, 7); \
-        LEFT(5, part);                     \
-    }
-#define TIMES_THEN_RIGHT(part)             \
-    _tile_dpbf16ps(0, 4, 6);               \
-    if (high) _tile_dpbf16ps(2, 5, 6);     \
-    RIGHT(6, part);                        \
-    if (wide) {                            \
-        _tile_dpbf16ps(1, 4, 7);           \
-        if (high) _tile_dpbf16ps(3, 5, 7); \
-        RIGHT(7, part);                    \
-    }
-#define TIMES                              \
-    _tile_dpbf16ps(0, 4, 6);               \
-    if (wide) _tile_dpbf16ps(1, 4, 7);     \
-    if (high) _tile_dpbf16ps(2, 5, 6);     \
-    if (high && wide) _tile_dpbf16ps(3, 5, 7)
+// Where the unit's tiles come from. Tiles 4 and 5 hold 16 rows of the left operand and the 16 below them, 6 and 7 hold 16 columns of the
+// right one and the 16 beside them, 0 to 3 what these sum up to: 4 by 6, 4 by 7, 5 by 6 and 5 by 7. An instruction names its tiles by literals.
+typedef struct {
+    const uint16_t *a, *b; // the depth at hand
+    long a_step, b_step;   // to the rows below, and to the columns beside
+    int high, wide;        // whether there are any; known when this is compiled
+} tile_source;
+
+// The left operand goes past the first cache, to leave it to the right one's columns, which the next rows need again.
+INLINE void load_rows(const tile_source *t, int part) { _tile_stream_loadd(4, t->a + part * TILE, 64); }
+INLINE void load_rows_below(const tile_source *t, int part) { _tile_stream_loadd(5, t->a + t->a_step + part * TILE, 64); }
+INLINE void load_columns(const tile_source *t, int part) { _tile_loadd(6, t->b + part * TILE, 64); }
+INLINE void load_columns_beside(const tile_source *t, int part) { _tile_loadd(7, t->b + t->b_step + part * TILE, 64); }
+
+// All products of the tiles at hand; the next parts of one operand come into each of its tiles as soon as it is free.
+INLINE void multiply_tiles_then_left(const tile_source *t, int part) {
+    _tile_dpbf16ps(0, 4, 6);
+    if (t->wide) _tile_dpbf16ps(1, 4, 7);
+    load_rows(t, part);
+    if (!t->high) return;
+    _tile_dpbf16ps(2, 5, 6);
+    if (t->wide) _tile_dpbf16ps(3, 5, 7);
+    load_rows_below(t, part);
+}
+INLINE void multiply_tiles_then_right(const tile_source *t, int part) {
+    _tile_dpbf16ps(0, 4, 6);
+    if (t->high) _tile_dpbf16ps(2, 5, 6);
+    load_columns(t, part);
+    if (!t->wide) return;
+    _tile_dpbf16ps(1, 4, 7);
+    if (t->high) _tile_dpbf16ps(3, 5, 7);
+    load_columns_beside(t, part);
+}
+INLINE void multiply_tiles(const tile_source *t) {
+    _tile_dpbf16ps(0, 4, 6);
+    if (t->wide) _tile_dpbf16ps(1, 4, 7);
+    if (t->high) _tile_dpbf16ps(2, 5, 6);
+    if (t->high && t->wide) _tile_dpbf16ps(3, 5, 7);
+}
+
 // Where results come, and what is added to them: what is there; the same to each row; (rows, columns) of something else. Null: nothing is.
 typedef struct {
     float *at;
@@ -206,7 +218,7 @@ static void whole_numbers(const uint16_t *tile, long step, float *to) {
 
 // A row of a tile's results by the vector unit.
 static __attribute__((noinline)) vec sum_numbers(const four *x, int tile, int row) {
-    const uint16_t *a = part_of(x->a, tile / 2 * SIDE, 0).at, *b = part_of(x->b, tile % 2 * SIDE, 0).at;
+    const uint16_t *a = operand_at(x->a, tile / 2 * SIDE, 0).at, *b = operand_at(x->b, tile % 2 * SIDE, 0).at;
     vec sum = {0};
     for (long deep = 0; deep < x->depth; deep++) {
         float left[SIDE], right[SIDE];
@@ -251,14 +263,14 @@ INLINE void put_rows(const four *x, long first, long stop) {
 
 // Where a row of the tile `tile` comes in a left operand (rows, depth), and in a right one (depth, columns).
 INLINE uint16_t *left_at(const four *x, long row, int tile, operand to) {
-    return part_of(to, x->at + tile / 2 * SIDE, x->right).at + row * DEPTH;
+    return operand_at(to, x->at + tile / 2 * SIDE, x->right).at + row * DEPTH;
 }
 INLINE uint16_t *right_at(const four *x, long row, int tile, operand to) {
-    return part_of(to, x->right + tile % 2 * SIDE, x->at).at + row * DEPTH;
+    return operand_at(to, x->right + tile % 2 * SIDE, x->at).at + row * DEPTH;
 }
 
 // A row's numbers of two tiles side by side into a left operand; a row's numbers of all four into a right one, where numbers stand together
-// that are 16 apart in depth, or into both: pairs of the one are pairs of the other, turned.
+// that are 16 apart in depth, or into both: pairs of the one are pairs of the other, transposed.
 INLINE void put_left(const four *x, long row, int tile, const vec numbers[2], operand to) {
     put_parts(parts_of((__m512)numbers[0], (__m512)numbers[1]), left_at(x, row, tile, to));
 }
@@ -330,8 +342,8 @@ INLINE void put_some(const four *x, pace *rows, put then, soon *later) {
 // Sum up one tile, two or four. Meanwhile, a few rows at a time so that neither unit waits for the other, the vector unit puts the results
 // before these in their places.
 INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then, soon *later) {
-    const uint16_t *a = to->a.at, *b = to->b.at;
-    long a_step = to->a.step, b_step = to->b.step, steps = (to->depth + DEPTH - 1) / DEPTH;
+    tile_source t = {to->a.at, to->b.at, to->a.step, to->b.step, high, wide};
+    long steps = (to->depth + DEPTH - 1) / DEPTH;
     __asm__ volatile("" ::: "memory"); // the instructions do not say that they read memory
     _tile_zero(0);
     _tile_zero(1);
@@ -339,22 +351,22 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then
     _tile_zero(3);
     pace rows = {.each = (4 * SIDE * FINE + 6 * steps - 1) / (6 * steps)};
     if (!then.call) ask_for(before, 0, rows.each / FINE + 1);
-    for (long step = 0; step < steps; step++, a += PARTS * TILE, b += PARTS * TILE) {
-        LEFT(4, 2);
-        RIGHT(6, 0);
-        if (high) LEFT(5, 2);
-        if (wide) RIGHT(7, 0);
-        TIMES_THEN_LEFT(1);
+    for (long step = 0; step < steps; step++, t.a += PARTS * TILE, t.b += PARTS * TILE) {
+        load_rows(&t, 2);
+        load_columns(&t, 0);
+        if (high) load_rows_below(&t, 2);
+        if (wide) load_columns_beside(&t, 0);
+        multiply_tiles_then_left(&t, 1);
         put_some(before, &rows, then, later);
-        TIMES_THEN_RIGHT(1);
+        multiply_tiles_then_right(&t, 1);
         put_some(before, &rows, then, later);
-        TIMES_THEN_LEFT(0);
+        multiply_tiles_then_left(&t, 0);
         put_some(before, &rows, then, later);
-        TIMES_THEN_RIGHT(2);
+        multiply_tiles_then_right(&t, 2);
         put_some(before, &rows, then, later);
-        TIMES_THEN_RIGHT(0);
+        multiply_tiles_then_right(&t, 0);
         put_some(before, &rows, then, later);
-        TIMES;
+        multiply_tiles(&t);
         put_some(before, &rows, then, later);
     }
     _tile_stored(0, to->sums[0], 64);
@@ -366,14 +378,14 @@ INLINE void sum_tiles(int high, int wide, four *to, const four *before, put then
 
 // Products one after another: the last results of one are put in their places as the next is summed up.
 typedef struct {
-    four turns[2];
+    four results[2];
     int now; // which of them is summed up next
 } queue;
 
-static void queue_begin(queue *q) { q->now = 0, q->turns[1].rows = q->turns[1].far = 0; }
+static void queue_begin(queue *q) { q->now = 0, q->results[1].rows = q->results[1].far = 0; }
 
 INLINE void queue_end(queue *q, put then) {
-    const four *before = q->turns + !q->now;
+    const four *before = q->results + !q->now;
     if (then.call) put_each(before, 0, 4 * SIDE, then);
     else put_rows(before, 0, 4 * SIDE);
     queue_begin(q);
@@ -384,9 +396,9 @@ INLINE void queue_product(
     int far = rows * to.step > 8192;
     for (long right = 0; right < columns; right += 2 * SIDE)
         for (long at = 0; at < rows; at += 2 * SIDE) {
-            four *now = q->turns + q->now, *before = q->turns + !q->now;
+            four *now = q->results + q->now, *before = q->results + !q->now;
             now->at = at, now->right = right, now->rows = rows - at, now->columns = columns - right, now->depth = depth;
-            now->a = part_of(a, at, 0), now->b = part_of(b, right, 0), now->to = place_from(to, at, right), now->far = far, now->with = with;
+            now->a = operand_at(a, at, 0), now->b = operand_at(b, right, 0), now->to = place_from(to, at, right), now->far = far, now->with = with;
             if (now->rows > SIDE && now->columns > SIDE) sum_tiles(1, 1, now, before, then, later);
             else if (now->rows > SIDE) sum_tiles(1, 0, now, before, then, later);
             else if (now->columns > SIDE) sum_tiles(0, 1, now, before, then, later);

@@ -76,7 +76,7 @@ static __attribute__((noinline)) void product(
 }
 
 // c (rows, columns) = [c +] a^T b, with a (depth, rows) and b (depth, columns); columns a multiple of LANES.
-static __attribute__((noinline)) void product_turned(
+static __attribute__((noinline)) void product_transposed(
     long rows, long columns, long depth, const float *a, long a_step, const float *b, long b_step, float *c, long c_step, int add) {
     product_of(rows, columns, depth, (left){a, 1, a_step}, b, b_step, c, c_step, add);
 }
@@ -97,7 +97,7 @@ static void weighted_rows(long rows, long columns, const float *a, long a_step, 
             for (; i < high && c < columns; c += LANES) sums[i] += load(a + (r + i) * a_step + c) * load(weights + c);
             sums[i] += more;
         }
-        turn(sums);
+        transpose_registers(sums);
         vec sum = {0};
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++) sum += sums[i];

@@ -1,5 +1,13 @@
-// Tensors as they come in, memory of a thread's own, what shares of the work sum up, and a chunk of positions, which lies along the vector:
-// (X, C), C at most CHUNK.
+// Tensors as they come in, memory of a thread's own, what shares of the work sum up, and what is done to rows.
+//
+// In all kernels
+//   a chunk is CHUNK consecutive positions of a head, or fewer at the end, that are computed together. Where they lie along the vector, (X, C),
+//     rows are CHUNK numbers apart;
+//   a stretch is consecutive chunks of which backward is given what came before the first, and makes again what came before the others;
+//   a share is the part of the positions or rows that one task goes through, so that all threads have work. What it sums up lies in memory
+//     of its own; such sums are added in the order of the shares, so that results do not depend on which thread is done first;
+//   a position is live if it holds a real token. What lies at others may be anything, NaN too;
+//   a piece is some of a thread's memory, from a multiple of 64 bytes on.
 #ifndef SUBQUADRATIC_TENSOR_H
 #define SUBQUADRATIC_TENSOR_H
 
@@ -10,8 +18,10 @@
 
 #define CHUNK 64
 #define LOG2E 1.44269504088896341f
-#define PADDED(count) (((count) + LANES - 1) / LANES * LANES)
-#define WIDE(count) (((count) + 15) / 16 * 16) // PADDED on any processor
+
+INLINE long round_up(long count, long to) { return (count + to - 1) / to * to; }
+INLINE long padded(long count) { return round_up(count, LANES); }    // to whole vectors of this processor
+INLINE long padded_to_16(long count) { return round_up(count, 16); } // to whole vectors of any processor
 
 typedef struct {
     float *at;
@@ -28,7 +38,7 @@ INLINE void fetch(const rows *x, long batch, long head, long at, long stop, long
         for (long c = 0; c < width; c += 16) __builtin_prefetch(row_of(x, batch, head, i) + c, 0, 2);
 }
 
-// Memory for a thread, in pieces that begin at vectors.
+// Memory for a thread, to be taken piece by piece.
 typedef struct {
     float *start, *next;
 } space;
@@ -50,17 +60,20 @@ static space space_of(long numbers, int *failed) {
 #ifdef __SANITIZE_ADDRESS__ // pieces lie apart, and what is between them may not be touched
 #include <sanitizer/asan_interface.h>
 #define GAP 32
+INLINE void fence(const float *start, const float *next) {
+    ASAN_UNPOISON_MEMORY_REGION(start, (next - start) * 4); // a copy of the space may have put a gap here before
+    ASAN_POISON_MEMORY_REGION(next - GAP, GAP * 4);
+}
 #else
 #define GAP 0
-#define ASAN_POISON_MEMORY_REGION(at, bytes) ((void)0)
-#define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)0)
+INLINE void fence(const float *start, const float *next) {}
 #endif
 
+// A piece of `numbers` floats.
 static float *take(space *s, long numbers) {
     float *start = s->next;
-    s->next += (numbers + 15) / 16 * 16 + GAP;
-    ASAN_UNPOISON_MEMORY_REGION(start, (s->next - start) * 4); // of a copy of the space that was there before
-    ASAN_POISON_MEMORY_REGION(s->next - GAP, GAP * 4);
+    s->next += padded_to_16(numbers) + GAP;
+    fence(start, s->next);
     return start;
 }
 
@@ -91,7 +104,7 @@ INLINE float dot(const float *x, const float *y, long numbers) { // a multiple o
     return sum_of(sum);
 }
 
-// x (height, C) times a factor for each column.
+// x (height, C) times a factor for each position.
 static void scale_columns(long height, long columns, float *x, const float *factors) {
     for (long i = 0; i < height; i++)
         for (long c = 0; c < columns; c += LANES) store(x + i * CHUNK + c, load(x + i * CHUNK + c) * load(factors + c));
@@ -124,8 +137,8 @@ static void add_shares(long shares, long rows, long width, const float *from, lo
         }
 }
 
-// The same, turned: (width, rows).
-static void add_shares_turned(long shares, long rows, long width, const float *from, long step, long each, float *to) {
+// The same, transposed: (width, rows).
+static void add_shares_transposed(long shares, long rows, long width, const float *from, long step, long each, float *to) {
 #pragma omp for schedule(static)
     for (long c = 0; c < width; c += LANES)
         for (long i = 0; i < rows; i += LANES) {

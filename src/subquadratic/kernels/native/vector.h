@@ -83,7 +83,7 @@ INLINE vec exp2_of(vec x) {
 INLINE vec exp_of(vec x) { return exp2_of(x * 1.44269504088896341f); }
 
 // A square of LANES rows, LANES numbers each, to its transpose: rows of both halves interleaved, once for each bit.
-INLINE void turn(vec rows[LANES]) {
+INLINE void transpose_registers(vec rows[LANES]) {
     ivec low, high;
     for (int lane = 0; lane < LANES; lane++) {
         low[lane] = lane / 2 + (lane % 2) * LANES;
@@ -118,7 +118,7 @@ INLINE void transpose_square(long rows, long columns, long high, const float *fr
         if (i < rows && columns == LANES) square[i] = load(from + i * step);
         else if (i < rows) memcpy(&square[i], from + i * step, columns * 4);
     }
-    turn(square);
+    transpose_registers(square);
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) {
         if (i < columns && high == LANES) store(to + i * to_step, square[i]);

@@ -1,13 +1,17 @@
-// A block of a feed-forward layer's rows and a slab of its inner width: from the product before the activation to operands of the products
-// after it, there and back. With a matrix unit the vector unit does it meanwhile, a few rows at a time as tiles are summed up, and the
-// numbers go straight into operands; else slabs are written and read again.
+// A row block of a feed-forward layer and a slab, SLAB channels of its inner width: from the product before the activation to operands of the
+// products after it, there and back. With a matrix unit the vector unit does it meanwhile, a few rows at a time as tiles are summed up, and
+// the numbers go straight into operands; else slabs are written and read again.
 #ifndef SUBQUADRATIC_FEED_FORWARD_SLAB_H
 #define SUBQUADRATIC_FEED_FORWARD_SLAB_H
 
 #include "gelu.h"
 #include "matrices.h"
 
-#define SLAB (UNIT_NUMBERS(1, 1) ? 8 * PANEL : 4 * PANEL) // of the inner width
+#ifdef MATRIX_UNIT
+#define SLAB (8 * PANEL)
+#else
+#define SLAB (4 * PANEL)
+#endif
 #define STEP (SLAB + 16) // of a slab's rows: a power of two would put all of them into the same lines of the cache
 
 typedef struct {
@@ -17,7 +21,7 @@ typedef struct {
     float *sums;                  // gradients of the biases (maps, wide), likewise; null: no gradients of weights are wanted
     float *block_sums;            // (maps, STEP): with a matrix unit, those of the rows at hand alone
     int wants_rows;               // slopes as left operands
-    float *gates, *active, *slopes;                               // (BLOCK, STEP) twice, (maps, BLOCK, STEP)
+    float *gates, *active, *slopes;                               // (ROW_BLOCK, STEP) twice, (maps, ROW_BLOCK, STEP)
     float *active_memory, *slopes_memory[2], *slopes_rows_memory[2]; // for operands
     operand active_rows;                                          // (rows, width)
     operand active_right, slopes_right[2], slopes_rows[2];        // as (rows, width) to be multiplied from the left; slopes as left operands
@@ -38,8 +42,8 @@ INLINE vec activate(const slab *s, long i, long c, vec x, vec value) {
 // What is active, and slopes (one for each map) from the gradient of that.
 INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]) {
     const float *kept = s->kept + i * s->maps * s->wide + c;
-    vec x = load(kept), density, share = normal_of(x, &density), active = x * share;
-    slopes[0] = given * (share + x * density);
+    vec x = load(kept), density, phi = normal_of(x, &density), active = x * phi;
+    slopes[0] = given * (phi + x * density);
     if (s->maps == 2) {
         vec value = load(kept + s->wide);
         slopes[1] = given * active;
@@ -48,9 +52,9 @@ INLINE vec activate_back(const slab *s, long i, long c, vec given, vec slopes[2]
     return active;
 }
 
-#ifdef SUBQUADRATIC_MATRIX_UNIT_H
+#ifdef MATRIX_UNIT
 
-// Gradients of the biases from slopes: those of a block of rows are summed up by themselves, since thousands of rows added one by one to the
+// Gradients of the biases from slopes: those of a row block are summed up by themselves, since thousands of rows added one by one to the
 // sum of all would lose digits.
 INLINE void add_to_biases(const slab *s, long map, long c, vec slopes) {
     float *sum = s->block_sums + map * STEP + c;
@@ -104,10 +108,11 @@ static __attribute__((noinline)) void put_slopes(const four *x, long row, int fi
     if (s->sums) put_right(x, row, active, s->active_right);
 }
 
-// What is active of x (rows, depth) times the maps (depth, width).
+// What is active of x (rows, depth) times the maps (depth, width). Gates fill whole tiles, with zeros: what stood there would become numbers of
+// the next operand, and if they were none, all results would be made again.
 static void forward_slab(slab *s, long depth, operand x, const operand *expand) {
     s->active_rows = operand_in(s->active_memory, s->width);
-    if (s->maps == 2) multiply(s->rows, s->width, depth, x, expand[0], s->gates, STEP, 0);
+    if (s->maps == 2) multiply(s->rows, padded_to_16(s->width), depth, x, expand[0], s->gates, STEP, 0);
     multiply_then(s->rows, s->width, depth, x, expand[s->maps - 1], (put){put_active, 2}, s);
 }
 
@@ -141,10 +146,10 @@ static void backward_slab(slab *s, long depth, operand d_y, operand contract) {
         for (long c = i * STEP; c < i * STEP + s->width; c += LANES) {
             vec slopes[2];
             store(s->active + c, activate_back(s, i, c - i * STEP, load(s->slopes + c), slopes));
-            for (long map = 0; map < s->maps; map++) store(s->slopes + map * BLOCK * STEP + c, slopes[map]);
+            for (long map = 0; map < s->maps; map++) store(s->slopes + map * ROW_BLOCK * STEP + c, slopes[map]);
         }
     for (long map = 0; map < s->maps; map++) {
-        const float *slopes = s->slopes + map * BLOCK * STEP;
+        const float *slopes = s->slopes + map * ROW_BLOCK * STEP;
         if (s->sums) add_rows(s->rows, s->width, slopes, STEP, s->sums + map * s->wide);
         if (s->wants_rows) s->slopes_rows[map] = left_of(s->rows, s->width, slopes, STEP, s->slopes_rows_memory[map]);
         if (s->sums) s->slopes_right[map] = right_of(s->rows, s->width, slopes, STEP, s->slopes_memory[map]);

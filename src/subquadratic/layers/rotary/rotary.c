@@ -1,4 +1,10 @@
-// Channels (i, i + K/2) of each row as the parts of complex numbers, times those of another tensor, or their conjugates: rotary positions.
+// Rotary positions (arXiv 2104.09864): channels (i, i + K/2) of each row are the parts of a complex number, z_i = x_i y_i, or x_i times the
+// conjugate of y_i; y has the cosines and sines of a position, or is another tensor.
+//
+// Loop order: positions, divided among threads, then their heads, so that a y that all heads have in common is read once, and stays in the
+// first cache; everything else is read and written once.
+//
+// B batch, H heads, N length, K head width.
 #include "tensor.h"
 
 typedef struct {
