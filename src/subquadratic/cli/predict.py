@@ -191,7 +191,7 @@ class _Predicted:
 
     def _target(self) -> tuple[int, int]:
         """The token that begins a target, and how many may follow."""
-        from .generate import target_start
+        from .text_generation import target_start
         from .text_model import TextModel
 
         first = target_start(TextModel(self.trained.folder, self.model, self.tokenizer, "pairs"))

@@ -5,26 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .generate_options import GenerateOptions
 from .text_io import notify
 
 if TYPE_CHECKING:
     from ..data.tokenizers.bytes import Tokenizer
     from ..data.tokenizers.values import ValueTokenizer
-    from .generate_options import GenerateOptions
 
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
-
-
-def check_out(out: str, *, overwrite: bool) -> None:
-    """Raises ValueError for an --out that cannot be written, or would be lost."""
-    from ..training.outputs import check_file
-
-    place = Path(out).expanduser()
-    if place.suffix.lower() != ".npy":
-        raise ValueError(f"out must name an .npy file, got {out!r}; text goes to standard output")
-    check_file("out", place)
-    if place.exists() and not overwrite:
-        raise ValueError(f"out: {place} exists; name another file, or give --overwrite to replace it")
 
 
 def check_unfit(folder: Path, tokenizer: Tokenizer, options: GenerateOptions) -> None:
