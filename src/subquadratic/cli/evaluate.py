@@ -179,7 +179,7 @@ def _refuse_unfit(options: EvaluateOptions, folder: Path, kind: str, own: dict[s
     if options.data is None and not own:
         raise ValueError(f"data: {folder} does not say what it was trained on (it has no run.yaml); give --data PATH")
     if options.data not in (None, "-"):
-        from ..data.sources import fitting
+        from ..data.finding import fitting
 
         fitting(options.data, rows=rows)  # says what is not there
     if options.tokenizer is not None:

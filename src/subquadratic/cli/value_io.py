@@ -73,7 +73,8 @@ def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: Generate
 def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:
     """The last values of the last document of a file, and how many the document has."""
     from ..data.corpus import values_of
-    from ..data.sources import find_source, fitting
+    from ..data.finding import find_source, fitting
+    from ..data.value_files import read_values
     from ..evaluation.saved import run_options
 
     own = run_options(folder)
@@ -82,7 +83,7 @@ def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, f
     source = find_source(file, values=values_of(tokenizer), **{**fitting(file, rows=False, **ways), **given})
     kept: list[Any] = []
     count = 0
-    for piece in source.pieces(source.passed()):
+    for piece in read_values(source, source.passed()):
         if piece.first == 0:
             kept, count = [], 0
         kept = [*kept, *piece.values[-wanted:].tolist()][-wanted:]

@@ -23,10 +23,11 @@ from torch.utils.data import Dataset
 
 from ..core.errors import require, require_positive
 from .delimited import AUTO
-from .documents import TEXT_FIELD, rows_of
+from .documents import rows_of
 from .fields import as_text, is_nothing
+from .finding import find_sources, of_validation
 from .passed_over import PassedOver
-from .sources import Source, find_sources, of_validation
+from .source import TEXT_FIELD, Source
 from .token_lists import TokenLists
 from .tokenizers.bytes import ByteTokenizer, Tokenizer
 from .tokenizing import WHOLE, Progress, by_hash, counter, token_dtype

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..data import Corpus, Examples, collate, load_corpus, load_examples, load_tokenizer, make_task
-from ..data.documents import STDIN
-from ..data.sources import fitting
+from ..data.finding import fitting
+from ..data.source import STDIN
 from ..data.tokenizers.bytes import Tokenizer
 from ..data.tokenizers.values import reads_values
 from ..data.ways import ROW_WAYS, WAYS

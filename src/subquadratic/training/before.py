@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from ..data.sources import find_sources, fitting, of_validation
+from ..data.finding import find_sources, fitting, of_validation
 from ..data.tokenizers.loading import find_tokenizer
 from ..data.value_files import INTEGER, NUMBER
 from ..data.ways import ROW_WAYS, WAYS

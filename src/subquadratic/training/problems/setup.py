@@ -12,7 +12,7 @@ import torch
 
 from ...core.backend_info import backend_info
 from ...data import Corpus, Examples, Task, make_task
-from ...data.documents import TEXT_FIELD
+from ...data.source import TEXT_FIELD
 from ...evaluation.processor import processor
 from ...evaluation.versions import versions
 from ..options import TrainOptions
