@@ -137,7 +137,7 @@ class _Predicted:
     def __init__(self, options: PredictOptions, trained: Trained) -> None:
         from ..data.finding import find_source
         from ..data.ways import ROW_WAYS, WAYS
-        from ..evaluation.trained import known_labels, ways_to_read
+        from ..evaluation.material import known_labels, ways_to_read
         from ..evaluation.vocabulary import check_tokenizer, model_tokenizer
 
         self.options, self.trained, self.model = options, trained, trained.model

@@ -21,11 +21,11 @@ from ..heads.files import read_config
 from ..heads.saving import read_weights
 from .before import check_apart, check_before
 from .callbacks import Signals
-from .checkpoints import CheckpointError, Checkpoints
+from .checkpoints import CheckpointError, Checkpoints, way_back
 from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
 from .further import EXTENDED, describe_extension, extend, last_extension, longer
-from .integrity import check_files, read_progress, way_back
+from .integrity import check_files, read_progress
 from .options import TrainOptions
 from .outputs import check_folder
 from .problems import classification, language, sequence_to_sequence

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...data import Binning, Corpus, IntegerTokenizer, NumberTokenizer, Windows, load_corpus, load_tokenizer
 from ...data.tokenizers.bytes import Tokenizer
 from ...data.tokenizers.values import ValueTokenizer, reads_values
-from ...evaluation.trained import validation_text
+from ...evaluation.material import validation_text
 from ...evaluation.windows import TextWindows, scored_losses, stacked
 from ...heads.language_model import LanguageModel
 from .. import snippets
