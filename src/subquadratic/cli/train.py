@@ -63,8 +63,9 @@ def run(argv: Sequence[str]) -> int:
         # The run's own options come first, so that what is given here and differs can be told.
         options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
     from ..training.before import check_before
+    from ..training.resolving import resolve
 
-    check_before(options.resolve())
+    check_before(resolve(options))
 
     with status("loading PyTorch", hidden=options.quiet):
         from ..core.free_memory import keep_freed_memory

@@ -31,6 +31,7 @@ from .outputs import check_folder
 from .problems import classification, language, sequence_to_sequence
 from .problems.problem import Problem
 from .problems.setup import Progress, describe
+from .resolving import resolve
 from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_facts, saved_options
 from .run import Run, TrainResult, is_main_process
 from .run_folder import RunFolder
@@ -215,13 +216,13 @@ def load_weights(model: Any, folder: Path, *, what: str) -> None:
 def _options(options: TrainOptions) -> tuple[TrainOptions, TrainOptions | None]:
     """Resolved options, and for a resumed run those it began with."""
     if options.resume is None:
-        return options.resolve(), None
+        return resolve(options), None
     path = resumed_folder(options.resume, options.out)
     saved = saved_options(path)
     if options == TrainOptions(resume=options.resume, out=options.out):
         options = saved
     options = dataclasses.replace(options, out=str(path), resume=str(path))
-    return options.resolve(), saved.resolve()
+    return resolve(options), resolve(saved)
 
 
 def _folder(options: TrainOptions) -> RunFolder:
