@@ -21,9 +21,9 @@ import torch
 
 from subquadratic.training import MODELS, TrainOptions
 from subquadratic.training.display import PlainDisplay
+from subquadratic.training.entry import prepare, train
 from subquadratic.training.optimizer import make_optimizer
 from subquadratic.training.resolving import resolve
-from subquadratic.training.train import prepare, train
 
 SHIFT = {"token_shift": True}
 CANDIDATES: dict[str, list[dict[str, Any]]] = {

@@ -15,8 +15,8 @@ from subquadratic.training import TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.callbacks import TrainingError
 from subquadratic.training.checkpoints import Checkpoints
+from subquadratic.training.entry import train
 from subquadratic.training.run_folder import RunFolder
-from subquadratic.training.train import train
 
 OPTIONS = {"max_steps": 20, "evaluations": 1, "save_every": 5}
 

@@ -121,7 +121,7 @@ def test_without_overwrite_nothing_is_touched_and_the_way_out_is_said(run: Any, 
 @pytest.mark.parametrize("name", ["", "  ", "a\0b"])
 def test_an_empty_name_is_refused(option: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from subquadratic.training import TrainOptions
-    from subquadratic.training.train import train
+    from subquadratic.training.entry import train
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"^{option}: "):

@@ -24,9 +24,9 @@ from subquadratic.training.callbacks import Signals, TrainingError
 from subquadratic.training.checkpoints import Checkpoints
 from subquadratic.training.configuration import backbone_config
 from subquadratic.training.display import PlainDisplay
+from subquadratic.training.entry import prepare, train
 from subquadratic.training.resolving import resolve
 from subquadratic.training.run_folder import RunFolder
-from subquadratic.training.train import prepare, train
 
 
 def validation_tokens(out: Path) -> int:

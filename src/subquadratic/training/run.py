@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import re
 import shlex
 import time
@@ -331,8 +330,3 @@ def _one_line(text: str, width: int = 100) -> str:
     """The end of a sample, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes, under torchrun too."""
-    return int(os.environ.get("RANK", "0")) == 0
