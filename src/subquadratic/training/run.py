@@ -22,6 +22,7 @@ from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, Train
 from .checkpoints import AVERAGE, Checkpoints, is_full_disk
 from .display import PlainDisplay, clock
 from .further import Extension
+from .hugging_face import SubquadraticTrainer
 from .integrity import check_run, why_no_model, write_progress
 from .options import TrainOptions
 from .page import run_page
@@ -30,7 +31,6 @@ from .problems.problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, vali
 from .problems.setup import now
 from .run_folder import RunFolder
 from .schedule import Schedule
-from .trainer import SubquadraticTrainer
 
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
 ENDING_SHARE = 0.03  # of a time budget, for a sample and writing
