@@ -15,6 +15,7 @@ from ..core.padding import count_on, count_real
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
 from ..core.tracing import may_look
+from ..generation.room import check_room
 from ..layers.linear.op import linear
 from ..layers.norms.layer import sum_and_norm
 from ..layers.streaming import Carry, advance, default_device, part_with
@@ -242,12 +243,12 @@ class LanguageModel(Pretrained):
             ValueError: also if the result would have more positions than ``max_length``; says what fits.
             TypeError: for an unknown option.
         """
-        self._check_room(prompt, max_new_tokens, options)
+        check_room(self.max_length, prompt, max_new_tokens, mask=options.get("mask"), state=options.get("state"))
         return generation.generate(self, prompt, max_new_tokens=max_new_tokens, **options)
 
     def stream(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Iterator[Any]:
         """As ``generate``, but yields the new tokens one step at a time, (B,) each."""
-        self._check_room(prompt, max_new_tokens, options)
+        check_room(self.max_length, prompt, max_new_tokens, mask=options.get("mask"), state=options.get("state"))
         return generation.stream(self, prompt, max_new_tokens=max_new_tokens, **options)
 
     def options(self) -> dict[str, Any]:
@@ -310,24 +311,6 @@ class LanguageModel(Pretrained):
         if is_untouched(self.head, nn.Linear) and self.head.bias is None:
             return self.head.weight
         return self.head
-
-    def _check_room(self, prompt: Tensor, max_new_tokens: int, options: dict[str, Any]) -> None:
-        if self.max_length is None or prompt.dim() != 2 or not len(prompt):
-            return
-        mask, before = options.get("mask"), options.get("state")
-        length = prompt.shape[1] if mask is None else int(mask.sum(dim=1).max())
-        length += 0 if before is None else int(before.seen.max())
-        room = self.max_length - length + 1  # the last new token is never read
-        require(
-            room > 0,
-            f"the prompt has {length} tokens, but this model reads at most max_length={self.max_length}: give it the last "
-            f"{self.max_length} of them or fewer, or use a model without max_length",
-        )
-        require(
-            max_new_tokens <= room,
-            f"max_new_tokens must be at most {room} after a prompt of {length} tokens, since max_length={self.max_length}, "
-            f"got {max_new_tokens}",
-        )
 
 
 def _normed(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:
