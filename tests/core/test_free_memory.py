@@ -7,7 +7,7 @@ import pytest
 
 LINES = """
 import resource, torch
-from subquadratic.ops import free_memory
+from subquadratic.core import free_memory
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def use():

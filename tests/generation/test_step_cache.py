@@ -314,7 +314,7 @@ def test_an_encoder_decoder_reads_its_source_once(recorder: Again) -> None:
 def test_a_step_never_waits_for_the_device(config: sq.BackboneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device without numbers; what a capture leaves out is left out. Segments of a feedback transformer are laid out by value."""
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which does not know the device
-    for name in ("models.embedding.check_tokens", "models.embedding.check_positions", "attention.low_rank.check_positions"):
+    for name in ("heads.embedding.check_tokens", "heads.embedding.check_positions", "attention.low_rank.layer.check_positions"):
         monkeypatch.setattr(f"subquadratic.{name}", lambda *_: None)
     net = sq.LanguageModel(config, vocab_size=11, max_length=40).eval().to("meta")
     state, tokens = net.init_state(2, device="meta"), torch.zeros(2, 1, dtype=torch.int64, device="meta")
