@@ -25,7 +25,7 @@ from tests.laws.matrix import configs
 from torch import Tensor
 
 import subquadratic as sq
-from subquadratic.generation import step_cache, steps
+from subquadratic.generation import recorded_steps, step_cache
 from subquadratic.generation.step_cache import _of_models
 from subquadratic.replay.recorded_calls import Recording
 
@@ -58,7 +58,7 @@ def test_recorded_steps_equal_steps(config: sq.BackboneConfig, padded: bool, ran
     mask = torch.tensor([[True] * 6, [False] * 4 + [True] * 2]) if padded else None
     net = model(config)
     found = choices(begun(net, mask=mask), 14)
-    assert len(ran) >= 14 - 1 - steps.PATIENCE - 2
+    assert len(ran) >= 14 - 1 - recorded_steps.PATIENCE - 2
     assert torch.equal(found, choices(begun(eager(net), mask=mask), 14))
 
 
