@@ -21,8 +21,9 @@ import torch
 
 from subquadratic.training import MODELS, TrainOptions
 from subquadratic.training.display import PlainDisplay
+from subquadratic.training.entry import prepare, train
 from subquadratic.training.optimizer import make_optimizer
-from subquadratic.training.train import prepare, train
+from subquadratic.training.resolving import resolve
 
 SHIFT = {"token_shift": True}
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
@@ -65,9 +66,9 @@ def step_seconds(runs: list[TrainOptions], rounds: int = 7) -> list[float]:
     """Median seconds of an optimizer step of each run, measured interleaved."""
     ready = []
     for options in runs:
-        _, problem = prepare(options.resolve())
+        _, problem = prepare(resolve(options))
         model = problem.build()
-        batch = problem.collate([problem.train[i] for i in range(options.resolve().batch_size or 1)])
+        batch = problem.collate([problem.train[i] for i in range(resolve(options).batch_size or 1)])
         ready.append((model, make_optimizer(model, learning_rate=1e-4, weight_decay=0.1), batch, problem.loss))
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(rounds + 1):

@@ -55,9 +55,16 @@ def test_mechanisms_know_exact_attention_at_most(name: str) -> None:
             assert there in MECHANISMS[mechanism], f"{name} imports {other}"
 
 
+def built_by(name: str) -> set[str]:
+    """The model that a configuration builds. The two name each other by design: a model is made of its configuration, and is what that
+    configuration builds; `build` imports it when it is called, so that options are checked without PyTorch."""
+    parent, dot, own = name.rpartition(".configs.")
+    return {f"{parent}.{own}", f"{parent}.{own}.backbone"} if dot and parent == "subquadratic.models" else set()
+
+
 def test_files_import_in_no_circle() -> None:
     """A package's `__init__` is left out: importing a file of it runs it anyway, and it names its files."""
-    files = {name: imported(name) for name, path in NAMES.items() if path.name != "__init__.py"}
+    files = {name: imported(name) - built_by(name) for name, path in NAMES.items() if path.name != "__init__.py"}
     while leaves := {name for name, others in files.items() if not others & set(files)}:
         files = {name: others for name, others in files.items() if name not in leaves}
     assert not files, {name: sorted(others & set(files)) for name, others in files.items()}

@@ -232,12 +232,14 @@ def test_loading_something_else(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         load(tmp_path)
     sq.LanguageModel(sq.TransformerConfig(dim=16, depth=1, heads=2), vocab_size=20).save_pretrained(tmp_path / "core")
-    with pytest.raises(ValueError, match=r"holds a LanguageModel.*from_pretrained"):
+    with pytest.raises(ValueError, match=r"holds a LanguageModel.*subquadratic.load loads it"):
         load(tmp_path / "core")
     torch.save(linformer().state_dict(), tmp_path / "old.pt")
     out = convert_checkpoint(tmp_path / "old.pt", "linformer", tmp_path / "new", heads=2)
     tokens = torch.randint(0, 20, (2, 9))
-    assert torch.equal(sq.LanguageModel.from_pretrained(out)(tokens), load(out)(tokens))
+    assert torch.equal(sq.load(out)(tokens), load(out)(tokens))
+    with pytest.raises(ValueError, match=r"not a LanguageModel: subquadratic.load loads either"):
+        sq.LanguageModel.from_pretrained(out)
     weights = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(weights[:-9])
     with pytest.raises(ValueError, match="damaged"):

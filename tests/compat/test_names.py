@@ -192,7 +192,7 @@ def test_an_adapter_that_keeps_the_stream_to_itself_is_refused() -> None:
     model = compat.performer_pytorch.PerformerLM(**PERFORMER, causal=True).eval()
     attention = model.performer.net.layers[1][0]
     attention.fn = Deaf(attention.fn)
-    with pytest.raises(ValueError, match="a module in layer 1 of the Performer keeps the keyword `stream` to itself"):
+    with pytest.raises(RuntimeError, match="must hand the keyword argument `carry` to it"):
         model.extend(torch.zeros(1, 1, dtype=torch.int64), model.init_state(1))
     attention.fn = nn.Identity()
     with pytest.raises(ValueError, match="layer 1 of the Performer has no attention layer that can stream"):

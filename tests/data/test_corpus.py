@@ -5,7 +5,7 @@ import pytest
 
 from subquadratic.data import ByteTokenizer, load_corpus
 from subquadratic.data.corpus import Corpus, corpus_of
-from subquadratic.data.sources import stdlib_source
+from subquadratic.data.finding import stdlib_source
 
 END = ByteTokenizer.eos_token
 

@@ -15,7 +15,8 @@ from tests.data.tokenizers_for_tests import bpe
 
 from subquadratic.data import corpus as corpus_file
 from subquadratic.data import load_corpus, load_examples
-from subquadratic.data.sources import find_source
+from subquadratic.data.documents import read_documents
+from subquadratic.data.finding import find_source
 
 TEXT = b"some words of a text\n" * 20
 ROWS = [{"url": f"https://example.org/{i}", "body": f"This is document {i}. "} for i in range(50)]
@@ -195,7 +196,7 @@ def test_line_ends_do_not_matter(tmp_path: Path, end: bytes) -> None:
     corpus = load_corpus(tmp_path / "a.txt")
     assert bytes([*corpus.train.astype(np.uint8), *corpus.validation.astype(np.uint8)]) == b"a line\n" * 100_000
     (tmp_path / "cell.jsonl").write_text(json.dumps({"text": "a\rb\r\nc\n" * 9}))
-    assert find_source(tmp_path / "cell.jsonl").documents(utf8=True).__next__().text == b"a\nb\nc\n" * 9
+    assert read_documents(find_source(tmp_path / "cell.jsonl"), utf8=True).__next__().text == b"a\nb\nc\n" * 9
 
 
 Writer = Callable[[Path, list[dict[str, Any]]], None]
@@ -324,7 +325,7 @@ def test_quotes_none_and_double_are_what_they_say(tmp_path: Path) -> None:
     path.write_text('text\tlabel\n"whole"\t1\n"open\t0\nclose"\t1\n')
 
     def read(quotes: str) -> set[bytes]:
-        return {document.text for document in find_source(path, quotes=quotes).documents(utf8=True)}
+        return {document.text for document in read_documents(find_source(path, quotes=quotes), utf8=True)}
 
     assert read("none") == {b'"whole"', b'"open', b'close"'}
     assert read("double") == {b"whole", b"open\t0\nclose"}
@@ -349,11 +350,11 @@ def test_rows_of_json_are_found_however_they_are_laid_out(
     monkeypatch.setattr("subquadratic.data.reading.CHUNK", chunk)
     (tmp_path / "rows.json").write_text("\ufeff" + SHAPES[shape] + "\n")
     for text in ({}, {"text": "text"}):
-        documents = find_source(tmp_path / "rows.json", **text).documents(utf8=True)
+        documents = read_documents(find_source(tmp_path / "rows.json", **text), utf8=True)
         assert [document.text.decode() for document in documents] == [row["text"] for row in WHOLE]
     (tmp_path / "rows.json").write_text(SHAPES[shape][:-3])
     with pytest.raises(ValueError, match=r"rows\.json:\d+ is not valid JSON"):
-        list(find_source(tmp_path / "rows.json").documents(utf8=True))
+        list(read_documents(find_source(tmp_path / "rows.json"), utf8=True))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -362,13 +363,13 @@ def test_the_header_says_what_separates_columns(suffix: str, separator: str, tmp
     file = tmp_path / f"rows.{suffix}"
     rows = [["body", "stars"], ['"one, two; three|four"', "1"], ["five", "0"]]
     file.write_text("\n" + "\n".join(separator.join(row) for row in rows) + "\n")
-    found = [document.text for document in find_source(file, text="body").documents(utf8=True)]
+    found = [document.text for document in read_documents(find_source(file, text="body"), utf8=True)]
     assert found == [b"one, two; three|four", b"five"]
     with pytest.raises(ValueError, match=r"no field 'boddy'; its fields are 'body', 'stars'; did you mean --text body\?"):
-        list(find_source(file, text="boddy").documents(utf8=True))
+        list(read_documents(find_source(file, text="boddy"), utf8=True))
     file.write_text(f"body{separator}stars\nx{separator}1\n")
     (tmp_path / "more.csv").write_text("body;a,b\nsix;\n")  # no comma in a name that is asked for
-    found = [document.text for document in find_source(tmp_path, text="body").documents(utf8=True)]
+    found = [document.text for document in read_documents(find_source(tmp_path, text="body"), utf8=True)]
     assert found == ([b"six", b"x"])
 
 

@@ -15,7 +15,7 @@ from tests.data.tokenizers_for_tests import LINES, bpe
 
 from subquadratic.data import ByteTokenizer, Corpus, load_corpus, reading, store, tokenizing
 from subquadratic.data import corpus as corpus_file
-from subquadratic.data.sources import find_source
+from subquadratic.data.finding import find_source
 
 BPE = bpe()
 FILES = {f"{i % 7}/{i}.txt": f"document {i:03} {LINES[i % len(LINES)]}\n" * (i % 5 + 1) for i in range(120)}

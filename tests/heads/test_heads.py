@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import subquadratic as sq
-from subquadratic.heads.language_model import choose_masked
+from subquadratic.heads.targets import choose_masked
 
 SMALL: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2}
 

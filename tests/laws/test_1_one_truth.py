@@ -28,10 +28,10 @@ def pieces(length: int, cuts: list[int]) -> list[slice]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_segments() -> Iterator[None]:
+def short_stretches() -> Iterator[None]:
     """Checkpointing streams a long sequence through all layers; let it do so with these short ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbone, "SEGMENT", 5 * ROWS)
+        patch.setattr(backbone, "STRETCH", 5 * ROWS)
         yield
 
 

@@ -48,7 +48,7 @@ TWINS = [pytest.param(name, "reversible", id=name) for name in ("performer_pytor
 @pytest.mark.parametrize(("name", "way"), WAYS + TWINS)
 def test_gradients_go_to_the_tensors_given(name: str, way: str, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves, and tensors made of others; as a model that holds the same numbers has them."""
-    monkeypatch.setattr(backbone, "SEGMENT", 8)
+    monkeypatch.setattr(backbone, "STRETCH", 8)
     model, same = build(name, way), build(name, way)
     given = {key: (1.5 * value.detach()).requires_grad_() for key, value in model.named_parameters()}
     same.load_state_dict({**same.state_dict(), **given}) if name in CONFIGS else [

@@ -25,7 +25,7 @@ def build(name: str, **options: bool) -> sq.LanguageModel:
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_loss_and_gradients_are_those_of_the_whole(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "SEGMENT", 14)  # 7 positions of 2 rows: 5 segments and a rest
+    monkeypatch.setattr(backbone, "STRETCH", 14)  # 7 positions of 2 rows: 5 stretches and a rest
     tokens = torch.randint(0, 11, (2, 38))
     mask = torch.rand(2, 38) > 0.2 if masked else None
     arguments = {"context": torch.randn(2, 5, 16, dtype=torch.float64)} if name.endswith("context") else {}
@@ -44,7 +44,7 @@ def test_loss_and_gradients_are_those_of_the_whole(name: str, masked: bool, monk
 
 
 def test_short_sequences_and_growing_states_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "SEGMENT", 8)
+    monkeypatch.setattr(backbone, "STRETCH", 8)
     x = torch.randn(1, 40, 16)
     for config, cut in (
         (sq.PerformerConfig(**SIZE, checkpointing=True), True),
@@ -53,7 +53,7 @@ def test_short_sequences_and_growing_states_are_not_cut(monkeypatch: pytest.Monk
         (sq.TransformerConfig(**SIZE, checkpointing=True), False),
     ):
         model = config.build()
-        assert model._goes_in_segments(x) is cut
-        assert not model._goes_in_segments(x[:, :16])
+        assert model._goes_in_stretches(x) is cut
+        assert not model._goes_in_stretches(x[:, :16])
         with torch.no_grad():
-            assert not model._goes_in_segments(x)
+            assert not model._goes_in_stretches(x)

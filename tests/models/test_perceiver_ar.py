@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from subquadratic.attention.latent.layer import LatentAttention
 from subquadratic.models.config import BackboneConfig
-from subquadratic.models.perceiver_ar import PerceiverAR, PerceiverARConfig
+from subquadratic.models.configs.perceiver_ar import PerceiverARConfig
+from subquadratic.models.perceiver_ar import PerceiverAR
 
 DIM = 8
 SMALL = {"dim": DIM, "depth": 2, "heads": 2, "latents": 4}

@@ -10,8 +10,8 @@ import pytest
 
 from subquadratic.training import TrainOptions
 from subquadratic.training.display import PlainDisplay
+from subquadratic.training.entry import train
 from subquadratic.training.run import TrainResult
-from subquadratic.training.train import train
 
 SMALL = {"dim": 16, "depth": 1, "heads": 2, "context": 32, "batch_size": 2, "evaluations": 0, "max_steps": 3}
 FIELDS = {

@@ -11,10 +11,11 @@ from transformers import TrainerCallback
 
 from subquadratic.training import TrainOptions
 from subquadratic.training.checkpoints import Checkpoints
+from subquadratic.training.entry import prepare
+from subquadratic.training.hugging_face import SubquadraticTrainer
 from subquadratic.training.problems.problem import Problem
+from subquadratic.training.resolving import resolve
 from subquadratic.training.schedule import Schedule
-from subquadratic.training.train import prepare
-from subquadratic.training.trainer import SubquadraticTrainer
 
 SIZES: dict[str, Any] = {"model": "transformer", "dim": 16, "depth": 1, "heads": 2, "learning_rate": 1e-7, "warmup": 0.0, "clip": 1e9}
 ROWS = 37
@@ -68,7 +69,7 @@ def first_steps(folder: Path, kind: str, batch_size: int, accumulation: int, ste
     chosen = KINDS[kind]
     data = {"data": str(folder / chosen["data"])} if "data" in chosen else {}
     options = TrainOptions(**{**SIZES, **chosen, **data, "batch_size": batch_size, "accumulation": accumulation, "max_steps": steps})
-    options, problem = prepare(options.resolve())
+    options, problem = prepare(resolve(options))
     if "task" in chosen:
         problem = dataclasses.replace(problem, train=Sparse(problem.train, ROWS))
     return trained(problem, options, folder)

@@ -15,8 +15,8 @@ from subquadratic.training import TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.callbacks import TrainingError
 from subquadratic.training.checkpoints import Checkpoints
+from subquadratic.training.entry import train
 from subquadratic.training.run_folder import RunFolder
-from subquadratic.training.train import train
 
 OPTIONS = {"max_steps": 20, "evaluations": 1, "save_every": 5}
 
@@ -66,7 +66,7 @@ def test_what_is_said_to_be_kept_is_there(place: str, count: int, run: Any, tmp_
 
 
 def test_a_model_is_not_kept_without_its_tokenizer(run: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from subquadratic.data.sources import find_source
+    from subquadratic.data.finding import find_source
     from subquadratic.data.tokenizers.text import TextTokenizer
     from subquadratic.data.tokenizers.training import train_tokenizer
 

@@ -11,11 +11,11 @@ import yaml
 
 from subquadratic.cli.main import main
 from subquadratic.training.display import PlainDisplay
+from subquadratic.training.entry import train
 from subquadratic.training.options import TrainOptions
 from subquadratic.training.resume import saved_options
 from subquadratic.training.run import TrainResult
 from subquadratic.training.schedule import Schedule
-from subquadratic.training.train import train
 
 
 def further(folder: Path, **changes: Any) -> tuple[TrainResult | None, str]:

@@ -11,8 +11,8 @@ import pytest
 from subquadratic.cli.main import main
 from subquadratic.training import TrainOptions
 from subquadratic.training.checkpoints import Checkpoints
+from subquadratic.training.entry import train
 from subquadratic.training.integrity import check_files, read_progress, write_progress
-from subquadratic.training.train import train
 
 FILES = (
     "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors", "config.json", "progress.json",

@@ -121,7 +121,7 @@ def test_without_overwrite_nothing_is_touched_and_the_way_out_is_said(run: Any, 
 @pytest.mark.parametrize("name", ["", "  ", "a\0b"])
 def test_an_empty_name_is_refused(option: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from subquadratic.training import TrainOptions
-    from subquadratic.training.train import train
+    from subquadratic.training.entry import train
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"^{option}: "):
@@ -154,9 +154,9 @@ def test_what_overwrite_would_delete_is_not_read(option: str, run: Any, tmp_path
 
 @pytest.mark.parametrize("place", ["text.txt/run", "x" * 300, "/proc/nothing/run", "link"])
 def test_what_cannot_be_written_is_told_before_the_work(place: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from subquadratic.training import train as module
+    from subquadratic.training import entry
 
     (tmp_path / "link").symlink_to(tmp_path / "missing")
-    monkeypatch.setattr(module, "prepare", lambda *_: pytest.fail("the data were read"))
+    monkeypatch.setattr(entry, "prepare", lambda *_: pytest.fail("the data were read"))
     with pytest.raises(ValueError, match=r"^out: "):
         run(tmp_path / place)

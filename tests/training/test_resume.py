@@ -21,8 +21,8 @@ from subquadratic import LanguageModel
 from subquadratic.training import TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.checkpoints import Checkpoints
+from subquadratic.training.entry import train
 from subquadratic.training.problems.language import OFFSETS
-from subquadratic.training.train import train
 
 LONG = {"max_steps": 40, "evaluations": 2, "save_every": 7, "keep": 2}
 

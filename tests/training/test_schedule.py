@@ -3,6 +3,7 @@ import math
 import pytest
 
 from subquadratic.training.options import TrainOptions, parse_duration
+from subquadratic.training.resolving import resolve
 from subquadratic.training.schedule import Schedule
 
 
@@ -51,12 +52,12 @@ def test_without_an_end_it_is_refused() -> None:
 
 class TestOptions:
     def test_what_is_not_said_comes_from_the_models_line(self) -> None:
-        chosen = TrainOptions(model="perceiver_ar", dim=64, fields={"latents": 8}).resolve()
+        chosen = resolve(TrainOptions(model="perceiver_ar", dim=64, fields={"latents": 8}))
         assert (chosen.dim, chosen.context, chosen.fields) == (64, 256, {"latents": 8})
         assert chosen.causal is True
         assert chosen.budget == "5m"
-        assert chosen.resolve() == chosen
+        assert resolve(chosen) == chosen
 
     def test_steps_replace_the_default_budget_and_join_a_given_one(self) -> None:
-        assert TrainOptions(max_steps=5).resolve().budget is None
-        assert TrainOptions(max_steps=5, budget="1m").resolve().seconds() == 60
+        assert resolve(TrainOptions(max_steps=5)).budget is None
+        assert resolve(TrainOptions(max_steps=5, budget="1m")).seconds() == 60

@@ -24,8 +24,9 @@ from subquadratic.training.callbacks import Signals, TrainingError
 from subquadratic.training.checkpoints import Checkpoints
 from subquadratic.training.configuration import backbone_config
 from subquadratic.training.display import PlainDisplay
+from subquadratic.training.entry import prepare, train
+from subquadratic.training.resolving import resolve
 from subquadratic.training.run_folder import RunFolder
-from subquadratic.training.train import prepare, train
 
 
 def validation_tokens(out: Path) -> int:
@@ -55,15 +56,15 @@ def test_the_models_that_can_train_as_masked_models(model: str, run: Any, tmp_pa
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_defaults_say_what_the_configurations_say(model: str) -> None:
-    config = backbone_config(TrainOptions(model=model).resolve())
+    config = backbone_config(resolve(TrainOptions(model=model)))
     assert config.causal_only == DEFAULTS[model].causal_only
     assert config.build() is not None
 
 
 def test_defaults_make_way_for_what_is_given() -> None:
-    one_head = backbone_config(TrainOptions(heads=1).resolve())
+    one_head = backbone_config(resolve(TrainOptions(heads=1)))
     assert one_head.to_dict()["local_heads"] == 0
-    efficient = backbone_config(TrainOptions(fields={"kernel": "efficient"}).resolve())
+    efficient = backbone_config(resolve(TrainOptions(fields={"kernel": "efficient"})))
     assert efficient.to_dict()["features"] is None
 
 
@@ -293,7 +294,7 @@ def test_a_dry_run_writes_nothing(run: Any, tmp_path: Path, text: Path, monkeypa
     assert train(TrainOptions(dry_run=True, **options), PlainDisplay(stream)) is None
     assert list(tmp_path.iterdir()) == [text]
     said = stream.getvalue()
-    built = prepare(TrainOptions(**options).resolve())[1].build()
+    built = prepare(resolve(TrainOptions(**options)))[1].build()
     assert f"{sum(p.numel() for p in built.parameters()):>12,}  in all" in said
     assert "about 100 steps" in said
     assert "backbone.stack.blocks.*.attention" in said

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .generate import NEW_TOKENS, new_seed, row_text, start
 from .generate_options import GenerateOptions
+from .text_generation import NEW_TOKENS, new_seed, row_text, start
 from .text_io import Output, notify, to_bytes
 from .text_model import TextModel
 

@@ -17,7 +17,8 @@ from .options import parse
 from .text_io import OutputError, print_text
 
 if TYPE_CHECKING:
-    from ..evaluation.trained import Material, Trained
+    from ..evaluation.material import Material
+    from ..evaluation.trained import Trained
 
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
 EXAMPLES = """\
@@ -76,8 +77,8 @@ def _measure(options: EvaluateOptions, trained: Trained) -> tuple[Material, Any]
     """What is measured on, and the score."""
     from ..data.ways import WAYS
     from ..evaluation.labelled import evaluate_classes, evaluate_pairs
+    from ..evaluation.material import rows_material, task_material, text_material, ways_to_read
     from ..evaluation.score import evaluate_items, evaluate_text
-    from ..evaluation.trained import rows_material, task_material, text_material, ways_to_read
 
     kind = type(trained.model).__name__
     own = trained.options
@@ -179,7 +180,7 @@ def _refuse_unfit(options: EvaluateOptions, folder: Path, kind: str, own: dict[s
     if options.data is None and not own:
         raise ValueError(f"data: {folder} does not say what it was trained on (it has no run.yaml); give --data PATH")
     if options.data not in (None, "-"):
-        from ..data.sources import fitting
+        from ..data.finding import fitting
 
         fitting(options.data, rows=rows)  # says what is not there
     if options.tokenizer is not None:

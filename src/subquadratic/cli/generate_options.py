@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from .text_io import to_bytes
-from .value_io import check_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class GenerateOptions:
         if self.out is not None:
             if self.interactive or self.log_probs or self.format == "json":
                 raise ValueError("out writes values to a file, and nothing else: leave out interactive, log_probs and format")
-            check_out(self.out, overwrite=self.overwrite)
+            _check_out(self.out, overwrite=self.overwrite)
         elif self.overwrite:
             raise ValueError("overwrite is for --out: name a file")
         if self.interactive and "-" in (self.prompt, self.prompt_file):
@@ -108,3 +108,15 @@ class GenerateOptions:
 
 def _unescape(text: str, escapes: dict[str, str]) -> str:
     return re.sub(r"\\(.)", lambda match: escapes.get(match[1], match[0]), text, flags=re.DOTALL)
+
+
+def _check_out(out: str, *, overwrite: bool) -> None:
+    """Raises ValueError for an --out that cannot be written, or would be lost."""
+    from ..training.outputs import check_file
+
+    place = Path(out).expanduser()
+    if place.suffix.lower() != ".npy":
+        raise ValueError(f"out must name an .npy file, got {out!r}; text goes to standard output")
+    check_file("out", place)
+    if place.exists() and not overwrite:
+        raise ValueError(f"out: {place} exists; name another file, or give --overwrite to replace it")

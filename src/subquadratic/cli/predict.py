@@ -135,9 +135,9 @@ class _Predicted:
     """The rows of the data with what the model says of them."""
 
     def __init__(self, options: PredictOptions, trained: Trained) -> None:
-        from ..data.sources import find_source
+        from ..data.finding import find_source
         from ..data.ways import ROW_WAYS, WAYS
-        from ..evaluation.trained import known_labels, ways_to_read
+        from ..evaluation.material import known_labels, ways_to_read
         from ..evaluation.vocabulary import check_tokenizer, model_tokenizer
 
         self.options, self.trained, self.model = options, trained, trained.model
@@ -191,7 +191,7 @@ class _Predicted:
 
     def _target(self) -> tuple[int, int]:
         """The token that begins a target, and how many may follow."""
-        from .generate import target_start
+        from .text_generation import target_start
         from .text_model import TextModel
 
         first = target_start(TextModel(self.trained.folder, self.model, self.tokenizer, "pairs"))
@@ -243,7 +243,7 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
     Raises:
         ValueError: the model predicts nothing of rows, an option means nothing for it, or something is not there.
     """
-    from ..data.sources import fitting
+    from ..data.finding import fitting
     from ..data.tokenizers.loading import find_tokenizer
 
     if own.get("task"):

@@ -96,7 +96,7 @@ def _train(argv: Sequence[str]) -> int:
     out = Path(os.path.expanduser(options.out))
     _check_out(out, overwrite=options.overwrite)
 
-    from ..data.sources import find_source
+    from ..data.finding import find_source
     from ..data.tokenizers.training import train_tokenizer
 
     started = time.monotonic()

@@ -56,22 +56,22 @@ def _table() -> str:
 
 
 def run(argv: Sequence[str]) -> int:
-    options = _parse(argv)
+    options, saved = _parse(argv), None
     if options.resume is not None:
         folder = resumed_folder(options.resume, options.out)
-        saved_options(folder)  # says what is wrong with its run.yaml, and what to do
+        saved = saved_options(folder)  # says what is wrong with its run.yaml, and what to do
         # The run's own options come first, so that what is given here and differs can be told.
         options = _parse(["--config", str(folder / "run.yaml"), *argv, "--resume", str(folder), "--out", str(folder)])
-    from ..training.before import check_before
+    from ..training.plan import plan_run
 
-    check_before(options.resolve())
+    plan = plan_run(options, saved)
 
     with status("loading PyTorch", hidden=options.quiet):
         from ..core.free_memory import keep_freed_memory
-        from ..training.train import train
+        from ..training.entry import carry_out
 
     keep_freed_memory()
-    result = train(options)
+    result = carry_out(plan)
     return 0 if result is None or result.signal is None else 128 + result.signal
 
 

@@ -5,26 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .generate_options import GenerateOptions
 from .text_io import notify
 
 if TYPE_CHECKING:
     from ..data.tokenizers.bytes import Tokenizer
     from ..data.tokenizers.values import ValueTokenizer
-    from .generate_options import GenerateOptions
 
 USUAL_CONTEXT = 512  # of a saved model that does not say how it was trained
-
-
-def check_out(out: str, *, overwrite: bool) -> None:
-    """Raises ValueError for an --out that cannot be written, or would be lost."""
-    from ..training.outputs import check_file
-
-    place = Path(out).expanduser()
-    if place.suffix.lower() != ".npy":
-        raise ValueError(f"out must name an .npy file, got {out!r}; text goes to standard output")
-    check_file("out", place)
-    if place.exists() and not overwrite:
-        raise ValueError(f"out: {place} exists; name another file, or give --overwrite to replace it")
 
 
 def check_unfit(folder: Path, tokenizer: Tokenizer, options: GenerateOptions) -> None:
@@ -85,7 +73,8 @@ def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: Generate
 def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:
     """The last values of the last document of a file, and how many the document has."""
     from ..data.corpus import values_of
-    from ..data.sources import find_source, fitting
+    from ..data.finding import find_source, fitting
+    from ..data.value_files import read_values
     from ..evaluation.saved import run_options
 
     own = run_options(folder)
@@ -94,7 +83,7 @@ def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, f
     source = find_source(file, values=values_of(tokenizer), **{**fitting(file, rows=False, **ways), **given})
     kept: list[Any] = []
     count = 0
-    for piece in source.pieces(source.passed()):
+    for piece in read_values(source, source.passed()):
         if piece.first == 0:
             kept, count = [], 0
         kept = [*kept, *piece.values[-wanted:].tolist()][-wanted:]

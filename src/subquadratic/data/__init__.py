@@ -10,7 +10,8 @@ from ..lazy import on_first_use
 if TYPE_CHECKING:
     from .binning import Binning
     from .corpus import Corpus, load_corpus
-    from .examples import Examples, collate, load_examples
+    from .example_loading import load_examples
+    from .examples import Examples, collate
     from .tasks import Task, make_task
     from .tokenizers.bytes import ByteTokenizer, Tokenizer
     from .tokenizers.loading import load_tokenizer
@@ -31,7 +32,7 @@ _HOMES = {
     "Windows": "windows",
     "load_corpus": "corpus",
     "collate": "examples",
-    "load_examples": "examples",
+    "load_examples": "example_loading",
     "load_tokenizer": "tokenizers.loading",
     "make_task": "tasks",
 }

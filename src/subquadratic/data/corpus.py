@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from .binning import Binned, Binning
 from .delimited import AUTO
-from .documents import TEXT_FIELD
+from .finding import STDLIB, find_sources, of_validation
 from .passed_over import PassedOver
 from .reading import expand_user
-from .sources import STDLIB, Source, find_sources, of_validation
+from .source import TEXT_FIELD, Source
 from .store import cache_folder, map_tokens, stored_tokens, tokens_in_memory
 from .tokenizers.bytes import BYTES, ByteTokenizer, Tokenizer
 from .tokenizers.values import IntegerTokenizer, NumberTokenizer, Unbinned, reads_values
@@ -100,7 +100,7 @@ def load_corpus(
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """The corpus that `data` names, as `sources.py` lists: `None` or `"stdlib"`, a file, a folder, a pattern, `"-"`.
+    """The corpus that `data` names, as `finding.py` lists: `None` or `"stdlib"`, a file, a folder, a pattern, `"-"`.
 
     Args:
         validation: what to validate on, read as `data` is, of which nothing is held out then.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .fasta import fasta_records
 from .fields import MissingField, Row, as_text, is_nothing
@@ -19,12 +18,7 @@ from .passed_over import AS_BYTES, AS_TEXT, EMPTY, NO_SEQUENCE, NO_TEXT, REPEATE
 from .reading import beginning, file_size, pieces_of, read_chunks, read_stream, read_text
 from .rows import read_rows, table_kind
 from .sniffing import encoding_of, json_shape, no_text, refusal
-
-if TYPE_CHECKING:
-    from .sources import Source
-
-STDIN = "-"
-TEXT_FIELD = "text"
+from .source import STDIN, TEXT_FIELD, Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +39,16 @@ class Document:
         return len(self.text)
 
 
-def read_documents(source: Source, passed: PassedOver, *, utf8: bool, progress: Callable[[int], None] | None = None) -> Iterator[Document]:
-    """See `Source.documents`."""
+def read_documents(
+    source: Source, *, utf8: bool, progress: Callable[[int], None] | None = None, passed: PassedOver | None = None
+) -> Iterator[Document]:
+    """All documents of `source`, in the order of their names; `utf8` refuses text that is not. `progress` hears of bytes read on disk, read
+    by read; `passed` of what is passed over.
+
+    Raises:
+        ValueError: what cannot be read, by name.
+    """
+    passed = source.passed() if passed is None else passed
     seen = _Seen()
     if source.stdlib:
         passed = PassedOver()  # the choice is ours: nothing that anybody named is left out

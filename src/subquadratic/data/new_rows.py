@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .documents import rows_of
 from .fields import as_text, pick
 from .passed_over import PassedOver
-from .sources import Source
+from .source import Source
 
 ALL = "*"  # every field
 

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .reading import expand_user
-from .sources import Source
+from .source import Source
 from .tokenizers.bytes import Tokenizer
 from .tokenizing import Layout, Progress, write_tokens
 

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from .documents import Document
+from .documents import Document, read_documents
 from .passed_over import PassedOver
-from .sources import Source
+from .source import Source
 from .tokenizers.bytes import BYTES, Tokenizer
 from .tokenizers.values import ValueTokenizer, reads_values
-from .value_files import ValuePiece
+from .value_files import ValuePiece, read_values
 
 VALIDATION_PERCENT = 10
 BATCH_BYTES = 1 << 21  # of text, encoded at once
@@ -203,10 +203,10 @@ def _encoded(
 ) -> Iterator[tuple[Document | ValuePiece, NDArray[Any]]]:
     """Each document or piece with its tokens, encoded many at once where the tokenizer can."""
     if isinstance(tokenizer, ValueTokenizer):
-        for piece in source.pieces(passed, progress):
+        for piece in read_values(source, passed, progress):
             yield piece, tokenizer.encode_values(piece.values, piece.where, piece.first)
         return
-    documents = source.documents(utf8=tokenizer.name != BYTES, progress=progress, passed=passed)
+    documents = read_documents(source, utf8=tokenizer.name != BYTES, progress=progress, passed=passed)
     encode_batch = getattr(tokenizer, "encode_batch", None)
     if encode_batch is None:
         yield from ((document, tokenizer.encode(document.text)) for document in documents)
@@ -223,7 +223,7 @@ def _encoded(
 
 
 def counter(source: Source, progress: Progress | None) -> Callable[[int], None] | None:
-    """What `Source.documents` tells each read, to tell `progress` how much was read in all, and of how much."""
+    """What `read_documents` tells each read, to tell `progress` how much was read in all, and of how much."""
     if progress is None:
         return None
     total, done = source.size(), 0

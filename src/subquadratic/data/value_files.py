@@ -17,20 +17,18 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .documents import content_of, rows_of
 from .fields import is_nothing, pick
 from .json_rows import json_elements, json_values
 from .numerals import parse_numerals, read_numerals
 from .passed_over import NO_VALUE, NO_VALUES, PassedOver
 from .reading import COMPRESSED, beginning
-from .rows import table_kind
-
-if TYPE_CHECKING:
-    from .sources import Source
+from .source import Source
 
 PIECE = 1 << 17  # values
 INTEGER, NUMBER = "integer", "number"
@@ -56,18 +54,7 @@ class ValuePiece:
         return len(self.values)
 
 
-def value_kind(path: Path, dtype: str | None) -> str | None:
-    """`"npy"`, `"raw"`, `"numerals"` or a kind of table, by the suffix of `path`; None for what holds no values."""
-    plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
-    suffix = plain.suffix.lower()
-    if suffix == ".npy":
-        return "npy"
-    if suffix in (".bin", ".raw"):
-        return "raw"
-    return "numerals" if suffix in (".txt", ".dat") else table_kind(path)
-
-
-def read_values(source: Source, passed: PassedOver, progress: Progress) -> Iterator[ValuePiece]:
+def read_values(source: Source, passed: PassedOver, progress: Progress = None) -> Iterator[ValuePiece]:
     """Each document of `source`, in pieces.
 
     Raises:
@@ -119,8 +106,6 @@ def _arrays(path: Path, wanted: str, progress: Progress) -> Iterator[ValuePiece]
 
 
 def _streamed(source: Source, name: str, path: Path, passed: PassedOver, progress: Progress) -> Iterator[ValuePiece]:
-    from .documents import content_of, rows_of
-
     kind, where, wanted = source.kind(name), source.told(path), _wanted(source)
     column = source.column or COLUMNS[wanted]
     if kind == "parquet" or (kind in ("csv", "tsv") and not source.stream):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .delimited import AUTO
-from .documents import TEXT_FIELD
 from .fasta import SUFFIXES as FASTA
-
-if TYPE_CHECKING:
-    from .sources import Source
+from .source import TEXT_FIELD, Source
 
 # How data are read, unless something else is said.
 WAYS = {"text": TEXT_FIELD, "quotes": AUTO, "skip_bad_rows": False, "binary": False, "headers": True, "column": None, "dtype": None}

@@ -19,10 +19,10 @@ from ..core.errors import check_mask, require, require_positive, whole_number
 from ..core.scalars import as_number
 from ..core.state import State
 from ..layers.modes import evaluating
+from .recorded_steps import Reached, Steps
 from .repetition import Recent
 from .sampling import penalise, sample
 from .sampling_options import Sampling
-from .steps import Reached, Steps
 from .stopping import Decoder, Ends, EndTokens, check_ends
 
 PIECE = 8192  # tokens of a prompt that go through the model together

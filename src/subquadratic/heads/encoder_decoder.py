@@ -16,8 +16,9 @@ from ..layers.streaming import part_with
 from ..models.config import BackboneConfig
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_
-from .language_model import LanguageModel, LanguageModelState, valid_outputs
+from .language_model import LanguageModel, LanguageModelState
 from .saving import Pretrained
+from .targets import valid_outputs
 
 
 class EncoderDecoder(Pretrained):

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from .. import generation
 from ..core.errors import check_mask, require
-from ..core.padding import count_on, count_real, pack_left
+from ..core.padding import count_on, count_real
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
 from ..core.tracing import may_look
+from ..generation.room import check_room
 from ..layers.linear.op import linear
 from ..layers.norms.layer import sum_and_norm
 from ..layers.streaming import Carry, advance, default_device, part_with
@@ -24,6 +25,7 @@ from .cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from .embedding import TokenEmbedding, check_tokens, final_norm
 from .initial_weights import draw_weights_, start_uniform_
 from .saving import Pretrained
+from .targets import align_targets, both_masks, choose_masked, last_outputs, masked_share, next_tokens, valid_outputs
 
 
 @state
@@ -91,21 +93,14 @@ class LanguageModel(Pretrained):
         Raises:
             ValueError: for wrong shapes, tokens out of range, more positions than ``max_length``.
         """
-        if carry is None:
-            x = self.backbone(self.embedding(tokens, mask=mask, masked=masked), mask=mask, **arguments)
-        else:
-            require(masked is None, "masked is for whole sequences of a bidirectional model, not for a stream")
-            x = self._step(tokens, mask, carry, arguments)
-        valid = valid_outputs(mask, x.shape[1], self.config)
+        x, valid = self._outputs(tokens, mask, masked, carry, arguments)
         if last_only:
             x, valid = last_outputs(x, valid)
         return self._logits(_normed(self.norm, x, valid))
 
     def hidden(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, **arguments: Any) -> Tensor:
         """As ``forward``, but the normed hidden states (B, N, D) that the output map would read."""
-        x = self.embedding(tokens, mask=mask, masked=masked)
-        x = self.backbone(x, mask=mask, **arguments)
-        return _normed(self.norm, x, valid_outputs(mask, x.shape[1], self.config))
+        return _normed(self.norm, *self._outputs(tokens, mask, masked, None, arguments))
 
     def loss(
         self,
@@ -136,7 +131,7 @@ class LanguageModel(Pretrained):
         """
         masked = None
         if not self.config.causal:
-            masked = choose_masked(tokens, _both(mask, scored), mask_probability, generator)
+            masked = choose_masked(tokens, both_masks(mask, scored), mask_probability, generator)
         hidden, targets = self._predictions(tokens, mask, scored, masked, arguments)
         return chunked_cross_entropy(hidden.flatten(0, 1), self._output(hidden), targets.flatten(), vocab_size=self.vocab_size)
 
@@ -161,8 +156,8 @@ class LanguageModel(Pretrained):
             A scalar, int64, on the device of ``tokens``; 0 where nothing is scored.
         """
         if not self.config.causal:
-            real = count_real(_both(mask, scored), tokens.shape[0], tokens.shape[1], tokens.device)
-            return _share(real, mask_probability).sum()
+            real = count_real(both_masks(mask, scored), tokens.shape[0], tokens.shape[1], tokens.device)
+            return masked_share(real, mask_probability).sum()
         wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
         inputs, targets, mask = next_tokens(tokens, wanted, mask)
         length = inputs.shape[1]
@@ -235,14 +230,6 @@ class LanguageModel(Pretrained):
         """
         return self._carried(tokens, state=state, mask=mask, last_only=last_only)
 
-    def _step(self, tokens: Tensor, mask: Tensor | None, carry: Carry, arguments: dict[str, Any]) -> Tensor:
-        """The backbone's outputs for the next tokens, with the state after in ``carry``."""
-        state = carry.before
-        x = self.embedding(tokens, mask=mask, seen=state.seen)
-        x, backbone = advance(self.backbone, x, state=state.backbone, mask=mask, **arguments)
-        carry.after = LanguageModelState(backbone, count_on(state.seen, mask, tokens.shape[1]))
-        return x
-
     def generate(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Any:
         """The prompt and its continuation: (B, N) -> (B, N + new).
 
@@ -256,12 +243,12 @@ class LanguageModel(Pretrained):
             ValueError: also if the result would have more positions than ``max_length``; says what fits.
             TypeError: for an unknown option.
         """
-        self._check_room(prompt, max_new_tokens, options)
+        check_room(self.max_length, prompt, max_new_tokens, mask=options.get("mask"), state=options.get("state"))
         return generation.generate(self, prompt, max_new_tokens=max_new_tokens, **options)
 
     def stream(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Iterator[Any]:
         """As ``generate``, but yields the new tokens one step at a time, (B,) each."""
-        self._check_room(prompt, max_new_tokens, options)
+        check_room(self.max_length, prompt, max_new_tokens, mask=options.get("mask"), state=options.get("state"))
         return generation.stream(self, prompt, max_new_tokens=max_new_tokens, **options)
 
     def options(self) -> dict[str, Any]:
@@ -278,6 +265,20 @@ class LanguageModel(Pretrained):
         """A model from what ``options`` gave."""
         options = dict(options)
         return cls(BackboneConfig.from_dict(options.pop("config")), **options)
+
+    def _outputs(
+        self, tokens: Tensor, mask: Tensor | None, masked: Tensor | None, carry: Carry | None, arguments: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The backbone's outputs (B, N', D), with the state after in ``carry``, and which of them belong to real tokens; None: all."""
+        if carry is None:
+            x = self.backbone(self.embedding(tokens, mask=mask, masked=masked), mask=mask, **arguments)
+        else:
+            require(masked is None, "masked is for whole sequences of a bidirectional model, not for a stream")
+            state = carry.before
+            x = self.embedding(tokens, mask=mask, seen=state.seen)
+            x, backbone = advance(self.backbone, x, state=state.backbone, mask=mask, **arguments)
+            carry.after = LanguageModelState(backbone, count_on(state.seen, mask, tokens.shape[1]))
+        return x, valid_outputs(mask, x.shape[1], self.config)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         output = self._output(hidden)
@@ -310,81 +311,6 @@ class LanguageModel(Pretrained):
         if is_untouched(self.head, nn.Linear) and self.head.bias is None:
             return self.head.weight
         return self.head
-
-    def _check_room(self, prompt: Tensor, max_new_tokens: int, options: dict[str, Any]) -> None:
-        if self.max_length is None or prompt.dim() != 2 or not len(prompt):
-            return
-        mask, before = options.get("mask"), options.get("state")
-        length = prompt.shape[1] if mask is None else int(mask.sum(dim=1).max())
-        length += 0 if before is None else int(before.seen.max())
-        room = self.max_length - length + 1  # the last new token is never read
-        require(
-            room > 0,
-            f"the prompt has {length} tokens, but this model reads at most max_length={self.max_length}: give it the last "
-            f"{self.max_length} of them or fewer, or use a model without max_length",
-        )
-        require(
-            max_new_tokens <= room,
-            f"max_new_tokens must be at most {room} after a prompt of {length} tokens, since max_length={self.max_length}, "
-            f"got {max_new_tokens}",
-        )
-
-
-def next_tokens(tokens: Tensor, wanted: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs (B, N - 1), targets (B, N - 1) and mask of the inputs, for next-token prediction; ``wanted`` (B, N) are the tokens as targets.
-    Rows are packed to the left if there is a mask."""
-    if mask is not None:
-        order, mask = pack_left(mask)
-        tokens, wanted = tokens.gather(1, order), wanted.gather(1, order)
-        mask = mask[:, 1:]  # an input counts if the token after it is real
-    return tokens[:, :-1], wanted[:, 1:], mask
-
-
-def align_targets(targets: Tensor, mask: Tensor | None, length: int, config: BackboneConfig) -> Tensor:
-    """Targets (B, N) of left-packed rows, for the ``length`` outputs of a backbone; the ones that do not count become -100."""
-    if mask is not None:
-        targets = targets.masked_fill(~mask, IGNORE)
-    if not config.aligned_right or mask is None:
-        return targets[:, -length:]
-    places = mask.sum(dim=1, keepdim=True) - length + torch.arange(length, device=targets.device)
-    return targets.gather(1, places.clamp_min(0)).masked_fill(places < 0, IGNORE)
-
-
-def valid_outputs(mask: Tensor | None, length: int, config: BackboneConfig) -> Tensor | None:
-    """(B, length) bool: which of a backbone's ``length`` outputs belong to real tokens; None: all."""
-    if mask is None or not config.aligned_right:
-        return mask
-    return torch.arange(length, device=mask.device) >= length - mask.sum(dim=1, keepdim=True)
-
-
-def last_outputs(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The last real output of each row, (B, 1, D), and whether there is one, (B, 1)."""
-    if valid is None:
-        return x[:, -1:], None
-    places = torch.arange(valid.shape[1], device=x.device)
-    last = torch.where(valid, places, 0).amax(dim=1)
-    return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1])), valid.any(dim=1, keepdim=True)
-
-
-def choose_masked(tokens: Tensor, mask: Tensor | None, probability: float, generator: torch.Generator | None) -> Tensor:
-    """(B, N) bool: a random ``probability`` share of each row's real tokens, rounded, one at least."""
-    require(0 <= probability <= 1, f"mask_probability must be at least 0 and at most 1, got {probability!r}")
-    scores = torch.rand(tokens.shape, device=tokens.device, generator=generator)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, 2.0)  # after every real token
-    wanted = _share(count_real(mask, tokens.shape[0], tokens.shape[1], tokens.device), probability)
-    return scores.argsort(dim=1).argsort(dim=1) < wanted[:, None]
-
-
-def _share(count: Tensor, probability: float) -> Tensor:
-    """How many of ``count`` tokens are hidden, (B,) each: none where there are none."""
-    return torch.minimum((count * probability).round().long().clamp_min(1), count)
-
-
-def _both(mask: Tensor | None, scored: Tensor | None) -> Tensor | None:
-    if mask is None or scored is None:
-        return scored if mask is None else mask
-    return mask & scored
 
 
 def _normed(norm: nn.Module, x: Tensor, valid: Tensor | None) -> Tensor:

@@ -19,8 +19,8 @@ from ..models.config import BackboneConfig
 from .cross_entropy import IGNORE
 from .embedding import TokenEmbedding, final_norm
 from .initial_weights import draw_weights_, start_uniform_
-from .language_model import last_outputs, valid_outputs
 from .saving import Pretrained
+from .targets import last_outputs, valid_outputs
 
 POOLINGS = ("mean", "last")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .fastformer import Fastformer
     from .feedback_transformer.backbone import FeedbackTransformer
     from .linformer import Linformer
-    from .perceiver_ar import PerceiverAR
+    from .perceiver_ar.backbone import PerceiverAR
     from .performer import Performer
     from .transformer import Transformer
 

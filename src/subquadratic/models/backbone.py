@@ -21,7 +21,7 @@ from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from .config import BackboneConfig
 
-SEGMENT = 8192  # tokens whose activations exist at a time, with checkpointing: some 100 kB each at width 256 and depth 4
+STRETCH = 8192  # tokens whose activations exist at a time, with checkpointing: some 100 kB each at width 256 and depth 4
 
 
 @state
@@ -78,38 +78,38 @@ class StackBackbone(Streaming):
             y, carry.after = self._extend(x, carry.before, mask)
             return zero_padding(y, mask)
         cross = context_arguments(self, self.config, context, context_mask)
-        if self._goes_in_segments(x):
-            return zero_padding(self._segments(x, mask, cross), mask)
+        if self._goes_in_stretches(x):
+            return zero_padding(self._stretches(x, mask, cross), mask)
         return zero_padding(self.stack(x, mask=mask, **cross, **self.shared(x, mask, None)), mask)
 
-    def _goes_in_segments(self, x: Tensor) -> bool:
+    def _goes_in_stretches(self, x: Tensor) -> bool:
         """Whether checkpointing recomputes all layers of a piece of the sequence, instead of one branch of the whole: activations of one
-        segment exist then, however long the sequence is."""
+        stretch exist then, however long the sequence is."""
         return (
             self.config.checkpointing
             and self.config.causal
             and self.constant_state
-            and x.shape[0] * x.shape[1] > 2 * SEGMENT
+            and x.shape[0] * x.shape[1] > 2 * STRETCH
             and torch.is_grad_enabled()
             and not is_traced()
         )
 
-    def _segments(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:
-        """(B, N, D) -> (B, N, D): the sequence streamed; what is kept of a segment is its input and the state before it."""
+    def _stretches(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:
+        """(B, N, D) -> (B, N, D): the sequence streamed; what is kept of a stretch is its input and the state before it."""
         state = BackboneState(
             part_with(self.stack, "init_state").init_state(x.shape[0], device=x.device, dtype=x.dtype, **cross),
             torch.zeros(x.shape[0], dtype=torch.int64, device=x.device),
         )
-        size = max(1, SEGMENT // x.shape[0])
+        size = max(1, STRETCH // x.shape[0])
         pieces = x.split(size, dim=1)  # one gradient in the end, where slices would make one of full length each
         masks = [None] * len(pieces) if mask is None else mask.split(size, dim=1)
         outputs, held = [], hold(self)
         for piece, real in zip(pieces, masks, strict=True):
-            y, state = recomputed(held, self._segment, piece, state, real)
+            y, state = recomputed(held, self._stretch, piece, state, real)
             outputs.append(y)
         return torch.cat(outputs, dim=1)
 
-    def _segment(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
+    def _stretch(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
         release_free_memory(x.device)
         return self._extend(x, state, mask)
 

@@ -30,6 +30,8 @@ class BackboneConfig:
     aligned_right: ClassVar[bool] = (
         False  # whether outputs are each row's last real positions, aligned right, instead of standing at their inputs
     )
+    fixed_length: ClassVar[bool] = False
+    """Whether it has weights for each position, as many as its field ``max_length`` says."""
     state_grows: ClassVar[bool] = False
     """Whether the state of a stream grows with its length."""
     state_bound: ClassVar[str | None] = None

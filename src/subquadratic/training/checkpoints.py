@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 from pathlib import Path
 
 PREFIX = "step-"
@@ -98,14 +99,22 @@ class Checkpoints:
         path = self.place(steps[-1])
         missing = [name for name in NEEDED if not (path / name).is_file()]
         if missing:
-            from .integrity import way_back
-
             raise CheckpointError(f"resume: the checkpoint {path} lacks {listed(missing)}; {way_back(path)}")
         return path
 
     def whole(self) -> list[int]:
         """Steps of those that lack nothing."""
         return [step for step in self.steps() if all((self.place(step) / name).is_file() for name in NEEDED)]
+
+
+def way_back(checkpoint: Path) -> str:
+    """What to do without a checkpoint."""
+    run = checkpoint.parent.parent
+    older = [step for step in Checkpoints(run).steps() if Checkpoints(run).place(step).name < checkpoint.name]
+    if older:
+        return f"delete {checkpoint} to go on from step {older[-1]:,}"
+    where = shlex.quote(str(run))
+    return f"there is no older one: start again with subq train --config {shlex.quote(str(run / 'run.yaml'))} --out {where} --overwrite"
 
 
 def remove_checkpoint(path: Path) -> None:

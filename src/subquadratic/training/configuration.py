@@ -20,9 +20,10 @@ def backbone_config(options: TrainOptions, **changes: Any) -> BackboneConfig:
     if options.checkpointing:
         values["checkpointing"] = True
     fields = {**values, **options.fields, "model_type": options.model, **changes}
-    if fields["model_type"] == "linformer":
+    kind = config_class(fields["model_type"])
+    if kind.fixed_length:
         fields.setdefault("max_length", options.context)
-    return config_class(fields["model_type"]).from_dict(fields)
+    return kind.from_dict(fields)
 
 
 def length_limit(config: BackboneConfig, context: int | None) -> int | None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .numbers import require_value
-
-if TYPE_CHECKING:
-    from .options import TrainOptions
+from .options import TrainOptions
 
 READING = ("data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "headers", "tokenizer")
 VALUES = ("tokens", "bins", "binning", "difference", "column", "dtype")  # of data that is no text

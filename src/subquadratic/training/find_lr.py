@@ -12,12 +12,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .callbacks import Signals, TrainingError
 from .checkpoints import Checkpoints
 from .display import PlainDisplay
+from .hugging_face import SubquadraticTrainer
 from .options import TrainOptions
 from .plots import plot_rates
 from .problems.problem import Problem
 from .run_folder import RunFolder
 from .schedule import Schedule
-from .trainer import SubquadraticTrainer
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100

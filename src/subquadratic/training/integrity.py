@@ -7,7 +7,6 @@ instead: their archives have check sums of their own.
 from __future__ import annotations
 
 import json
-import shlex
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..core.scalars import is_number, is_whole
 from ..heads.files import CONFIG, WEIGHTS, read_config
-from .checkpoints import FORMAT, PROGRESS, CheckpointError, Checkpoints
+from .checkpoints import FORMAT, PROGRESS, CheckpointError, way_back
 
 KEYS = ("step", "run_seconds", "train_seconds", "elapsed", "aside", "sizes", "marks", "losses", "best", "stale", "averaged")
 CHUNK = 1 << 22
@@ -183,16 +182,6 @@ def why_no_model(folder: Path) -> str | None:
 def damaged(file: Path, why: str) -> CheckpointError:
     """The error of a file of a checkpoint, with the way out."""
     return CheckpointError(f"resume: {file} is damaged ({why}); {way_back(file.parent)}")
-
-
-def way_back(checkpoint: Path) -> str:
-    """What to do without a checkpoint."""
-    run = checkpoint.parent.parent
-    older = [step for step in Checkpoints(run).steps() if Checkpoints(run).place(step).name < checkpoint.name]
-    if older:
-        return f"delete {checkpoint} to go on from step {older[-1]:,}"
-    where = shlex.quote(str(run))
-    return f"there is no older one: start again with subq train --config {shlex.quote(str(run / 'run.yaml'))} --out {where} --overwrite"
 
 
 def _bad_line(name: str, content: bytes) -> str | None:

@@ -1,23 +1,15 @@
-"""The options of a training run, checked and completed."""
+"""The options of a training run, as they are given; `resolving.py` checks and completes them."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .data_options import absolute_name, check_data_options
-from .defaults import DEFAULTS, ModelDefaults
-from .numbers import check_numbers, require_value
-from .outputs import named
+from .numbers import require_value
 
-DEFAULT_BUDGET = "5m"
 TRACKERS = ("tensorboard", "trackio", "wandb")
 LONGEST = 1e9  # seconds, some thirty years
-MOST = 2**31 - 1  # of anything in a model's configuration
-MOST_EVALUATIONS = 10_000  # their places in the run are in every checkpoint
 PATHS = ("data", "validation_data", "tokenizer", "weights")
 
 
@@ -25,7 +17,7 @@ PATHS = ("data", "validation_data", "tokenizer", "weights")
 class TrainOptions:
     """Train one model on text, integers, a series of numbers, labelled rows, pairs or a synthetic task, and save it in a run folder.
 
-    What is left at None comes from the model's line in `defaults.py`; see `resolve`.
+    What is left at None comes from the model's line in `defaults.py`; see `resolving.py`.
     """
 
     model: str = "performer"
@@ -152,42 +144,6 @@ class TrainOptions:
             return TASK_KINDS.get(self.task, "language")
         return "classification" if self.label is not None else "sequence_to_sequence" if self.target is not None else "language"
 
-    def resolve(self) -> TrainOptions:
-        """The same run with every choice made.
-
-        Raises:
-            ValueError: an unknown model, options that exclude each other, or a value out of range.
-        """
-        from ..data.task_names import ALIASES
-
-        if self.task in ALIASES:
-            return dataclasses.replace(self, task=ALIASES[self.task]).resolve()
-        if self.model not in DEFAULTS:  # it may have been added to models/ since
-            from ..core.errors import require_choice
-            from ..models.config import model_types
-
-            require_choice("model", self.model, model_types())
-        self._check_names()
-        check_data_options(self)
-        defaults = DEFAULTS.get(self.model, ModelDefaults())
-        rows = self.kind != "language" and self.task is None
-        paths: dict[str, Any] = {name: absolute_name(getattr(self, name)) for name in PATHS}
-        chosen = dataclasses.replace(
-            self,
-            **paths,
-            causal=(self.kind != "classification" or defaults.causal_only) if self.causal is None else self.causal,
-            dim=_first(self.dim, defaults.dim),
-            depth=_first(self.depth, defaults.depth),
-            heads=_first(self.heads, defaults.heads),
-            context=self.context if rows else _first(self.context, defaults.context),
-            fields=defaults.fields_beside(self.fields, _first(self.heads, defaults.heads)),
-            budget=DEFAULT_BUDGET if self.budget is None and self.max_steps is None else self.budget,
-            batch_size=_first(self.batch_size, defaults.batch_size if self.kind == "language" else 16),
-            learning_rate=_first(self.learning_rate, defaults.learning_rate if self.kind == "language" else 1e-3),
-        )
-        chosen._check()
-        return chosen
-
     def seconds(self) -> float | None:
         """The budget in seconds; None where there is none."""
         return None if self.budget is None else parse_duration(self.budget)
@@ -203,38 +159,6 @@ class TrainOptions:
             require_value(name in TRACKERS, "report_to", f"of {', '.join(TRACKERS)}", name)
         return names
 
-    def _check_names(self) -> None:
-        for name in (*PATHS, "out", "resume"):
-            if (path := getattr(self, name)) is not None:
-                named(name, str(path))
-
-    def _check(self) -> None:
-        for each in dataclasses.fields(self):
-            check_numbers(each.name, getattr(self, each.name))
-        for name, value in self.fields.items():
-            require_value(not isinstance(value, int) or abs(value) <= MOST, f"fields.{name}", f"at most {MOST:,}", value)
-        for name in ("dim", "depth", "heads", "batch_size", "accumulation", "keep"):
-            require_value(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("max_steps", "threads", "validation_tokens", "patience", "save_every"):
-            value = getattr(self, name)
-            require_value(value is None or value >= 1, name, "at least 1", value)
-        assert self.learning_rate is not None
-        require_value(self.context is None or self.context >= 2, "context", "at least 2", self.context)
-        require_value(0 <= self.evaluations <= MOST_EVALUATIONS, "evaluations", f"from 0 to {MOST_EVALUATIONS:,}", self.evaluations)
-        require_value(0 < self.learning_rate < math.inf, "learning_rate", "above 0", self.learning_rate)
-        require_value(0 <= self.warmup < 1, "warmup", "from 0 up to 1 (a share of the run)", self.warmup)
-        require_value(0 <= self.weight_decay < math.inf, "weight_decay", "at least 0", self.weight_decay)
-        require_value(0 <= self.clip < math.inf, "clip", "at least 0", self.clip)
-        require_value(self.ema is None or 0 < self.ema < 1, "ema", "above 0 and below 1", self.ema)
-        require_value(0 <= self.seed < 2**32, "seed", "from 0 to 2**32 - 1", self.seed)
-        for name, allowed in (("precision", ("auto", "float32", "bfloat16")), ("schedule", ("cosine", "constant"))):
-            require_value(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
-        if self.quiet and self.json:
-            raise ValueError("quiet prints nothing and json one object a line: leave out one of the two")
-        self.trackers()
-        if self.budget is not None:
-            parse_duration(self.budget)
-
 
 def parse_duration(text: str) -> float:
     """Seconds in `300`, `90s`, `5m`, `1.5h` or `1h30m`.
@@ -249,7 +173,3 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds <= LONGEST:
         raise ValueError(f"budget must be a time such as 300, 90s, 5m or 1h30m, got {text!r}")
     return seconds
-
-
-def _first(value: Any, default: Any) -> Any:
-    return default if value is None else value

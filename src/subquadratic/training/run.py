@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import re
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +15,13 @@ from typing import Any
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
-from ..costs.memory import out_of_memory
 from ..heads.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
-from .checkpoints import AVERAGE, Checkpoints, is_full_disk
+from .checkpoints import AVERAGE, Checkpoints
 from .display import PlainDisplay, clock
+from .failures import explaining, what_is_kept
 from .further import Extension
+from .hugging_face import SubquadraticTrainer
 from .integrity import check_run, why_no_model, write_progress
 from .options import TrainOptions
 from .page import run_page
@@ -31,7 +30,6 @@ from .problems.problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, vali
 from .problems.setup import now
 from .run_folder import RunFolder
 from .schedule import Schedule
-from .trainer import SubquadraticTrainer
 
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
 ENDING_SHARE = 0.03  # of a time budget, for a sample and writing
@@ -283,7 +281,7 @@ class Run:
 
     def _say_result(self, references: dict[str, float], score: Score, steps: int, signal: int | None) -> None:
         if signal is not None:
-            self.display.say(f"stopped     by signal {signal} after step {steps:,}; {self._kept()}")
+            self.display.say(f"stopped     by signal {signal} after step {steps:,}; {what_is_kept(self.folder.path, self.best)}")
         if self.best is not None and self.best["step"] != steps:
             self.display.say(f"best        step {self.best['step']:,} of {steps:,}: its model is the one in the folder")
         part = "all" if score.items >= len(self.items) else f"{score.items / len(self.items):.0%}"
@@ -292,47 +290,11 @@ class Run:
         comparison = f"; for comparison {words}" if words else ""
         self.display.say(f"validation  {self.problem.headline(score)} ({part} of the validation data{comparison})")
 
-    @contextlib.contextmanager
-    def _explaining(self) -> Iterator[None]:
-        """Says of a failure what was kept, and of a write that failed why it did."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            self.display.say(f"stopped     at once; {self._kept()}")
-            raise
-        except TrainingError as error:
-            raise TrainingError(f"{error}; {self._kept()}: try a smaller --learning_rate or --clip") from error
-        except Exception as error:
-            if is_full_disk(error):
-                self.checkpoints.sweep()
-                raise TrainingError(f"out: no space left to write {self.folder.path}; {self._kept()}") from error
-            if isinstance(error, OSError) and not self.folder.path.is_dir():
-                raise TrainingError(f"out: the folder {self.folder.path} is gone, and what was in it") from error
-            if isinstance(error, OSError):
-                raise TrainingError(f"out: cannot write {self.folder.path} ({error}); {self._kept()}") from error
-            if (said := out_of_memory(error)) is not None:
-                way_out = "give a smaller --batch_size or --context, or --checkpointing"
-                raise TrainingError(f"{said}; {self._kept()}: {way_out}") from error
-            raise
-
-    def _kept(self) -> str:
-        """What the folder holds, as it is found there."""
-        steps, path = self.checkpoints.whole(), self.folder.path
-        if self.best is None or why_no_model(path) is not None:
-            best = "no model is saved there" if self.best is None else "no whole model is left there"
-        else:
-            best = f"the model of step {self.best['step']:,} is kept in {path}"
-        if not steps:
-            return best
-        return f"{best}, and the checkpoint of step {steps[-1]:,} (subq train --resume {shlex.quote(str(path))})"
+    def _explaining(self) -> contextlib.AbstractContextManager[None]:
+        return explaining(self.folder.path, lambda: self.best, self.display.say)
 
 
 def _one_line(text: str, width: int = 100) -> str:
     """The end of a sample, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes, under torchrun too."""
-    return int(os.environ.get("RANK", "0")) == 0

@@ -44,7 +44,7 @@ class RunFolder:
         self.path, self.writes, self.numbered = path, writes, numbered
 
     @classmethod
-    def choose(cls, out: str | None, *, model: str, overwrite: bool) -> RunFolder:
+    def choose(cls, out: str | None, *, model: str, overwrite: bool, writes: bool = True) -> RunFolder:
         """The folder that `out` names, or the first free `runs/MODEL-N`. Nothing is written yet.
 
         Raises:
@@ -54,7 +54,7 @@ class RunFolder:
         path = _free(f"runs/{model}") if out is None else named("out", out)
         check_folder("out", path)
         check_replaceable(path, overwrite=overwrite)
-        return cls(path, numbered=out is None)
+        return cls(path, writes=writes, numbered=out is None)
 
     @contextlib.contextmanager
     def made(self, *, overwrite: bool) -> Iterator[None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import Corpus, NumberTokenizer
-from ..data.sources import STDLIB
+from ..data.finding import STDLIB
 from ..data.tokenizers.values import reads_values
 from .options import TrainOptions
 

@@ -56,7 +56,7 @@ def test_both_ways_give_the_same(options: dict[str, object], padded: bool, monke
         total = sum((part * torch.randn_like(part)).sum() for part in (y, z, u, state.memory))
         return [y, z, u, state.memory, state.seen, *torch.autograd.grad(total, inputs)]
 
-    assert runs_fast(model, x)
+    assert runs_fast(model.config, model.stack, x)
     found = run()
     slow(monkeypatch)
     for tensor, other in zip(found, run(), strict=True):
@@ -89,11 +89,11 @@ def test_rows_of_unlike_age_and_a_wider_dtype_of_the_state() -> None:
 def test_what_the_options_let_through(options: dict[str, object], fast: bool) -> None:
     model = build(options, torch.float32)
     x = torch.randn(1, 2, 8)
-    assert runs_fast(model, x) is fast
+    assert runs_fast(model.config, model.stack, x) is fast
     with torch.no_grad():
         unsaved = fast or "checkpointing" in options
-        assert runs_fast(model, x) is unsaved
-        assert runs_fast(model.eval(), x) is (unsaved or "dropout" in str(options))
+        assert runs_fast(model.config, model.stack, x) is unsaved
+        assert runs_fast(model.config, model.eval().stack, x) is (unsaved or "dropout" in str(options))
 
 
 def test_a_module_that_was_changed_is_run() -> None:
@@ -110,22 +110,22 @@ def test_a_module_that_was_changed_is_run() -> None:
     twice = Doubled(8, layer.expand.out_features)
     twice.load_state_dict(layer.expand.state_dict())
     other.stack.layers[1].feed_forward.layer.expand = twice
-    assert not runs_fast(other, x) and not torch.allclose(other(x), plain)
+    assert not runs_fast(other.config, other.stack, x) and not torch.allclose(other(x), plain)
 
     calls = []
     handle = layer.register_forward_hook(lambda *_: calls.append(1))
-    assert not runs_fast(model, x)
+    assert not runs_fast(model.config, model.stack, x)
     assert torch.allclose(model(x), plain, atol=1e-5) and len(calls) == 4
     handle.remove()
-    assert runs_fast(model, x)
+    assert runs_fast(model.config, model.stack, x)
 
     model.stack.layers[0].norm.eps = 1e-3
-    assert not runs_fast(model, x)
+    assert not runs_fast(model.config, model.stack, x)
 
 
 def test_other_ways_to_run_keep_to_the_modules() -> None:
     model = build({}, torch.float32).eval()
     x = torch.randn(1, 3, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not runs_fast(model, x)
-    assert not runs_fast(model, x.double()) and not runs_fast(model.bfloat16(), x.bfloat16())
+        assert not runs_fast(model.config, model.stack, x)
+    assert not runs_fast(model.config, model.stack, x.double()) and not runs_fast(model.config, model.bfloat16().stack, x.bfloat16())

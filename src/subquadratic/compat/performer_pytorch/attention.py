@@ -15,10 +15,10 @@ from ...core.errors import NotCausalError, check_mask, check_sequence, require, 
 from ...core.padding import zero_padding
 from ...core.scalars import plain_scalars
 from ...core.state import State, state
+from ...layers.streaming import Carry
 from .fast_attention import FastAttention
 from .local_attention import LocalAttention
 from .positions import rotate_by_sinusoid
-from .wrappers import Stream
 
 
 @state
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
         *,
-        stream: Stream | None = None,
+        carry: Carry | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D).
 
@@ -119,10 +119,10 @@ class Attention(nn.Module):
             context: (B, S, D) to attend to; None = x.
             mask: (B, N).
             context_mask: (B, S); without a context, which keys the global heads see instead of ``mask``.
-            stream: from a Performer's ``extend``: x are the next tokens after those that it remembers.
+            carry: from a Performer's ``extend``: x are the next tokens after those that it remembers.
         """
-        if stream is not None:
-            y, stream.layer = self.extend(x, stream.before.layer, mask=mask, pos_emb=pos_emb)  # type: ignore[arg-type]
+        if carry is not None:
+            y, carry.after = self.extend(x, carry.before, mask=mask, pos_emb=pos_emb)
             return y
         check_sequence(x, self.dim)
         check_mask(mask, *x.shape[:2])
@@ -211,12 +211,12 @@ class SelfAttention(Attention):
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
         *,
-        stream: Stream | None = None,
+        carry: Carry | None = None,
     ) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         if context is not None:
             raise ValueError("SelfAttention takes no context: use CrossAttention")
-        return super().forward(x, pos_emb, mask=mask, context_mask=context_mask, stream=stream)
+        return super().forward(x, pos_emb, mask=mask, context_mask=context_mask, carry=carry)
 
 
 class CrossAttention(Attention):
@@ -230,9 +230,9 @@ class CrossAttention(Attention):
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
         *,
-        stream: Stream | None = None,
+        carry: Carry | None = None,
     ) -> Tensor:
         """(B, N, D), context (B, S, D) -> (B, N, D)."""
-        if context is None and stream is None:
+        if context is None and carry is None:
             raise ValueError("CrossAttention needs context, (batch, length, dim), got None")
-        return super().forward(x, context=context, mask=mask, context_mask=context_mask, stream=stream)
+        return super().forward(x, context=context, mask=mask, context_mask=context_mask, carry=carry)

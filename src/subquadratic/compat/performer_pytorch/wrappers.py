@@ -1,7 +1,7 @@
 """What the published Performer puts around its attention and feed-forward layers, under its names.
 
-A causal stack also streams: one :class:`Stream` per branch travels with the arguments down to the modules that remember something, so that
-a token goes through the same modules, adapters and hooks as a whole sequence does.
+A causal stack also streams: a :class:`~subquadratic.layers.streaming.Carry` per branch travels with the arguments down to the modules that
+remember something, so that a token goes through the same modules, adapters and hooks as a whole sequence does.
 
 Axes: B batch, N length, D width.
 """
@@ -14,26 +14,13 @@ from torch import Tensor, nn
 
 from ...core.errors import require, require_positive
 from ...core.numerics import exact_dtype
-from ...core.state import State
 from ...core.vector_length import vector_length
 from ...layers.residual import BranchState, StackState
-from ...layers.token_shift import ShiftState, TokenShift
+from ...layers.streaming import Carry
+from ...layers.token_shift import TokenShift
 from ..sequences import ReversibleSequence, Routed, SequentialSequence
 
 CONTEXT = ("context", "context_mask")  # read once, when the state is made
-
-
-class Stream:
-    """The state of one branch during one call of ``extend``.
-
-    Args:
-        before: what the branch remembers; stays as it is.
-    """
-
-    def __init__(self, before: BranchState):
-        self.before = before
-        self.shift: ShiftState | None = None
-        self.layer: State | None = None
 
 
 class PreScaleNorm(nn.Module):
@@ -84,13 +71,18 @@ class PreShiftTokens(nn.Module):
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        mask, stream, shift = arguments.pop("shift_mask", arguments.get("mask")), arguments.get("stream"), self.shift(x.shape[-1])
-        if stream is None:
+        mask, carry, shift = arguments.pop("shift_mask", arguments.get("mask")), arguments.pop("carry", None), self.shift(x.shape[-1])
+        if carry is None:
             return self.fn(shift(x, mask), **arguments)
-        x, stream.shift = shift.extend(x, stream.before.shift, mask=mask)
-        if stream.before.layer is None:
-            del arguments["stream"]  # the layer below remembers nothing
-        return self.fn(x, **arguments)
+        before: Any = carry.before
+        x, after = shift.extend(x, before.shift, mask=mask)
+        if before.layer is None:  # the layer below remembers nothing
+            carry.after = BranchState(after, None)
+            return self.fn(x, **arguments)
+        below = Carry(before.layer)
+        y: Tensor = self.fn(x, carry=below, **arguments)
+        carry.after = BranchState(after, below.after)
+        return y
 
     def shift(self, dim: int) -> TokenShift:
         """What moves the channels of (B, N, D); it has no tensors, so it is no part of the model."""
@@ -139,23 +131,17 @@ def go_on(net: SequentialSequence | ReversibleSequence, x: Tensor, state: StackS
     states, streams = [], [x, x]  # the same tensor twice when there is only one stream
     for index, (branch, before) in enumerate(zip(net.branches(), state.branches, strict=True)):
         source = streams[(index + 1) % 2] if net.reversible else streams[0]
-        delta, after = _one(branch, index, source, before, arguments)
+        delta, after = _one(branch, source, before, arguments)
         states.append(after)
         target = index % 2 if net.reversible else 0
         streams[target] = streams[target] + delta
     return (streams[0] + streams[1] if net.reversible else streams[0]), StackState(tuple(states))
 
 
-def _one(branch: Routed, index: int, x: Tensor, before: BranchState, arguments: dict[str, Any]) -> tuple[Tensor, BranchState]:
+def _one(branch: Routed, x: Tensor, before: BranchState, arguments: dict[str, Any]) -> tuple[Tensor, BranchState]:
     given = {name: value for name, value in branch.select(arguments).items() if name not in CONTEXT}
     if before.shift is None and before.layer is None:
         return branch.module(x, **given), before
-    stream = Stream(before)
-    delta = branch.module(x, **given, stream=stream)
-    for name in ("shift", "layer"):
-        if getattr(before, name) is not None and getattr(stream, name) is None:
-            raise ValueError(
-                f"a module in layer {index // 2} of the Performer keeps the keyword `stream` to itself, so the state of the {name} is "
-                f"lost: let it hand its keywords to the module it wraps"
-            )
-    return delta, BranchState(stream.shift, stream.layer)
+    carry = Carry(before.layer if before.shift is None else before)
+    delta = branch.module(x, **given, carry=carry)
+    return delta, BranchState(None, carry.after) if before.shift is None else carry.after

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..documents import read_documents
 from ..passed_over import PassedOver
-from ..sources import Source
+from ..source import Source
 from ..tokenizing import Progress, counter
 from .text import TextTokenizer
 
@@ -48,7 +49,7 @@ def train_tokenizer(
 
     def texts() -> Iterator[str]:
         size = 0
-        for document in source.documents(utf8=True, progress=counter(source, progress), passed=passed):
+        for document in read_documents(source, utf8=True, progress=counter(source, progress), passed=passed):
             if size < SAMPLE_BYTES:
                 sample.append(document.text[: SAMPLE_BYTES - size])
                 size += len(sample[-1])

@@ -18,6 +18,7 @@ class LinformerConfig(BackboneConfig):
     """Configuration of a :class:`Linformer`."""
 
     model_type: ClassVar[str] = "linformer"
+    fixed_length: ClassVar[bool] = True
 
     max_length: int | None = None
     """The most positions; required, but for bidirectional models with projection "pool" or "conv", which take any number."""

@@ -10,7 +10,7 @@ from ...core.scalars import is_whole
 from ..config import BackboneConfig
 
 if TYPE_CHECKING:
-    from ..perceiver_ar import PerceiverAR
+    from ..perceiver_ar.backbone import PerceiverAR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,6 @@ class PerceiverARConfig(BackboneConfig):
 
     def build(self) -> PerceiverAR:
         """A freshly initialised :class:`PerceiverAR`."""
-        from ..perceiver_ar import PerceiverAR
+        from ..perceiver_ar.backbone import PerceiverAR
 
         return PerceiverAR(self)

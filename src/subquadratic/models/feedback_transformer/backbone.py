@@ -130,10 +130,11 @@ class FeedbackTransformer(Streaming):
         if segments.x.shape[1] == 0:
             return torch.zeros_like(x), state
         count = None if state is None else count_real(mask, x.shape[0], x.shape[1], x.device)
-        if runs_fast(self, x):
-            y, after = run_fast(self, segments, state, count)
+        if runs_fast(self.config, self.stack, x):
+            table = None if self.relative_bias is None else self.bias_table
+            y, after = run_fast(self.config, self.stack, table, segments, state, count)
         else:
-            loop = Loop(self, segments, state, contexts)
+            loop = Loop(self.config, self.stack, self.bias_table, segments, state, contexts)
             y = torch.cat([loop.segment(start) for start in range(0, loop.total, size)], dim=1)
             after = None if count is None else loop.after(count)
         return bring_back(y, segments, mask), after

@@ -3,7 +3,7 @@
 Axes: B batch, N length, D width, G key-value maps, H heads, K head width, M memories.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,23 +16,20 @@ from ...core.backend import PLAIN, is_traced
 from ...layers.feed_forward.layer import FeedForward
 from ...layers.norms.layer import ScaleNorm
 from ...layers.untouched import untouched_parts
-from .loop import FeedbackState
+from ..configs.feedback_transformer import FeedbackTransformerConfig
+from .loop import BiasTable, FeedbackState
 from .stack import FeedbackLayer
-
-if TYPE_CHECKING:
-    from .backbone import FeedbackTransformer
 
 FOREIGN = (nn.Linear, nn.Dropout, nn.LayerNorm, nn.ModuleList)
 
 
-def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
+def runs_fast(config: FeedbackTransformerConfig, stack: nn.Module, x: Tensor) -> bool:
     """Whether the whole recurrence may be one operation.
 
     It may for segments of one token, in float32 or float64 throughout, of plain tensors, by the modules that the model was built with. Not
     with dropout at work, cross-attention, checkpointing that has something to save, or autocast; nor while PyTorch compiles, exports,
     transforms functions or keeps hooks for a module in the loop, for which there must be modules that run.
     """
-    config = model.config
     return (
         config.segment_length == 1
         and not config.cross_attention
@@ -43,23 +40,27 @@ def runs_fast(model: "FeedbackTransformer", x: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.float64)
         and type(x) is Tensor
         and x.shape[0] > 0
-        and _as_built(model.stack, x)
+        and _as_built(stack, x)
     )
 
 
 def run_fast(
-    model: "FeedbackTransformer", segments: Segments, state: FeedbackState | None, count: Tensor | None
+    config: FeedbackTransformerConfig,
+    stack: Any,
+    bias_table: BiasTable | None,
+    segments: Segments,
+    state: FeedbackState | None,
+    count: Tensor | None,
 ) -> tuple[Tensor, FeedbackState | None]:
-    """All columns (B, W, D), and with a state before, the state after them: ``count`` (B,) more tokens."""
-    config, memory = model.config, model.stack.memory
-    x, length, window = segments.x, segments.x.shape[1], config.memory_length
+    """All columns (B, W, D), and with a state before, the state after them: ``count`` (B,) more tokens. No bias without ``bias_table``."""
+    memory, x, length, window = stack.memory, segments.x, segments.x.shape[1], config.memory_length
     before = empty = bias = None
     if state is not None:
         before, empty = state.memory.to(x.dtype), (window - state.seen).clamp_min(0)
-    if model.relative_bias is not None:
-        bias = model.bias_table(min(window, length + (0 if state is None else window)), 0, like=x)[:, 0].to(x.dtype)
+    if bias_table is not None:
+        bias = bias_table(min(window, length + (0 if state is None else window)), 0, like=x)[:, 0].to(x.dtype)
     shared = MemoryWeights(memory.weights(), *_norm_weights(memory.norm), memory.key_value.weight, bias)
-    layers = [_layer_weights(layer) for layer in model.stack.layers]
+    layers = [_layer_weights(layer) for layer in stack.layers]
     y, line = feedback_recurrence(x, before, empty, shared, layers, heads=config.heads, window=window, detach_every=config.detach_every)
     if state is None or count is None:
         return y, None

@@ -4,10 +4,10 @@ Axes: B batch, n tokens of a segment, D width, L layers, G key-value maps, H hea
 P places of the open segment (C, or none for C = 1), S keys.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...attention.feedback.layer import FeedbackMemory
@@ -21,10 +21,14 @@ from ...core.state import State, state
 from ...layers.residual import BranchState
 from ...layers.streaming import part_with
 from ...layers.untouched import is_untouched
+from ..configs.feedback_transformer import FeedbackTransformerConfig
 from .stack import Before, Step
 
-if TYPE_CHECKING:
-    from .backbone import FeedbackTransformer
+
+class BiasTable(Protocol):
+    """The attention bias by place in a segment: :meth:`FeedbackTransformer.bias_table`."""
+
+    def __call__(self, memories: int, inside: int, *, like: Tensor) -> Tensor: ...
 
 
 @state
@@ -59,17 +63,28 @@ class Loop:
 
     Columns of the line: with a state before, its M memories and P open places first, where ``lead`` = M is the beginning of the first
     segment; then a place per token. So the memories that a segment sees are always the M columns before it.
+
+    Args:
+        stack: the :class:`FeedbackStack`, or an adapter around it, which is what is called.
+        contexts: one state per layer; empty: none.
     """
 
-    def __init__(self, model: "FeedbackTransformer", segments: Segments, state: FeedbackState | None, contexts: tuple[BranchState, ...]):
-        config = model.config
-        self.model, self.config, self.segments, self.state, self.contexts = model, config, segments, state, contexts
+    def __init__(
+        self,
+        config: FeedbackTransformerConfig,
+        stack: nn.Module,
+        bias_table: BiasTable,
+        segments: Segments,
+        state: FeedbackState | None,
+        contexts: tuple[BranchState, ...],
+    ):
+        self.config, self.stack, self.segments, self.state, self.contexts = config, stack, segments, state, contexts
         self.total = segments.slot + segments.x.shape[1]
         self.lead = 0 if state is None else config.memory_length
         self.cut = 0
-        x, stack = segments.x, model.inner_stack
-        memory = part_with(stack.memory, "of_layer")
-        self.memory = stack.memory
+        x, inner = segments.x, part_with(stack, "ask_first")
+        memory = part_with(inner.memory, "of_layer")
+        self.memory = inner.memory
         device = x.device.type
         self.line = MemoryLine(
             x.shape[0],
@@ -84,12 +99,12 @@ class Loop:
         if state is not None:
             self.token = self.line.write(state.memory, 0, self.token)
         self.memories = min(config.memory_length, self.lead + self.total)
-        self.table = model.bias_table(self.memories, min(config.spare, self.total), like=x)
-        self.weights = memory.weights() if is_untouched(stack.memory, FeedbackMemory) else None  # else asked when it is called
-        self.first = stack.ask_first(x)
+        self.table = bias_table(self.memories, min(config.spare, self.total), like=x)
+        self.weights = memory.weights() if is_untouched(inner.memory, FeedbackMemory) else None  # else asked when it is called
+        self.first = inner.ask_first(x)
         self.open = None if state is None else state.open
         self.recomputes = config.checkpointing and torch.is_grad_enabled() and not is_transformed()
-        self.held = hold(model) if self.recomputes else None
+        self.held = hold(stack) if self.recomputes else None
 
     def segment(self, start: int) -> Tensor:
         """The tokens (B, n, D) of the segment whose places begin at ``start``; its memories go on the line."""
@@ -111,7 +126,7 @@ class Loop:
                 window, bias, context=self.contexts, present=present, inside=self.config.spare > 0,
                 first=(first[0], first[1]) if first else None, before=before,
             )  # fmt: skip
-            y = self.model.stack(x, step)
+            y = self.stack(x, step)
             if self.state is not None or start + high < self.total:  # nobody reads the last memory of a call without a state
                 token = self.line.write(self.memory(step.hidden, self.weights), place + low, token, keep=keep)
             return y, token, step.entries

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...data import collate, load_examples, load_tokenizer
+from ...data import collate
 from ...heads.sequence_classifier import SequenceClassifier
 from ..configuration import backbone_config, length_limit
 from ..options import TrainOptions
 from ..snippets import CLASSIFIES, SORTS, of_task
 from .problem import Batch, Problem, Sums
-from .setup import examples_facts, predict_command, task_of
+from .setup import examples_facts, predict_command, read_rows, task_of
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
@@ -25,18 +25,8 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
     Raises:
         ValueError: the table cannot be used.
     """
-    tokenizer = load_tokenizer(options.tokenizer)
-    examples = load_examples(
-        options.data,
-        text=options.text,
-        label=options.label,
-        validation=options.validation_data,
-        tokenizer=tokenizer,
-        max_length=options.context,
-        quotes=options.quotes,
-        skip_bad_rows=options.skip_bad_rows,
-    )
-    options = dataclasses.replace(options, context=max(examples.longest))
+    options, examples = read_rows(options)
+    tokenizer = examples.tokenizer
     facts = {**examples_facts(examples), "labels": list(examples.labels)}
     problem = _problem(
         options,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from ...data import Binning, Corpus, IntegerTokenizer, NumberTokenizer, Windows, load_corpus, load_tokenizer
 from ...data.tokenizers.bytes import Tokenizer
 from ...data.tokenizers.values import ValueTokenizer, reads_values
-from ...evaluation.trained import validation_text
+from ...evaluation.material import validation_text
 from ...evaluation.windows import TextWindows, scored_losses, stacked
 from ...heads.language_model import LanguageModel
+from ...models.config import BackboneConfig
 from .. import snippets
 from ..configuration import backbone_config, length_limit
 from ..options import TrainOptions
@@ -51,8 +52,8 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         dtype=options.dtype,
         progress=progress,
     )
-    tokenizer = corpus.tokenizer
-    train, validation = make_windows(corpus, options)
+    tokenizer, config = corpus.tokenizer, backbone_config(options)
+    train, validation = make_windows(corpus, options, config)
     shown = Windows(corpus.validation, length=train.length)
     unit = "value" if isinstance(tokenizer, NumberTokenizer) else "token" if reads_values(tokenizer) else "byte"
     per_unit = len(corpus.train) / max(corpus.train_bytes, 1) if unit == "byte" else 1.0
@@ -63,7 +64,7 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         train=train,
         validation=validation,
         collate=_stack,
-        build=_builder(options, tokenizer.vocab_size),
+        build=_builder(config, options, tokenizer.vocab_size),
         sums=_summing(tokenizer),
         headline=_headline(causal=bool(options.causal), unit=unit),
         sample=lambda model, seed: samples.of_text(model, shown, tokenizer, seed=seed),
@@ -93,7 +94,7 @@ def task_problem(options: TrainOptions) -> Problem:
         train=task.train,
         validation=task.validation,
         collate=stacked,
-        build=_builder(options, task.vocab_size),
+        build=_builder(backbone_config(options), options, task.vocab_size),
         sums=_summing(None),
         loss=lambda model, batch: model.loss(**batch, **hidden),
         count=lambda model, batch: model.count_predictions(**batch, **hidden),
@@ -129,7 +130,7 @@ def _closing(options: TrainOptions, tokenizer: Tokenizer, folder: str) -> str:
     return f"subq generate {folder}" + (f' --prompt "{snippets.PYTHON}"' if snippets.writes_python(options) else "")
 
 
-def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, TextWindows]:
+def make_windows(corpus: Corpus, options: TrainOptions, config: BackboneConfig) -> tuple[Windows, TextWindows]:
     """Windows to train on, and windows to validate on, in which each token is predicted once.
 
     Windows of a small text, which a run reads several times, begin at eight places where those of a large one begin at one: the
@@ -150,7 +151,7 @@ def make_windows(corpus: Corpus, options: TrainOptions) -> tuple[Windows, TextWi
     text = validation_text(corpus).after(corpus.tokenizer.eos_token)
     advance = options.context
     if options.causal:
-        advance = max(1, min(options.context - 1, getattr(backbone_config(options), "latents", options.context)))
+        advance = max(1, min(options.context - 1, getattr(config, "latents", options.context)))
     return windows, TextWindows(text, length=options.context, advance=advance, masked=not options.causal, seed=options.seed)
 
 
@@ -179,8 +180,7 @@ def _entropy(tokens: NDArray[Any]) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _builder(options: TrainOptions, vocab_size: int) -> Callable[[], LanguageModel]:
-    config = backbone_config(options)
+def _builder(config: BackboneConfig, options: TrainOptions, vocab_size: int) -> Callable[[], LanguageModel]:
     limit = length_limit(config, options.context)
     return lambda: LanguageModel(config, vocab_size=vocab_size, max_length=limit, tie_embeddings=True)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import torch
 
-from ...data import collate, load_examples, load_tokenizer
+from ...data import collate
 from ...heads.encoder_decoder import EncoderDecoder
 from ..configuration import length_limit, pair_configs
 from ..options import TrainOptions
 from ..snippets import TRANSLATES
 from . import samples
 from .problem import Batch, Problem, Sums
-from .setup import examples_facts
+from .setup import examples_facts, read_rows
 
 
 def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
@@ -24,19 +23,8 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
     Raises:
         ValueError: the table cannot be used, or the model cannot be an encoder or a decoder.
     """
-    tokenizer = load_tokenizer(options.tokenizer)
-    examples = load_examples(
-        options.data,
-        text=options.text,
-        target=options.target,
-        validation=options.validation_data,
-        tokenizer=tokenizer,
-        max_length=options.context,
-        quotes=options.quotes,
-        skip_bad_rows=options.skip_bad_rows,
-    )
-    source_length, target_length = examples.longest
-    options = dataclasses.replace(options, context=max(source_length, target_length))
+    options, examples = read_rows(options)
+    tokenizer, (source_length, target_length) = examples.tokenizer, examples.longest
     encoder, decoder = pair_configs(options)
 
     def build() -> EncoderDecoder:

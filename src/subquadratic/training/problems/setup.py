@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import platform
 import shlex
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 
 from ...core.backend_info import backend_info
-from ...data import Corpus, Examples, Task, make_task
-from ...data.documents import TEXT_FIELD
+from ...data import Corpus, Examples, Task, load_examples, load_tokenizer, make_task
+from ...data.source import TEXT_FIELD
 from ...evaluation.processor import processor
 from ...evaluation.versions import versions
 from ..options import TrainOptions
@@ -36,6 +37,26 @@ def data_facts(data: Corpus | Examples, **more: Any) -> dict[str, Any]:
 def examples_facts(examples: Examples) -> dict[str, Any]:
     """What it says of labelled rows or pairs."""
     return data_facts(examples, train=len(examples.train), validation=len(examples.validation))
+
+
+def read_rows(options: TrainOptions) -> tuple[TrainOptions, Examples]:
+    """The rows with a class or a target that resolved options name, and the options with `context` set to the longest text.
+
+    Raises:
+        ValueError: the table cannot be used.
+    """
+    examples = load_examples(
+        options.data,
+        text=options.text,
+        label=options.label,
+        target=options.target,
+        validation=options.validation_data,
+        tokenizer=load_tokenizer(options.tokenizer),
+        max_length=options.context,
+        quotes=options.quotes,
+        skip_bad_rows=options.skip_bad_rows,
+    )
+    return dataclasses.replace(options, context=max(examples.longest)), examples
 
 
 def task_of(options: TrainOptions) -> tuple[Task, dict[str, Any]]:

@@ -13,8 +13,7 @@ from tests.replay.again import Again
 from torch import Tensor, nn
 
 import subquadratic as sq
-from subquadratic.generation import Decoding, Sampling
-from subquadratic.generation import one_token as replay
+from subquadratic.generation import Decoding, Sampling, step_cache
 from subquadratic.heads import embedding
 from subquadratic.heads.embedding import TokenEmbedding
 from subquadratic.replay import cuda_graph
@@ -41,7 +40,7 @@ constant = pytest.mark.parametrize("config", CONSTANT.values(), ids=CONSTANT.key
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Again:
     made = Again(may_wait=True)  # a CPU is asked for values here and there: it need not be waited for
-    monkeypatch.setattr(replay, "Replayed", lambda function, **options: Replayed(function, recorder=made, **options))
+    monkeypatch.setattr(step_cache, "Replayed", lambda function, **options: Replayed(function, recorder=made, **options))
     return made
 
 
@@ -98,7 +97,7 @@ def test_a_state_that_grows_is_never_captured(config: sq.BackboneConfig, recorde
     for _ in range(3):  # the same lengths again
         choices(begun(net))
     assert recorder.captured == 0
-    assert not replay._of_models[net].replayed._noted
+    assert not step_cache._of_models[net].replayed._noted
 
 
 def assert_states_stay(decoding: Decoding, count: int) -> None:
@@ -340,7 +339,7 @@ class TestOnAGpu:
             return torch.cat((*found, choices(decoding, 6)))
 
         torch.testing.assert_close(told(net), told(eager(net)), rtol=1e-4, atol=1e-4)
-        assert len(replay._of_models[net].replayed._graphs) == 1
+        assert len(step_cache._of_models[net].replayed._graphs) == 1
         scale(net)
         torch.testing.assert_close(told(net), told(eager(net)), rtol=1e-4, atol=1e-4)
 
@@ -349,7 +348,7 @@ class TestOnAGpu:
         net = model(config).cuda()
         for _ in range(2):
             net.generate(torch.ones(1, 3, dtype=torch.int64, device="cuda"), max_new_tokens=5)
-        assert not replay._of_models[net].replayed._graphs
+        assert not step_cache._of_models[net].replayed._graphs
 
     def test_sampling_goes_on_after_a_capture(self) -> None:
         net = model(CONSTANT["performer"]).cuda()

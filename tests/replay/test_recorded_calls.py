@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from subquadratic.core.tracing import in_one_call
-from subquadratic.replay.recording import record
+from subquadratic.replay.recorded_calls import record
 
 
 def replay(function: Callable[..., Sequence[Tensor]], *inputs: Tensor, constants: Sequence[Tensor] = ()) -> None:

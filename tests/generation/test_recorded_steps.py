@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.generation.test_one_token import (
+from tests.generation.test_step_cache import (
     CONSTANT,
     GROWING,
     SMALL,
@@ -25,10 +25,9 @@ from tests.laws.matrix import configs
 from torch import Tensor
 
 import subquadratic as sq
-from subquadratic.generation import one_token as replay
-from subquadratic.generation import steps
-from subquadratic.generation.one_token import _of_models
-from subquadratic.replay.recording import Recording
+from subquadratic.generation import recorded_steps, step_cache
+from subquadratic.generation.step_cache import _of_models
+from subquadratic.replay.recorded_calls import Recording
 
 RECORDED = {name: config for name, config in CONSTANT.items() if name != "feedback"}  # which looks at how full its memory is
 recorded = pytest.mark.parametrize("config", RECORDED.values(), ids=RECORDED.keys())
@@ -59,7 +58,7 @@ def test_recorded_steps_equal_steps(config: sq.BackboneConfig, padded: bool, ran
     mask = torch.tensor([[True] * 6, [False] * 4 + [True] * 2]) if padded else None
     net = model(config)
     found = choices(begun(net, mask=mask), 14)
-    assert len(ran) >= 14 - 1 - steps.PATIENCE - 2
+    assert len(ran) >= 14 - 1 - recorded_steps.PATIENCE - 2
     assert torch.equal(found, choices(begun(eager(net), mask=mask), 14))
 
 
@@ -148,7 +147,7 @@ def test_recordings_may_be_thrown_away_at_any_moment(known: bool, monkeypatch: p
     choices(begun(net), 8 if known else 1)
     own = _of_models[net]
     own.recordings = Forgetful(own.recordings)
-    monkeypatch.setattr(replay, "RECORDINGS", 0)
+    monkeypatch.setattr(step_cache, "RECORDINGS", 0)
     assert torch.equal(choices(begun(net), 12), wanted)
     assert bool(ran) == known
 

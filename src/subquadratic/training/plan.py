@@ -1,34 +1,88 @@
-"""What can be refused before PyTorch is loaded: options, names, folders, whose answer nobody should have to wait for."""
+"""A training run as it is decided before PyTorch is loaded: nobody should have to wait to hear that an option, a name or a folder is no
+good."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.sources import find_sources, fitting, of_validation
+from ..data.finding import find_sources, fitting, of_validation
 from ..data.tokenizers.loading import find_tokenizer
 from ..data.value_files import INTEGER, NUMBER
 from ..data.ways import ROW_WAYS, WAYS
 from ..heads.files import CONFIG, WEIGHTS, read_config
+from ..models.config import config_class
 from .configuration import backbone_config, pair_configs
 from .options import PATHS, TrainOptions
-from .outputs import check_folder, check_outside, named
-from .replacing import check_replaceable
+from .outputs import check_folder, check_outside
+from .processes import is_first_process, process_count
+from .resolving import resolve
+from .resume import resumed_folder, saved_options
+from .run_folder import RunFolder
 
 
-def check_before(options: TrainOptions) -> None:
-    """Look at resolved options. What the data decide is told when they are read.
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, with every choice made that data do not decide.
+
+    `began` are the resolved options that a resumed run began with, None for a new run. `processes` train together; in `folder` the first of
+    them alone writes, and where it has a number, it is what the first one finds free.
+    """
+
+    options: TrainOptions
+    began: TrainOptions | None
+    folder: RunFolder
+    processes: int
+    is_first: bool
+
+
+def plan_run(options: TrainOptions, saved: TrainOptions | None = None) -> Plan:
+    """Options resolved and looked at. What the data decide is told when they are read.
+
+    Args:
+        saved: what `saved_options` gave of the run to go on with, where it has been read; `TrainOptions(resume=folder)` alone takes
+            everything else from there.
 
     Raises:
         ValueError: a run cannot be made of them.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if options.resume is not None:
+        saved = saved_options(resumed_folder(options.resume, options.out)) if saved is None else saved
+        if options == TrainOptions(resume=options.resume, out=options.out):
+            options = saved
+        options = dataclasses.replace(options, out=saved.out, resume=saved.resume)
+    options, processes, is_first = resolve(options), process_count(), is_first_process()
+    _check(options, processes)
+    began = None if saved is None else resolve(saved)
+    return Plan(options, began, _folder(options, writes=is_first), processes, is_first)
+
+
+def _folder(options: TrainOptions, *, writes: bool) -> RunFolder:
+    if options.resume is not None:
+        folder = Path(options.resume)
+        if writes:
+            check_folder("resume", folder)
+        return RunFolder(folder, writes=writes)
+    if options.dry_run and options.out is not None:
+        return RunFolder(Path(options.out), writes=False)
+    name = f"find_lr-{options.model}" if options.find_lr else options.model
+    chosen = RunFolder.choose(options.out, model=name, overwrite=options.overwrite, writes=writes)
+    if not options.dry_run:
+        _check_apart(options, chosen.path)
+    return chosen
+
+
+def _check(options: TrainOptions, processes: int) -> None:
+    """Raises ValueError for what can be refused without a look at the run's folder."""
+    if processes > 1:
         if options.budget is not None:
             raise ValueError("budget is for one process, since each has its own clock; give max_steps instead")
         if "-" in (options.data, options.validation_data):
             raise ValueError("data: standard input is for one process, since it can be read once; name a file")
-    if options.model != "linformer" or options.context is not None:  # else its length is that of the longest row
+    if options.context is not None or not config_class(options.model).fixed_length:  # else its length is that of the longest row
         (pair_configs if options.kind == "sequence_to_sequence" else backbone_config)(options)
     for name in options.trackers():
         if importlib.util.find_spec(name) is None:
@@ -37,11 +91,6 @@ def check_before(options: TrainOptions) -> None:
     _check_data(options)
     if options.weights is not None:
         _check_weights(Path(options.weights))
-    if options.out is not None and options.resume is None and not options.dry_run:
-        folder = named("out", options.out)
-        check_folder("out", folder)
-        check_replaceable(folder, overwrite=options.overwrite)
-        check_apart(options, folder)
 
 
 def _check_data(options: TrainOptions) -> None:
@@ -68,10 +117,8 @@ def _check_weights(folder: Path) -> None:
     read_config(folder)
 
 
-def check_apart(options: TrainOptions, folder: Path) -> None:
+def _check_apart(options: TrainOptions, folder: Path) -> None:
     """Raises ValueError where the run would write among what it reads, or `overwrite` would delete it."""
-    if options.dry_run or options.resume is not None:
-        return
     for source in (options.data, options.validation_data):
         if source is not None and not os.path.isdir(os.path.expanduser(source)):  # in a folder, runs are passed over
             check_outside("out", folder, source)

@@ -16,7 +16,9 @@ import zstandard
 from tests.data.tokenizers_for_tests import bpe
 
 from subquadratic.data import ByteTokenizer, load_corpus, reading
-from subquadratic.data.sources import Source, find_source
+from subquadratic.data.documents import read_documents
+from subquadratic.data.finding import find_source
+from subquadratic.data.source import Source
 
 BPE = bpe()
 
@@ -30,7 +32,7 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
 
 def texts(source: Source, *, utf8: bool = True) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    for document in source.documents(utf8=utf8):
+    for document in read_documents(source, utf8=utf8):
         found[document.name] = found.get(document.name, b"") + document.text
     return found
 

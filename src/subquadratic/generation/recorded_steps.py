@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..core.state import State
 from ..replay.cuda_graph import may_replay, settings
-from ..replay.recording import Program, Recording, record
+from ..replay.recorded_calls import Program, Recording, record
 from ..replay.structure import flatten, rebuild
-from .one_token import OneToken
+from .step_cache import OneToken
 
 PATIENCE = 3  # steps that leave shapes as they were before one is recorded, which takes as long as some eight
 UNKNOWN: Any = object()  # in the place of a recording that has not been tried
@@ -37,7 +37,7 @@ class Steps:
     """How a model reads single tokens.
 
     Recorded where three things hold: the state keeps its shapes from token to token; no operation's course depends on numbers, which the
-    recorder finds out; nothing besides operations happens, as in hooks (:class:`~.replay.OneToken`). Recordings belong to the model, so
+    recorder finds out; nothing besides operations happens, as in hooks (:class:`~.step_cache.OneToken`). Recordings belong to the model, so
     that the next text begins with them. Else the model is called. The results are the same bit for bit.
 
     Args:

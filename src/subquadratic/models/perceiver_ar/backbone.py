@@ -5,24 +5,25 @@ Axes: B batch, N length, S length (keys), D width, W width of a buffer.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attention.latent.layer import LatentAttention, LatentCache
-from ..attention.latent.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
-from ..core.backend import is_transformed
-from ..core.errors import check_mask, check_sequence, require, require_batch_size, require_positive
-from ..core.padding import pack, zero_padding
-from ..core.recomputation import hold, recomputed
-from ..core.state import State, state
-from ..core.tracing import may_look
-from ..layers.norms.layer import Gain, make_norm
-from ..layers.residual import Branch, ResidualStack, StackState
-from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
-from .backbone import make_branch, make_feed_forward
-from .configs.perceiver_ar import PerceiverARConfig
+from ...attention.latent.layer import LatentAttention, LatentCache
+from ...attention.latent.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
+from ...core.backend import is_transformed
+from ...core.errors import check_mask, check_sequence, require, require_batch_size, require_positive
+from ...core.padding import pack, zero_padding
+from ...core.recomputation import hold, recomputed
+from ...core.state import State, state
+from ...core.tracing import may_look
+from ...layers.norms.layer import Gain, make_norm
+from ...layers.residual import Branch, ResidualStack, StackState
+from ...layers.streaming import Carry, Streaming, advance, default_device, part_with
+from ..backbone import make_branch, make_feed_forward
+from ..configs.perceiver_ar import PerceiverARConfig
+from .windows import Window, rounds_of
 
 PARTS = 1_000_000  # a dropout fraction in integers, so that masked and unmasked rows round alike
 
@@ -209,7 +210,7 @@ class PerceiverAR(Streaming):
         older = state.tokens.shape[1]
         tokens = counts.splice(counts.before, counts.after, older=older, newer=length, width=older + length)(state.tokens, x)
         stack, outputs = state.stack, state.outputs
-        for windows in _rounds(self.config, counts):
+        for windows in rounds_of(self.config, counts):
             y, stack = self._run(windows, counts, tokens, inputs, stack)
             older, newer = outputs.shape[1], y.shape[1]
             emits, stops = [window.emit for window in windows], [window.stop for window in windows]
@@ -223,7 +224,7 @@ class PerceiverAR(Streaming):
         return answer
 
     def _run(
-        self, windows: list["Window"], counts: Counts, tokens: Tensor, inputs: tuple[LatentCache, ...], stack: StackState
+        self, windows: list[Window], counts: Counts, tokens: Tensor, inputs: tuple[LatentCache, ...], stack: StackState
     ) -> tuple[Tensor, StackState]:
         """One window per row through all layers: (B, W, D), row b ending before its ``stop``, and the latents so
         far."""
@@ -273,44 +274,6 @@ class PerceiverAR(Streaming):
 
     def _no_latents(self, like: Tensor) -> StackState:
         return part_with(self.stack, "init_state").init_state(like.shape[0], device=like.device, dtype=like.dtype)
-
-
-class Window(NamedTuple):
-    """One run of the latent layers for one row, in positions of its real tokens."""
-
-    first: int  # the oldest latent
-    start: int  # latents before this one are in the cache
-    stop: int
-    emit: int  # outputs are wanted from here on
-
-
-def _windows(config: PerceiverARConfig, before: int, after: int) -> list[Window]:
-    """The runs that a row needs to go from ``before`` tokens to ``after``."""
-    if isinstance(config.refill, str):
-        first = after - config.latents_at(after)
-        start = before if first == 0 else first
-        return [Window(first, start, after, start)] if after > before else []
-    windows = []
-    place = max(before, after - config.latents)  # older outputs are not asked for
-    while place < after:
-        first = place + 1 - config.latents_at(place + 1)
-        stop = min(first + config.latents, after)
-        cached = first == before - config.latents_at(before) and config.latents_at(before) < config.latents
-        windows.append(Window(first, before if cached else first, stop, place))
-        place = stop
-    return windows
-
-
-def _rounds(config: PerceiverARConfig, counts: Counts) -> list[list[Window]]:
-    """One window per row and round. Rows that need fewer rounds wait, keeping their latents, and come in at the end."""
-    rows = [_windows(config, before, after) for before, after in zip(counts.before, counts.after, strict=True)]
-    rounds = max(len(windows) for windows in rows)
-    waits = []
-    for before in counts.before:
-        held = config.latents_at(before)
-        waits.append(Window(before - held if held < config.latents else before, before, before, before))
-    padded = [[wait] * (rounds - len(windows)) + windows for wait, windows in zip(waits, rows, strict=True)]
-    return [list(column) for column in zip(*padded, strict=True)]
 
 
 def _blocks(config: PerceiverARConfig) -> Iterator[dict[str, Branch | None]]:

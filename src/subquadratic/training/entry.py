@@ -1,4 +1,4 @@
-"""`train`: from options to a run folder, on the Hugging Face Trainer."""
+"""`train`: from options to a run folder; what comes before the first step, in its order."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ..core.backend_info import backend_info
 from ..core.threads import use_threads
 from ..heads.files import read_config
 from ..heads.saving import read_weights
-from .before import check_apart, check_before
 from .callbacks import Signals
-from .checkpoints import CheckpointError, Checkpoints
+from .checkpoints import CheckpointError, Checkpoints, way_back
 from .display import PlainDisplay, make_display, nowhere
 from .estimate import check_memory, dry_run
 from .further import EXTENDED, describe_extension, extend, last_extension, longer
-from .integrity import check_files, read_progress, way_back
+from .integrity import check_files, read_progress
 from .options import TrainOptions
-from .outputs import check_folder
+from .plan import Plan, plan_run
 from .problems import classification, language, sequence_to_sequence
 from .problems.problem import Problem
 from .problems.setup import Progress, describe
-from .resume import check_data, check_unchanged, innermost, resumed_folder, saved_facts, saved_options
-from .run import Run, TrainResult, is_main_process
+from .processes import said_by_first, wait_for_all
+from .resume import check_data, check_unchanged, innermost, saved_facts
+from .run import Run, TrainResult
 from .run_folder import RunFolder
 
 
@@ -45,24 +45,28 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
         ValueError: for options, data or a run folder that cannot be used; nothing has been written then.
         TrainingError: the loss became infinite or NaN, or the disk is full. What the folder then holds is in the message.
     """
+    return carry_out(plan_run(options), display)
+
+
+def carry_out(plan: Plan, display: PlainDisplay | None = None) -> TrainResult | None:
+    """The same of a run that has been decided."""
     started = time.monotonic()
-    options, saved = _options(options)
-    display = _display(options) if display is None else display
+    options, began = plan.options, plan.began
+    if display is None:
+        display = make_display(quiet=options.quiet, as_json=options.json) if plan.is_first else PlainDisplay(nowhere())
     use_threads(options.threads)
-    check_before(options)
-    folder = _folder(options)
-    facts = {} if saved is None else saved_facts(folder.path)
-    check_apart(options, folder.path)
-    further = None if saved is None or not folder.finished() else longer(saved, options)
+    folder = _folder(plan)
+    facts = {} if began is None else saved_facts(folder.path)
+    further = None if began is None or not folder.finished() else longer(began, options)
     display.waiting("reading the data")
     options, problem = prepare(options if further is None else further, display.reading)
     display.waiting("estimating time and memory" if options.dry_run else "estimating memory")
-    if saved is not None:
-        before = saved if saved.context else dataclasses.replace(saved, context=options.context)
+    if began is not None:
+        before = began if began.context else dataclasses.replace(began, context=options.context)
         check_unchanged(before, options, further=further is not None)
         check_data(facts, problem.facts, options.data)
     check_memory(problem, options)
-    _check_fit(problem, options)
+    _check_fit(problem, options, plan.processes)
     if options.dry_run or options.find_lr:
         display.say(f"data        {problem.text}")
     if options.dry_run:
@@ -73,12 +77,22 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
 
         find_lr(problem, options, folder, display)
         return None
-    return _run(options, problem, folder, display, started, resuming=saved is not None, further=further is not None)
+    plan = dataclasses.replace(plan, options=options, folder=folder)
+    return _run(plan, problem, display, started, further=further is not None)
 
 
-def _check_fit(problem: Problem, options: TrainOptions) -> None:
-    """Raises ValueError where a step would need more than there is, or what is not installed."""
-    batch = (options.batch_size or 1) * int(os.environ.get("WORLD_SIZE", "1"))
+def _folder(plan: Plan) -> RunFolder:
+    """The run folder, the same on every process."""
+    folder, options = plan.folder, plan.options
+    if plan.processes == 1 or options.resume is not None or (options.dry_run and options.out is not None):
+        return folder
+    path = Path(said_by_first(str(folder.path)))
+    return folder if plan.is_first else RunFolder(path, writes=False)
+
+
+def _check_fit(problem: Problem, options: TrainOptions, processes: int) -> None:
+    """Raises ValueError where a step would need more than there is."""
+    batch = (options.batch_size or 1) * processes
     if (options.accumulation - 1) * batch >= len(problem.train):
         batches, items = f"{options.accumulation:,} batches of {batch:,}", f"{len(problem.train):,} items of the training data"
         raise ValueError(f"accumulation: {batches} are more than the {items}, which end a step: give a smaller one")
@@ -97,21 +111,14 @@ def prepare(options: TrainOptions, progress: Progress = None) -> tuple[TrainOpti
     return options, language.text_problem(options, progress) if options.task is None else language.task_problem(options)
 
 
-def _run(
-    options: TrainOptions,
-    problem: Problem,
-    folder: RunFolder,
-    display: PlainDisplay,
-    started: float,
-    *,
-    resuming: bool,
-    further: bool,
-) -> TrainResult | None:
+def _run(plan: Plan, problem: Problem, display: PlainDisplay, started: float, *, further: bool) -> TrainResult | None:
+    options, folder, resuming = plan.options, plan.folder, plan.began is not None
     with contextlib.ExitStack() as claims:
         if resuming:
             claims.enter_context(folder.claimed())
             if further:
-                _together()  # each process has read what the run was before the first changes it
+                if plan.processes > 1:
+                    wait_for_all()  # each process has read what the run was before the first changes it
                 extend(folder, options, folder.read_facts())
             elif folder.finished():
                 longer_one = "to train it further, give a larger --max_steps or --budget, which count from its beginning"
@@ -128,7 +135,7 @@ def _run(
                 load_weights(model, checkpoint, what="resume")
             except CheckpointError as error:
                 raise CheckpointError(f"{error}; {way_back(checkpoint)}") from error
-            check_files(checkpoint, progress, processes=int(os.environ.get("WORLD_SIZE", "1")))
+            check_files(checkpoint, progress, processes=plan.processes)
         elif options.weights is not None:
             load_weights(model, Path(options.weights), what="weights")
         if not resuming:  # only now is it sure that nothing will be refused
@@ -210,54 +217,3 @@ def load_weights(model: Any, folder: Path, *, what: str) -> None:
         model.load_state_dict(read_weights(folder), strict=True)
     except (ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{what}: {error}") from error
-
-
-def _options(options: TrainOptions) -> tuple[TrainOptions, TrainOptions | None]:
-    """Resolved options, and for a resumed run those it began with."""
-    if options.resume is None:
-        return options.resolve(), None
-    path = resumed_folder(options.resume, options.out)
-    saved = saved_options(path)
-    if options == TrainOptions(resume=options.resume, out=options.out):
-        options = saved
-    options = dataclasses.replace(options, out=str(path), resume=str(path))
-    return options.resolve(), saved.resolve()
-
-
-def _folder(options: TrainOptions) -> RunFolder:
-    """The run folder, the same on every process; only the first one looks for it and writes to it.
-
-    Raises:
-        ValueError: see `RunFolder.choose`.
-    """
-    if options.resume is not None:
-        if is_main_process():
-            check_folder("resume", Path(options.resume))
-        return RunFolder(Path(options.resume), writes=is_main_process())
-    if options.dry_run and options.out is not None:
-        return RunFolder(Path(options.out), writes=False)
-    name = f"find_lr-{options.model}" if options.find_lr else options.model
-    choose = lambda: RunFolder.choose(options.out, model=name, overwrite=options.overwrite)  # noqa: E731
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return choose()
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    PartialState(cpu=not torch.accelerator.is_available())  # starts the process group
-    found = [str(choose().path) if is_main_process() else None]
-    broadcast_object_list(found, from_process=0)
-    return RunFolder(Path(str(found[0])), writes=is_main_process())
-
-
-def _together() -> None:
-    """Wait for every process of a run of several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import PartialState
-
-        PartialState(cpu=not torch.accelerator.is_available()).wait_for_everyone()
-
-
-def _display(options: TrainOptions) -> PlainDisplay:
-    return make_display(quiet=options.quiet, as_json=options.json) if is_main_process() else PlainDisplay(nowhere())
-
-

@@ -1,4 +1,4 @@
-"""One token through a model as a CUDA graph or a recording, shared by all that decodes with the model.
+"""What is kept of a model from one text to the next: CUDA graphs and recordings of a step of one token, while the model is what it was.
 
 Axes: B rows, V vocabulary.
 """
@@ -15,7 +15,7 @@ from ..core.backend import PLAIN
 from ..core.state import State
 from ..layers.untouched import Watched, untouched_parts
 from ..replay.cuda_graph import Replayed
-from ..replay.recording import Recording
+from ..replay.recorded_calls import Recording
 from ..replay.structure import flatten
 
 HEADS = __package__.partition(".")[0] + ".heads."

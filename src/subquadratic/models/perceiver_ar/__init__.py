@@ -1,0 +1,5 @@
+"""Perceiver AR (arXiv 2202.07765)."""
+
+from .backbone import PerceiverAR
+
+__all__ = ["PerceiverAR"]
