@@ -32,7 +32,8 @@ SNIPPETS = [
 MEMBERS = {"convert_checkpoint", "load"}  # that a page names as members of their package
 CONFIGS = {
     "performer": sq.PerformerConfig, "linformer": sq.LinformerConfig, "fastformer": sq.FastformerConfig,
-    "feedback_transformer": sq.FeedbackTransformerConfig, "perceiver_ar": sq.PerceiverARConfig, "transformer": sq.TransformerConfig,
+    "feedback_transformer": sq.FeedbackTransformerConfig, "gated_linear": sq.GatedLinearConfig, "perceiver_ar": sq.PerceiverARConfig,
+    "transformer": sq.TransformerConfig,
 }  # fmt: skip
 
 

@@ -77,6 +77,18 @@ BACKBONES: dict[str, tuple[type[sq.BackboneConfig], dict[str, Any], list[dict[st
             {"norm": "scale"},
         ],
     ),
+    "gated_linear": (
+        sq.GatedLinearConfig,
+        {},
+        [
+            {},
+            {"decay": "head", "token_shift": True},
+            {"decay": "fixed", "key_dim": 6, "positions": "rotary", "qkv_bias": True},
+            {"decay_temperature": 0.5, "decay_rank": 2, "output_gate": False},
+            {"norm": "scale", "checkpointing": True},
+            {"reversible": True, "out_bias": True, "positions": "learned"},
+        ],
+    ),
     "perceiver_ar": (
         sq.PerceiverARConfig,
         {"latents": 6},

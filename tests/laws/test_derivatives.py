@@ -35,7 +35,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 CASES = [
     pytest.param(kind(**{**SMALL, **needed, **option, "causal": causal}), id=f"{name}-{causal}-{option}")
     for name, (kind, needed, _) in BACKBONES.items()
-    for option in OPTIONS[name]
+    for option in OPTIONS.get(name, [{}])
     for causal in (True, False)
     if causal or not kind.causal_only
 ]

@@ -2,8 +2,9 @@
 
 from .additive.layer import AdditiveAttention
 from .favor.layer import FavorAttention
+from .gated_linear.layer import GatedLinearAttention
 from .low_rank.layer import LowRankAttention
 from .softmax.layer import SoftmaxAttention
 from .softmax.window_layer import WindowAttention
 
-__all__ = ["AdditiveAttention", "FavorAttention", "LowRankAttention", "SoftmaxAttention", "WindowAttention"]
+__all__ = ["AdditiveAttention", "FavorAttention", "GatedLinearAttention", "LowRankAttention", "SoftmaxAttention", "WindowAttention"]

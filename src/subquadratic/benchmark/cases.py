@@ -17,11 +17,13 @@ from typing import Any
 BACK = "-bidirectional"
 MODELS = (
     "performer", f"performer{BACK}", "linformer", f"linformer{BACK}", "fastformer", f"fastformer{BACK}",
-    "feedback_transformer", "perceiver_ar", "transformer", f"transformer{BACK}",
+    "feedback_transformer", "gated_linear", "perceiver_ar", "transformer", f"transformer{BACK}",
 )  # fmt: skip
-LAYERS = ("favor", f"favor{BACK}", "low-rank", f"low-rank{BACK}", "additive", f"additive{BACK}", "softmax", f"softmax{BACK}")
-OPS = ("favor", f"favor{BACK}", "slot-attention", "prefix-softmax", "window-attention", "softmax-attention")
-STREAMING_OPS = ("favor", "slot-attention", "prefix-softmax")
+LAYERS = (
+    "favor", f"favor{BACK}", "low-rank", f"low-rank{BACK}", "additive", f"additive{BACK}", "gated-linear", "softmax", f"softmax{BACK}",
+)  # fmt: skip
+OPS = ("favor", f"favor{BACK}", "gated-linear-attention", "slot-attention", "prefix-softmax", "window-attention", "softmax-attention")
+STREAMING_OPS = ("favor", "gated-linear-attention", "slot-attention", "prefix-softmax")
 KINDS = {"op": OPS, "layer": LAYERS, "model": MODELS}
 MODES = {
     "forward": "a whole sequence, without gradients",
@@ -256,7 +258,7 @@ def _targets(sizes: Sizes, cuda: bool) -> list[Case]:
 
 
 def _lengths(sizes: Sizes, lengths: Sequence[int] | None) -> list[Case]:
-    models = ("performer", "linformer", "fastformer", "perceiver_ar", "feedback_transformer", "transformer")
+    models = ("performer", "linformer", "fastformer", "gated_linear", "perceiver_ar", "feedback_transformer", "transformer")
     found = [
         Case(
             name=f"lengths/train/{length}", kind="model", mode="train", length=length, latents=1024,

@@ -30,6 +30,7 @@ from .cases import BACK, Case, Sizes
 from .machine import Rates
 
 NUMBER = 4  # bytes of a float32
+DECAY_RANK = 16  # of gated linear attention, its default
 WINDOW = 256  # of window attention, in the op
 
 
@@ -111,7 +112,9 @@ def work_of(name: str, case: Case, *, length: int) -> Work:
     return work
 
 
-_LAYER_OF = {"favor": "performer", "low-rank": "linformer", "additive": "fastformer", "softmax": "transformer"}
+_LAYER_OF = {
+    "favor": "performer", "low-rank": "linformer", "additive": "fastformer", "gated-linear": "gated_linear", "softmax": "transformer",
+}  # fmt: skip
 
 
 def _name(side: str, case: Case) -> str:
@@ -137,6 +140,8 @@ def _mixer(plain: str, case: Case, length: int, *, both: bool) -> Work:
         return Work(flops=maps + 8 * tokens * inner * sizes.slots)
     if plain == "fastformer":
         return Work(flops=maps + 4 * tokens * inner * sizes.heads + 4 * tokens * inner)  # q, k, W_u and out: v is q
+    if plain == "gated_linear":  # queries and keys of half the width; values, gate, output and the two maps of the decays
+        return Work(flops=maps + 2 * tokens * DECAY_RANK * (sizes.dim + inner // 2)) + _fading(sizes, tokens)
     if plain == "transformer":
         return _softmax(sizes, batch, length, _pairs(case, length, both=both))
     if plain == "feedback_transformer":
@@ -151,6 +156,8 @@ def _op(name: str, case: Case, length: int) -> Work:
     plain, both = name.removesuffix(BACK), name.endswith(BACK)
     if plain == "favor":
         return _favor(sizes, tokens)
+    if plain == "gated-linear-attention":
+        return _fading(sizes, tokens)
     if plain == "slot-attention":
         return Work(flops=8 * tokens * sizes.dim * sizes.slots)
     if plain == "prefix-softmax":
@@ -166,6 +173,11 @@ def _op(name: str, case: Case, length: int) -> Work:
 def _favor(sizes: Sizes, tokens: int) -> Work:
     one = 2 * tokens * sizes.dim * sizes.features
     return Work(flops=4 * one, constant=2 * one)
+
+
+def _fading(sizes: Sizes, tokens: int) -> Work:
+    """A product of key and value into the sum, K = V / 2, and one of query and sum, at each position."""
+    return Work(flops=2 * tokens * sizes.dim * sizes.dim // sizes.heads)
 
 
 def _softmax(sizes: Sizes, batch: int, length: int, pairs: int) -> Work:

@@ -48,6 +48,8 @@ def config_of(name: str, case: Case) -> ours.BackboneConfig:
         return ours.FastformerConfig(**common, causal=name == plain)
     if plain == "feedback_transformer":
         return ours.FeedbackTransformerConfig(**common, segment_length=1, memory_length=sizes.memories)
+    if plain == "gated_linear":
+        return ours.GatedLinearConfig(**common)
     if plain == "perceiver_ar":
         return ours.PerceiverARConfig(**common, latents=case.latent_count)
     return ours.TransformerConfig(**common, causal=name == plain)

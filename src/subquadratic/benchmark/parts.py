@@ -18,6 +18,7 @@ from .. import attention
 from ..attention.additive.op import running_softmax_mean
 from ..attention.favor.features import orthogonal_gaussian, softmax_exponents
 from ..attention.favor.op import causal_favor, read_favor, summarise_favor
+from ..attention.gated_linear.op import gated_linear_attention
 from ..attention.low_rank.op import causal_slot_attention
 from ..attention.softmax.op import softmax_attention
 from ..attention.softmax.window import window_attention
@@ -121,6 +122,14 @@ def _operation(name: str, case: Case, setting: Setting) -> Operation:
         if name == "fla":
             return _flash_linear(projection, setting)
         return Operation(run=lambda q, k, v: (read_favor(q, summarise_favor(k, v, projection), projection), None), causal=False)
+    if name == "gated-linear-attention":
+        half = sizes.width // 2
+
+        def fading(q: Tensor, k: Tensor, v: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+            log_decay = F.logsigmoid(k[..., half : 2 * half]) / 16
+            return gated_linear_attention(q[..., :half], k[..., :half], v, log_decay, None, state)
+
+        return Operation(run=fading, causal=True)
     if name == "slot-attention":
         weights = torch.randn(2, case.length + 1, sizes.slots, generator=torch.Generator().manual_seed(0)).to(setting.device)
         weights *= case.length**-0.5
@@ -172,6 +181,8 @@ def _layer(name: str, case: Case) -> nn.Module:
     if plain == "low-rank":
         room = case.length + (1 if case.mode == "decode" else 0)
         return attention.LowRankAttention(sizes.dim, **common, max_length=room, slots=sizes.slots)
+    if plain == "gated-linear":
+        return attention.GatedLinearAttention(sizes.dim, heads=sizes.heads)
     if plain == "additive":
         return attention.AdditiveAttention(sizes.dim, **common, rotary=True)
     return attention.SoftmaxAttention(sizes.dim, **common, rotary=True)

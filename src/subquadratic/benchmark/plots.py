@@ -14,11 +14,12 @@ from .results import Run, Side
 
 COLOURS = {
     "performer": "#1f4e79", "linformer": "#b8541a", "fastformer": "#2f7d4f", "perceiver_ar": "#7a3b8f", "feedback_transformer": "#8a6d1b",
-    "transformer": "#555555", "x-transformers": "#000000",
+    "gated_linear": "#00798c", "transformer": "#555555", "x-transformers": "#000000",
 }  # fmt: skip
 NAMES = {
     "performer": "Performer", "linformer": "Linformer", "fastformer": "Fastformer", "perceiver_ar": "Perceiver AR",
-    "feedback_transformer": "Feedback Transformer", "transformer": "Transformer (ours, exact)", "x-transformers": "x-transformers (flash)",
+    "feedback_transformer": "Feedback Transformer", "gated_linear": "Gated linear attention",
+    "transformer": "Transformer (ours, exact)", "x-transformers": "x-transformers (flash)",
 }  # fmt: skip
 EXACT = ("x-transformers", "transformer")
 Points = list[tuple[int, float]]

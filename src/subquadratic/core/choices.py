@@ -10,6 +10,7 @@ NORMS = ("layer", "scale", "rezero")
 POSITIONS = ("rotary", "learned", "fixed", "axial", None)
 KERNELS = ("softmax", "relu", "efficient")  # of FAVOR+
 SHARING = ("none", "kv", "layer")  # of a Linformer's projections
+DECAYS = ("channel", "head", "fixed")  # of gated linear attention
 PROJECTIONS = ("learned", "pool", "conv")  # of a sequence into its slots
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..layers.streaming import Streaming, part_with
 
 # With a head comes every backbone, so that plain torch.load knows the classes of their streaming states.
-from ..models import fastformer, linformer, perceiver_ar, performer, transformer  # noqa: F401
+from ..models import fastformer, gated_linear, linformer, perceiver_ar, performer, transformer  # noqa: F401
 from ..models.feedback_transformer import backbone as feedback_transformer  # noqa: F401
 from .files import CONFIG, FORMAT, WEIGHTS, check_replaceable, read_config, replace_files
 

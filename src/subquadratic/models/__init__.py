@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from .config import BackboneConfig, config_class, model_types
     from .configs.fastformer import FastformerConfig
     from .configs.feedback_transformer import FeedbackTransformerConfig
+    from .configs.gated_linear import GatedLinearConfig
     from .configs.linformer import LinformerConfig
     from .configs.perceiver_ar import PerceiverARConfig
     from .configs.performer import PerformerConfig
     from .configs.transformer import TransformerConfig
     from .fastformer import Fastformer
     from .feedback_transformer.backbone import FeedbackTransformer
+    from .gated_linear import GatedLinear
     from .linformer import Linformer
     from .perceiver_ar.backbone import PerceiverAR
     from .performer import Performer
@@ -28,6 +30,8 @@ _HOMES = {
     "FastformerConfig": "configs.fastformer",
     "FeedbackTransformer": "feedback_transformer",
     "FeedbackTransformerConfig": "configs.feedback_transformer",
+    "GatedLinear": "gated_linear",
+    "GatedLinearConfig": "configs.gated_linear",
     "Linformer": "linformer",
     "LinformerConfig": "configs.linformer",
     "PerceiverAR": "perceiver_ar",
@@ -46,6 +50,8 @@ __all__ = [
     "FastformerConfig",
     "FeedbackTransformer",
     "FeedbackTransformerConfig",
+    "GatedLinear",
+    "GatedLinearConfig",
     "Linformer",
     "LinformerConfig",
     "PerceiverAR",

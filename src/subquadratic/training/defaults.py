@@ -40,6 +40,7 @@ DEFAULTS: dict[str, ModelDefaults] = {
     "fastformer": ModelDefaults(fields={"token_shift": True, **GATED}),
     # Sequential: a segment of 16 trades the paper's one token at a time for a usable speed.
     "feedback_transformer": ModelDefaults(causal_only=True, fields={"segment_length": 16, "memory_length": 128}),
+    "gated_linear": ModelDefaults(depth=3, causal_only=True, fields={"token_shift": True, **GATED}),
     "perceiver_ar": ModelDefaults(causal_only=True, fields={"latents": 128}),
     "transformer": ModelDefaults(depth=3, fields={"token_shift": True, **GATED}),
 }

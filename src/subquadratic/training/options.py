@@ -21,7 +21,7 @@ class TrainOptions:
     """
 
     model: str = "performer"
-    """Backbone: performer, linformer, fastformer, feedback_transformer, perceiver_ar or transformer."""
+    """Backbone: performer, linformer, fastformer, feedback_transformer, gated_linear, perceiver_ar or transformer."""
     data: str | None = None
     """File, folder, glob pattern, or - for standard input; .gz .xz .zst .jsonl .json .csv .tsv .parquet .fasta are understood, and with
     --tokens or --bins .npy and .bin. Default: the source of Python's own standard library."""
