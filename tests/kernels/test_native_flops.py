@@ -78,3 +78,25 @@ def test_the_counter_is_imported_with_nothing_and_knows_the_kernels_whenever_it_
     ours = "import subquadratic.attention.favor.native_causal"
     for before in (f"{ours}; assert 'torch.utils.flop_counter' not in sys.modules", f"import torch.utils.flop_counter; {ours}"):
         subprocess.run([sys.executable, "-c", ask.format(before)], check=True)
+
+
+FIRST_AND_NEXT = """
+import torch, subquadratic as sq
+from torch.utils.flop_counter import FlopCounterMode
+model = sq.LanguageModel(sq.{config}(dim=64, depth=1, heads=2, {more}), vocab_size=8)
+for _ in range(2):
+    with FlopCounterMode(display=False) as counter:
+        model.loss(torch.zeros(1, 512, dtype=torch.int64)).backward()
+    print(counter.get_total_flops())
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [("PerformerConfig", ""), ("PerformerConfig", "causal=False"), ("LinformerConfig", "max_length=512"), ("TransformerConfig", "")],
+)
+def test_the_first_call_of_a_process_counts_like_the_next(config: str, more: str) -> None:
+    """A counter takes what is registered when it is made, and hears of no operator that comes later."""
+    code = FIRST_AND_NEXT.format(config=config, more=more)
+    first, following = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert first == following

@@ -23,6 +23,9 @@ from .blocks import guarded
 from .causal import CausalFavor, causal_by_formula
 from .features import softmax_exponents
 from .formula import causal_linear_attention, read_features, summarise_features, zero_keys
+from .native_causal import NativeCausalFavor
+from .native_step import step
+from .native_summary import NativeRead, NativeSummarise
 from .state import FeatureState, empty_features, unscaled
 from .summary import Read, Summarise
 
@@ -104,8 +107,6 @@ def causal_favor(
         form: Any
         options: tuple[Any, ...]
         if way == "native":
-            from .native_causal import NativeCausalFavor
-
             form, options = NativeCausalFavor.apply, (bounds,)
         else:
             keys, values = zero_keys(keys, mask), zero_keys(values, mask)
@@ -137,8 +138,6 @@ def summarise_favor(
         if way == "formula" or not len(keys):
             return summarise_features(softmax_exponents(keys, projection)[0], values, mask)
         if way == "native":
-            from .native_summary import NativeSummarise
-
             return FeatureState(*NativeSummarise.apply(keys, values, _scaled(projection, keys), mask))
         keys, values = zero_keys(keys, mask), zero_keys(values, mask)
         return FeatureState(*Summarise.apply(keys, values, _scaled(projection, keys), mask, block or _block(values, projection.shape[0])))
@@ -163,8 +162,6 @@ def read_favor(queries: Tensor, summary: FeatureState, projection: Tensor, *, bl
             return read_features(softmax_exponents(queries, projection)[0], summary).to(given)
         read = queries, _scaled(projection, queries), summary.total, summary.weight, summary.maximum
         if way == "native":
-            from .native_summary import NativeRead
-
             return NativeRead.apply(*read).to(given)
         return Read.apply(*read, block or _block(queries, projection.shape[0])).to(given)
 
@@ -211,8 +208,6 @@ def _step(
 ) -> tuple[Tensor, FeatureState]:
     """One token, without gradients: few operations, and the state is read and written once."""
     if way == "native" and projection is not None:
-        from .native_step import step
-
         return step(queries, keys, values, turns, projection, mask, state)
     queries, keys = _turned(queries, keys, turns)
     values, maximum = zero_keys(values, mask), state.maximum
