@@ -60,7 +60,8 @@ def main() -> None:
                 rates[name].append(beside(neighbours, installs[name], given.steps, given.options))
         base, new = (statistics.median(rates[name]) for name in ("base", "new"))
         pairs = [after / before for before, after in zip(rates["base"], rates["new"], strict=True)]
-        print(f"{neighbours} busy: base {base:,.0f}, new {new:,.0f} tokens/s, ratio {new / base:.2f} ({min(pairs):.2f} to {max(pairs):.2f})", flush=True)
+        spread = f"{min(pairs):.2f} to {max(pairs):.2f}"
+        print(f"{neighbours} busy: base {base:,.0f}, new {new:,.0f} tokens/s, ratio {new / base:.2f} ({spread})", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import torch
 from ..core.threads import usable_cores
 from ..evaluation.processor import processor
 from ..evaluation.versions import versions
-from ..kernels.native.library import made_by
-from ..layers.linear.native import has_matrix_unit, linear_maps
+from ..kernels.native.library import has_matrix_unit, made_by
+from ..layers.linear.native import linear_maps
 from .timing import SHORT
 
 PACKAGES = (

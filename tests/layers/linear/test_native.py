@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from subquadratic.kernels.native.library import has_matrix_unit
 from subquadratic.layers.linear import native
 
-pytestmark = pytest.mark.skipif(not native.has_matrix_unit(), reason="no matrix unit here")
+pytestmark = pytest.mark.skipif(not has_matrix_unit(), reason="no matrix unit here")
 WIDTHS = st.sampled_from([1, 3, 15, 16, 17, 31, 32, 33, 48, 64, 100, 513, 700])
 
 

@@ -18,7 +18,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if not torch.backends.mkldnn.is_available():
             pytest.skip("this PyTorch has no oneDNN")
         monkeypatch.setattr(ops, "onednn_is_faster", lambda: True)
-        monkeypatch.setattr(ops.native, "has_matrix_unit", lambda: False)
+        monkeypatch.setattr(ops, "has_matrix_unit", lambda: False)
 
 
 def inputs(rows: tuple[int, ...]) -> list[torch.Tensor]:
@@ -167,7 +167,7 @@ def test_outer_sum() -> None:
         torch.testing.assert_close(outer_sum(other, x), (other.double().T @ x.double()).float(), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.skipif(not ops.native.has_matrix_unit(), reason="no matrix unit here")
+@pytest.mark.skipif(not ops.has_matrix_unit(), reason="no matrix unit here")
 def test_when_the_matrix_unit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[torch.Size] = []
     product = ops.native.linear_by_unit

@@ -93,6 +93,7 @@ def stack(norm: str = "layer") -> ResidualStack:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One entry for every norm that the kernels apply: whether something is added before."""
     monkeypatch.setattr(native, "FEWEST_NUMBERS", 1)
+    monkeypatch.setattr(native, "has_matrix_unit", lambda: True)  # beside which alone they are taken
     found: list[bool] = []
     usual = NativeAddNorm.apply
 

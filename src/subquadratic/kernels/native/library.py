@@ -109,6 +109,12 @@ def better_variant() -> str | None:
     return best if best != variant() else None
 
 
+@functools.cache
+def has_matrix_unit() -> bool:
+    """Whether kernels compute here, and on a matrix unit (AMX)."""
+    return why_not() is None and bool(library().has_matrix_unit())
+
+
 def made_by() -> str:
     """The compiler of the kernels and their variant, or why there are none."""
     return why_not() or _text(library(), "built_by")

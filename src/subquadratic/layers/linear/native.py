@@ -3,7 +3,6 @@
 Axes: B batch, T rows (batch and length together), D width in, F width out, N length, R slots.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from ...kernels.derivatives import is_followed
 from ...kernels.native.checks import check_tensor, required, whole
-from ...kernels.native.library import Arguments, call, library, why_not
+from ...kernels.native.library import Arguments, call
 from ...kernels.native.operators import INT64, POINTER, fields, operator
 
 SIDE, DEPTH, PARTS = 16, 32, 3  # of a tile, and of a number: as in matrix_unit.h
@@ -30,12 +29,6 @@ class Maps(Arguments, layout="linear"):
         ("dim", _INT64S), ("x_step", _INT64S), ("out", _INT64S), ("other_step", _INT64S), ("weight_step", _STEPS), ("turned", _STEPS),
         *((name, INT64) for name in ("plus_step", "inputs", "outputs", "rows", "shares", "threads")),
     ]  # fmt: skip
-
-
-@functools.cache
-def has_matrix_unit() -> bool:
-    """Whether there are C kernels here, and a matrix unit for them: where not, these operators cannot run."""
-    return why_not() is None and bool(library().has_matrix_unit())
 
 
 def _mapped_like(xs: Sequence[Tensor], weights: Sequence[Tensor], *_: Any) -> list[Tensor]:

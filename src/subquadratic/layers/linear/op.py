@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ...core.backend import PLAIN, are_float32, is_traced, takes_native
 from ...core.tracing import needs_gradient
 from ...kernels.derivatives import is_followed
+from ...kernels.native.library import has_matrix_unit
 from . import native
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
@@ -103,7 +104,7 @@ def _in_bands(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, parts: 
 def _is_for_unit(x: Tensor) -> bool:
     """Whether there are rows enough of (..., D) for the matrix unit, and one to compute them here, whatever they are multiplied by."""
     many = x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
-    return many and not is_traced() and _is_plain(x) and takes_native(None, x) and native.has_matrix_unit()
+    return many and not is_traced() and _is_plain(x) and takes_native(None, x) and has_matrix_unit()
 
 
 def _fits_unit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

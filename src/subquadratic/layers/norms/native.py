@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.backend import PLAIN, are_float32, takes_native
+from ...core.backend import PLAIN, are_float32, chosen_backend, takes_native
 from ...kernels.derivatives import gradients_of, is_followed
 from ...kernels.native.checks import asks, whole
-from ...kernels.native.library import Arguments, call
+from ...kernels.native.library import Arguments, call, has_matrix_unit
 from ...kernels.native.operators import INT64, POINTER, fields, operator
 
 FEWEST_NUMBERS = 1 << 19  # below, a call costs what it saves
@@ -66,8 +66,11 @@ def add_norm_backward(d_sum: Tensor | None, d_y: Tensor, x: Tensor, weight: Tens
 
 
 def suits(x: Tensor, delta: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether the kernels are the faster way for (B, N, D) twice and (D,) twice, and can be taken."""
-    if x.numel() < FEWEST_NUMBERS or weight is None or bias is None:
+    """Whether the kernels are the faster way for (B, N, D) twice and (D,) twice, and can be taken.
+
+    They gain something beside a matrix unit alone, where the products around them take less time (docs/guide/kernels.md).
+    """
+    if x.numel() < FEWEST_NUMBERS or weight is None or bias is None or not (has_matrix_unit() or chosen_backend() == "native"):
         return False
     tensors = (x, weight, bias, *(() if delta is None else (delta,)))
     return (
