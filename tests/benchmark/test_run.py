@@ -66,7 +66,7 @@ def test_published_packages_run_beside_ours(name: str) -> None:
 def test_x_transformers_and_the_published_generate() -> None:
     pytest.importorskip("x_transformers")
     long = run_tiny("lengths/train/48")["lengths/train/48"]
-    assert [side.note for side in long.sides] == [""] * 7 and all(side.seconds for side in long.sides)
+    assert [side.note for side in long.sides] == [""] * 8 and all(side.seconds for side in long.sides)
     decode = dataclasses.replace(tiny("model/performer/decode/48")[0], sides=("performer", "published", "self@8", "x-transformers"))
     (result,) = measure([decode], probe=PROBE).results
     assert [bool(side.seconds) for side in result.sides] == [True, True, True, False]

@@ -21,7 +21,7 @@ def test_a_published_checkpoint_becomes_a_saved_model(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     assert "is now the saved model" in printed and "causal=True" in printed
 
-    model, tokens = sq.LanguageModel.from_pretrained(tmp_path / "new"), torch.randint(0, 256, (2, 20))
+    model, tokens = sq.load(tmp_path / "new"), torch.randint(0, 256, (2, 20))
     assert isinstance(model, PerformerLM)
     expected = old(tokens, mask=torch.ones(2, 20, dtype=torch.bool))
     assert (model(tokens) - expected).square().mean().sqrt() < 2e-3 * expected.square().mean().sqrt()

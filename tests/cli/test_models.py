@@ -34,6 +34,7 @@ def test_the_facts_are_the_ones_of_the_papers_and_the_code(capsys: pytest.Captur
         "fastformer": "2108.09084",
         "feedback_transformer": "2002.09402",
         "linformer": "2006.04768",
+        "gated_linear": "2312.06635",
         "perceiver_ar": "2202.07765",
         "performer": "2009.14794",
         "transformer": "1706.03762",
@@ -42,13 +43,14 @@ def test_the_facts_are_the_ones_of_the_papers_and_the_code(capsys: pytest.Captur
         "fastformer": "constant",
         "feedback_transformer": "constant",
         "linformer": "constant, up to max_length",
+        "gated_linear": "constant",
         "perceiver_ar": "grows",
         "performer": "constant",
         "transformer": "grows; constant with window",
     }
     assert [name for name, row in facts.items() if row["needs_max_length"]] == ["linformer"]
-    assert {name for name, row in facts.items() if not row["bidirectional"]} == {"feedback_transformer", "perceiver_ar"}
-    assert {name for name, row in facts.items() if not row["cross_attention"]} == {"fastformer", "perceiver_ar"}
+    assert {name for name, row in facts.items() if not row["bidirectional"]} == {"feedback_transformer", "gated_linear", "perceiver_ar"}
+    assert {name for name, row in facts.items() if not row["cross_attention"]} == {"fastformer", "gated_linear", "perceiver_ar"}
     assert "rotary" not in facts["linformer"]["positions"]
     assert all(row["cost"] for row in facts.values())
 

@@ -50,7 +50,11 @@ def test_forward_equals_extend_over_any_split(config: sq.BackboneConfig, head: s
     check_law(built(head, config, torch.float64), config, data.draw(plans(length)), data.draw(masks(length)), tolerance=1e-6)
 
 
-@pytest.mark.parametrize(("config", "head"), [param for param in HEADS if param.values[1] in ("language_model", "encoder_decoder")])
+# Not those whose features have either sign: no C kernel computes them, and a normaliser near zero multiplies float32's rounding as it likes.
+ROUNDED = [param for param in HEADS if param.values[1] in ("language_model", "encoder_decoder") and "-signed-" not in str(param.id)]
+
+
+@pytest.mark.parametrize(("config", "head"), ROUNDED)
 @settings(max_examples=3, deadline=None)
 @given(data=st.data())
 def test_the_c_kernels_follow_it_too(config: sq.BackboneConfig, head: str, data: st.DataObject, native: str) -> None:
