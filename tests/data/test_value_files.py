@@ -181,6 +181,46 @@ def test_missing_cells_and_bad_rows_are_counted(tmp_path: Path) -> None:
         load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=2))
 
 
+def series(path: Path, **ways: Any) -> tuple[list[float], Corpus]:
+    corpus = load_corpus(path, tokenizer=Binning(bins=4), column="v", **ways)
+    return [*corpus.train.values.tolist(), *corpus.validation.values.tolist()], corpus  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers", "told"),
+    [
+        (["50,02", "1.001,55", "-3", "1.001"], [50.02, 1001.55, -3, 1001], True),
+        (["1.001", "7", "1.001,5", "2.000.000"], [1001, 7, 1001.5, 2e6], True),
+        (["0.994", "1.001", "12"], [0.994, 1.001, 12], False),
+        (["1,001.55", "2,000", "0.5"], [1001.55, 2000, 0.5], False),
+        (["1.001", "2.002"], [1.001, 2.002], False),
+    ],
+)
+def test_in_columns_separated_by_semicolons_a_comma_is_the_decimal_mark(
+    tmp_path: Path, cells: list[str], numbers: list[float], told: bool
+) -> None:
+    (tmp_path / "a.csv").write_text("t;v\n" + "".join(f"1,5;{cell}\n" for cell in [*cells, *cells]))
+    found, corpus = series(tmp_path / "a.csv")
+    assert found == [*numbers, *numbers]
+    assert ("a comma read as the decimal mark: a.csv" in corpus.passed_over.describe()) == told
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "message"),
+    [
+        (";", ["50,02", "50.02"], r"a.csv:3 holds '50.02', in a column whose decimal mark is a comma"),
+        (",", ["50,02"], r"a.csv:2 holds '50,02', whose comma does not separate thousands.*separate the columns by ;"),
+        (",", ["1,001", "0,123"], r"a.csv:3 holds '0,123'"),
+        (",", ["1.001,55"], r"a.csv:2 holds '1.001,55'"),
+        (",", ["1_000"], r"a.csv:2 holds '1_000' at position 0, which is not a number"),
+    ],
+)
+def test_what_a_comma_means_is_never_guessed(tmp_path: Path, separator: str, cells: list[str], message: str) -> None:
+    (tmp_path / "a.csv").write_text(f"t{separator}v\n" + "".join(f'1{separator}"{cell}"\n' for cell in cells))
+    with pytest.raises(ValueError, match=message):
+        series(tmp_path / "a.csv")
+
+
 def test_in_a_folder_files_without_values_are_passed_over(tmp_path: Path) -> None:
     for number in range(30):
         np.save(tmp_path / f"{number}.npy", NOTES[number * 100 : number * 100 + 100])

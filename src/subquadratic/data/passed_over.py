@@ -13,6 +13,7 @@ NO_TEXT, BAD = "row without text", "bad row"
 NO_VALUE, NO_VALUES, NO_SEQUENCE = "row without a value", "file without values", "record without a sequence"
 AS_TEXT = "without the column 'text'"  # not passed over, but not read as its name says either
 AS_BYTES = "not UTF-8"
+DECIMAL_COMMA = "decimal comma"  # how a file was read, too
 FIRST, LAST = (BINARY, UTF16, UTF32, EMPTY, REPEATED), (LINK, BROKEN, RUN, NO_TEXT, BAD)  # in a line; other reasons between
 PLURALS = {LINK: "linked folders", BROKEN: "broken links", RUN: "runs", NO_TEXT: "rows without text", BAD: "bad rows"}
 PLURALS |= {NO_VALUE: "rows without a value", NO_VALUES: "files without values", NO_SEQUENCE: "records without a sequence"}
@@ -55,19 +56,27 @@ class PassedOver:
 
     def describe(self) -> str:
         """`passed over: 2 binary, 1 UTF-16, 1 empty`; nothing where nothing was. Bad rows are named."""
-        between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT, AS_BYTES)]
+        between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT, AS_BYTES, DECIMAL_COMMA)]
         left_out = [self._count(why) for why in (*FIRST, *between, *LAST) if why in self.counts]
         as_text = [self._count(AS_TEXT)] if AS_TEXT in self.counts else []
         as_bytes = [self._count(AS_BYTES)] if AS_BYTES in self.counts else []
-        said = (("passed over", left_out), ("read as text", as_text), ("read as bytes", as_bytes))
+        commas = [", ".join(self._places(DECIMAL_COMMA))] if DECIMAL_COMMA in self.counts else []
+        said = (
+            ("passed over", left_out),
+            ("read as text", as_text),
+            ("read as bytes", as_bytes),
+            ("a comma read as the decimal mark", commas),
+        )
         return "; ".join(f"{what}: {', '.join(counts)}" for what, counts in said if counts)
 
     def _count(self, why: str) -> str:
-        count, places = self.counts[why], self.first[why]
+        count = self.counts[why]
         said = f"{count:,} {why if count == 1 else PLURALS.get(why, why)}"
-        if why != BAD:
-            return said
-        return f"{said} ({', '.join(places[:NAMED])}{', ...' if count > NAMED else ''})"
+        return said if why != BAD else f"{said} ({', '.join(self._places(why))})"
+
+    def _places(self, why: str) -> list[str]:
+        """The first few, and whether there are more."""
+        return [*self.first[why][:NAMED], *(["..."] if self.counts[why] > NAMED else [])]
 
     def because(self) -> str:
         """For the end of a message that says that nothing is left: what was passed over, and what was wrong with the first bad

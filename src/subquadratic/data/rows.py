@@ -53,6 +53,11 @@ def has_field(path: Path, name: str, *, quotes: str = AUTO) -> bool:
         return False
 
 
+def column_separator(chunks: Iterable[bytes], kind: str, fields: list[str]) -> str:
+    """What separates the columns of a CSV or TSV file with these fields."""
+    return _separated(read_lines(chunks), kind, fields)[1]
+
+
 def read_rows(
     path: Path,
     fields: dict[str, str],

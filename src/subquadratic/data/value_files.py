@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from .fields import is_nothing, pick
 from .json_rows import json_elements, json_values
-from .numerals import parse_numerals, read_numerals
-from .passed_over import NO_VALUE, NO_VALUES, PassedOver
-from .reading import COMPRESSED, beginning
-from .rows import table_kind
+from .numerals import decimal_comma, parse_numerals, plain_numeral, read_numerals
+from .passed_over import DECIMAL_COMMA, NO_VALUE, NO_VALUES, PassedOver
+from .reading import COMPRESSED, beginning, read_chunks
+from .rows import column_separator, table_kind
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -125,7 +125,10 @@ def _streamed(source: Source, name: str, path: Path, passed: PassedOver, progres
     column = source.column or COLUMNS[wanted]
     if kind == "parquet" or (kind in ("csv", "tsv") and not source.stream):
         rows = ((place, row[column]) for place, row in rows_of(source, name, path, {"column": column}, passed, progress))
-        yield from _elements(rows, where, wanted, passed)
+        comma = kind != "parquet" and wanted == NUMBER and _decimal_comma(source, name, path, column)
+        if comma:
+            passed.add(DECIMAL_COMMA, name)
+        yield from _elements(rows, where, wanted, passed, comma=comma)
         return
     first, chunks = beginning(content_of(source, path, progress))
     shape = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
@@ -141,6 +144,17 @@ def _streamed(source: Source, name: str, path: Path, passed: PassedOver, progres
         yield from _pieces(read_numerals(chunks, wanted, where=where), where)
 
 
+def _decimal_comma(source: Source, name: str, path: Path, column: str) -> bool:
+    """Whether the numbers of a table's column have a comma as their decimal mark, which is decided before they are read."""
+    from .documents import rows_of
+
+    kind = source.kind(name)
+    if kind is None or column_separator(read_chunks(path), kind, [column]) != ";":
+        return False
+    cells = rows_of(source, name, path, {"column": column}, PassedOver(skip_bad_rows=True), None)
+    return decimal_comma(row[column] for _, row in cells)
+
+
 def _of_column(found: Iterator[tuple[str, Any]], column: str, passed: PassedOver) -> Iterator[tuple[str, Any]]:
     for place, value in found:
         if not isinstance(value, dict):
@@ -152,8 +166,10 @@ def _of_column(found: Iterator[tuple[str, Any]], column: str, passed: PassedOver
             passed.bad_row(place, str(error))
 
 
-def _elements(rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: PassedOver) -> Iterator[ValuePiece]:
-    """Lists are documents; single values one after another are one."""
+def _elements(
+    rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: PassedOver, *, comma: bool = False
+) -> Iterator[ValuePiece]:
+    """Lists are documents; single values one after another are one. `comma`: it is the decimal mark of numbers that are text."""
     waiting: list[Any] = []
     series: ValuePiece | None = None  # what comes before `waiting`
     count, lists = 0, False
@@ -176,7 +192,7 @@ def _elements(rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: 
         if lists:
             raise ValueError(f"data: {place} holds a single value, and rows before it lists; give one or the other")
         try:
-            waiting.append(_single(element, wanted, place))
+            waiting.append(_single(element, wanted, place, comma))
         except ValueError as error:
             passed.bad_row(place, str(error))
             continue
@@ -202,11 +218,11 @@ def _array(element: list[Any], wanted: str, place: str) -> NDArray[Any]:
     return values
 
 
-def _single(element: Any, wanted: str, place: str) -> Any:
+def _single(element: Any, wanted: str, place: str, comma: bool) -> Any:
     if isinstance(element, bool) or not isinstance(element, str | int | float | np.integer | np.floating):
         raise ValueError(f"data: {place} must hold {'an' if wanted == INTEGER else 'a'} {wanted}, got {element!s:.60}")
     if isinstance(element, str):
-        values = parse_numerals(element.replace(",", "") if wanted == NUMBER else element, wanted, where=place)
+        values = parse_numerals(plain_numeral(element, comma=comma, where=place) if wanted == NUMBER else element, wanted, where=place)
         if len(values) != 1:
             raise ValueError(f"data: {place} must hold one {wanted}, got {element!r:.60}")
         return values[0]
