@@ -132,6 +132,34 @@ def test_a_forecast_is_in_the_units_of_the_data(runs: Path, tmp_path: Path, caps
     assert set(np.load(tmp_path / "a.npy")) <= set(load_tokenizer(runs / "levels").centers)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("name", "interactive"), [("levels", False), ("changes", False), ("music", False), ("levels", True), ("music", True)])
+def test_a_series_goes_on_as_long_as_asked(
+    runs: Path, tmp_path: Path, name: str, interactive: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new.npy"
+    argv = ["generate", str(runs / name), "--max_new_tokens", "30", "--temperature", "9"]
+    if interactive:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"3 4\n")))
+        assert len(ran(capsys, *argv, "--interactive", "--echo", "false").split()) == 30
+        return
+    assert main([*argv, "--prompt", "3 4", "--samples", "50", "--out", str(out)]) == 0
+    assert "ended early" not in capsys.readouterr().err
+    assert np.load(out).shape == (50, 30) and not np.isnan(np.load(out)).any() and (np.load(out) != -1).all()
+
+
+def test_several_documents_of_integers_may_end(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "songs.jsonl").write_text("[1, 2]\n[2, 1, 2]\n" * 300)
+    out = tmp_path / "new.npy"
+    assert main(["train", *SMALL, "--data", str(tmp_path / "songs.jsonl"), "--tokens", "3", "--out", str(tmp_path / "songs")]) == 0
+    argv = ["--max_new_tokens", "30", "--temperature", "9", "--samples", "50", "--seed", "0"]
+    assert main(["generate", str(tmp_path / "songs"), "--prompt", "1", *argv, "--out", str(out)]) == 0
+    ended = int((np.load(out) == -1).any(axis=1).sum())
+    found = re.search(r"50 x \d+ int64; (\d+) of 50 rows ended early", capsys.readouterr().err)
+    assert found is not None and 0 < ended <= int(found[1])
+    tokens = json.loads(ran(capsys, "generate", str(tmp_path / "songs"), "--prompt", "1", *argv[:-4], "--format", "json", "--log_probs"))
+    assert {piece["token"] for piece in tokens["log_probs"]} <= {0, 1, 2, load_tokenizer(tmp_path / "songs").eos_token}
+
+
 @pytest.mark.parametrize("name", ["levels", "changes"])
 def test_a_series_is_measured_in_the_units_of_the_data(runs: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(ran(capsys, "evaluate", str(runs / name), "--format", "json"))["score"]["forecast"]

@@ -13,7 +13,7 @@ from ..training.status import status
 from .generate_options import GenerateOptions
 from .options import parse
 from .text_io import Output, notify, read_file, to_bytes
-from .value_io import Levels, check_unfit, difference, last_value, read_value_prompt, values_after, write_values
+from .value_io import Levels, check_unfit, difference, last_value, read_value_prompt, unwritten, values_after, write_values
 
 if TYPE_CHECKING:
     from ..generation.text import Piece, RowText
@@ -130,8 +130,13 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
         tokenizer=tokenizer,
         return_log_probs=True,
         generator=generator,
-        **options.sampling,
+        **sampling_of(loaded, options),
     )
+
+
+def sampling_of(loaded: TextModel, options: GenerateOptions) -> dict[str, Any]:
+    """How the model's tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
+    return {**options.sampling, "banned": unwritten(loaded.folder, loaded.tokenizer)}
 
 
 def _check_samples(loaded: TextModel, samples: int) -> None:
@@ -234,7 +239,7 @@ class _Report:
             self.output.end()
             return
         if self.options.out is not None:
-            write_values(self.options.out, [self._values(pieces) for pieces in self.written])
+            write_values(self.options.out, [self._values(pieces) for pieces in self.written], ended=ends.count("eos"))
             return
         for number, pieces in enumerate([] if self.lines else self.written):
             if self.options.format == "json":

@@ -55,6 +55,24 @@ def difference(tokenizer: Tokenizer) -> bool:
     return bool(getattr(tokenizer, "difference", False))
 
 
+def unwritten(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """Tokens that a model of integers or numbers must not write: special ones, which stand for no value. The end is written where the model
+    has seen several documents of integers end; a series goes on for as long as it is asked to.
+
+    Raises:
+        ValueError: run.json is damaged.
+    """
+    from ..data.tokenizers.values import NumberTokenizer, ValueTokenizer
+    from ..evaluation.saved import read_facts
+
+    if not isinstance(tokenizer, ValueTokenizer):
+        return []
+    corpus = read_facts(folder / "run.json").get("corpus")
+    documents = corpus.get("documents") if isinstance(corpus, dict) else None
+    one = isinstance(tokenizer, NumberTokenizer) or (isinstance(documents, list) and max(documents, default=0) <= 1)
+    return [token for token in tokenizer.special if one or token != tokenizer.eos_token]
+
+
 def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: GenerateOptions) -> bytes:
     """The values of the prompt as text, the last `prompt_length` of them; empty for the beginning of a document.
 
@@ -134,8 +152,9 @@ def last_value(tokenizer: ValueTokenizer, prompt: bytes) -> float:
     return float(values[-1]) if len(values) else 0.0
 
 
-def write_values(out: str, rows: list[Any]) -> None:
-    """One sample as an array of one axis, several as (samples, length), shorter ones filled up with NaN, or -1 for integers.
+def write_values(out: str, rows: list[Any], *, ended: int = 0) -> None:
+    """One sample as an array of one axis, several as (samples, length), shorter ones filled up with NaN, or -1 for integers; `ended` of them
+    ended before they were as long as asked for.
 
     Raises:
         OSError: it cannot be written.
@@ -157,4 +176,5 @@ def write_values(out: str, rows: list[Any]) -> None:
 
     replace_file(Path(out).expanduser(), save)
     shape = " x ".join(map(str, table.shape)) if len(rows) > 1 else str(length)
-    notify(f"wrote       {out}: {shape} {kind.name}\n")
+    early = f"; {ended:,} of {len(rows):,} {'row' if len(rows) == 1 else 'rows'} ended early" if ended else ""
+    notify(f"wrote       {out}: {shape} {kind.name}{early}\n")

@@ -78,6 +78,11 @@ class ValueTokenizer:
         """The same with a space before each value, so that what a list of tokens gives is what its parts do, joined."""
         return b"".join(f" {self.write(value)}".encode() for value in self.decode_values(tokens).tolist())
 
+    @property
+    def special(self) -> range:
+        """The tokens that stand for no value."""
+        return range(self.size, self.vocab_size)
+
     def byte_lengths(self) -> NDArray[np.int64]:
         """(V,) zeros: values are no text."""
         return np.zeros(self.vocab_size, dtype=np.int64)
