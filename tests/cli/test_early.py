@@ -29,6 +29,14 @@ QUICK = [
     *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict")),
     *([verb, "--help"] for verb in ("bench", "info", "models", "convert", "completion")),
 ]
+GIVEN = {
+    "train": [],
+    "generate": ["causal"],
+    "fill": ["masked", "a [MASK]"],
+    "evaluate": ["causal"],
+    "predict": ["classes", "--data", "rows.csv"],
+    "bench": [],
+}
 WRONG = [
     ["train", "--data", "missing.txt"],
     ["train", "--validation_data", "missing.txt"],
@@ -40,6 +48,7 @@ WRONG = [
     ["train", "--fields.kernal", "relu"],
     ["train", "--model", "gpt"],
     ["train", "--threads", "0"],
+    *([verb, *given, "--threads", "99999"] for verb, given in GIVEN.items()),
     ["train", "--tokenizer", "missing"],
     ["train", "--weights", "full"],
     ["train", "--out", "full"],

@@ -53,7 +53,8 @@ class EvaluateOptions:
     max_tokens: int | None = None
     """Stop after this many tokens."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     seed: int = 0
     """For masked models: seed of which positions are masked together."""
     format: Literal["text", "json"] = "text"

@@ -49,7 +49,8 @@ class GenerateOptions:
     stop: list[str] | None = None
     """Stop before this string; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     seed: int | None = None
     """Random seed; the same seed gives the same text. Default: a new one each time."""
     echo: bool = True

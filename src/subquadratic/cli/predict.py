@@ -59,7 +59,8 @@ class PredictOptions:
     batch_size: int = 32
     """Rows in a batch, of about equal length."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     quiet: bool = False
     """Print nothing but errors on standard error: not what was skipped or cut."""
     quotes: Literal["auto", "double", "none"] | None = None
