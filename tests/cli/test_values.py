@@ -147,6 +147,17 @@ def test_a_series_goes_on_as_long_as_asked(
     assert np.load(out).shape == (50, 30) and not np.isnan(np.load(out)).any() and (np.load(out) != -1).all()
 
 
+def test_forecasts_are_drawn_from_what_was_learned(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def drawn(name: str, *more: str) -> list[Any]:
+        argv = ["--prompt", "3 4", "--max_new_tokens", "20", "--seed", "1", "--overwrite", "--out", str(tmp_path / "a.npy")]
+        ran(capsys, "generate", str(runs / name), *argv, *more)
+        return np.load(tmp_path / "a.npy").tolist()
+
+    assert drawn("levels") == drawn("levels", "--temperature", "1") != drawn("levels", "--temperature", "0.8")
+    assert drawn("music") == drawn("music", "--temperature", "0.8")
+    assert "--temperature 1 --out forecast.npy" in (runs / "changes" / "README.md").read_text()
+
+
 def test_several_documents_of_integers_may_end(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "songs.jsonl").write_text("[1, 2]\n[2, 1, 2]\n" * 300)
     out = tmp_path / "new.npy"

@@ -35,6 +35,7 @@ examples:
 """
 CONTINUES = ("causal", "pairs")  # kinds of models
 NEW_TOKENS = 400
+TEMPERATURE = 0.8  # of text and integers: closer to what is likely than what was learned, which forecasts must not be
 LONG_PROMPT = 50_000  # tokens, from which on a terminal says why there is no text yet
 
 
@@ -136,7 +137,10 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
 
 def sampling_of(loaded: TextModel, options: GenerateOptions) -> dict[str, Any]:
     """How the model's tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
-    return {**options.sampling, "banned": unwritten(loaded.folder, loaded.tokenizer)}
+    from ..data import NumberTokenizer
+
+    usual = 1.0 if isinstance(loaded.tokenizer, NumberTokenizer) else TEMPERATURE
+    return {"temperature": usual, **options.sampling, "banned": unwritten(loaded.folder, loaded.tokenizer)}
 
 
 def _check_samples(loaded: TextModel, samples: int) -> None:

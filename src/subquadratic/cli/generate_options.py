@@ -34,8 +34,9 @@ class GenerateOptions:
     """Most tokens to generate; the model may end the document earlier. Default: 400, or what fits the model's max_length."""
     samples: int = 1
     """Number of continuations; the prompt is read once."""
-    temperature: float = 0.8
-    """Below 1: more predictable; above 1: more varied; 0: always the most likely token (greedy)."""
+    temperature: float | None = None
+    """Below 1: more predictable; above 1: more varied; 0: always the most likely token (greedy). Default: 0.8; for a series of numbers 1,
+    so that forecasts vary as widely as the model has learned."""
     top_k: int | None = None
     """Sample from the k most likely tokens only."""
     top_p: float | None = None
@@ -96,9 +97,9 @@ class GenerateOptions:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
+        """How tokens are chosen, as far as it was said, as keywords of `subquadratic.generation.Sampling`."""
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "repetition_window")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def stops(self) -> list[bytes]:
