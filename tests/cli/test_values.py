@@ -158,6 +158,23 @@ def test_forecasts_are_drawn_from_what_was_learned(runs: Path, tmp_path: Path, c
     assert "--temperature 1 --out forecast.npy" in (runs / "changes" / "README.md").read_text()
 
 
+def test_which_of_several_series_is_the_prompt(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "many.npy", np.arange(80.0).reshape(4, 20))
+    (tmp_path / "many.jsonl").write_text("[1, 2]\n[3, 4]\n")
+    (tmp_path / "gaps.csv").write_text("close\n1\n\n2\nNA\n")
+    for name, said in {
+        "many.npy": "prompt      the last of 4 sequences ({}, row 3); for another one, give a file of it alone",
+        "many.jsonl": "prompt      the last of 2 sequences ({}:2); for",
+        "gaps.csv": "prompt      passed over: 1 row without a value",
+    }.items():
+        capsys.readouterr()
+        assert main(["generate", str(runs / "levels"), "--prompt_file", str(tmp_path / name), "--max_new_tokens", "2"]) == 0
+        assert said.format(tmp_path / name) in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["generate", str(runs / "levels"), "--prompt_file", str(runs / "prices.csv"), "--max_new_tokens", "2"]) == 0
+    assert "sequences" not in capsys.readouterr().err
+
+
 def test_several_documents_of_integers_may_end(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "songs.jsonl").write_text("[1, 2]\n[2, 1, 2]\n" * 300)
     out = tmp_path / "new.npy"

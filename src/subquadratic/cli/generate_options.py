@@ -21,7 +21,8 @@ class GenerateOptions:
     model of integers or numbers, those, separated by spaces."""
     prompt_file: str | None = None
     """File with the prompt; a final line break is dropped. A prompt of any length takes the memory of a short one if the
-    model's state does not grow. For integers and numbers, any file that subq train reads them from."""
+    model's state does not grow. For integers and numbers, any file that subq train reads them from; of several sequences in it,
+    the last one."""
     prompt_length: int | None = None
     """For integers or numbers: use only the last this many of the prompt. Default: all of --prompt; of a file, one training window."""
     column: str | None = None

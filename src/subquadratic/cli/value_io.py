@@ -101,7 +101,8 @@ def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: Generate
 
 
 def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:
-    """The last values of the last document of a file, and how many the document has."""
+    """The last values of the last document of a file, and how many the document has. Says which of several that is, and what of the file
+    was not read."""
     from ..data.corpus import values_of
     from ..data.sources import find_source, fitting
     from ..evaluation.saved import run_options
@@ -111,12 +112,17 @@ def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, f
     ways = {name: own[name] for name in ("column", "dtype", "quotes", "skip_bad_rows") if own.get(name) is not None}
     source = find_source(file, values=values_of(tokenizer), **{**fitting(file, rows=False, **ways), **given})
     kept: list[Any] = []
-    count = 0
-    for piece in source.pieces(source.passed()):
+    documents = count = 0
+    where, passed = "", source.passed()
+    for piece in source.pieces(passed):
         if piece.first == 0:
-            kept, count = [], 0
+            kept, count, where, documents = [], 0, piece.where, documents + 1
         kept = [*kept, *piece.values[-wanted:].tolist()][-wanted:]
         count += len(piece.values)
+    if documents > 1:
+        notify(f"prompt      the last of {documents:,} sequences ({where.rstrip(',')}); for another one, give a file of it alone\n")
+    if said := passed.describe():
+        notify(f"prompt      {said}\n")
     return kept, count
 
 
