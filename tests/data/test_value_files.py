@@ -176,6 +176,9 @@ def test_missing_cells_and_bad_rows_are_counted(tmp_path: Path) -> None:
     corpus = load_corpus(tmp_path / "a.csv", tokenizer=Binning(bins=4), column="close", skip_bad_rows=True)
     assert corpus.train.values[:5].tolist() == [1.5, 2.5, 1000.0, 3.0, 4.0]  # type: ignore[attr-defined]
     assert corpus.passed_over.counts == {"row without a value": 2, "bad row": 1}
+    np.save(tmp_path / "a.npy", [1.0, -1e300])
+    with pytest.raises(ValueError, match=r"holds -1e\+300 at position 1, and a series may hold numbers up to 1e\+150: divide"):
+        load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=2))
     np.save(tmp_path / "a.npy", [1.0, np.inf])
     with pytest.raises(ValueError, match="holds inf at position 1, and a series may not hold NaN or infinity"):
         load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=2))

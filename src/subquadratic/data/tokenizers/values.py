@@ -19,6 +19,7 @@ from .bytes import VALUES_FILE, check_tokens
 
 FORMAT = 1
 LARGEST = 2**24  # tokens, or bins
+LARGEST_NUMBER = 1e150  # whose square, and the sum of many of them, is finite
 
 
 class ValueTokenizer:
@@ -209,13 +210,18 @@ def finite(values: NDArray[Any], where: str, first: int) -> NDArray[np.float64]:
     """`values` as float64.
 
     Raises:
-        ValueError: NaN or an infinity among them.
+        ValueError: NaN or an infinity among them, or one so large that the square of an error would be infinite.
     """
     numbers = np.asarray(values, dtype=np.float64)
     bad = ~np.isfinite(numbers)
     if bad.any():
         place = int(bad.argmax())
         raise ValueError(f"data: {where} holds {numbers[place]} at position {first + place:,}, and a series may not hold NaN or infinity")
+    large = np.abs(numbers) > LARGEST_NUMBER
+    if large.any():
+        place = int(large.argmax())
+        what = f"{where} holds {numbers[place]:g} at position {first + place:,}"
+        raise ValueError(f"data: {what}, and a series may hold numbers up to {LARGEST_NUMBER:g}: divide all of it by a power of ten")
     return numbers
 
 
