@@ -137,6 +137,13 @@ def test_rows_without_text_keep_their_place(runs: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr() == (printed.out, "")
 
 
+def test_numbers_that_json_has_no_word_for_are_null(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new.jsonl").write_text('{"body": "aab", "id": NaN}\n{"body": "aab", "id": [Infinity, 1]}\n')
+    assert main(["predict", str(runs / "classes"), "--data", str(tmp_path / "new.jsonl"), "--carry", "id"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["id"] for line in lines] == [None, [None, 1]]
+
+
 def test_csv_out_is_whole_and_replaces_nothing_unasked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "new.csv").write_text('id,body\n1,some text\n2,"other ""text"", two"\n')
     out = tmp_path / "out.csv"

@@ -132,7 +132,9 @@ def test_a_forecast_is_in_the_units_of_the_data(runs: Path, tmp_path: Path, caps
     assert set(np.load(tmp_path / "a.npy")) <= set(load_tokenizer(runs / "levels").centers)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("name", "interactive"), [("levels", False), ("changes", False), ("music", False), ("levels", True), ("music", True)])
+@pytest.mark.parametrize(
+    ("name", "interactive"), [("levels", False), ("changes", False), ("music", False), ("levels", True), ("music", True)]
+)
 def test_a_series_goes_on_as_long_as_asked(
     runs: Path, tmp_path: Path, name: str, interactive: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.plain_json import to_json
 from ..training.status import status
 from .evaluate_options import MARK, EvaluateOptions
 from .options import parse
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
         "notes": material.notes,
         "score": dataclasses.asdict(score),
     }
-    written = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    written = to_json(report, indent=2, ensure_ascii=False) + "\n"
     printed = False
     try:
         if not options.quiet:
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
 def _shown(options: EvaluateOptions, report: dict[str, Any], written: str, trained: Trained, material: Material, score: Any) -> str:
     """What is printed."""
     if options.json:
-        return json.dumps(report, ensure_ascii=False) + "\n"
+        return to_json(report, ensure_ascii=False) + "\n"
     return written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n"
 
 

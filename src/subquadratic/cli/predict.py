@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core.plain_json import to_json
 from ..training.outputs import check_file, check_outside
 from ..training.status import status
 from .options import parse
@@ -262,7 +262,7 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    return "".join(to_json(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 class _Table:
@@ -281,5 +281,5 @@ class _Table:
             more = [name for name in row if name not in self.columns]
             if more:
                 raise ValueError(f"carry: a row has the field {more[0]!r}, and the rows before it do not: name fields, or write JSON lines")
-            writer.writerow({name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in row.items()})
+            writer.writerow({name: to_json(value) if isinstance(value, list | dict) else value for name, value in row.items()})
         return written.getvalue()

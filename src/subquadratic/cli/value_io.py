@@ -159,8 +159,8 @@ def last_value(tokenizer: ValueTokenizer, prompt: bytes) -> float:
 
 
 def write_values(out: str, rows: list[Any], *, ended: int = 0) -> None:
-    """One sample as an array of one axis, several as (samples, length), shorter ones filled up with NaN, or -1 for integers; `ended` of them
-    ended before they were as long as asked for.
+    """One sample as an array of one axis, several as (samples, length), shorter ones filled up with NaN, or -1 for integers; `ended` of
+    them ended before they were as long as asked for.
 
     Raises:
         OSError: it cannot be written.
