@@ -153,6 +153,9 @@ def test_csv_out_is_whole_and_replaces_nothing_unasked(runs: Path, tmp_path: Pat
     assert list(rows[0]) == ["body", "id", "predicted", "probability", *(f"probability_{name}" for name in NAMES)]
     assert rows[1]["body"] == 'other "text", two'
     assert sum(float(rows[1][f"probability_{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-5)
+    assert main([*argv[:-1], str(tmp_path / "out.tsv"), "--carry", "body"]) == 0
+    assert [row["body"] for row in csv.DictReader((tmp_path / "out.tsv").open(), delimiter="\t")] == ["some text", 'other "text", two']
+    (tmp_path / "out.tsv").unlink()
     assert main(argv) == 2 and "exists; name another file, or give --overwrite" in capsys.readouterr().err
     assert main([*argv, "--overwrite", "--top_k", "2"]) == 0
     assert out.read_text().splitlines()[0] == "predicted,probability,predicted_2,probability_2"
@@ -207,6 +210,9 @@ def test_what_is_longer_than_the_model_reads_is_cut_and_told(runs: Path, tmp_pat
         ("classes", ["--overwrite"], "overwrite is for --out"),
         ("classes", ["--batch_size", "0"], "batch_size must be at least 1"),
         ("classes", ["--out", "new.csv", "--overwrite"], "out: new.csv is the data"),
+        ("classes", ["--out", "new.parquet"], "out must name a .jsonl, .ndjson, .json, .csv or .tsv file, got 'new.parquet'"),
+        ("classes", ["--out", "new.csv.gz"], "out must name a .jsonl"),
+        ("classes", ["--out", "new", "--format", "csv"], "out must name a .jsonl"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..evaluation.predict import Prediction
     from ..evaluation.trained import Trained
 
+TABLES = {".csv": ",", ".tsv": "\t"}  # what separates columns in files of these names
+SUFFIXES = (".jsonl", ".ndjson", ".json", *TABLES)
 TARGET_TOKENS = 400  # where the run does not say how long its targets were
 PREDICTED, PROBABILITY, PROBABILITIES, LOG_PROB = "predicted", "probability", "probabilities", "log_prob"
 EXAMPLES = """\
@@ -51,9 +53,9 @@ class PredictOptions:
     max_new_tokens: int | None = None
     """For an encoder-decoder: most tokens in a target. Default: the longest in training."""
     format: Literal["json", "csv"] | None = None
-    """Output format: JSON lines or CSV. Default: CSV if --out names a .csv file, else JSON lines."""
+    """Output format: JSON lines or CSV. Default: CSV if --out names a .csv file, the same with tabs if a .tsv file, else JSON lines."""
     out: str | None = None
-    """Output file, written completely or not at all. Default: standard output."""
+    """Output file (.jsonl, .ndjson, .json, .csv or .tsv), written completely or not at all. Default: standard output."""
     overwrite: bool = False
     """Replace the file that --out names."""
     batch_size: int = 32
@@ -83,6 +85,8 @@ class PredictOptions:
         if self.out is None:
             return
         place = Path(self.out).expanduser()
+        if place.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"out must name a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, got {self.out!r}")
         check_file("out", place)
         check_outside("out", place, self.data)
         if place.exists() and Path(self.data).expanduser().exists() and place.samefile(Path(self.data).expanduser()):
@@ -98,7 +102,16 @@ class PredictOptions:
     @property
     def table(self) -> bool:
         """Whether to write CSV."""
-        return self.format == "csv" or (self.format is None and (self.out or "").lower().endswith(".csv"))
+        return self.format == "csv" or (self.format is None and self._suffix in TABLES)
+
+    @property
+    def separator(self) -> str:
+        """What separates the columns of a table."""
+        return TABLES.get(self._suffix, ",")
+
+    @property
+    def _suffix(self) -> str:
+        return Path(self.out or "").suffix.lower()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -159,7 +172,7 @@ class _Predicted:
         Raises:
             ValueError: rows that cannot be read.
         """
-        lines: Callable[[list[dict[str, Any]]], str] = _Table() if self.options.table else _json_lines
+        lines: Callable[[list[dict[str, Any]]], str] = _Table(self.options.separator) if self.options.table else _json_lines
         for pool in self._pools():
             write(lines([self._line(row, prediction) for row, prediction in pool]).encode("utf-8", errors="replace"))
             if closed():
@@ -268,15 +281,16 @@ def _json_lines(rows: list[dict[str, Any]]) -> str:
 class _Table:
     """Rows as CSV, below a header that the first of them gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, separator: str) -> None:
+        self.how: Any = {"delimiter": separator, "lineterminator": "\n"}
         self.columns: list[str] = []
 
     def __call__(self, rows: list[dict[str, Any]]) -> str:
         written = io.StringIO()
         if not self.columns:
             self.columns = list(rows[0])
-            csv.writer(written, lineterminator="\n").writerow(self.columns)
-        writer = csv.DictWriter(written, self.columns, lineterminator="\n")
+            csv.writer(written, **self.how).writerow(self.columns)
+        writer = csv.DictWriter(written, self.columns, **self.how)
         for row in rows:
             more = [name for name in row if name not in self.columns]
             if more:
