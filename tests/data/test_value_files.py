@@ -224,6 +224,40 @@ def test_what_a_comma_means_is_never_guessed(tmp_path: Path, separator: str, cel
         series(tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.bin", "a.txt", "a.json", "a.jsonl", "a.csv", "a.parquet"])
+def test_nan_is_a_missing_number_in_every_file(tmp_path: Path, name: str) -> None:
+    numbers = np.array([np.nan, *np.arange(60.0), np.nan, np.nan])
+    numbers[7] = np.nan
+    spelled = [None if np.isnan(number) and place else number for place, number in enumerate(numbers.tolist())]
+    if name == "a.parquet":
+        pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+        parquet.write_table(pyarrow.table({"values": numbers}), tmp_path / name)
+    elif name == "a.npy":
+        np.save(tmp_path / name, numbers)
+    elif name == "a.bin":
+        numbers.astype("<f4").tofile(tmp_path / name)
+    else:
+        lines = "\n".join(map(str, numbers))
+        (tmp_path / name).write_text({"a.txt": lines, "a.csv": f"values\n{lines}"}.get(name, json.dumps(spelled)))
+    corpus = load_corpus(tmp_path / name, tokenizer=Binning(bins=4), dtype="float32" if name == "a.bin" else None)
+    found = [*corpus.train.values, *corpus.validation.values]  # type: ignore[attr-defined]
+    assert found == [number for number in numbers if not np.isnan(number)] and sum(corpus.passed_over.counts.values()) == 4
+    assert corpus.passed_over.describe() in ("passed over: 4 NaN", "passed over: 4 rows without a value")
+
+
+def test_a_series_of_nothing_but_nan_is_none(tmp_path: Path) -> None:
+    rows = np.arange(60.0).reshape(6, 10)
+    rows[2], rows[3, :4] = np.nan, np.nan
+    np.save(tmp_path / "a.npy", rows)
+    corpus = load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=4))
+    found = np.array([*corpus.train.values, *corpus.validation.values])  # type: ignore[attr-defined]
+    assert sum(corpus.documents) == 5 and sorted(found[~np.isnan(found)]) == rows[~np.isnan(rows)].tolist()
+    assert corpus.passed_over.describe() == "passed over: 14 NaN"
+    np.save(tmp_path / "a.npy", np.full(9, np.nan))
+    with pytest.raises(ValueError, match=r"holds no values \(passed over: 9 NaN\)"):
+        load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=4))
+
+
 def test_in_a_folder_files_without_values_are_passed_over(tmp_path: Path) -> None:
     for number in range(30):
         np.save(tmp_path / f"{number}.npy", NOTES[number * 100 : number * 100 + 100])

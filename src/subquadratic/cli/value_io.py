@@ -113,10 +113,11 @@ def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, f
     source = find_source(file, values=values_of(tokenizer), **{**fitting(file, rows=False, **ways), **given})
     kept: list[Any] = []
     documents = count = 0
-    where, passed = "", source.passed()
+    where, begins, passed = "", True, source.passed()
     for piece in source.pieces(passed):
-        if piece.first == 0:
+        if begins:
             kept, count, where, documents = [], 0, piece.where, documents + 1
+        begins = piece.last
         kept = [*kept, *piece.values[-wanted:].tolist()][-wanted:]
         count += len(piece.values)
     if documents > 1:

@@ -10,6 +10,7 @@ from .sniffing import BINARY, UTF16, UTF32
 
 EMPTY, REPEATED, LINK, BROKEN, RUN = "empty", "repeated", "linked folder", "broken link", "run"
 NO_TEXT, BAD = "row without text", "bad row"
+NAN = "NaN"  # a number that is missing
 NO_VALUE, NO_VALUES, NO_SEQUENCE = "row without a value", "file without values", "record without a sequence"
 AS_TEXT = "without the column 'text'"  # not passed over, but not read as its name says either
 AS_BYTES = "not UTF-8"
@@ -36,9 +37,9 @@ class PassedOver:
         self.first: dict[str, list[str]] = {}
         self.problem = ""  # of the first bad row
 
-    def add(self, why: str, where: str) -> None:
-        """One more, named `where`."""
-        self.counts[why] = self.counts.get(why, 0) + 1
+    def add(self, why: str, where: str, count: int = 1) -> None:
+        """One more, or `count` of them, named `where`."""
+        self.counts[why] = self.counts.get(why, 0) + count
         places = self.first.setdefault(why, [])
         if len(places) < KEPT:
             places.append(where)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from .fields import is_nothing, pick
 from .json_rows import json_elements, json_values
 from .numerals import decimal_comma, parse_numerals, plain_numeral, read_numerals
-from .passed_over import DECIMAL_COMMA, NO_VALUE, NO_VALUES, PassedOver
+from .passed_over import DECIMAL_COMMA, NAN, NO_VALUE, NO_VALUES, PassedOver
 from .reading import COMPRESSED, beginning, read_chunks
 from .rows import column_separator, table_kind
 
@@ -68,12 +68,17 @@ def value_kind(path: Path, dtype: str | None) -> str | None:
 
 
 def read_values(source: Source, passed: PassedOver, progress: Progress) -> Iterator[ValuePiece]:
-    """Each document of `source`, in pieces.
+    """Each document of `source`, in pieces; of numbers those that are there: NaN is passed over, as a cell without a value is.
 
     Raises:
         ValueError: what cannot be read, by name; a value that is none of those wanted, by its position.
         ModuleNotFoundError: a package for this kind of file is missing.
     """
+    pieces = _all_values(source, passed, progress)
+    yield from _without_nan(pieces, passed) if source.values == NUMBER else pieces
+
+
+def _all_values(source: Source, passed: PassedOver, progress: Progress) -> Iterator[ValuePiece]:
     for name, path in source.files:
         kind, where = source.kind(name), source.told(path)
         if kind is None or (kind == "raw" and source.dtype is None):
@@ -84,6 +89,18 @@ def read_values(source: Source, passed: PassedOver, progress: Progress) -> Itera
             yield from _arrays(path, _wanted(source), progress)
         else:
             yield from _streamed(source, name, path, passed, progress)
+
+
+def _without_nan(pieces: Iterator[ValuePiece], passed: PassedOver) -> Iterator[ValuePiece]:
+    inside = False  # a document of which something was there
+    for piece in pieces:
+        missing = np.isnan(piece.values) if piece.values.dtype.kind == "f" else np.zeros(0, dtype=bool)
+        if missing.any():
+            passed.add(NAN, piece.where.rstrip(",").rpartition("/")[2], int(missing.sum()))
+            piece = replace(piece, values=np.asarray(piece.values)[~missing])
+        if len(piece.values) or (piece.last and inside):
+            yield piece
+            inside = not piece.last
 
 
 def _unreadable(where: str, kind: str | None) -> str:
@@ -208,6 +225,8 @@ def _elements(
 
 
 def _array(element: list[Any], wanted: str, place: str) -> NDArray[Any]:
+    if wanted == NUMBER and None in element:
+        element = [np.nan if value is None else value for value in element]
     try:
         values = np.array(element) if element else np.empty(0, dtype=np.int64)
     except (ValueError, OverflowError):  # lists of several lengths in it

@@ -207,7 +207,7 @@ class Unbinned(ValueTokenizer):
 
 
 def finite(values: NDArray[Any], where: str, first: int) -> NDArray[np.float64]:
-    """`values` as float64.
+    """`values` as float64. From files NaN does not come here: it is passed over.
 
     Raises:
         ValueError: NaN or an infinity among them, or one so large that the square of an error would be infinite.
