@@ -144,6 +144,12 @@ def test_numbers_that_json_has_no_word_for_are_null(runs: Path, tmp_path: Path, 
     assert [json.loads(line, parse_constant=pytest.fail)["id"] for line in lines] == [None, [None, 1]]
 
 
+def test_no_rows_through_a_pipe(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(["predict", str(runs / "classes"), "--data", "-"]) == 2
+    assert capsys.readouterr().err == "subq predict: data: standard input is empty\n"
+
+
 def test_csv_out_is_whole_and_replaces_nothing_unasked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "new.csv").write_text('id,body\n1,some text\n2,"other ""text"", two"\n')
     out = tmp_path / "out.csv"
@@ -204,7 +210,8 @@ def test_what_is_longer_than_the_model_reads_is_cut_and_told(runs: Path, tmp_pat
         ("classes", ["--max_new_tokens", "3"], "max_new_tokens is for a EncoderDecoder"),
         ("pairs", ["--top_k", "3"], "top_k is for a SequenceClassifier"),
         ("classes", ["--text", "boby"], "no field 'boby'.*did you mean --text body"),
-        ("classes", ["--carry", "if"], "no field 'if'"),
+        ("classes", ["--carry", "if"], "no field 'if'.* did you mean --carry id\\?\n"),
+        ("classes", ["--carry", "nope"], "name the one that holds the carry with --carry\n"),
         ("classes", ["--carry", ""], "carry must be comma-separated names of columns"),
         ("classes", ["--carry", "predicted"], "has the name of what is predicted"),
         ("classes", ["--overwrite"], "overwrite is for --out"),

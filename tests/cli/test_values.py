@@ -26,6 +26,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "notes.npy", NOTES)
     NOTES.astype("<u2").tofile(folder / "notes.bin")
     (folder / "prices.csv").write_text("day,close\n" + "".join(f"{day},{price!r}\n" for day, price in enumerate(PRICES.tolist())))
+    np.save(folder / "ten.npy", [1, 2, 10])
+    (folder / "bad.csv").write_text("close\n1\nx\n")
+    (folder / "none.jsonl").write_text('{"w": 1}\n{"w": 2}\n')
     (folder / "genome.fa").write_text(">one\n" + "ACGT\n" * 200)
     for name, argv in {
         "music": ["--data", "notes.npy", "--tokens", "8", "--max_steps", "20", "--learning_rate", "0.01"],
@@ -233,8 +236,14 @@ def test_a_saved_model_of_integers_says_nothing_of_itself(tmp_path: Path, runs: 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["generate", "music", "--prompt", "3 9"], "holds 9 at position 1"),
-        (["generate", "music", "--prompt", "3 x"], "holds 'x' at position 1, which is not an integer"),
+        (["generate", "music", "--prompt", "3 9"], "prompt: the text holds 9 at position 1, and the model reads integers from 0 to 7\n"),
+        (["generate", "music", "--prompt", "3 x"], "prompt: the text holds 'x' at position 1, which is not an integer\n"),
+        (["generate", "levels", "--prompt", "3 inf"], "prompt: the text holds inf at position 1, and a series may not hold"),
+        (["generate", "music", "--prompt_file", "notes.md"], "prompt_file: no such file or folder: notes.md\n"),
+        (["generate", "levels", "--prompt_file", "bad.csv"], "prompt_file: bad.csv:3 holds 'x' at position 0, which is not a number\n"),
+        (["fill", "masked", "1 [MASK] x"], "text: the text holds 'x' at position 0, which is not an integer\n"),
+        (["evaluate", "music", "--data", "ten.npy"], "data: ten.npy holds 10 at position 2, and the model reads integers from 0 to 7\n"),
+        (["train", "--data", "none.jsonl", "--bins", "4", "--column", "v"], "name the one that holds the column with --column\n"),
         (["generate", "music", "--stop", "3"], "stop is for text"),
         (["generate", "music", "--out", "a.txt"], "out must name an .npy file"),
         (["generate", "music", "--out", "a.npy", "--log_probs"], "leave out interactive, log_probs and format"),

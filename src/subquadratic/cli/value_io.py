@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.passed_over import SKIP_HINT
 from .text_io import notify
 
 if TYPE_CHECKING:
@@ -84,11 +85,17 @@ def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: Generate
     file = "-" if options.prompt == "-" else options.prompt_file
     name = "prompt" if options.prompt == "-" else "prompt_file"
     if file is None:
-        values = tokenizer.parse(options.prompt or "").tolist()
+        try:
+            values = tokenizer.parse(options.prompt or "").tolist()
+        except ValueError as error:
+            raise ValueError(f"prompt: {error}") from error
         count, told = len(values), options.prompt_length or len(values)
     else:
         told = options.prompt_length or run_options(folder).get("context") or USUAL_CONTEXT
-        values, count = _last_values(folder, tokenizer, options, file, told)
+        try:
+            values, count = _last_values(folder, tokenizer, options, file, told)
+        except ValueError as error:
+            raise ValueError(_of_prompt(str(error), name)) from error
         if not values:
             raise ValueError(f"{name}: {file} is empty; give it values")
     if count > told:
@@ -98,6 +105,11 @@ def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: Generate
     if difference(tokenizer) and not values:
         raise ValueError("prompt is missing: this model forecasts changes, and needs a value to begin with, as in --prompt 100.5")
     return " ".join(map(repr, values)).encode()
+
+
+def _of_prompt(problem: str, name: str) -> str:
+    """What is wrong with data, as said of the option that names them here, where rows are not skipped."""
+    return problem.removesuffix(f"; {SKIP_HINT}").replace("data:", f"{name}:", 1)
 
 
 def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:

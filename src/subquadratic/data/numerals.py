@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 GROUPED = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?([eE][+-]?\d+)?\s*")  # thousands, as in 1,001.55
 SWAPPED = str.maketrans(",.", ".,")
+THE_TEXT = "the text"
 SEPARATORS = re.compile(rb"[\s,;]+")
 KINDS: dict[str, tuple[Any, Any]] = {"integer": (int, np.int64), "number": (float, np.float64)}
 
 
-def parse_numerals(text: str | bytes, kind: str, *, where: str = "the text", first: int = 0) -> NDArray[Any]:
+def parse_numerals(text: str | bytes, kind: str, *, where: str = THE_TEXT, first: int = 0) -> NDArray[Any]:
     """int64 where `kind` is "integer", float64 where it is "number".
 
     Args:
-        where: what messages call the text.
+        where: what messages call the text; one that is in no file is `THE_TEXT`, and whoever gave it says in which option.
         first: how many values came before it, for messages.
 
     Raises:
@@ -36,7 +37,8 @@ def parse_numerals(text: str | bytes, kind: str, *, where: str = "the text", fir
         place, word = next((place, word) for place, word in enumerate(words) if not _fits(word, read, dtype))
         spelled = word[:40].decode("utf-8", errors="backslashreplace")
         an = "an" if kind == "integer" else "a"
-        raise ValueError(f"data: {where} holds {spelled!r} at position {first + place:,}, which is not {an} {kind}") from None
+        what = f"{where} holds {spelled!r} at position {first + place:,}, which is not {an} {kind}"
+        raise ValueError(what if where == THE_TEXT else f"data: {what}") from None
 
 
 def decimal_comma(cells: Iterable[Any]) -> bool:

@@ -22,7 +22,7 @@ NAMED = 3  # places that a line names
 KEPT = 10  # places that are remembered
 SKIP_HINT = "--skip_bad_rows leaves such rows out, and counts them"
 
-BadRow = Callable[[str, str], None]  # hears where a row is that cannot be used, and what is wrong with it; may raise
+BadRow = Callable[..., None]  # hears where a row is that cannot be used, and what is wrong with it; may raise: see `PassedOver.bad_row`
 
 
 class PassedOver:
@@ -44,14 +44,14 @@ class PassedOver:
         if len(places) < KEPT:
             places.append(where)
 
-    def bad_row(self, where: str, problem: str) -> None:
-        """A row that cannot be used.
+    def bad_row(self, where: str, problem: str, *, alone: bool = True) -> None:
+        """A row that cannot be used. `alone`: others can, for all that is known, so that leaving it out is a way to go on.
 
         Raises:
             ValueError: bad rows are not to be skipped.
         """
         if not self.skip_bad_rows:
-            raise ValueError(f"{problem}; {SKIP_HINT}")
+            raise ValueError(f"{problem}; {SKIP_HINT}" if alone else problem)
         self.problem = self.problem or problem
         self.add(BAD, Path(where).name)
 

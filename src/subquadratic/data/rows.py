@@ -112,9 +112,11 @@ def _dialect(separator: str, quotes: str) -> dict[str, str]:
 
 def _json_rows(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, whole: bool) -> Iterator[Row]:
     first, chunks = beginning(chunks)
+    if not first.strip():
+        raise ValueError(f"data: {name} is empty")
     shape, _ = json_table(first, fields["text"])
     if shape is None:
-        what = "it is empty" if not first.strip() else "it holds no JSON objects, on lines, one after another or in an array"
+        what = "it holds no JSON objects, on lines, one after another or in an array"
         way_out = "; leave --text out to read a text as it stands" if len(fields) == 1 else ""
         raise ValueError(f"text: {name} has no field {fields['text']!r}: {what}{way_out}")
     readers = {"array": json_array, "lines": json_lines, "objects": json_objects, "within": json_within}

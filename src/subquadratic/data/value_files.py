@@ -173,14 +173,18 @@ def _decimal_comma(source: Source, name: str, path: Path, column: str) -> bool:
 
 
 def _of_column(found: Iterator[tuple[str, Any]], column: str, passed: PassedOver) -> Iterator[tuple[str, Any]]:
+    seen = False
     for place, value in found:
         if not isinstance(value, dict):
             yield place, value
             continue
         try:
-            yield place, pick(value, "column", column, place)
+            picked = pick(value, "column", column, place)
         except ValueError as error:
-            passed.bad_row(place, str(error))
+            passed.bad_row(place, str(error), alone=seen)
+            continue
+        seen = True
+        yield place, picked
 
 
 def _elements(
