@@ -144,6 +144,12 @@ def test_numbers_that_json_has_no_word_for_are_null(runs: Path, tmp_path: Path, 
     assert [json.loads(line, parse_constant=pytest.fail)["id"] for line in lines] == [None, [None, 1]]
 
 
+def test_names_with_spaces_around_them(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new.csv").write_text("id, body\n1, some text\n")
+    found = predicted(capsys, str(runs / "classes"), "--data", str(tmp_path / "new.csv"), "--carry", "*")
+    assert found[0]["id"] == "1" and found[0]["body"] == " some text" and found[0]["predicted"] in NAMES
+
+
 def test_no_rows_through_a_pipe(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert main(["predict", str(runs / "classes"), "--data", "-"]) == 2

@@ -209,6 +209,18 @@ def test_in_columns_separated_by_semicolons_a_comma_is_the_decimal_mark(
 
 
 @pytest.mark.parametrize(
+    ("header", "column", "place"),
+    [("t, v", "v", 1), ("t, v", " v", 1), ("t,v", "v", 1), (" t ; v ;w", "v", 1), ("v ,v", "v", 1), ("v ,v", "v ", 0)],
+)
+def test_spaces_around_the_names_of_columns_do_not_count(tmp_path: Path, header: str, column: str, place: int) -> None:
+    separator = ";" if ";" in header else ","
+    rows = [[str(10 * row + cell) for cell in range(header.count(separator) + 1)] for row in range(9)]
+    (tmp_path / "a.csv").write_text("\n".join([header, *map(separator.join, rows)]))
+    corpus = load_corpus(tmp_path / "a.csv", tokenizer=Binning(bins=4), column=column)
+    assert [*corpus.train.values, *corpus.validation.values] == [10 * row + place for row in range(9)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
     ("separator", "cells", "message"),
     [
         (";", ["50,02", "50.02"], r"a.csv:3 holds '50.02', in a column whose decimal mark is a comma"),
