@@ -213,7 +213,7 @@ def test_what_is_longer_than_the_model_reads_is_cut_and_told(runs: Path, tmp_pat
     ("name", "argv", "message"),
     [
         ("text", [], "is a LanguageModel, and classes and targets come from"),
-        ("classes", ["--max_new_tokens", "3"], "max_new_tokens is for a EncoderDecoder"),
+        ("classes", ["--max_new_tokens", "3"], "max_new_tokens is for an EncoderDecoder"),
         ("pairs", ["--top_k", "3"], "top_k is for a SequenceClassifier"),
         ("classes", ["--text", "boby"], "no field 'boby'.*did you mean --text body"),
         ("classes", ["--carry", "if"], "no field 'if'.* did you mean --carry id\\?\n"),

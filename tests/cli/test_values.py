@@ -12,7 +12,8 @@ import torch
 
 import subquadratic as sq
 from subquadratic.cli.main import main
-from subquadratic.data import load_tokenizer
+from subquadratic.data import IntegerTokenizer, load_corpus, load_tokenizer
+from subquadratic.training.problems.language import references
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--context", "16", "--max_steps", "2", "--evaluations", "0", "--batch_size", "2"]
 NOTES = np.tile([3, 1, 4, 1, 5], 200)
@@ -275,3 +276,9 @@ def test_what_cannot_be_meant_is_said(
     more: list[Any] = [*SMALL, "--out", "unwritten"] if argv[0] == "train" else []
     assert re.search(re.escape(message), refused(capsys, *argv, *more))
     assert not (runs / "unwritten").exists()
+
+
+def test_a_series_of_one_integer_has_no_entropy(tmp_path: Path) -> None:
+    np.save(tmp_path / "ones.npy", np.ones(200, dtype=int))
+    found = references(load_corpus(tmp_path / "ones.npy", tokenizer=IntegerTokenizer(2)))
+    assert f"{found['unigram_bits_per_token']:.2f}" == "0.00"

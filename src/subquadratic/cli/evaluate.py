@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import an
 from ..core.plain_json import to_json
 from ..training.status import status
 from .evaluate_options import MARK, EvaluateOptions
@@ -172,7 +173,7 @@ def _refuse_unfit(options: EvaluateOptions, folder: Path, kind: str, own: dict[s
                 raise ValueError(f"{name} is for data, and {folder} was trained on a task; leave it out")
     for name, wanted in (("label", "SequenceClassifier"), ("target", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
-            raise ValueError(f"{name} is for a {wanted}, and the model in {folder} is a {kind}; leave it out")
+            raise ValueError(f"{name} is for {an(wanted)}, and the model in {folder} is {an(kind)}; leave it out")
     for name in ("binary", "headers", "tokens", "column", "dtype") if rows else ():
         if getattr(options, name) is not None:
             raise ValueError(f"{name} is for texts, integers and numbers, and this is a model of rows; leave it out")

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from ..core.choices import BACKEND, BACKENDS, backend_named
 from ..core.errors import require_choice
 from .config_file import read_config
-from .text_io import print_text
+from .text_io import fitted, help_width, print_text
 from .values import check_values
 
 COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "bench", "info")  # verbs
@@ -123,9 +123,10 @@ def parse(
 
 def _parser(taken: CommandLine, hints: dict[str, Any], *, verb: str, examples: str, groups: Groups) -> ArgumentParser:
     helps, positional = taken.helps(), taken.positional
+    usage = f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]"
     parser = _Parser(
         prog=f"subq {verb}",
-        usage=f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]",
+        usage="\n       ".join(fitted(usage, help_width() - len("usage: "))),
         description=docstring_parser.parse_from_object(taken.options).short_description,
         epilog=examples,
         exit_on_error=False,
@@ -247,8 +248,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Examples keep their line breaks; a default is named where there is one to name; types are left to the text."""
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
-        width = min(100, int(os.environ.get("COLUMNS", "0")) or 100)
-        super().__init__(prog, max_help_position=28, width=width, **kwargs)
+        super().__init__(prog, max_help_position=28, width=help_width(), **kwargs)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(f"{indent}{part}" for line in text.splitlines() for part in fitted(line, width - len(indent)))
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""

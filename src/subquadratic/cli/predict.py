@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core.errors import an
 from ..core.plain_json import to_json
 from ..training.outputs import check_file, check_outside
 from ..training.status import status
@@ -264,10 +265,10 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
         raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are not text of rows")
     if kind not in ("SequenceClassifier", "EncoderDecoder"):
         wanted = "classes and targets come from a SequenceClassifier or an EncoderDecoder"
-        raise ValueError(f"run: the model in {folder} is a {kind}, and {wanted}; use subq generate {folder}")
+        raise ValueError(f"run: the model in {folder} is {an(kind)}, and {wanted}; use subq generate {folder}")
     for name, wanted in (("top_k", "SequenceClassifier"), ("max_new_tokens", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
-            raise ValueError(f"{name} is for a {wanted}, and the model in {folder} is a {kind}; leave it out")
+            raise ValueError(f"{name} is for {an(wanted)}, and the model in {folder} is {an(kind)}; leave it out")
     if options.data != "-":
         fitting(options.data, rows=True)
     if options.tokenizer is not None:

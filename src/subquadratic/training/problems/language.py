@@ -176,7 +176,7 @@ def _entropy(tokens: NDArray[Any]) -> float:
     """In bits per token, by their frequencies."""
     counts = np.bincount(tokens)
     shares = counts[counts > 0] / max(len(tokens), 1)
-    return float(-(shares * np.log2(shares)).sum())
+    return float((shares * -np.log2(shares)).sum()) + 0.0  # no -0.00
 
 
 def _builder(options: TrainOptions, vocab_size: int) -> Callable[[], LanguageModel]:
