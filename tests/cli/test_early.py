@@ -1,6 +1,7 @@
 """What can be told without PyTorch is told without it: nobody waits seconds for a typing mistake."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,14 @@ QUICK = [
     *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict")),
     *([verb, "--help"] for verb in ("bench", "info", "models", "convert", "completion")),
 ]
+GIVEN = {
+    "train": [],
+    "generate": ["causal"],
+    "fill": ["masked", "a [MASK]"],
+    "evaluate": ["causal"],
+    "predict": ["classes", "--data", "rows.csv"],
+    "bench": [],
+}
 WRONG = [
     ["train", "--data", "missing.txt"],
     ["train", "--validation_data", "missing.txt"],
@@ -40,6 +49,7 @@ WRONG = [
     ["train", "--fields.kernal", "relu"],
     ["train", "--model", "gpt"],
     ["train", "--threads", "0"],
+    *([verb, *given, "--threads", "99999"] for verb, given in GIVEN.items()),
     ["train", "--tokenizer", "missing"],
     ["train", "--weights", "full"],
     ["train", "--out", "full"],
@@ -97,10 +107,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(commands: list[list[str]], place: Path, heavy: tuple[str, ...] = HEAVY) -> list[tuple[int, str, str, list[str], float]]:
+def run(
+    commands: list[list[str]], place: Path, heavy: tuple[str, ...] = HEAVY, **environment: str
+) -> list[tuple[int, str, str, list[str], float]]:
     """Of each command: exit status, output, errors, which heavy packages are loaded by now, and seconds of CPU."""
-    arguments = [json.dumps(commands), json.dumps(heavy)]
-    done = subprocess.run([sys.executable, "-c", CODE, *arguments], cwd=place, capture_output=True, text=True, timeout=240)
+    arguments, more = [json.dumps(commands), json.dumps(heavy)], {"env": {**os.environ, **environment}, "timeout": 240}
+    done = subprocess.run([sys.executable, "-c", CODE, *arguments], cwd=place, capture_output=True, text=True, **more)
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
@@ -110,6 +122,16 @@ def test_mistakes_are_told_without_pytorch(place: Path) -> None:
         assert (status, output, loaded) == (2, "", []), argv
         assert said.startswith("subq") and said.count("\n") == 1, argv
         assert seconds < 0.8, argv
+
+
+@pytest.mark.parametrize("backend", ["foo", "NATIVE"])
+def test_a_backend_that_there_is_not_is_told_without_pytorch(place: Path, backend: str) -> None:
+    commands = [*([verb, *given] for verb, given in GIVEN.items()), ["info"]]
+    for argv, (status, _, said, loaded, _) in zip(commands, run(commands, place, SUBQUADRATIC_BACKEND=backend), strict=True):
+        assert (status, loaded) == (2, []), argv
+        assert "SUBQUADRATIC_BACKEND must be one of 'auto', 'torch', 'triton', 'native', got '" + backend in said
+    [(status, *_)] = run([["models"]], place, SUBQUADRATIC_BACKEND=backend)
+    assert status == 0
 
 
 def test_what_needs_no_numbers_needs_no_pytorch(place: Path) -> None:

@@ -195,6 +195,7 @@ BAD = [
     (["performer", "--out", "empty"], "is a folder"),
     (["performer", "--out", "/dev/null"], "is not a regular file"),
     (["performer", "--by_position", "loss.png"], "must name an .svg file"),
+    (["performer", "--out", "score.csv"], "out must name a .json file, got 'score.csv'"),
     (["damaged"], "damaged or cut short"),
     (["garbled"], "run.yaml is damaged"),
     (["nan"], "loss is nan"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from subquadratic.cli.main import VERBS, main
+from subquadratic.cli.text_io import fitted
 
 
 def run(*argv: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -377,3 +380,23 @@ def test_every_option_of_train_is_under_one_heading(capsys: pytest.CaptureFixtur
     assert places == sorted(places)
     for names, place, following in zip(GROUPS.values(), places, [*places[1:], len(shown)], strict=True):
         assert all(f"\n  --{name} " in shown[place:following] for name in names)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for argv in ([], *([verb] for verb in VERBS), ["tokenizer", "train"], ["tokenizer", "show"]):
+        assert main([*argv, "--help"]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if len(line) > columns]
+        assert [line for line in lines if not re.search(r"\S {2,}\S.* {2,}\S", line)] == [], argv  # but for tables
+
+
+def test_a_long_example_goes_on_in_the_next_line() -> None:
+    example = """  subq generate runs/a --prompt "class A" --temperature 0    greedy: the most likely token"""
+    assert fitted(example, 100) == [example]
+    assert fitted(example, 88) == [example.replace("0    g", "0  g")]
+    found = fitted(example, 40)
+    assert max(map(len, found)) <= 40
+    command, remark = [line for line in found if "#" not in line], [line for line in found if "#" in line]
+    assert shlex.split(" ".join(line.removesuffix("\\") for line in command)) == shlex.split(example.split("    ")[0])
+    assert " ".join(line.replace("#", "").strip() for line in remark) == "greedy: the most likely token"

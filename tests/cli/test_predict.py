@@ -137,6 +137,25 @@ def test_rows_without_text_keep_their_place(runs: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr() == (printed.out, "")
 
 
+def test_numbers_that_json_has_no_word_for_are_null(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new.jsonl").write_text('{"body": "aab", "id": NaN}\n{"body": "aab", "id": [Infinity, 1]}\n')
+    assert main(["predict", str(runs / "classes"), "--data", str(tmp_path / "new.jsonl"), "--carry", "id"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["id"] for line in lines] == [None, [None, 1]]
+
+
+def test_names_with_spaces_around_them(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "new.csv").write_text("id, body\n1, some text\n")
+    found = predicted(capsys, str(runs / "classes"), "--data", str(tmp_path / "new.csv"), "--carry", "*")
+    assert found[0]["id"] == "1" and found[0]["body"] == " some text" and found[0]["predicted"] in NAMES
+
+
+def test_no_rows_through_a_pipe(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(["predict", str(runs / "classes"), "--data", "-"]) == 2
+    assert capsys.readouterr().err == "subq predict: data: standard input is empty\n"
+
+
 def test_csv_out_is_whole_and_replaces_nothing_unasked(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "new.csv").write_text('id,body\n1,some text\n2,"other ""text"", two"\n')
     out = tmp_path / "out.csv"
@@ -146,6 +165,9 @@ def test_csv_out_is_whole_and_replaces_nothing_unasked(runs: Path, tmp_path: Pat
     assert list(rows[0]) == ["body", "id", "predicted", "probability", *(f"probability_{name}" for name in NAMES)]
     assert rows[1]["body"] == 'other "text", two'
     assert sum(float(rows[1][f"probability_{name}"]) for name in NAMES) == pytest.approx(1, abs=1e-5)
+    assert main([*argv[:-1], str(tmp_path / "out.tsv"), "--carry", "body"]) == 0
+    assert [row["body"] for row in csv.DictReader((tmp_path / "out.tsv").open(), delimiter="\t")] == ["some text", 'other "text", two']
+    (tmp_path / "out.tsv").unlink()
     assert main(argv) == 2 and "exists; name another file, or give --overwrite" in capsys.readouterr().err
     assert main([*argv, "--overwrite", "--top_k", "2"]) == 0
     assert out.read_text().splitlines()[0] == "predicted,probability,predicted_2,probability_2"
@@ -191,15 +213,19 @@ def test_what_is_longer_than_the_model_reads_is_cut_and_told(runs: Path, tmp_pat
     ("name", "argv", "message"),
     [
         ("text", [], "is a LanguageModel, and classes and targets come from"),
-        ("classes", ["--max_new_tokens", "3"], "max_new_tokens is for a EncoderDecoder"),
+        ("classes", ["--max_new_tokens", "3"], "max_new_tokens is for an EncoderDecoder"),
         ("pairs", ["--top_k", "3"], "top_k is for a SequenceClassifier"),
         ("classes", ["--text", "boby"], "no field 'boby'.*did you mean --text body"),
-        ("classes", ["--carry", "if"], "no field 'if'"),
+        ("classes", ["--carry", "if"], "no field 'if'.* did you mean --carry id\\?\n"),
+        ("classes", ["--carry", "nope"], "name the one that holds the carry with --carry\n"),
         ("classes", ["--carry", ""], "carry must be comma-separated names of columns"),
         ("classes", ["--carry", "predicted"], "has the name of what is predicted"),
         ("classes", ["--overwrite"], "overwrite is for --out"),
         ("classes", ["--batch_size", "0"], "batch_size must be at least 1"),
         ("classes", ["--out", "new.csv", "--overwrite"], "out: new.csv is the data"),
+        ("classes", ["--out", "new.parquet"], "out must name a .jsonl, .ndjson, .json, .csv or .tsv file, got 'new.parquet'"),
+        ("classes", ["--out", "new.csv.gz"], "out must name a .jsonl"),
+        ("classes", ["--out", "new", "--format", "csv"], "out must name a .jsonl"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -12,7 +12,8 @@ import torch
 
 import subquadratic as sq
 from subquadratic.cli.main import main
-from subquadratic.data import load_tokenizer
+from subquadratic.data import IntegerTokenizer, load_corpus, load_tokenizer
+from subquadratic.training.problems.language import references
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--context", "16", "--max_steps", "2", "--evaluations", "0", "--batch_size", "2"]
 NOTES = np.tile([3, 1, 4, 1, 5], 200)
@@ -26,6 +27,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "notes.npy", NOTES)
     NOTES.astype("<u2").tofile(folder / "notes.bin")
     (folder / "prices.csv").write_text("day,close\n" + "".join(f"{day},{price!r}\n" for day, price in enumerate(PRICES.tolist())))
+    np.save(folder / "ten.npy", [1, 2, 10])
+    (folder / "bad.csv").write_text("close\n1\nx\n")
+    (folder / "none.jsonl").write_text('{"w": 1}\n{"w": 2}\n')
     (folder / "genome.fa").write_text(">one\n" + "ACGT\n" * 200)
     for name, argv in {
         "music": ["--data", "notes.npy", "--tokens", "8", "--max_steps", "20", "--learning_rate", "0.01"],
@@ -132,6 +136,64 @@ def test_a_forecast_is_in_the_units_of_the_data(runs: Path, tmp_path: Path, caps
     assert set(np.load(tmp_path / "a.npy")) <= set(load_tokenizer(runs / "levels").centers)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("name", "interactive"), [("levels", False), ("changes", False), ("music", False), ("levels", True), ("music", True)]
+)
+def test_a_series_goes_on_as_long_as_asked(
+    runs: Path, tmp_path: Path, name: str, interactive: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new.npy"
+    argv = ["generate", str(runs / name), "--max_new_tokens", "30", "--temperature", "9"]
+    if interactive:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"3 4\n")))
+        assert len(ran(capsys, *argv, "--interactive", "--echo", "false").split()) == 30
+        return
+    assert main([*argv, "--prompt", "3 4", "--samples", "50", "--out", str(out)]) == 0
+    assert "ended early" not in capsys.readouterr().err
+    assert np.load(out).shape == (50, 30) and not np.isnan(np.load(out)).any() and (np.load(out) != -1).all()
+
+
+def test_forecasts_are_drawn_from_what_was_learned(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def drawn(name: str, *more: str) -> list[Any]:
+        argv = ["--prompt", "3 4", "--max_new_tokens", "20", "--seed", "1", "--overwrite", "--out", str(tmp_path / "a.npy")]
+        ran(capsys, "generate", str(runs / name), *argv, *more)
+        return np.load(tmp_path / "a.npy").tolist()
+
+    assert drawn("levels") == drawn("levels", "--temperature", "1") != drawn("levels", "--temperature", "0.8")
+    assert drawn("music") == drawn("music", "--temperature", "0.8")
+    assert "--temperature 1 --out forecast.npy" in (runs / "changes" / "README.md").read_text()
+
+
+def test_which_of_several_series_is_the_prompt(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "many.npy", np.arange(80.0).reshape(4, 20))
+    (tmp_path / "many.jsonl").write_text("[1, 2]\n[3, 4]\n")
+    (tmp_path / "gaps.csv").write_text("close\n1\n\n2\nNA\n")
+    for name, said in {
+        "many.npy": "prompt      the last of 4 sequences ({}, row 3); for another one, give a file of it alone",
+        "many.jsonl": "prompt      the last of 2 sequences ({}:2); for",
+        "gaps.csv": "prompt      passed over: 1 row without a value",
+    }.items():
+        capsys.readouterr()
+        assert main(["generate", str(runs / "levels"), "--prompt_file", str(tmp_path / name), "--max_new_tokens", "2"]) == 0
+        assert said.format(tmp_path / name) in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["generate", str(runs / "levels"), "--prompt_file", str(runs / "prices.csv"), "--max_new_tokens", "2"]) == 0
+    assert "sequences" not in capsys.readouterr().err
+
+
+def test_several_documents_of_integers_may_end(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "songs.jsonl").write_text("[1, 2]\n[2, 1, 2]\n" * 300)
+    out = tmp_path / "new.npy"
+    assert main(["train", *SMALL, "--data", str(tmp_path / "songs.jsonl"), "--tokens", "3", "--out", str(tmp_path / "songs")]) == 0
+    argv = ["--max_new_tokens", "30", "--temperature", "9", "--samples", "50", "--seed", "0"]
+    assert main(["generate", str(tmp_path / "songs"), "--prompt", "1", *argv, "--out", str(out)]) == 0
+    ended = int((np.load(out) == -1).any(axis=1).sum())
+    found = re.search(r"50 x \d+ int64; (\d+) of 50 rows ended early", capsys.readouterr().err)
+    assert found is not None and 0 < ended <= int(found[1])
+    tokens = json.loads(ran(capsys, "generate", str(tmp_path / "songs"), "--prompt", "1", *argv[:-4], "--format", "json", "--log_probs"))
+    assert {piece["token"] for piece in tokens["log_probs"]} <= {0, 1, 2, load_tokenizer(tmp_path / "songs").eos_token}
+
+
 @pytest.mark.parametrize("name", ["levels", "changes"])
 def test_a_series_is_measured_in_the_units_of_the_data(runs: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(ran(capsys, "evaluate", str(runs / name), "--format", "json"))["score"]["forecast"]
@@ -175,8 +237,14 @@ def test_a_saved_model_of_integers_says_nothing_of_itself(tmp_path: Path, runs: 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["generate", "music", "--prompt", "3 9"], "holds 9 at position 1"),
-        (["generate", "music", "--prompt", "3 x"], "holds 'x' at position 1, which is not an integer"),
+        (["generate", "music", "--prompt", "3 9"], "prompt: the text holds 9 at position 1, and the model reads integers from 0 to 7\n"),
+        (["generate", "music", "--prompt", "3 x"], "prompt: the text holds 'x' at position 1, which is not an integer\n"),
+        (["generate", "levels", "--prompt", "3 inf"], "prompt: the text holds inf at position 1, and a series may not hold"),
+        (["generate", "music", "--prompt_file", "notes.md"], "prompt_file: no such file or folder: notes.md\n"),
+        (["generate", "levels", "--prompt_file", "bad.csv"], "prompt_file: bad.csv:3 holds 'x' at position 0, which is not a number\n"),
+        (["fill", "masked", "1 [MASK] x"], "text: the text holds 'x' at position 0, which is not an integer\n"),
+        (["evaluate", "music", "--data", "ten.npy"], "data: ten.npy holds 10 at position 2, and the model reads integers from 0 to 7\n"),
+        (["train", "--data", "none.jsonl", "--bins", "4", "--column", "v"], "name the one that holds the column with --column\n"),
         (["generate", "music", "--stop", "3"], "stop is for text"),
         (["generate", "music", "--out", "a.txt"], "out must name an .npy file"),
         (["generate", "music", "--out", "a.npy", "--log_probs"], "leave out interactive, log_probs and format"),
@@ -208,3 +276,9 @@ def test_what_cannot_be_meant_is_said(
     more: list[Any] = [*SMALL, "--out", "unwritten"] if argv[0] == "train" else []
     assert re.search(re.escape(message), refused(capsys, *argv, *more))
     assert not (runs / "unwritten").exists()
+
+
+def test_a_series_of_one_integer_has_no_entropy(tmp_path: Path) -> None:
+    np.save(tmp_path / "ones.npy", np.ones(200, dtype=int))
+    found = references(load_corpus(tmp_path / "ones.npy", tokenizer=IntegerTokenizer(2)))
+    assert f"{found['unigram_bits_per_token']:.2f}" == "0.00"

@@ -11,10 +11,16 @@ from subquadratic.attention.additive.op import running_softmax_mean
 from subquadratic.attention.favor.op import causal_favor
 from subquadratic.attention.low_rank.op import causal_slot_attention
 from subquadratic.core.backend import takes_triton, use_backend
+from subquadratic.core.choices import backend_named
 from subquadratic.kernels import triton
 
 pytest.importorskip("triton")
 LENGTH = 21
+
+
+def test_an_empty_word_of_the_environment_is_none() -> None:
+    assert backend_named({}) == backend_named({"SUBQUADRATIC_BACKEND": ""}) == "auto"
+    assert backend_named({"SUBQUADRATIC_BACKEND": "torch"}) == "torch"
 
 
 def random(*shape: int, device: torch.device) -> Tensor:

@@ -20,6 +20,17 @@ def test_quantile_bins_hold_equally_many() -> None:
         assert bins.centers[index] == pytest.approx(NORMAL[bins.encode_values(NORMAL) == index].mean())
 
 
+def test_a_bin_is_of_two_numbers_at_least(tmp_path: Path) -> None:
+    bins = Binning(bins=100_000).fit(NORMAL[:2700])
+    assert bins.size == 1350
+    assert (np.bincount(bins.encode_values(NORMAL[:2700]), minlength=1350) == 2).all()
+    np.save(tmp_path / "a.npy", NORMAL[:3000])
+    for asked, made in ((5000, 1350), (1350, 1350), (64, 64)):
+        said = load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=asked)).describe()
+        assert f"{made:,} quantile bins" in said
+        assert ("fewer bins than the 5,000 asked for" in said) == (asked > made)
+
+
 def test_a_number_that_comes_often_has_a_bin_of_its_own() -> None:
     mixed = np.where(np.arange(10_000) % 3 == 0, 0.0, NORMAL)
     bins = Binning(bins=16).fit(mixed)

@@ -17,7 +17,7 @@ ROWS = st.lists(st.dictionaries(st.text(max_size=3), VALUES, max_size=3).map(lam
 
 
 class Bad(list[tuple[str, str]]):
-    def __call__(self, where: str, problem: str) -> None:
+    def __call__(self, where: str, problem: str, *, alone: bool = True) -> None:
         self.append((where, problem))
 
 

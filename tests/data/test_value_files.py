@@ -176,9 +176,98 @@ def test_missing_cells_and_bad_rows_are_counted(tmp_path: Path) -> None:
     corpus = load_corpus(tmp_path / "a.csv", tokenizer=Binning(bins=4), column="close", skip_bad_rows=True)
     assert corpus.train.values[:5].tolist() == [1.5, 2.5, 1000.0, 3.0, 4.0]  # type: ignore[attr-defined]
     assert corpus.passed_over.counts == {"row without a value": 2, "bad row": 1}
+    np.save(tmp_path / "a.npy", [1.0, -1e300])
+    with pytest.raises(ValueError, match=r"holds -1e\+300 at position 1, and a series may hold numbers up to 1e\+150: divide"):
+        load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=2))
     np.save(tmp_path / "a.npy", [1.0, np.inf])
     with pytest.raises(ValueError, match="holds inf at position 1, and a series may not hold NaN or infinity"):
         load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=2))
+
+
+def series(path: Path, **ways: Any) -> tuple[list[float], Corpus]:
+    corpus = load_corpus(path, tokenizer=Binning(bins=4), column="v", **ways)
+    return [*corpus.train.values.tolist(), *corpus.validation.values.tolist()], corpus  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers", "told"),
+    [
+        (["50,02", "1.001,55", "-3", "1.001"], [50.02, 1001.55, -3, 1001], True),
+        (["1.001", "7", "1.001,5", "2.000.000"], [1001, 7, 1001.5, 2e6], True),
+        (["0.994", "1.001", "12"], [0.994, 1.001, 12], False),
+        (["1,001.55", "2,000", "0.5"], [1001.55, 2000, 0.5], False),
+        (["1.001", "2.002"], [1.001, 2.002], False),
+    ],
+)
+def test_in_columns_separated_by_semicolons_a_comma_is_the_decimal_mark(
+    tmp_path: Path, cells: list[str], numbers: list[float], told: bool
+) -> None:
+    (tmp_path / "a.csv").write_text("t;v\n" + "".join(f"1,5;{cell}\n" for cell in [*cells, *cells]))
+    found, corpus = series(tmp_path / "a.csv")
+    assert found == [*numbers, *numbers]
+    assert ("a comma read as the decimal mark: a.csv" in corpus.passed_over.describe()) == told
+
+
+@pytest.mark.parametrize(
+    ("header", "column", "place"),
+    [("t, v", "v", 1), ("t, v", " v", 1), ("t,v", "v", 1), (" t ; v ;w", "v", 1), ("v ,v", "v", 1), ("v ,v", "v ", 0)],
+)
+def test_spaces_around_the_names_of_columns_do_not_count(tmp_path: Path, header: str, column: str, place: int) -> None:
+    separator = ";" if ";" in header else ","
+    rows = [[str(10 * row + cell) for cell in range(header.count(separator) + 1)] for row in range(9)]
+    (tmp_path / "a.csv").write_text("\n".join([header, *map(separator.join, rows)]))
+    corpus = load_corpus(tmp_path / "a.csv", tokenizer=Binning(bins=4), column=column)
+    assert [*corpus.train.values, *corpus.validation.values] == [10 * row + place for row in range(9)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "message"),
+    [
+        (";", ["50,02", "50.02"], r"a.csv:3 holds '50.02', in a column whose decimal mark is a comma"),
+        (",", ["50,02"], r"a.csv:2 holds '50,02', whose comma does not separate thousands.*separate the columns by ;"),
+        (",", ["1,001", "0,123"], r"a.csv:3 holds '0,123'"),
+        (",", ["1.001,55"], r"a.csv:2 holds '1.001,55'"),
+        (",", ["1_000"], r"a.csv:2 holds '1_000' at position 0, which is not a number"),
+    ],
+)
+def test_what_a_comma_means_is_never_guessed(tmp_path: Path, separator: str, cells: list[str], message: str) -> None:
+    (tmp_path / "a.csv").write_text(f"t{separator}v\n" + "".join(f'1{separator}"{cell}"\n' for cell in cells))
+    with pytest.raises(ValueError, match=message):
+        series(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.bin", "a.txt", "a.json", "a.jsonl", "a.csv", "a.parquet"])
+def test_nan_is_a_missing_number_in_every_file(tmp_path: Path, name: str) -> None:
+    numbers = np.array([np.nan, *np.arange(60.0), np.nan, np.nan])
+    numbers[7] = np.nan
+    spelled = [None if np.isnan(number) and place else number for place, number in enumerate(numbers.tolist())]
+    if name == "a.parquet":
+        pyarrow, parquet = (pytest.importorskip(name) for name in ("pyarrow", "pyarrow.parquet"))
+        parquet.write_table(pyarrow.table({"values": numbers}), tmp_path / name)
+    elif name == "a.npy":
+        np.save(tmp_path / name, numbers)
+    elif name == "a.bin":
+        numbers.astype("<f4").tofile(tmp_path / name)
+    else:
+        lines = "\n".join(map(str, numbers))
+        (tmp_path / name).write_text({"a.txt": lines, "a.csv": f"values\n{lines}"}.get(name, json.dumps(spelled)))
+    corpus = load_corpus(tmp_path / name, tokenizer=Binning(bins=4), dtype="float32" if name == "a.bin" else None)
+    found = [*corpus.train.values, *corpus.validation.values]  # type: ignore[attr-defined]
+    assert found == [number for number in numbers if not np.isnan(number)] and sum(corpus.passed_over.counts.values()) == 4
+    assert corpus.passed_over.describe() in ("passed over: 4 NaN", "passed over: 4 rows without a value")
+
+
+def test_a_series_of_nothing_but_nan_is_none(tmp_path: Path) -> None:
+    rows = np.arange(60.0).reshape(6, 10)
+    rows[2], rows[3, :4] = np.nan, np.nan
+    np.save(tmp_path / "a.npy", rows)
+    corpus = load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=4))
+    found = np.array([*corpus.train.values, *corpus.validation.values])  # type: ignore[attr-defined]
+    assert sum(corpus.documents) == 5 and sorted(found[~np.isnan(found)]) == rows[~np.isnan(rows)].tolist()
+    assert corpus.passed_over.describe() == "passed over: 14 NaN"
+    np.save(tmp_path / "a.npy", np.full(9, np.nan))
+    with pytest.raises(ValueError, match=r"holds no values \(passed over: 9 NaN\)"):
+        load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=4))
 
 
 def test_in_a_folder_files_without_values_are_passed_over(tmp_path: Path) -> None:

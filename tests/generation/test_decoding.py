@@ -148,6 +148,17 @@ def test_what_cannot_be_is_refused_before_anything_is_done(options: dict[str, An
         model(CONFIGS[0]).stream(torch.tensor([[1, 2], [3, 4]]), **options)  # the call itself, not the first step
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_banned_tokens_are_never_chosen(temperature: float) -> None:
+    net = model(CONFIGS[0])
+    prompt, options = torch.tensor([[1, 2]]), {"max_new_tokens": 60, "temperature": temperature}
+    banned = [0, *range(3, net.vocab_size), 10**9]  # the model knows fewer
+    found = net.generate(prompt, banned=banned, repetition_penalty=1.1, **options)[0, 2:]
+    assert set(found.tolist()) <= {1, 2}
+    with pytest.raises(ValueError, match="banned names all"):
+        net.generate(prompt, banned=range(net.vocab_size), **options)
+
+
 def test_an_unknown_option_is_refused_with_the_nearest() -> None:
     with pytest.raises(TypeError, match="'temprature' for generation; did you mean 'temperature'"):
         model(CONFIGS[0]).generate(torch.tensor([[1]]), temprature=0.5)

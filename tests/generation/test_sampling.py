@@ -179,6 +179,13 @@ def test_values_out_of_range_are_named(name: str, value: object, message: str) -
         Sampling(**{name: value})  # type: ignore[arg-type]
 
 
+def test_banned_must_be_tokens() -> None:
+    assert Sampling(banned=range(3, 5)).banned == (3, 4) and Sampling(banned=torch.tensor([1])).banned == (1,)
+    for wrong in (3, "ab", [-1], [1.5], None):
+        with pytest.raises(ValueError, match="banned must be a list of tokens"):
+            Sampling(banned=wrong)  # type: ignore[arg-type]
+
+
 def test_an_unknown_option_gets_the_nearest() -> None:
     with pytest.raises(TypeError, match="did you mean 'temperature'"):
         Sampling.of({"temprature": 1.0})

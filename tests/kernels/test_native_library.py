@@ -53,7 +53,7 @@ def chosen() -> str:
 
 
 def test_without_a_library_there_is_a_reason(folder: Path) -> None:
-    with pytest.raises(library.NoLibrary, match="no C kernels, since it was made without a C compiler: install gcc"):
+    with pytest.raises(library.NoLibrary, match=r"no C kernels: for them, install this package again .*, where there is GCC$"):
         chosen()
 
 
@@ -111,7 +111,7 @@ def test_a_struct_that_differs_is_found_out(fields: list[Any], reason: str, monk
 @needs_kernels
 def test_a_struct_that_is_missing_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(library.MIRRORED, "unheard_of", library.MIRRORED["rows"])
-    with pytest.raises(library.NoLibrary, match="another version, without unheard_of"):
+    with pytest.raises(library.NoLibrary, match="is not this package's, or of another version of it, for it has no unheard_of: install"):
         library.load(INSTALLED)
 
 
@@ -208,3 +208,17 @@ def test_the_compiler_has_nothing_to_say(variant: Variant) -> None:
     quiet = ["-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-parameter"]
     done = subprocess.run([gcc, *options, *quiet, *map(str, SOURCES)], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("which", "count"), [("none", 0), ("x86-64-v3,x86-64-v4", 2), ("aarch64", 1)])
+def test_a_build_makes_what_it_is_asked_for(which: str, count: int) -> None:
+    assert [one.name for one in processor.asked_for(which)] == which.split(",")[:count]
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+@pytest.mark.parametrize(("which", "said"), [("bogus", "SUBQUADRATIC_KERNELS must be 'none', 'this', 'all'"), ("none", "as asked for")])
+def test_the_environment_names_the_kernels_of_a_build(which: str, said: str, tmp_path: Path) -> None:
+    command = ["cmake", "-S", str(CHECKOUT), "-B", str(tmp_path), f"-DPython_EXECUTABLE={sys.executable}"]
+    done = subprocess.run(command, env={**os.environ, "SUBQUADRATIC_KERNELS": which}, capture_output=True, text=True, timeout=120)
+    assert (done.returncode != 0) == (which == "bogus")
+    assert said in " ".join((done.stdout + done.stderr).split())

@@ -50,7 +50,7 @@ def test_forward_equals_extend_over_any_split(config: sq.BackboneConfig, head: s
     check_law(built(head, config, torch.float64), config, data.draw(plans(length)), data.draw(masks(length)), tolerance=1e-6)
 
 
-# Not those whose features have either sign: no C kernel computes them, and a normaliser near zero multiplies float32's rounding as it likes.
+# Not those whose features have either sign: no C kernel computes them, and a normaliser near zero magnifies the rounding of float32.
 ROUNDED = [param for param in HEADS if param.values[1] in ("language_model", "encoder_decoder") and "-signed-" not in str(param.id)]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..core.free_memory import keep_freed_memory
+from ..core.threads import check_threads
 from .cases import Case, is_ours
 from .competitors import build
 from .floor import floor_of
@@ -53,11 +54,12 @@ def measure(
         done: gets each result.
 
     Raises:
-        ValueError: the results in the folder are of another machine, or a device is missing.
+        ValueError: the results in the folder are of another machine, a device is missing, or there are too many threads.
     """
     setting = setting or Setting()
     if setting.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device: there is no GPU here for {setting.device}")
+    check_threads(threads)
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(threads)

@@ -58,7 +58,7 @@ class BenchOptions:
     keep_memory: bool = True
     """Keep freed memory for the next call, as `subq train` does. false: return it to the system, as glibc does by default."""
     threads: int | None = None
-    """Number of threads. Default: PyTorch's own choice."""
+    """Number of threads, at most 8 per core (100 if that is more). Default: PyTorch's own choice."""
     device: str = "cpu"
     """Device: cpu or cuda."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -22,6 +22,18 @@ examples:
   subq completion fish > ~/.config/fish/completions/subq.fish
 """
 PARTS = {"tokenizer": ("train", "show")}  # verbs that have verbs of their own
+HYPHENS = """\
+# A flag may be written with hyphens for its underscores, which the function above knows alone.
+_subq() {
+  local place flag COMP_WORDS=("${COMP_WORDS[@]}")
+  for place in "${!COMP_WORDS[@]}"; do
+    flag="${COMP_WORDS[place]#--}"
+    [[ "${COMP_WORDS[place]}" == --?* ]] && COMP_WORDS[place]="--${flag//-/_}"
+  done
+  _shtab_subq "$@"
+}
+
+"""
 FOLDERS = ("run", "out", "resume", "weights")
 NAMES = {"model": MODELS, "task": tuple(TASKS)}
 
@@ -38,7 +50,11 @@ def run(argv: Sequence[str]) -> int:
     options = parse(CompletionOptions, argv, verb="completion", examples=EXAMPLES, positional="shell")
     import shtab
 
-    print_text(shtab.complete(_parser(), options.shell))
+    script = shtab.complete(_parser(), options.shell)
+    if options.shell == "bash":
+        before, complete, after = script.rpartition("complete ")
+        script = f"{before}{HYPHENS}{complete}{after.replace('-F _shtab_subq', '-F _subq')}"
+    print_text(script)
     return 0
 
 

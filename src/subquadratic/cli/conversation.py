@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .generate_options import GenerateOptions
-from .text_generation import NEW_TOKENS, new_seed, row_text, start
+from .text_generation import NEW_TOKENS, new_seed, row_text, sampling_of, start
 from .text_io import Output, notify, to_bytes
 from .text_model import TextModel
 
@@ -56,7 +56,7 @@ class _Conversation:
 
         generator = torch.Generator(device=loaded.device).manual_seed(new_seed(options))
         self.loaded, self.options, self.output = loaded, options, output
-        self.decoding = Decoding(loaded.model, Sampling(**options.sampling), generator=generator)
+        self.decoding = Decoding(loaded.model, Sampling(**sampling_of(loaded, options)), generator=generator)
         self.ended_by: str | None = "stop"  # before the first line nothing needs a line break
         self.last = b""
 

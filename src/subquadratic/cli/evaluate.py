@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import an
+from ..core.plain_json import to_json
 from ..training.status import status
 from .evaluate_options import MARK, EvaluateOptions
 from .options import parse
@@ -55,7 +56,7 @@ def run(argv: Sequence[str]) -> int:
         "notes": material.notes,
         "score": dataclasses.asdict(score),
     }
-    written = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    written = to_json(report, indent=2, ensure_ascii=False) + "\n"
     printed = False
     try:
         if not options.quiet:
@@ -69,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
 def _shown(options: EvaluateOptions, report: dict[str, Any], written: str, trained: Trained, material: Material, score: Any) -> str:
     """What is printed."""
     if options.json:
-        return json.dumps(report, ensure_ascii=False) + "\n"
+        return to_json(report, ensure_ascii=False) + "\n"
     return written if options.format == "json" else "\n".join(_lines(trained, material, score)) + "\n"
 
 
@@ -173,7 +174,7 @@ def _refuse_unfit(options: EvaluateOptions, folder: Path, kind: str, own: dict[s
                 raise ValueError(f"{name} is for data, and {folder} was trained on a task; leave it out")
     for name, wanted in (("label", "SequenceClassifier"), ("target", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
-            raise ValueError(f"{name} is for a {wanted}, and the model in {folder} is a {kind}; leave it out")
+            raise ValueError(f"{name} is for {an(wanted)}, and the model in {folder} is {an(kind)}; leave it out")
     for name in ("binary", "headers", "tokens", "column", "dtype") if rows else ():
         if getattr(options, name) is not None:
             raise ValueError(f"{name} is for texts, integers and numbers, and this is a model of rows; leave it out")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ..training.outputs import check_file, check_outside
 
+OTHERS = (".csv", ".tsv", ".parquet", ".npy", ".svg", ".png")  # names of files that a score is not
 MARK = "subq evaluate"  # in a drawing, by which it is known
 
 
@@ -53,7 +54,8 @@ class EvaluateOptions:
     max_tokens: int | None = None
     """Stop after this many tokens."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     seed: int = 0
     """For masked models: seed of which positions are masked together."""
     format: Literal["text", "json"] = "text"
@@ -100,6 +102,8 @@ def _check_file(name: str, path: str) -> None:
     check_file(name, place)
     if name == "by_position" and place.suffix != ".svg":
         raise ValueError(f"{name} must name an .svg file, got {path!r}")
+    if name == "out" and place.suffix.lower() in OTHERS:
+        raise ValueError(f"out must name a .json file, got {path!r}")
     if not place.is_file() or place.stat().st_size == 0:
         return
     content = place.read_bytes()

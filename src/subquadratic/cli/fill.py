@@ -47,7 +47,8 @@ class FillOptions:
     top_k: int | None = None
     """Also show the k best candidates at each position with their probabilities, and sample from them only."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     seed: int | None = None
     """Random seed; the same seed gives the same tokens. Default: a new one each time."""
     format: Literal["text", "json"] = "text"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.plain_json import to_json
 from ..training.status import status
 from .generate_options import GenerateOptions
 from .options import parse
@@ -141,7 +142,7 @@ class _Report:
                 self.output.write(piece.data)
             elif self.lines:
                 sample = {"sample": number + 1} if self.options.samples > 1 else {}
-                self.output.line(json.dumps({**sample, **_token(piece)}, ensure_ascii=False))
+                self.output.line(to_json({**sample, **_token(piece)}, ensure_ascii=False))
             else:
                 self.written[number].append(piece)
 
@@ -151,7 +152,7 @@ class _Report:
             self.output.end()
             return
         if self.options.out is not None:
-            write_values(self.options.out, [self._values(pieces) for pieces in self.written])
+            write_values(self.options.out, [self._values(pieces) for pieces in self.written], ended=ends.count("eos"))
             return
         for number, pieces in enumerate([] if self.lines else self.written):
             if self.options.format == "json":
@@ -180,4 +181,4 @@ def _sample_line(options: GenerateOptions, prompt: bytes, number: int, pieces: l
     content |= {"text": text, "tokens": len(pieces), "log_prob": round(sum(piece.log_prob for piece in pieces), 6), **more}
     if options.log_probs:
         content["log_probs"] = [_token(piece) for piece in pieces]
-    return json.dumps(content, ensure_ascii=False)
+    return to_json(content, ensure_ascii=False)

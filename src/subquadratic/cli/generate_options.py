@@ -21,7 +21,8 @@ class GenerateOptions:
     model of integers or numbers, those, separated by spaces."""
     prompt_file: str | None = None
     """File with the prompt; a final line break is dropped. A prompt of any length takes the memory of a short one if the
-    model's state does not grow. For integers and numbers, any file that subq train reads them from."""
+    model's state does not grow. For integers and numbers, any file that subq train reads them from; of several sequences in it,
+    the last one."""
     prompt_length: int | None = None
     """For integers or numbers: use only the last this many of the prompt. Default: all of --prompt; of a file, one training window."""
     column: str | None = None
@@ -34,8 +35,9 @@ class GenerateOptions:
     """Most tokens to generate; the model may end the document earlier. Default: 400, or what fits the model's max_length."""
     samples: int = 1
     """Number of continuations; the prompt is read once."""
-    temperature: float = 0.8
-    """Below 1: more predictable; above 1: more varied; 0: always the most likely token (greedy)."""
+    temperature: float | None = None
+    """Below 1: more predictable; above 1: more varied; 0: always the most likely token (greedy). Default: 0.8; for a series of numbers 1,
+    so that forecasts vary as widely as the model has learned."""
     top_k: int | None = None
     """Sample from the k most likely tokens only."""
     top_p: float | None = None
@@ -49,7 +51,8 @@ class GenerateOptions:
     stop: list[str] | None = None
     """Stop before this string; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     seed: int | None = None
     """Random seed; the same seed gives the same text. Default: a new one each time."""
     echo: bool = True
@@ -95,9 +98,9 @@ class GenerateOptions:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """How tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
+        """How tokens are chosen, as far as it was said, as keywords of `subquadratic.generation.Sampling`."""
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "repetition_window")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def stops(self) -> list[bytes]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core.plain_json import to_json
 from ..training.defaults import DEFAULTS, ModelDefaults
 from ..training.status import status
 from .models import WIDTH, first_word
@@ -95,7 +95,7 @@ def run(argv: Sequence[str]) -> int:
         if options.format == "text":
             print_text("\n".join(["", *_option_lines(found["options"])]) + "\n")
     if options.format == "json":
-        print_text(json.dumps(_plain(found), indent=2, ensure_ascii=False) + "\n")
+        print_text(to_json(_plain(found), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 

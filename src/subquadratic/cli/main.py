@@ -15,6 +15,7 @@ import errno
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -56,13 +57,19 @@ EXTRAS = {package: extra for extra, packages in PACKAGES.items() for package in 
 
 
 def usage() -> str:
+    from .text_io import help_width
+
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+    columns = help_width()
+    verbs = "\n".join(
+        textwrap.fill(text, columns, initial_indent=f"  {verb:<{width}}  ", subsequent_indent=" " * (width + 4))
+        for verb, text in VERBS.items()
+    )
     return (
         "usage: subq VERB [options]\n\n"
-        "Train and use transformers whose cost does not grow with the square of the length.\n\n"
+        f"{textwrap.fill('Train and use transformers whose cost does not grow with the square of the length.', columns)}\n\n"
         f"{verbs}\n\n"
-        "subq VERB --help shows the options of a verb, with examples; subq --version the version."
+        f"{textwrap.fill('subq VERB --help shows the options of a verb, with examples; subq --version the version.', columns)}"
     )
 
 

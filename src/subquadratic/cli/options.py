@@ -16,10 +16,13 @@ from typing import Any, TypeVar, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from ..core.choices import BACKEND, BACKENDS, backend_named
+from ..core.errors import require_choice
 from .config_file import read_config
-from .text_io import print_text
+from .text_io import fitted, help_width, print_text
 from .values import check_values
 
+COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "bench", "info")  # verbs
 T = TypeVar("T")
 Groups = Mapping[str, Sequence[str]]
 
@@ -91,7 +94,8 @@ def parse(
 
     Raises:
         UsageError: an unknown flag, a value of the wrong type.
-        ValueError: a configuration file that cannot be read, a number that nothing takes, an empty name of a file.
+        ValueError: a configuration file that cannot be read, a number that nothing takes, an empty name of a file; for a verb that
+            computes, a backend in the environment that there is not.
     """
     flags = {field.name: (renamed or {}).get(field.name, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]
     taken = CommandLine(options, flags, positional)
@@ -112,14 +116,17 @@ def parse(
             found[flag] = text
     given = options(**{name: found[flag] for name, flag in flags.items()})
     check_values(given, flags)
+    if verb in COMPUTING:
+        require_choice(BACKEND, backend_named(os.environ), BACKENDS)
     return given
 
 
 def _parser(taken: CommandLine, hints: dict[str, Any], *, verb: str, examples: str, groups: Groups) -> ArgumentParser:
     helps, positional = taken.helps(), taken.positional
+    usage = f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]"
     parser = _Parser(
         prog=f"subq {verb}",
-        usage=f"subq {verb} {positional.upper() + ' ' if positional else ''}[--option VALUE ...] [--config FILE]",
+        usage="\n       ".join(fitted(usage, help_width() - len("usage: "))),
         description=docstring_parser.parse_from_object(taken.options).short_description,
         epilog=examples,
         exit_on_error=False,
@@ -241,8 +248,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Examples keep their line breaks; a default is named where there is one to name; types are left to the text."""
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
-        width = min(100, int(os.environ.get("COLUMNS", "0")) or 100)
-        super().__init__(prog, max_help_position=28, width=width, **kwargs)
+        super().__init__(prog, max_help_position=28, width=help_width(), **kwargs)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(f"{indent}{part}" for line in text.splitlines() for part in fitted(line, width - len(indent)))
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""

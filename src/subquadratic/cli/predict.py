@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core.errors import an
+from ..core.plain_json import to_json
 from ..training.outputs import check_file, check_outside
 from ..training.status import status
 from .options import parse
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..evaluation.predict import Prediction
     from ..evaluation.trained import Trained
 
+TABLES = {".csv": ",", ".tsv": "\t"}  # what separates columns in files of these names
+SUFFIXES = (".jsonl", ".ndjson", ".json", *TABLES)
 TARGET_TOKENS = 400  # where the run does not say how long its targets were
 PREDICTED, PROBABILITY, PROBABILITIES, LOG_PROB = "predicted", "probability", "probabilities", "log_prob"
 EXAMPLES = """\
@@ -51,15 +54,16 @@ class PredictOptions:
     max_new_tokens: int | None = None
     """For an encoder-decoder: most tokens in a target. Default: the longest in training."""
     format: Literal["json", "csv"] | None = None
-    """Output format: JSON lines or CSV. Default: CSV if --out names a .csv file, else JSON lines."""
+    """Output format: JSON lines or CSV. Default: CSV if --out names a .csv file, the same with tabs if a .tsv file, else JSON lines."""
     out: str | None = None
-    """Output file, written completely or not at all. Default: standard output."""
+    """Output file (.jsonl, .ndjson, .json, .csv or .tsv), written completely or not at all. Default: standard output."""
     overwrite: bool = False
     """Replace the file that --out names."""
     batch_size: int = 32
     """Rows in a batch, of about equal length."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     quiet: bool = False
     """Print nothing but errors on standard error: not what was skipped or cut."""
     quotes: Literal["auto", "double", "none"] | None = None
@@ -82,6 +86,8 @@ class PredictOptions:
         if self.out is None:
             return
         place = Path(self.out).expanduser()
+        if place.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"out must name a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, got {self.out!r}")
         check_file("out", place)
         check_outside("out", place, self.data)
         if place.exists() and Path(self.data).expanduser().exists() and place.samefile(Path(self.data).expanduser()):
@@ -97,7 +103,16 @@ class PredictOptions:
     @property
     def table(self) -> bool:
         """Whether to write CSV."""
-        return self.format == "csv" or (self.format is None and (self.out or "").lower().endswith(".csv"))
+        return self.format == "csv" or (self.format is None and self._suffix in TABLES)
+
+    @property
+    def separator(self) -> str:
+        """What separates the columns of a table."""
+        return TABLES.get(self._suffix, ",")
+
+    @property
+    def _suffix(self) -> str:
+        return Path(self.out or "").suffix.lower()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -158,7 +173,7 @@ class _Predicted:
         Raises:
             ValueError: rows that cannot be read.
         """
-        lines: Callable[[list[dict[str, Any]]], str] = _Table() if self.options.table else _json_lines
+        lines: Callable[[list[dict[str, Any]]], str] = _Table(self.options.separator) if self.options.table else _json_lines
         for pool in self._pools():
             write(lines([self._line(row, prediction) for row, prediction in pool]).encode("utf-8", errors="replace"))
             if closed():
@@ -250,10 +265,10 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
         raise ValueError(f"run: {folder} learned the task {own['task']}, whose tokens are not text of rows")
     if kind not in ("SequenceClassifier", "EncoderDecoder"):
         wanted = "classes and targets come from a SequenceClassifier or an EncoderDecoder"
-        raise ValueError(f"run: the model in {folder} is a {kind}, and {wanted}; use subq generate {folder}")
+        raise ValueError(f"run: the model in {folder} is {an(kind)}, and {wanted}; use subq generate {folder}")
     for name, wanted in (("top_k", "SequenceClassifier"), ("max_new_tokens", "EncoderDecoder")):
         if getattr(options, name) is not None and kind != wanted:
-            raise ValueError(f"{name} is for a {wanted}, and the model in {folder} is a {kind}; leave it out")
+            raise ValueError(f"{name} is for {an(wanted)}, and the model in {folder} is {an(kind)}; leave it out")
     if options.data != "-":
         fitting(options.data, rows=True)
     if options.tokenizer is not None:
@@ -261,24 +276,25 @@ def _check_model(options: PredictOptions, folder: Path, kind: str, own: dict[str
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    return "".join(to_json(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 class _Table:
     """Rows as CSV, below a header that the first of them gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, separator: str) -> None:
+        self.how: Any = {"delimiter": separator, "lineterminator": "\n"}
         self.columns: list[str] = []
 
     def __call__(self, rows: list[dict[str, Any]]) -> str:
         written = io.StringIO()
         if not self.columns:
             self.columns = list(rows[0])
-            csv.writer(written, lineterminator="\n").writerow(self.columns)
-        writer = csv.DictWriter(written, self.columns, lineterminator="\n")
+            csv.writer(written, **self.how).writerow(self.columns)
+        writer = csv.DictWriter(written, self.columns, **self.how)
         for row in rows:
             more = [name for name in row if name not in self.columns]
             if more:
                 raise ValueError(f"carry: a row has the field {more[0]!r}, and the rows before it do not: name fields, or write JSON lines")
-            writer.writerow({name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in row.items()})
+            writer.writerow({name: to_json(value) if isinstance(value, list | dict) else value for name, value in row.items()})
         return written.getvalue()

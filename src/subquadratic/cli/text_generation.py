@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .text_model import TextModel
 
 NEW_TOKENS = 400
+TEMPERATURE = 0.8  # of text and integers: closer to what is likely than what was learned, which forecasts must not be
 LONG_PROMPT = 50_000  # tokens, from which on a terminal says why there is no text yet
 
 
@@ -52,8 +53,17 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
         tokenizer=tokenizer,
         return_log_probs=True,
         generator=generator,
-        **options.sampling,
+        **sampling_of(loaded, options),
     )
+
+
+def sampling_of(loaded: TextModel, options: GenerateOptions) -> dict[str, Any]:
+    """How the model's tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
+    from ..data import NumberTokenizer
+    from .value_io import unwritten
+
+    usual = 1.0 if isinstance(loaded.tokenizer, NumberTokenizer) else TEMPERATURE
+    return {"temperature": usual, **options.sampling, "banned": unwritten(loaded.folder, loaded.tokenizer)}
 
 
 def _check_samples(loaded: TextModel, samples: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,34 @@ def notify(text: str) -> None:
         with contextlib.suppress(OSError):
             sys.stderr.write(text)
             sys.stderr.flush()
+
+
+def help_width() -> int:
+    """Columns of a help text: those of the terminal, as COLUMNS says it, 100 at most."""
+    said = os.environ.get("COLUMNS", "")
+    return max(40, min(100, int(said) if said.isdecimal() and int(said) else 100))
+
+
+def fitted(line: str, width: int) -> list[str]:
+    """A line of a help text in lines of at most `width` columns where its words allow it. An indented one is a command, which goes on after
+    a backslash, perhaps with a remark after two spaces or more, which moves to the left or gets lines of its own. Rows of a table stay."""
+    if len(line) <= width or len(re.findall(r"\S {2,}", line)) > 1:
+        return [line]
+    start = line[: len(line) - len(line.lstrip())]
+    if not start:
+        return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
+    command, _, remark = re.sub(r" {2,}", "\0", line.strip(), count=1).partition("\0")
+    room = width - len(start + command + remark)
+    if remark and room >= 2:
+        return [f"{start}{command}{' ' * room}{remark}"]
+    lines = [start]
+    for word in re.findall(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""", command):
+        if len(f"{lines[-1]} {word} \\") > width and lines[-1].strip():
+            lines[-1] += " \\"
+            lines.append(f"{start}    ")
+        lines[-1] += word if not lines[-1].strip() else f" {word}"
+    more = f"{start}    # "
+    return lines + textwrap.wrap(remark, width, initial_indent=more, subsequent_indent=more, break_long_words=False)
 
 
 class Output:

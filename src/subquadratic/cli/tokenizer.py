@@ -15,7 +15,7 @@ from typing import Literal
 
 from ..training.outputs import check_folder, check_outside
 from .options import UsageError, nearest, parse
-from .text_io import OutputError, notify, print_text
+from .text_io import OutputError, fitted, help_width, notify, print_text
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
 ROLES = {"tokenizer_class", "clean_up_tokenization_spaces", *(f"{role}_token" for role in ("pad", "bos", "eos", "mask"))}
@@ -83,7 +83,7 @@ class ShowOptions:
 
 def run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print_text(USAGE)
+        print_text("\n".join(part for line in USAGE.splitlines() for part in fitted(line, help_width())))
         return 0 if argv else 2
     verbs = {"train": _train, "show": _show}
     if argv[0] not in verbs:

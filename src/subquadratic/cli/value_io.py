@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.passed_over import SKIP_HINT
 from .generate_options import GenerateOptions
 from .text_io import notify
 
@@ -43,6 +44,24 @@ def difference(tokenizer: Tokenizer) -> bool:
     return bool(getattr(tokenizer, "difference", False))
 
 
+def unwritten(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """Tokens that a model of integers or numbers must not write: special ones, which stand for no value. The end is written where the model
+    has seen several documents of integers end; a series goes on for as long as it is asked to.
+
+    Raises:
+        ValueError: run.json is damaged.
+    """
+    from ..data.tokenizers.values import NumberTokenizer, ValueTokenizer
+    from ..evaluation.saved import read_facts
+
+    if not isinstance(tokenizer, ValueTokenizer):
+        return []
+    corpus = read_facts(folder / "run.json").get("corpus")
+    documents = corpus.get("documents") if isinstance(corpus, dict) else None
+    one = isinstance(tokenizer, NumberTokenizer) or (isinstance(documents, list) and max(documents, default=0) <= 1)
+    return [token for token in tokenizer.special if one or token != tokenizer.eos_token]
+
+
 def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: GenerateOptions) -> bytes:
     """The values of the prompt as text, the last `prompt_length` of them; empty for the beginning of a document.
 
@@ -54,11 +73,17 @@ def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: Generate
     file = "-" if options.prompt == "-" else options.prompt_file
     name = "prompt" if options.prompt == "-" else "prompt_file"
     if file is None:
-        values = tokenizer.parse(options.prompt or "").tolist()
+        try:
+            values = tokenizer.parse(options.prompt or "").tolist()
+        except ValueError as error:
+            raise ValueError(f"prompt: {error}") from error
         count, told = len(values), options.prompt_length or len(values)
     else:
         told = options.prompt_length or run_options(folder).get("context") or USUAL_CONTEXT
-        values, count = _last_values(folder, tokenizer, options, file, told)
+        try:
+            values, count = _last_values(folder, tokenizer, options, file, told)
+        except ValueError as error:
+            raise ValueError(_of_prompt(str(error), name)) from error
         if not values:
             raise ValueError(f"{name}: {file} is empty; give it values")
     if count > told:
@@ -70,8 +95,14 @@ def read_value_prompt(folder: Path, tokenizer: ValueTokenizer, options: Generate
     return " ".join(map(repr, values)).encode()
 
 
+def _of_prompt(problem: str, name: str) -> str:
+    """What is wrong with data, as said of the option that names them here, where rows are not skipped."""
+    return problem.removesuffix(f"; {SKIP_HINT}").replace("data:", f"{name}:", 1)
+
+
 def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, file: str, wanted: int) -> tuple[list[Any], int]:
-    """The last values of the last document of a file, and how many the document has."""
+    """The last values of the last document of a file, and how many the document has. Says which of several that is, and what of the file
+    was not read."""
     from ..data.corpus import values_of
     from ..data.finding import find_source, fitting
     from ..data.value_files import read_values
@@ -82,12 +113,18 @@ def _last_values(folder: Path, tokenizer: Tokenizer, options: GenerateOptions, f
     ways = {name: own[name] for name in ("column", "dtype", "quotes", "skip_bad_rows") if own.get(name) is not None}
     source = find_source(file, values=values_of(tokenizer), **{**fitting(file, rows=False, **ways), **given})
     kept: list[Any] = []
-    count = 0
-    for piece in read_values(source, source.passed()):
-        if piece.first == 0:
-            kept, count = [], 0
+    documents = count = 0
+    where, begins, passed = "", True, source.passed()
+    for piece in read_values(source, passed):
+        if begins:
+            kept, count, where, documents = [], 0, piece.where, documents + 1
+        begins = piece.last
         kept = [*kept, *piece.values[-wanted:].tolist()][-wanted:]
         count += len(piece.values)
+    if documents > 1:
+        notify(f"prompt      the last of {documents:,} sequences ({where.rstrip(',')}); for another one, give a file of it alone\n")
+    if said := passed.describe():
+        notify(f"prompt      {said}\n")
     return kept, count
 
 
@@ -123,8 +160,9 @@ def last_value(tokenizer: ValueTokenizer, prompt: bytes) -> float:
     return float(values[-1]) if len(values) else 0.0
 
 
-def write_values(out: str, rows: list[Any]) -> None:
-    """One sample as an array of one axis, several as (samples, length), shorter ones filled up with NaN, or -1 for integers.
+def write_values(out: str, rows: list[Any], *, ended: int = 0) -> None:
+    """One sample as an array of one axis, several as (samples, length), shorter ones filled up with NaN, or -1 for integers; `ended` of
+    them ended before they were as long as asked for.
 
     Raises:
         OSError: it cannot be written.
@@ -146,4 +184,5 @@ def write_values(out: str, rows: list[Any]) -> None:
 
     replace_file(Path(out).expanduser(), save)
     shape = " x ".join(map(str, table.shape)) if len(rows) > 1 else str(length)
-    notify(f"wrote       {out}: {shape} {kind.name}\n")
+    early = f"; {ended:,} of {len(rows):,} {'row' if len(rows) == 1 else 'rows'} ended early" if ended else ""
+    notify(f"wrote       {out}: {shape} {kind.name}{early}\n")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.threads import check_threads
 from ..training.numbers import check_numbers
 from ..training.outputs import named
 
@@ -37,3 +38,5 @@ def check_values(options: Any, flags: Mapping[str, str]) -> None:
             for part in value.split(",") if field.name == "plot" else [value]:
                 named(flag, part, PLACES[field.name])
         check_numbers(flag, value)
+        if field.name == "threads":
+            check_threads(value)

@@ -13,12 +13,12 @@ from torch import Tensor
 from ..kernels import triton
 from ..kernels.derivatives import is_plain, is_traced, is_transformed
 from ..kernels.native.library import why_not
+from .choices import BACKENDS, backend_named
 from .errors import require, require_choice
 
 PLAIN = (Tensor, torch.nn.Parameter)  # types of tensors that are neither sharded nor quantised, nor anyone else's
 Computer = Literal["formula", "torch", "native", "triton"]
-BACKENDS = ("auto", "torch", "triton", "native")
-_chosen = os.environ.get("SUBQUADRATIC_BACKEND", "auto")
+_chosen = backend_named(os.environ)
 
 
 @contextmanager

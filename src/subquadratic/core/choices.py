@@ -1,17 +1,24 @@
 """What options choose among, and the ranges that configurations and layers check alike; known without PyTorch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import require, require_choice, require_positive
 from .scalars import as_number, is_number, is_whole
 
+BACKENDS = ("auto", "torch", "triton", "native")
+BACKEND = "SUBQUADRATIC_BACKEND"  # the environment's word for one
 NORMS = ("layer", "scale", "rezero")
 POSITIONS = ("rotary", "learned", "fixed", "axial", None)
 KERNELS = ("softmax", "relu", "efficient")  # of FAVOR+
 SHARING = ("none", "kv", "layer")  # of a Linformer's projections
 DECAYS = ("channel", "head", "fixed")  # of gated linear attention
 PROJECTIONS = ("learned", "pool", "conv")  # of a sequence into its slots
+
+
+def backend_named(environment: Mapping[str, str]) -> str:
+    """What the environment chooses, whether or not there is such a backend; "auto" where it says nothing."""
+    return environment.get(BACKEND) or "auto"
 
 
 def check_local(*, heads: int, local_heads: int, local_window: int) -> None:

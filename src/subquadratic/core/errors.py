@@ -20,6 +20,11 @@ class NotCausalError(ValueError):
         super().__init__(f"{what} is bidirectional: it has no state to extend, since later tokens change earlier outputs; {way_out}")
 
 
+def an(name: str) -> str:
+    """A noun with its article, for messages."""
+    return f"{'an' if name[:1] in tuple('AEIOUaeiou') else 'a'} {name}"
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ``ValueError(message)`` unless ``condition``."""
     if not condition:

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Mapping
 
-import torch
-
-from .errors import require_positive
+from .errors import require, require_positive
 
 RANKS = "LOCAL_WORLD_SIZE"  # processes on this machine, as torchrun says it
+MOST = 8  # threads for each core, and a hundred anywhere: more than are of use, and few enough for the system to start
 
 
 def use_threads(threads: int | None, environment: Mapping[str, str] = os.environ) -> int:
@@ -18,9 +17,12 @@ def use_threads(threads: int | None, environment: Mapping[str, str] = os.environ
             where ``OMP_NUM_THREADS`` is set (``torchrun`` sets it to 1), as many as it says.
 
     Raises:
-        ValueError: for less than one.
+        ValueError: for less than one, and as `check_threads`.
     """
+    import torch
+
     require_positive(threads=threads)
+    check_threads(threads)
     if threads is None and "OMP_NUM_THREADS" not in environment:
         ranks = environment.get(RANKS, "1")
         if ranks.isdecimal() and int(ranks) > 1:
@@ -28,6 +30,13 @@ def use_threads(threads: int | None, environment: Mapping[str, str] = os.environ
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises ValueError for so many threads that the system may not start them, which ends a process at once."""
+    cores = usable_cores()
+    most = max(100, MOST * cores)
+    require(threads is None or threads <= most, f"threads must be at most {most} (this process has {cores} cores), got {threads}")
 
 
 def usable_cores() -> int:

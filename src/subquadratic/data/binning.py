@@ -2,7 +2,7 @@
 
 | `binning`    | bins                                                                                                  |
 |--------------|-------------------------------------------------------------------------------------------------------|
-| `"quantile"` | equally many of the training numbers fall into each; numbers that come often have a bin of their own  |
+| `"quantile"` | equally many of the training numbers, two at least, fall into each; frequent ones have a bin of their own |
 | `"mu_law"`   | narrow around zero and wide far from it, up to the largest training number: ITU-T G.711, for waveforms |
 """
 
@@ -18,6 +18,7 @@ from .mapping import place_in_file
 from .tokenizers.values import LARGEST, NumberTokenizer
 
 BINNINGS = ("quantile", "mu_law")
+LEAST = 2  # numbers for each bin, on average: of a single one there is nothing to be learned
 SAMPLE = 1 << 22  # numbers, evenly spread, that bins are found from
 
 
@@ -55,7 +56,7 @@ class Binning:
             what = "changes from one number to the next" if self.difference else "numbers"
             same = f"all {what} are {found[0]:g}" if len(found) else f"there are no {what}"
             raise ValueError(f"data: {same} on the training side: there is nothing to learn, and bins cannot be found")
-        edges = _quantiles(found, self.bins) if self.binning == "quantile" else _mu_law(found, self.bins)
+        edges = _quantiles(found, max(2, min(self.bins, len(found) // LEAST))) if self.binning == "quantile" else _mu_law(found, self.bins)
         span = float(found[0]), float(found[-1])
         return NumberTokenizer(edges, _centers(found, edges), difference=self.difference, binning=self.binning, span=span)
 

@@ -193,7 +193,9 @@ def _series(numbers: Corpus, tokenizer: NumberTokenizer | Binning) -> Corpus:
     train: Any = Binned(numbers.train, bins)
     validation: Any = Binned(numbers.validation, bins)
     digest = hashlib.sha256(f"{numbers.digest} {bins.digest}".encode()).hexdigest()
-    return replace(numbers, train=train, validation=validation, tokenizer=bins, digest=digest)
+    fewer = isinstance(tokenizer, Binning) and bins.size < tokenizer.bins
+    said = f"fewer bins than the {tokenizer.bins:,} asked for, as the training numbers are few or often equal" if fewer else ""
+    return replace(numbers, train=train, validation=validation, tokenizer=bins, digest=digest, read_as=said)
 
 
 def _read_as(source: Source) -> str:

@@ -60,7 +60,7 @@ class Examples:
 
     def describe(self) -> str:
         """One line for people."""
-        names = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
+        names = ", ".join(map(repr, self.labels[:4])) + (", ..." if len(self.labels) > 4 else "")
         kind = f"{len(self.labels)} classes ({names})" if self.labels else "pairs"
         longest = " and ".join(f"{length:,}" for length in self.longest)
         cut = f", {self.truncated:,} of them cut to {self.max_length:,}" if self.truncated else ""

@@ -28,6 +28,7 @@ class _Chosen:
     def __init__(self, fields: dict[str, str], bad: BadRow, whole: bool) -> None:
         self.fields, self.bad, self.whole = fields, bad, whole
         self.rows, self.found = 0, False
+        self.seen: set[str] = set()  # fields that a row had
         self.missing: ValueError | None = None  # what to say where no row has the text
 
     def take(self, row: Any, where: str) -> dict[str, Any] | None:
@@ -42,6 +43,7 @@ class _Chosen:
         for argument, name in self.fields.items():
             if name in row:
                 values[name] = row[name]
+                self.seen.add(name)
                 continue
             if argument == TEXT and (self.found or self.missing is not None):
                 values[name] = None
@@ -50,7 +52,7 @@ class _Chosen:
                 pick(row, argument, name, where)
             except ValueError as error:
                 if argument != TEXT:
-                    self.bad(where, str(error))
+                    self.bad(where, str(error), alone=name in self.seen)
                     return None
                 values[name] = None
                 self.missing = error

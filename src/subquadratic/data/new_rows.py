@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .documents import rows_of
-from .fields import as_text, pick
+from .fields import MissingField, as_text, pick
 from .passed_over import PassedOver
 from .source import Source
 
@@ -33,6 +33,7 @@ def read_new_rows(
     Raises:
         ValueError: a row or a table that cannot be used, a field that is not there.
     """
+    seen: set[str] = set()  # fields to carry that a row had
     for name, path in source.files:
         if source.kind(name) is None:
             passed.add(source.without_field, name)
@@ -41,7 +42,13 @@ def read_new_rows(
             try:
                 text = as_text(row[source.text], "text", source.text, where)
                 carried = row if ALL in carry else {field: pick(row, "carry", field, where) for field in carry}
+            except MissingField as error:
+                if source.kind(name) not in ("json", "jsonl"):
+                    raise  # no row has it
+                passed.bad_row(where, str(error), alone=seen.issuperset(carry))
+                continue
             except ValueError as error:
                 passed.bad_row(where, str(error))
                 continue
+            seen.update(carried)
             yield NewRow(where, text if text.strip() else b"", carried)

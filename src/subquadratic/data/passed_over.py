@@ -10,9 +10,11 @@ from .sniffing import BINARY, UTF16, UTF32
 
 EMPTY, REPEATED, LINK, BROKEN, RUN = "empty", "repeated", "linked folder", "broken link", "run"
 NO_TEXT, BAD = "row without text", "bad row"
+NAN = "NaN"  # a number that is missing
 NO_VALUE, NO_VALUES, NO_SEQUENCE = "row without a value", "file without values", "record without a sequence"
 AS_TEXT = "without the column 'text'"  # not passed over, but not read as its name says either
 AS_BYTES = "not UTF-8"
+DECIMAL_COMMA = "decimal comma"  # how a file was read, too
 FIRST, LAST = (BINARY, UTF16, UTF32, EMPTY, REPEATED), (LINK, BROKEN, RUN, NO_TEXT, BAD)  # in a line; other reasons between
 PLURALS = {LINK: "linked folders", BROKEN: "broken links", RUN: "runs", NO_TEXT: "rows without text", BAD: "bad rows"}
 PLURALS |= {NO_VALUE: "rows without a value", NO_VALUES: "files without values", NO_SEQUENCE: "records without a sequence"}
@@ -20,7 +22,7 @@ NAMED = 3  # places that a line names
 KEPT = 10  # places that are remembered
 SKIP_HINT = "--skip_bad_rows leaves such rows out, and counts them"
 
-BadRow = Callable[[str, str], None]  # hears where a row is that cannot be used, and what is wrong with it; may raise
+BadRow = Callable[..., None]  # hears where a row is that cannot be used, and what is wrong with it; may raise: see `PassedOver.bad_row`
 
 
 class PassedOver:
@@ -35,39 +37,47 @@ class PassedOver:
         self.first: dict[str, list[str]] = {}
         self.problem = ""  # of the first bad row
 
-    def add(self, why: str, where: str) -> None:
-        """One more, named `where`."""
-        self.counts[why] = self.counts.get(why, 0) + 1
+    def add(self, why: str, where: str, count: int = 1) -> None:
+        """One more, or `count` of them, named `where`."""
+        self.counts[why] = self.counts.get(why, 0) + count
         places = self.first.setdefault(why, [])
         if len(places) < KEPT:
             places.append(where)
 
-    def bad_row(self, where: str, problem: str) -> None:
-        """A row that cannot be used.
+    def bad_row(self, where: str, problem: str, *, alone: bool = True) -> None:
+        """A row that cannot be used. `alone`: others can, for all that is known, so that leaving it out is a way to go on.
 
         Raises:
             ValueError: bad rows are not to be skipped.
         """
         if not self.skip_bad_rows:
-            raise ValueError(f"{problem}; {SKIP_HINT}")
+            raise ValueError(f"{problem}; {SKIP_HINT}" if alone else problem)
         self.problem = self.problem or problem
         self.add(BAD, Path(where).name)
 
     def describe(self) -> str:
         """`passed over: 2 binary, 1 UTF-16, 1 empty`; nothing where nothing was. Bad rows are named."""
-        between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT, AS_BYTES)]
+        between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT, AS_BYTES, DECIMAL_COMMA)]
         left_out = [self._count(why) for why in (*FIRST, *between, *LAST) if why in self.counts]
         as_text = [self._count(AS_TEXT)] if AS_TEXT in self.counts else []
         as_bytes = [self._count(AS_BYTES)] if AS_BYTES in self.counts else []
-        said = (("passed over", left_out), ("read as text", as_text), ("read as bytes", as_bytes))
+        commas = [", ".join(self._places(DECIMAL_COMMA))] if DECIMAL_COMMA in self.counts else []
+        said = (
+            ("passed over", left_out),
+            ("read as text", as_text),
+            ("read as bytes", as_bytes),
+            ("a comma read as the decimal mark", commas),
+        )
         return "; ".join(f"{what}: {', '.join(counts)}" for what, counts in said if counts)
 
     def _count(self, why: str) -> str:
-        count, places = self.counts[why], self.first[why]
+        count = self.counts[why]
         said = f"{count:,} {why if count == 1 else PLURALS.get(why, why)}"
-        if why != BAD:
-            return said
-        return f"{said} ({', '.join(places[:NAMED])}{', ...' if count > NAMED else ''})"
+        return said if why != BAD else f"{said} ({', '.join(self._places(why))})"
+
+    def _places(self, why: str) -> list[str]:
+        """The first few, and whether there are more."""
+        return [*self.first[why][:NAMED], *(["..."] if self.counts[why] > NAMED else [])]
 
     def because(self) -> str:
         """For the end of a message that says that nothing is left: what was passed over, and what was wrong with the first bad

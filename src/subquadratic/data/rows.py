@@ -48,9 +48,14 @@ def has_field(path: Path, name: str, *, quotes: str = AUTO) -> bool:
             return json_table(first, name)[1]
         lines, separator = _separated(read_lines(chunks), table_kind(path), [name])
         records = read_records(lines, **_dialect(separator, quotes))
-        return any(name in header.values for header in [next(records)] if header.problem is None)
+        return any(name in _names(header.values, [name]) for header in [next(records)] if header.problem is None)
     except (ValueError, StopIteration):
         return False
+
+
+def column_separator(chunks: Iterable[bytes], kind: str, fields: list[str]) -> str:
+    """What separates the columns of a CSV or TSV file with these fields."""
+    return _separated(read_lines(chunks), kind, fields)[1]
 
 
 def read_rows(
@@ -97,8 +102,14 @@ def _separated(lines: Iterator[Line], kind: str | None, fields: list[str]) -> tu
             break
     header = read[-1].text if read else ""
     columns = {separator: next(csv.reader([header], delimiter=separator), []) for separator in SEPARATORS[kind or "csv"]}
-    fitting = [separator for separator, names in columns.items() if set(fields) <= set(names)]
+    fitting = [separator for separator, names in columns.items() if set(fields) <= set(_names(names, fields))]
     return chain(read, lines), fitting[0] if fitting else max(columns, key=lambda separator: len(columns[separator]))
+
+
+def _names(header: list[str], wanted: list[str]) -> list[str]:
+    """The names of columns without the spaces around them, where they stay different without, and none is `wanted` with such spaces."""
+    plain = [name.strip() for name in header]
+    return header if len(set(plain)) < len(plain) or any(name != name.strip() for name in wanted) else plain
 
 
 def _dialect(separator: str, quotes: str) -> dict[str, str]:
@@ -107,9 +118,11 @@ def _dialect(separator: str, quotes: str) -> dict[str, str]:
 
 def _json_rows(chunks: Iterable[bytes], name: str, fields: dict[str, str], bad: BadRow, whole: bool) -> Iterator[Row]:
     first, chunks = beginning(chunks)
+    if not first.strip():
+        raise ValueError(f"data: {name} is empty")
     shape, _ = json_table(first, fields["text"])
     if shape is None:
-        what = "it is empty" if not first.strip() else "it holds no JSON objects, on lines, one after another or in an array"
+        what = "it holds no JSON objects, on lines, one after another or in an array"
         way_out = "; leave --text out to read a text as it stands" if len(fields) == 1 else ""
         raise ValueError(f"text: {name} has no field {fields['text']!r}: {what}{way_out}")
     readers = {"array": json_array, "lines": json_lines, "objects": json_objects, "within": json_within}
@@ -125,13 +138,14 @@ def _delimited_rows(
         raise ValueError(f"data: {name} is empty")
     if header.problem is not None:
         raise ValueError(f"data: {name}{f':{header.number}' if header.at_line else ''} {header.problem}")
+    names = _names(header.values, list(fields.values()))
     for argument, field in fields.items():
-        pick(dict.fromkeys(header.values, ""), argument, field, f"the header of {name}")
-        if header.values.count(field) > 1:
-            raise ValueError(f"{argument}: the header of {name} names {header.values.count(field)} columns {field!r}; rename all but one")
-    if whole and len(set(header.values)) < len(header.values):
+        pick(dict.fromkeys(names, ""), argument, field, f"the header of {name}")
+        if names.count(field) > 1:
+            raise ValueError(f"{argument}: the header of {name} names {names.count(field)} columns {field!r}; rename all but one")
+    if whole and len(set(names)) < len(names):
         raise ValueError(f"data: the header of {name} names a column twice, so not all can be kept; rename one")
-    places = {field: header.values.index(field) for field in (header.values if whole else fields.values())}
+    places = {field: names.index(field) for field in (names if whole else fields.values())}
     for number, values, problem, at_line in records:
         where = f"{name}:{number}"
         if problem is not None:

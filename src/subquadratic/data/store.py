@@ -39,7 +39,7 @@ from .source import Source
 from .tokenizers.bytes import Tokenizer
 from .tokenizing import Layout, Progress, write_tokens
 
-FORMAT = 3
+FORMAT = 4
 CACHE_VARIABLE = "SUBQ_CACHE"
 
 

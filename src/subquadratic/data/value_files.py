@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from .documents import content_of, rows_of
 from .fields import is_nothing, pick
 from .json_rows import json_elements, json_values
-from .numerals import parse_numerals, read_numerals
-from .passed_over import NO_VALUE, NO_VALUES, PassedOver
-from .reading import COMPRESSED, beginning
+from .numerals import decimal_comma, parse_numerals, plain_numeral, read_numerals
+from .passed_over import DECIMAL_COMMA, NAN, NO_VALUE, NO_VALUES, PassedOver
+from .reading import COMPRESSED, beginning, read_chunks
+from .rows import column_separator
 from .source import Source
 
 PIECE = 1 << 17  # values
@@ -55,12 +56,17 @@ class ValuePiece:
 
 
 def read_values(source: Source, passed: PassedOver, progress: Progress = None) -> Iterator[ValuePiece]:
-    """Each document of `source`, in pieces.
+    """Each document of `source`, in pieces; of numbers those that are there: NaN is passed over, as a cell without a value is.
 
     Raises:
         ValueError: what cannot be read, by name; a value that is none of those wanted, by its position.
         ModuleNotFoundError: a package for this kind of file is missing.
     """
+    pieces = _all_values(source, passed, progress)
+    yield from _without_nan(pieces, passed) if source.values == NUMBER else pieces
+
+
+def _all_values(source: Source, passed: PassedOver, progress: Progress) -> Iterator[ValuePiece]:
     for name, path in source.files:
         kind, where = source.kind(name), source.told(path)
         if kind is None or (kind == "raw" and source.dtype is None):
@@ -71,6 +77,18 @@ def read_values(source: Source, passed: PassedOver, progress: Progress = None) -
             yield from _arrays(path, _wanted(source), progress)
         else:
             yield from _streamed(source, name, path, passed, progress)
+
+
+def _without_nan(pieces: Iterator[ValuePiece], passed: PassedOver) -> Iterator[ValuePiece]:
+    inside = False  # a document of which something was there
+    for piece in pieces:
+        missing = np.isnan(piece.values) if piece.values.dtype.kind == "f" else np.zeros(0, dtype=bool)
+        if missing.any():
+            passed.add(NAN, piece.where.rstrip(",").rpartition("/")[2], int(missing.sum()))
+            piece = replace(piece, values=np.asarray(piece.values)[~missing])
+        if len(piece.values) or (piece.last and inside):
+            yield piece
+            inside = not piece.last
 
 
 def _unreadable(where: str, kind: str | None) -> str:
@@ -110,7 +128,10 @@ def _streamed(source: Source, name: str, path: Path, passed: PassedOver, progres
     column = source.column or COLUMNS[wanted]
     if kind == "parquet" or (kind in ("csv", "tsv") and not source.stream):
         rows = ((place, row[column]) for place, row in rows_of(source, name, path, {"column": column}, passed, progress))
-        yield from _elements(rows, where, wanted, passed)
+        comma = kind != "parquet" and wanted == NUMBER and _decimal_comma(source, name, path, column)
+        if comma:
+            passed.add(DECIMAL_COMMA, name)
+        yield from _elements(rows, where, wanted, passed, comma=comma)
         return
     first, chunks = beginning(content_of(source, path, progress))
     shape = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
@@ -126,19 +147,34 @@ def _streamed(source: Source, name: str, path: Path, passed: PassedOver, progres
         yield from _pieces(read_numerals(chunks, wanted, where=where), where)
 
 
+def _decimal_comma(source: Source, name: str, path: Path, column: str) -> bool:
+    """Whether the numbers of a table's column have a comma as their decimal mark, which is decided before they are read."""
+    kind = source.kind(name)
+    if kind is None or column_separator(read_chunks(path), kind, [column]) != ";":
+        return False
+    cells = rows_of(source, name, path, {"column": column}, PassedOver(skip_bad_rows=True), None)
+    return decimal_comma(row[column] for _, row in cells)
+
+
 def _of_column(found: Iterator[tuple[str, Any]], column: str, passed: PassedOver) -> Iterator[tuple[str, Any]]:
+    seen = False
     for place, value in found:
         if not isinstance(value, dict):
             yield place, value
             continue
         try:
-            yield place, pick(value, "column", column, place)
+            picked = pick(value, "column", column, place)
         except ValueError as error:
-            passed.bad_row(place, str(error))
+            passed.bad_row(place, str(error), alone=seen)
+            continue
+        seen = True
+        yield place, picked
 
 
-def _elements(rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: PassedOver) -> Iterator[ValuePiece]:
-    """Lists are documents; single values one after another are one."""
+def _elements(
+    rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: PassedOver, *, comma: bool = False
+) -> Iterator[ValuePiece]:
+    """Lists are documents; single values one after another are one. `comma`: it is the decimal mark of numbers that are text."""
     waiting: list[Any] = []
     series: ValuePiece | None = None  # what comes before `waiting`
     count, lists = 0, False
@@ -161,7 +197,7 @@ def _elements(rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: 
         if lists:
             raise ValueError(f"data: {place} holds a single value, and rows before it lists; give one or the other")
         try:
-            waiting.append(_single(element, wanted, place))
+            waiting.append(_single(element, wanted, place, comma))
         except ValueError as error:
             passed.bad_row(place, str(error))
             continue
@@ -177,6 +213,8 @@ def _elements(rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: 
 
 
 def _array(element: list[Any], wanted: str, place: str) -> NDArray[Any]:
+    if wanted == NUMBER and None in element:
+        element = [np.nan if value is None else value for value in element]
     try:
         values = np.array(element) if element else np.empty(0, dtype=np.int64)
     except (ValueError, OverflowError):  # lists of several lengths in it
@@ -187,11 +225,11 @@ def _array(element: list[Any], wanted: str, place: str) -> NDArray[Any]:
     return values
 
 
-def _single(element: Any, wanted: str, place: str) -> Any:
+def _single(element: Any, wanted: str, place: str, comma: bool) -> Any:
     if isinstance(element, bool) or not isinstance(element, str | int | float | np.integer | np.floating):
         raise ValueError(f"data: {place} must hold {'an' if wanted == INTEGER else 'a'} {wanted}, got {element!s:.60}")
     if isinstance(element, str):
-        values = parse_numerals(element.replace(",", "") if wanted == NUMBER else element, wanted, where=place)
+        values = parse_numerals(plain_numeral(element, comma=comma, where=place) if wanted == NUMBER else element, wanted, where=place)
         if len(values) != 1:
             raise ValueError(f"data: {place} must hold one {wanted}, got {element!r:.60}")
         return values[0]

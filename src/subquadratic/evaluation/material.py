@@ -217,7 +217,8 @@ def _labels(run: Trained, found: list[str]) -> list[str]:
     known = known_labels(run)
     if not known:
         if len(found) != run.model.num_classes:
-            raise ValueError(f"label: the rows have {len(found)} classes ({', '.join(found[:5])}), the model {run.model.num_classes}")
+            names = ", ".join(map(repr, found[:5]))
+            raise ValueError(f"label: the rows have {len(found)} classes ({names}), the model {run.model.num_classes}")
         return found
     strange = [name for name in found if name not in known]
     if strange:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import an
 from ..heads.files import CONFIG, WEIGHTS, read_config
 from ..loading import HEADS
 from .report import shortened
@@ -46,7 +47,7 @@ def find_saved(path: str) -> Saved:
     content = read_config(folder)
     head = str(content.pop("class"))
     if head not in HEADS and not head.startswith("compat."):
-        raise ValueError(f"run: {folder / CONFIG} describes a {shortened(head, 80)}, which is not a model of this package")
+        raise ValueError(f"run: {folder / CONFIG} describes {an(shortened(head, 80))}, which is not a model of this package")
     return Saved(folder, head, content)
 
 

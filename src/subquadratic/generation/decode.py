@@ -57,6 +57,7 @@ class Decoding:
         self._logits: Tensor | None = None  # (B, V) of what comes next
         self._unread: Tensor | None = None  # (B, 1) the token chosen last, which the model reads when another is wanted
         self._recent: Recent | None = None
+        self._banned: Tensor | None = None  # what of it the model knows, on its device
         self._room: tuple[Reached, int] | None = None  # how many tokens the model can read after what
 
     @torch.no_grad()
@@ -110,6 +111,8 @@ class Decoding:
         logits, options = self._logits, self.sampling
         if self._recent is not None:
             logits = penalise(logits, self._recent.before(), options.repetition_penalty)
+        if options.banned:
+            logits = self._allowed(logits)
         chosen = sample(
             logits,
             temperature=options.temperature,
@@ -122,6 +125,14 @@ class Decoding:
             self._recent.add(chosen[:, None])
         self._unread = chosen[:, None]
         return chosen
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """The logits (B, V), with those of banned tokens at -inf."""
+        if self._banned is None:
+            known = sorted({token for token in self.sampling.banned if token < logits.shape[-1]})
+            require(len(known) < logits.shape[-1], f"banned names all {logits.shape[-1]} tokens that the model knows: none can be chosen")
+            self._banned = torch.tensor(known, device=logits.device, dtype=torch.long)
+        return logits.index_fill(-1, self._banned, -torch.inf)
 
     def _step(self, token: Tensor) -> tuple[Tensor, Reached, tuple[Reached, int] | None]:
         """One token of each row (B, 1) -> logits (B, V), what is reached, and the room after that."""
@@ -208,8 +219,8 @@ def stream(
         generator: source of randomness, on the device of the model.
         piece: tokens of the prompt that go through the model together: its memory does not grow with the prompt's length,
             where the model's state does not.
-        sampling: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``repetition_window``; see
-            :class:`Sampling`.
+        sampling: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``repetition_window``,
+            ``banned``; see :class:`Sampling`.
 
     Yields:
         (B * S,) int64 per step; with ``return_log_probs`` pairs of that and (B * S,) float32.

@@ -3,11 +3,12 @@
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ..core.errors import require, require_positive
-from ..core.scalars import as_number, is_number
+from ..core.scalars import as_number, as_numbers, is_number, is_whole
 
 STREAM_OPTIONS = (
     "max_new_tokens", "mask", "state", "samples", "eos_token", "pad_token", "stop", "tokenizer", "return_log_probs", "generator", "piece",
@@ -35,10 +36,18 @@ class Sampling:
     1909.05858)."""
     repetition_window: int | None = None
     """How many of the row's last tokens the penalty looks at, those of the prompt included and padding left out. None: all."""
+    banned: Sequence[int] = ()
+    """Tokens that are never chosen, as in :func:`fill`: special ones, perhaps. Those that the model does not know do not count."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, as_number(getattr(self, field.name)))
+        banned = tuple(self.banned) if isinstance(self.banned, range) else as_numbers(self.banned)
+        require(
+            isinstance(banned, tuple) and all(is_whole(token) and token >= 0 for token in banned),
+            f"banned must be a list of tokens, integers of at least 0, got {self.banned!r}",
+        )
+        object.__setattr__(self, "banned", banned)
         check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
         penalty = self.repetition_penalty
         require(

@@ -236,8 +236,8 @@ class LanguageModel(Pretrained):
         Args:
             prompt: (B, N) int64, N at least 1.
             max_new_tokens: the most new tokens.
-            options: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``eos_token``, ``stop``, ``samples``,
-                ``mask``, ``state``, ``generator``, ``return_log_probs`` ...: see :func:`subquadratic.generation.stream`.
+            options: ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty``, ``banned``, ``eos_token``, ``stop``,
+                ``samples``, ``mask``, ``state``, ``generator``, ``return_log_probs`` ...: see :func:`subquadratic.generation.stream`.
 
         Raises:
             ValueError: also if the result would have more positions than ``max_length``; says what fits.

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import an
 from ..layers.streaming import Streaming, part_with
 
 # With a head comes every backbone, so that plain torch.load knows the classes of their streaming states.
@@ -74,7 +75,7 @@ class Pretrained(Streaming):
         folder = Path(path)
         content = read_config(folder)
         if (name := content.pop("class")) != cls.__name__:
-            raise ValueError(f"{folder / CONFIG} describes a {name}, not a {cls.__name__}: subquadratic.load loads either")
+            raise ValueError(f"{folder / CONFIG} describes {an(name)}, not {an(cls.__name__)}: subquadratic.load loads either")
         try:
             model = cls.from_options(content)
         except (TypeError, KeyError) as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from ..core.plain_json import to_json
 from .status import StatusLine
 
 # What would move a terminal's cursor or change its colours is shown as the picture of the character.
@@ -130,7 +130,7 @@ class JsonDisplay(PlainDisplay):
     def report(self, event: str, text: str | None = None, **values: Any) -> None:
         content = {"event": event, **({"text": text} if event == "message" else values)}
         self.status.clear()
-        print(json.dumps(content), file=self.stream, flush=True)
+        print(to_json(content), file=self.stream, flush=True)
 
     def update(self, **numbers: float) -> None:
         """The same numbers come as the event "step"."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..core.plain_json import to_json
 from .callbacks import Signals, TrainingError
 from .checkpoints import Checkpoints
 from .display import PlainDisplay
@@ -79,7 +79,7 @@ def find_lr(problem: Problem, options: TrainOptions, folder: RunFolder, display:
     if folder.writes:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-            folder.write_text("find_lr.json", json.dumps(found) + "\n")
+            folder.write_text("find_lr.json", to_json(found) + "\n")
             plot_rates(folder.path / "find_lr.svg", rates, losses, smoothed, suggested)
         except OSError as error:
             raise TrainingError(f"out: cannot write {folder.path}: {error.strerror or error}; the rates were shown") from error

@@ -110,7 +110,8 @@ class TrainOptions:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the forward pass. auto: bfloat16 if the GPU supports it, else float32."""
     threads: int | None = None
-    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores."""
+    """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
+    (100 if that is more)."""
     seed: int = 0
     """Random seed, for weights, data order, dropout, masks and random features."""
 

@@ -38,7 +38,7 @@ from subquadratic.data import load_tokenizer
 bins = load_tokenizer(folder)
 known = np.array({known})  # the last numbers that are known
 tokens = torch.from_numpy(bins.encode_values(known).astype("int64"))[None]
-written = model.generate(tokens, max_new_tokens=24)[0, len(known):].cpu()
+written = model.generate(tokens, max_new_tokens=24, banned=bins.special)[0, len(known):].cpu()
 print(*({numbers}).round(6))
 """
 CLASSIFIES = """\

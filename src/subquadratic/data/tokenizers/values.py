@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..numerals import parse_numerals
+from ..numerals import THE_TEXT, parse_numerals
 from .bytes import VALUES_FILE, check_tokens
 
 FORMAT = 1
 LARGEST = 2**24  # tokens, or bins
+LARGEST_NUMBER = 1e150  # whose square, and the sum of many of them, is finite
 
 
 class ValueTokenizer:
@@ -68,7 +69,7 @@ class ValueTokenizer:
         Raises:
             ValueError: something in it is no value, or one that has no token.
         """
-        return self.encode_values(self.parse(text), "the text")
+        return self.encode_values(self.parse(text), THE_TEXT)
 
     def decode(self, tokens: ArrayLike) -> str:
         """The values of `tokens`, special tokens left out."""
@@ -77,6 +78,11 @@ class ValueTokenizer:
     def decode_bytes(self, tokens: ArrayLike) -> bytes:
         """The same with a space before each value, so that what a list of tokens gives is what its parts do, joined."""
         return b"".join(f" {self.write(value)}".encode() for value in self.decode_values(tokens).tolist())
+
+    @property
+    def special(self) -> range:
+        """The tokens that stand for no value."""
+        return range(self.size, self.vocab_size)
 
     def byte_lengths(self) -> NDArray[np.int64]:
         """(V,) zeros: values are no text."""
@@ -109,6 +115,7 @@ class IntegerTokenizer(ValueTokenizer):
         if not isinstance(size, int) or not 1 <= size <= LARGEST:
             raise ValueError(f"tokens must be from 1 to {LARGEST:,} (how many different tokens there are), got {size!r}")
         super().__init__(size)
+        self.fixed = False  # whether a model was trained with it
         self.name = f"integers below {size:,}"
         self.digest = _digest(["integers", size])
 
@@ -116,10 +123,11 @@ class IntegerTokenizer(ValueTokenizer):
         outside = (values < 0) | (values >= self.size)
         if outside.any():
             place = int(outside.argmax())
-            raise ValueError(
-                f"tokens: {where} holds {int(values[place])} at position {first + place:,}, and tokens must be from 0 to "
-                f"{self.size - 1:,}; --tokens says how many there are, the largest plus 1"
-            )
+            what = f"{where} holds {int(values[place])} at position {first + place:,}"
+            if self.fixed:
+                raise ValueError(_said(where, f"{what}, and the model reads integers from 0 to {self.size - 1:,}"))
+            hint = "--tokens says how many there are, the largest plus 1"
+            raise ValueError(f"tokens: {what}, and tokens must be from 0 to {self.size - 1:,}; {hint}")
         return values.astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
     def decode_values(self, tokens: ArrayLike) -> NDArray[Any]:
@@ -201,17 +209,29 @@ class Unbinned(ValueTokenizer):
 
 
 def finite(values: NDArray[Any], where: str, first: int) -> NDArray[np.float64]:
-    """`values` as float64.
+    """`values` as float64. From files NaN does not come here: it is passed over.
 
     Raises:
-        ValueError: NaN or an infinity among them.
+        ValueError: NaN or an infinity among them, or one so large that the square of an error would be infinite.
     """
     numbers = np.asarray(values, dtype=np.float64)
     bad = ~np.isfinite(numbers)
     if bad.any():
         place = int(bad.argmax())
-        raise ValueError(f"data: {where} holds {numbers[place]} at position {first + place:,}, and a series may not hold NaN or infinity")
+        what = f"{where} holds {numbers[place]} at position {first + place:,}"
+        raise ValueError(_said(where, f"{what}, and a series may not hold NaN or infinity"))
+    large = np.abs(numbers) > LARGEST_NUMBER
+    if large.any():
+        place = int(large.argmax())
+        what = f"{where} holds {numbers[place]:g} at position {first + place:,}"
+        limit = f"a series may hold numbers up to {LARGEST_NUMBER:g}: divide all of it by a power of ten"
+        raise ValueError(_said(where, f"{what}, and {limit}"))
     return numbers
+
+
+def _said(where: str, what: str) -> str:
+    """What is wrong with data, or with a text of which whoever gave it knows the option."""
+    return what if where == THE_TEXT else f"data: {what}"
 
 
 def reads_values(tokenizer: Any) -> bool:
@@ -230,7 +250,9 @@ def load_values(path: Path) -> ValueTokenizer:
         if content["format"] != FORMAT:
             raise ValueError(f"it has the format {content['format']!r}, and this version reads {FORMAT}")
         if content["kind"] == "integers":
-            return IntegerTokenizer(content["size"])
+            tokenizer = IntegerTokenizer(content["size"])
+            tokenizer.fixed = True
+            return tokenizer
         arguments = {name: content[name] for name in ("edges", "centers", "difference", "binning", "span")}
         return NumberTokenizer(**arguments)
     except OSError as error:

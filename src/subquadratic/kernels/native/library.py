@@ -21,7 +21,8 @@ from .processor import VARIANTS, Variant, variants_here
 
 BUILT = Path(__file__).parent / "built"
 PACKAGE = Path(__file__).parents[2]
-AGAIN = "install gcc, and then this package again (pip install --force-reinstall --no-deps subquadratic)"
+REINSTALL = "install this package again (pip install --force-reinstall --no-deps subquadratic)"
+AGAIN = f"{REINSTALL}, where there is GCC"
 ELF_HEADER = struct.Struct("<4s 36x Q 10x H H H")  # its mark; where the table of sections, which lies at the end, begins; its size
 
 MIRRORED: dict[str, type[ctypes.Structure]] = {}  # by the name of the struct's table, see layout.h
@@ -133,7 +134,7 @@ def _own() -> tuple[Kernels, Variant]:
     built = sorted(path.stem.removeprefix("kernels-") for path in BUILT.glob("kernels-*.so"))
     if built:
         raise NoLibrary(f"this installation has C kernels for {', '.join(built)}, and this processor needs {fitting[0].name}: {AGAIN}")
-    raise NoLibrary(f"this installation has no C kernels, since it was made without a C compiler: {AGAIN}")
+    raise NoLibrary(f"this installation has no C kernels: for them, {AGAIN}")
 
 
 def _no_variant() -> str:
@@ -177,7 +178,7 @@ def _check_whole(path: Path) -> None:
         mark, sections, each, count, _ = ELF_HEADER.unpack(head)
         if mark == b"\x7fELF" and sections and sections + each * count <= size:
             return
-    raise NoLibrary(f"{path} is damaged: install this package again (pip install --force-reinstall --no-deps subquadratic)")
+    raise NoLibrary(f"{path} is damaged: {REINSTALL}")
 
 
 def _check_sources(found: ctypes.CDLL) -> None:
@@ -212,14 +213,18 @@ def _check_layout(found: ctypes.CDLL, name: str, mirror: Any) -> None:
     try:
         table = (_FieldLayout * (len(expected) + 1)).in_dll(found, f"{name}_layout")
     except ValueError as error:
-        raise NoLibrary(f"the C kernels are those of another version, without {name}: {AGAIN}") from error
+        raise NoLibrary(_foreign(found, name)) from error
     entries = itertools.takewhile(lambda entry: entry.name is not None, table)
     if [(entry.name.decode(), entry.at, entry.bytes) for entry in entries] != expected:
-        raise NoLibrary(f"the C kernels are those of another version, with another struct {name}: {AGAIN}")
+        raise NoLibrary(f"{found._name} is of another version of this package, with another struct {name}: {REINSTALL}")
+
+
+def _foreign(found: ctypes.CDLL, name: str) -> str:
+    return f"{found._name} is not this package's, or of another version of it, for it has no {name}: {REINSTALL}"
 
 
 def _text(found: ctypes.CDLL, name: str) -> str:
     try:
         return ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(found, name))).decode()
     except ValueError as error:
-        raise NoLibrary(f"the C kernels are those of another version, without {name}: {AGAIN}") from error
+        raise NoLibrary(_foreign(found, name)) from error

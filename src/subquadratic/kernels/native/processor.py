@@ -80,11 +80,13 @@ def may_use_matrix_unit() -> bool:
 
 
 def asked_for(which: str) -> list[Variant]:
-    """What a build is to make: ``this`` machine's best, ``all`` of this machine's kind, or names separated by commas.
+    """What a build is to make: ``none``, ``this`` machine's best, ``all`` of this machine's kind, or names separated by commas.
 
     Raises:
         ValueError: for an unknown name.
     """
+    if which == "none":
+        return []
     if which == "this":
         return variants_here()[:1]
     if which == "all":
@@ -93,11 +95,15 @@ def asked_for(which: str) -> list[Variant]:
     names = which.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"kernels must be 'this', 'all' or names among {', '.join(known)}, got {', '.join(unknown)}")
+        raise ValueError(f"SUBQUADRATIC_KERNELS must be 'none', 'this', 'all' or names among {', '.join(known)}, got {', '.join(unknown)}")
     return [known[name] for name in names]
 
 
 if __name__ == "__main__":
     # A line for each variant, which CMake splits at spaces: the name, and the compiler's options.
-    for found in asked_for(sys.argv[1]):
+    try:
+        chosen = asked_for(sys.argv[1])
+    except ValueError as error:
+        sys.exit(str(error))
+    for found in chosen:
         print(found.name, *found.options)

@@ -124,7 +124,7 @@ def _closing(options: TrainOptions, tokenizer: Tokenizer, folder: str) -> str:
         return f'subq fill {folder} "{"1 [MASK] 3" if reads_values(tokenizer) else "some [MASK] text"}"'
     if isinstance(tokenizer, NumberTokenizer):
         known = shlex.quote(options.data or "") if options.data != "-" else "new.npy"
-        return f"subq generate {folder} --prompt_file {known} --max_new_tokens 24 --samples 100 --out forecast.npy"
+        return f"subq generate {folder} --prompt_file {known} --max_new_tokens 24 --samples 100 --temperature 1 --out forecast.npy"
     if reads_values(tokenizer):
         return f"subq generate {folder} --max_new_tokens 200 --out new.npy"
     return f"subq generate {folder}" + (f' --prompt "{snippets.PYTHON}"' if snippets.writes_python(options) else "")
@@ -177,7 +177,7 @@ def _entropy(tokens: NDArray[Any]) -> float:
     """In bits per token, by their frequencies."""
     counts = np.bincount(tokens)
     shares = counts[counts > 0] / max(len(tokens), 1)
-    return float(-(shares * np.log2(shares)).sum())
+    return float((shares * -np.log2(shares)).sum()) + 0.0  # no -0.00
 
 
 def _builder(config: BackboneConfig, options: TrainOptions, vocab_size: int) -> Callable[[], LanguageModel]:

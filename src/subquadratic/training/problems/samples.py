@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...data import Windows
 from ...data.tokenizers.bytes import Tokenizer
-from ...data.tokenizers.values import reads_values
+from ...data.tokenizers.values import ValueTokenizer, reads_values
 from ...generation.text import known_end
 from ...layers.modes import evaluating
 
@@ -34,10 +34,12 @@ def written(model: Any, windows: Windows, tokenizer: Tokenizer, *, seed: int) ->
     wanted = NEW_VALUES if reads_values(tokenizer) else NEW_TOKENS
     new = wanted if model.max_length is None else min(wanted, model.max_length - length)
     generator = torch.Generator(device=device).manual_seed(seed)
-    end = known_end(tokenizer, model.vocab_size)
-    out = model.generate(
-        tokens[None].to(device), max_new_tokens=new, temperature=0.7, top_p=0.95, eos_token=end, generator=generator
-    )[0, length:]
+    options: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "generator": generator}
+    if isinstance(tokenizer, ValueTokenizer):
+        options["banned"] = tokenizer.special  # which stand for no value
+    else:
+        options["eos_token"] = known_end(tokenizer, model.vocab_size)
+    out = model.generate(tokens[None].to(device), max_new_tokens=new, **options)[0, length:]
     return f"{tokenizer.decode(tokens)}⟫{tokenizer.decode(out.cpu())}"
 
 
