@@ -24,6 +24,7 @@ from subquadratic.replay.structure import flatten
 SMALL: dict[str, Any] = {"dim": 16, "depth": 2, "heads": 2}
 CONSTANT = {
     "performer": sq.PerformerConfig(**SMALL, token_shift=True),
+    "gated_linear": sq.GatedLinearConfig(**SMALL, token_shift=True),
     "performer-local": sq.PerformerConfig(**SMALL, local_heads=1, local_window=3),
     "linformer": sq.LinformerConfig(**SMALL, max_length=60, slots=4),
     "fastformer": sq.FastformerConfig(**SMALL),
