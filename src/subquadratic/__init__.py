@@ -1,4 +1,4 @@
-"""Five sub-quadratic transformers behind one contract: forward over whole sequences, or extend a state of constant size.
+"""Sub-quadratic transformers behind one contract: forward over whole sequences, or extend a state of constant size.
 
 Names are loaded when they are first used, so that `subq --help` need not wait for torch.
 """

@@ -86,6 +86,7 @@ BACKBONES: dict[str, tuple[type[sq.BackboneConfig], dict[str, Any], list[dict[st
             {"decay": "fixed", "key_dim": 6, "positions": "rotary", "qkv_bias": True},
             {"decay_temperature": 0.5, "decay_rank": 2, "output_gate": False},
             {"norm": "scale", "checkpointing": True},
+            {"norm": "rezero"},
             {"reversible": True, "out_bias": True, "positions": "learned"},
         ],
     ),

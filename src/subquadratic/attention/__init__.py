@@ -1,4 +1,4 @@
-"""Token mixers, one file per mechanism: drop-in layers that map (B, N, D) to (B, N, D)."""
+"""Token mixers, one folder per mechanism: drop-in layers that map (B, N, D) to (B, N, D)."""
 
 from .additive.layer import AdditiveAttention
 from .favor.layer import FavorAttention

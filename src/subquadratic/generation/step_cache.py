@@ -19,9 +19,7 @@ from ..replay.recorded_calls import Recording
 from ..replay.structure import flatten
 
 HEADS = __package__.partition(".")[0] + ".heads."
-FOREIGN = (
-    nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.GELU, nn.Identity,
-)  # fmt: skip
+FOREIGN = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.GELU, nn.Identity)
 RECORDINGS = 8  # of one model
 PLAIN_VALUES = (bool, int, float, str, tuple, type(None))
 

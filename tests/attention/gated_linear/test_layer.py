@@ -74,3 +74,12 @@ def test_what_is_refused(options: dict[str, object], message: str) -> None:
 def test_it_is_causal_only() -> None:
     with pytest.raises(ValueError, match="only in causal form"):
         sq.GatedLinearConfig(dim=16, depth=1, heads=2, causal=False)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_is_mixed_may_be_beyond_float16(autocast: bool) -> None:
+    torch.manual_seed(0)
+    mixer, x = sq.attention.GatedLinearAttention(64, heads=2), 100 * torch.randn(1, 256, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.float16, enabled=autocast):
+        exact = mixer(x) if autocast else mixer.half()(x.half())
+    assert exact.isfinite().all()

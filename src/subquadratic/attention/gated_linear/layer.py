@@ -88,7 +88,7 @@ class GatedLinearAttention(Streaming):
         self.key = Linear(dim, heads * narrow, bias=qkv_bias)
         self.value = Linear(dim, heads * width, bias=qkv_bias)
         self.gate = Linear(dim, heads * width, bias=False) if output_gate else None
-        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.norm = HeadNorm(width)
         self.output = Linear(heads * width, dim, bias=out_bias)
         self.dropout = nn.Dropout(dropout)
         learned = decay != "fixed"
@@ -116,6 +116,7 @@ class GatedLinearAttention(Streaming):
         x = checked(x, mask, self.dim)
         before: GatedLinearState | None = None if carry is None else carry.before
         queries, keys, values = maps_of(x, self.query, self.key, self.value)
+        values = values.to(exact_dtype(values))  # what is mixed may be beyond float16 before it is normalised
         queries, keys = split_heads(queries, width=self.key_width), split_heads(keys, width=self.key_width)
         if self.rotary:
             turns = position_turns(x, mask, None if before is None else before.seen, self.key_width) if turns is None else turns
@@ -145,11 +146,11 @@ class GatedLinearAttention(Streaming):
 
     def _gated(self, x: Tensor, y: Tensor) -> Tensor:
         """(B, N, D) and (B, H, N, V) -> (B, N, H V)."""
-        y = merge_heads(self.norm(y.to(self.norm.weight.dtype)))
+        y = merge_heads(self.norm(y))
         if self.gate is None:
-            return y
+            return y.to(x.dtype)
         gate = self.gate(x)
-        return gate * torch.sigmoid(gate) * y  # silu's backward knows no forward-mode derivative
+        return gate * torch.sigmoid(gate) * y.to(gate.dtype)  # silu's backward knows no forward-mode derivative
 
     def _log_decay(self, x: Tensor) -> Tensor:
         """(B, H, N, K or 1), float32 at least: a decay near 1 in bfloat16 would forget in steps of 1/256."""
@@ -157,6 +158,23 @@ class GatedLinearAttention(Streaming):
             return self.log_decay.to(exact_dtype(x)).expand(x.shape[0], -1, x.shape[1], -1)
         logits = split_heads(self.decay_up(self.decay_down(x)), width=self.key_width if self.decay == "channel" else 1)
         return F.logsigmoid(logits.to(exact_dtype(logits))) / self.decay_temperature
+
+
+class HeadNorm(nn.Module):
+    """Divides (B, H, N, V) by its root mean square over V, and scales each channel; one gain for all heads, which starts at 1.
+
+    In float32 at least; of PyTorch's operators, which every transform of ``torch.func`` follows (it cannot follow RMSNorm's in torch 2.13).
+    """
+
+    def __init__(self, width: int, *, epsilon: float = 1e-5):
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, N, V) -> (B, H, N, V), float32 or float64."""
+        x = x.to(exact_dtype(x))
+        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.epsilon) * self.weight.to(x.dtype)
 
 
 def key_width(width: int, key_dim: int | None) -> int:
