@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import heads
 from .heads.files import read_config
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-HEADS = ("LanguageModel", "SequenceClassifier", "EncoderDecoder")
 
 
 def load(path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> nn.Module:
@@ -28,9 +27,9 @@ def load(path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None
         FileNotFoundError: if ``path`` holds no saved model.
         ValueError: if it is of another format, or files are damaged; for another ``dtype``.
     """
-    from . import compat, heads
+    from . import compat
 
     name = str(read_config(Path(path))["class"])
-    if name in HEADS:
+    if name in heads.__all__:
         return getattr(heads, name).from_pretrained(path, dtype=dtype)
     return compat.load(path, dtype=dtype)

@@ -148,13 +148,14 @@ def _asked(options: InfoOptions) -> Any:
 
 def _asked_of_folder(path: str) -> tuple[Path, str, dict[str, Any]]:
     """The folder, the class of its model, and what that was made of; its weights are not read."""
-    from ..evaluation.saved import HEADS, find_folder
+    from .. import heads
+    from ..evaluation.saved import find_folder
     from ..heads.files import read_config
 
     folder = find_folder(path)
     content = read_config(folder)
     head = str(content.pop("class"))
-    if head not in HEADS:
+    if head not in heads.__all__:
         raise ValueError(f"run: {folder} holds a {head} of a published package; subq info knows the models of subq models only")
     return folder, head, content
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .generate_options import GenerateOptions
 from .text_io import notify
-from .value_io import Levels
+from .value_io import Levels, unwritten
 
 if TYPE_CHECKING:
     from ..generation.text import RowText
@@ -60,7 +60,6 @@ def start(loaded: TextModel, options: GenerateOptions, prompt: bytes, *, seed: i
 def sampling_of(loaded: TextModel, options: GenerateOptions) -> dict[str, Any]:
     """How the model's tokens are chosen, as keywords of `subquadratic.generation.Sampling`."""
     from ..data import NumberTokenizer
-    from .value_io import unwritten
 
     usual = 1.0 if isinstance(loaded.tokenizer, NumberTokenizer) else TEMPERATURE
     return {"temperature": usual, **options.sampling, "banned": unwritten(loaded.folder, loaded.tokenizer)}

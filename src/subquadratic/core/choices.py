@@ -32,6 +32,16 @@ def check_local(*, heads: int, local_heads: int, local_window: int) -> None:
         raise ValueError(f"local_heads must be an integer from 0 to heads={heads}, got {local_heads!r}")
 
 
+def key_width(width: int, key_dim: int | None) -> int:
+    """K: ``key_dim``, or half of V.
+
+    Raises:
+        ValueError: for ``key_dim`` below 1.
+    """
+    require_positive(key_dim=key_dim)
+    return key_dim if key_dim is not None else max(1, width // 2)
+
+
 def check_kernel(*, kernel: str | Callable[..., Any], features: int | None, feature_epsilon: float, orthogonal_scaling: int) -> None:
     """Ranges of the options that decide the features.
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import heads
 from ..core.errors import an
 from ..heads.files import CONFIG, WEIGHTS, read_config
-from ..loading import HEADS
 from .report import shortened
 
 
 @dataclass(frozen=True)
 class Saved:
-    """`head` is the class of the model, of `HEADS` or with the prefix `compat.`, `content` the rest of its config.json."""
+    """`head` is the class of the model, of `heads` or with the prefix `compat.`, `content` the rest of its config.json."""
 
     folder: Path
     head: str
@@ -46,7 +46,7 @@ def find_saved(path: str) -> Saved:
         raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
     content = read_config(folder)
     head = str(content.pop("class"))
-    if head not in HEADS and not head.startswith("compat."):
+    if head not in heads.__all__ and not head.startswith("compat."):
         raise ValueError(f"run: {folder / CONFIG} describes {an(shortened(head, 80))}, which is not a model of this package")
     return Saved(folder, head, content)
 

@@ -11,9 +11,10 @@ Axes: B batch, H heads, N length, M features, K head width, G chunks, C chunk le
 import triton
 import triton.language as tl
 
+from ...core import numerics
 from ...kernels.triton.common import dot, find_chunk, find_document, load_tile, shrink, shrink_rows, store_tile
 
-NOTHING = tl.constexpr(1e-24)  # a normaliser below this has no key to speak of: the output is zero, and so is its gradient
+NOTHING = tl.constexpr(numerics.NOTHING)
 
 
 @triton.jit(do_not_specialize=["length", "per_document"])

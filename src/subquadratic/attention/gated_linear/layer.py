@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.choices import DECAYS
+from ...core.choices import DECAYS, key_width
 from ...core.errors import require_above_zero, require_choice, require_positive, require_probability
 from ...core.numerics import exact_dtype
 from ...core.padding import checked, count_on, zero_padding
@@ -175,13 +175,3 @@ class HeadNorm(nn.Module):
         """(B, H, N, V) -> (B, H, N, V), float32 or float64."""
         x = x.to(exact_dtype(x))
         return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.epsilon) * self.weight.to(x.dtype)
-
-
-def key_width(width: int, key_dim: int | None) -> int:
-    """K: ``key_dim``, or half of V.
-
-    Raises:
-        ValueError: for ``key_dim`` below 1.
-    """
-    require_positive(key_dim=key_dim)
-    return key_dim if key_dim is not None else max(1, width // 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...core.choices import DECAYS
+from ...core.choices import DECAYS, key_width
 from ...core.errors import require, require_above_zero, require_choice, require_positive
 from ..config import BackboneConfig
 
@@ -54,7 +54,7 @@ class GatedLinearConfig(BackboneConfig):
     @property
     def key_width(self) -> int:
         """K."""
-        return self.key_dim if self.key_dim is not None else max(1, self.head_width // 2)
+        return key_width(self.head_width, self.key_dim)
 
     def build(self) -> GatedLinear:
         """A freshly initialised :class:`GatedLinear`."""
