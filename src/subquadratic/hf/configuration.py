@@ -97,9 +97,34 @@ class SubquadraticConfig(PreTrainedConfig):
         return BackboneConfig.from_dict(self.backbone)  # type: ignore[arg-type]
 
     @property
-    def backbone_aligned_right(self) -> bool:
-        """Whether the backbone gives its last outputs only: a Perceiver AR."""
-        return config_class(self.backbone["model_type"]).aligned_right  # type: ignore[index]
+    def causal(self) -> bool:
+        """Whether the backbone is; of an encoder-decoder, the decoder."""
+        return self._fields["causal"]
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the backbone reads a context by cross-attention."""
+        return bool(self._fields.get("cross_attention"))
+
+    @property
+    def latents(self) -> int | None:
+        """W of a Perceiver AR, whose outputs are those of its last positions; None: the backbone gives every position's."""
+        return self._fields["latents"] if config_class(self._fields["model_type"]).aligned_right else None
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        assert isinstance(self.backbone, dict)
+        return self.backbone
+
+    def of_encoder(self) -> SubquadraticConfig:
+        """The configuration of an encoder-decoder's encoder by itself."""
+        return SubquadraticConfig(
+            backbone=self.encoder_backbone,
+            vocab_size=self.source_vocab_size or self.vocab_size,
+            max_position_embeddings=self.source_max_position_embeddings,
+            use_cache=False,
+            dtype=self.dtype,
+        )
 
     @property
     def encoder_config(self) -> BackboneConfig:
@@ -115,17 +140,17 @@ class SubquadraticConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """D."""
-        return self.backbone["dim"]  # type: ignore[index]
+        return self._fields["dim"]
 
     @property
     def num_hidden_layers(self) -> int:
         """Layers of the backbone; a Perceiver AR's ``depth``, without its cross layers."""
-        return self.backbone["depth"]  # type: ignore[index]
+        return self._fields["depth"]
 
     @property
     def num_attention_heads(self) -> int:
         """H."""
-        return self.backbone["heads"]  # type: ignore[index]
+        return self._fields["heads"]
 
     @property
     def head_dim(self) -> int:
@@ -135,7 +160,7 @@ class SubquadraticConfig(PreTrainedConfig):
     @property
     def intermediate_size(self) -> int:
         """Inner width of the feed-forward layers."""
-        return int(self.backbone["dim"] * self.backbone["ff_mult"])  # type: ignore[index]
+        return int(self._fields["dim"] * self._fields["ff_mult"])
 
     def to_dict(self) -> dict[str, Any]:
         """Also ``hidden_size`` and its like, which PEFT and others read here, and the keys that :func:`subquadratic.load` reads."""
@@ -159,7 +184,7 @@ class SubquadraticConfig(PreTrainedConfig):
             }
         options: dict[str, Any] = {"config": self.backbone, "vocab_size": self.vocab_size, "max_length": limit}
         if name == "SequenceClassifier":
-            labels = [self.id2label[number] for number in range(len(self.id2label))] if self.id2label else None
+            labels = [str(name) for _, name in sorted(self.id2label.items())] if self.id2label else None
             return options | {"num_classes": self.num_labels, "pooling": self.pooling, "labels": labels}
         return options | {"tie_embeddings": self.tie_word_embeddings}
 

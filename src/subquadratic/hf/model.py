@@ -33,13 +33,17 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
 
     Args:
         config: of any backbone, causal or bidirectional.
+        maskable: have a [MASK] vector, with a bidirectional backbone.
     """
 
-    def __init__(self, config: SubquadraticConfig):
+    def __init__(self, config: SubquadraticConfig, *, maskable: bool = True):
         super().__init__(config)
         backbone = config.backbone_config
         self.embedding = TokenEmbedding(
-            backbone, vocab_size=config.vocab_size, max_length=config.max_position_embeddings, maskable=not backbone.causal
+            backbone,
+            vocab_size=config.vocab_size,
+            max_length=config.max_position_embeddings,
+            maskable=maskable and not backbone.causal,
         )
         self.backbone: Any = backbone.build()
         self.norm = final_norm(backbone)
@@ -73,7 +77,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         seq_idx: Tensor | None = None,
         masked: Tensor | None = None,
         outputs_to_keep: int = 0,
-        whole: bool = False,
+        rule: str | None = None,
         **unused: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states after the final norm.
@@ -91,7 +95,8 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
             seq_idx: (B, N), the number of each slot's document, in place of ``position_ids``.
             masked: (B, N) bool, True = hidden, beside ``mask_token_id``.
             outputs_to_keep: outputs at the last slots that are wanted; the others may be zero. 0: all.
-            whole: outputs are for a loss over the sequence: see :mod:`.right_aligned`.
+            rule: "stream" or "blocks": which outputs a Perceiver AR gives beyond its latents, see :mod:`.right_aligned`; "native": those of
+                its own ``forward``, the last ones. None: "blocks" in training, else "stream".
             unused: what collators and trainers send along: ``cu_seq_lens_k``, ``max_length_q``, ``max_length_k`` ...
 
         Returns:
@@ -111,19 +116,19 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         mask = real_slots(attention_mask, batch, length, seen)
         input_ids, masked = self._hidden_tokens(input_ids, masked)
         arguments = self._context(encoder_hidden_states, encoder_attention_mask, fresh=seen == 0)
+        keep, rule = min(outputs_to_keep or length, length), rule or ("blocks" if self.training else "stream")
         documents = find_documents(
             batch, length, mask=mask, position_ids=position_ids, cu_seqlens=cu_seq_lens_q, seq_idx=seq_idx, seen=seen
         )
         if documents is not None:
             require(not arguments, "packed documents cannot be read with encoder_hidden_states: give each document of a batch its own row")
-            return BaseModelOutputWithPast(last_hidden_state=self._documents(input_ids, inputs_embeds, masked, documents, whole))
-        keep = min(outputs_to_keep or length, length)
+            return BaseModelOutputWithPast(last_hidden_state=self._documents(input_ids, inputs_embeds, masked, documents, rule))
         if self._caches(use_cache, past_key_values):
             cache = SubquadraticCache(self.max_length) if past_key_values is None else past_key_values
             return BaseModelOutputWithPast(
                 last_hidden_state=self._next(input_ids, inputs_embeds, mask, cache, arguments, keep), past_key_values=cache
             )
-        x = self._whole(input_ids, inputs_embeds, mask, masked, arguments, keep, whole)
+        x = self._whole(input_ids, inputs_embeds, mask, masked, arguments, keep, rule)
         return BaseModelOutputWithPast(last_hidden_state=self._with_last(x, mask, None)[0])
 
     @property
@@ -132,10 +137,11 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         return part_with(self.embedding, "max_length").max_length
 
     def _caches(self, use_cache: bool | None, past_key_values: Any) -> bool:
-        causal = self.config.backbone["causal"]
+        causal = self.config.causal
         require(
             past_key_values is None or isinstance(past_key_values, SubquadraticCache),
-            f"past_key_values must be a SubquadraticCache, which this model gives back with use_cache=True, got {type(past_key_values).__name__}",
+            f"past_key_values must be a SubquadraticCache, which this model gives back with use_cache=True, "
+            f"got {type(past_key_values).__name__}",
         )
         require(
             causal or not (use_cache or past_key_values is not None),
@@ -147,7 +153,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
 
     def _hidden_tokens(self, input_ids: Tensor | None, masked: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Tokens, and which of them are [MASK]."""
-        if self.config.backbone["causal"] or input_ids is None:
+        if self.config.causal or input_ids is None:
             return input_ids, masked
         hidden = input_ids == (self.config.vocab_size if self.config.mask_token_id is None else self.config.mask_token_id)
         masked = hidden if masked is None else masked | hidden
@@ -155,7 +161,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
 
     def _context(self, states: Tensor | None, mask: Tensor | None, *, fresh: bool) -> dict[str, Any]:
         """What the backbone reads by cross-attention, once."""
-        crosses = self.config.backbone.get("cross_attention", False)
+        crosses = self.config.crosses
         if not crosses:
             require(states is None, "encoder_hidden_states are for a backbone with cross_attention=True")
             return {}
@@ -163,14 +169,14 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
             return {}
         require(states is not None, "encoder_hidden_states is required: this backbone has cross_attention=True")
         assert states is not None
-        return {"context": states, "context_mask": real_slots(mask, *states.shape[:2], 0)}
+        return {"context": states, "context_mask": real_slots(mask, states.shape[0], states.shape[1], 0)}
 
-    def _documents(self, tokens: Tensor | None, vectors: Tensor | None, masked: Tensor | None, documents: Documents, whole: bool) -> Tensor:
+    def _documents(self, tokens: Tensor | None, vectors: Tensor | None, masked: Tensor | None, documents: Documents, rule: str) -> Tensor:
         """Each document in a row of its own: (B, N, D)."""
         out: Tensor | None = None
         for table in documents.tables():
             mask = table >= 0
-            y = self._whole(unpacked(tokens, table), unpacked(vectors, table), mask, unpacked(masked, table), {}, table.shape[1], whole)
+            y = self._whole(unpacked(tokens, table), unpacked(vectors, table), mask, unpacked(masked, table), {}, table.shape[1], rule)
             if out is None:
                 out = y.new_zeros(*documents.real.shape, y.shape[-1])
             out = put_back(y, table, out)
@@ -185,17 +191,17 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         masked: Tensor | None,
         arguments: dict[str, Any],
         keep: int,
-        whole: bool,
+        rule: str,
     ) -> Tensor:
         """Whole sequences: (B, N, D)."""
         given: dict[str, Any] = {"mask": mask, "masked": masked, "vectors": vectors}
         latents = self._latents
         length = vectors.shape[1] if tokens is None else tokens.shape[1]  # type: ignore[union-attr]
-        if latents is None or length <= latents:
+        if latents is None or length <= latents or rule == "native":
             x, _ = read(self.embedding, self.backbone, tokens, **given, **arguments)
-            return self._normed(x if latents is None or mask is None else _back_to_slots(x, mask), mask)
+            return self._normed(x if latents is None else _at_slots(x, mask, length), mask)
         x = self.embedding(tokens, **given)
-        if whole or self.training:
+        if rule == "blocks":
             return self._normed(right_aligned.blocks(self.backbone, x, mask, latents), mask)
         state = part_with(self.backbone, "init_state").init_state(x.shape[0], device=x.device, dtype=x.dtype)
         return self._normed(right_aligned.stream(self.backbone, x, mask, state, keep=keep)[0], mask)
@@ -219,7 +225,8 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
             before = self.init_state(batch, device=given.device, **context)
         require(
             len(before.seen) == batch,
-            f"past_key_values holds {len(before.seen)} rows, and the input has {batch}: see batch_repeat_interleave and batch_select_indices",
+            f"past_key_values holds {len(before.seen)} rows, and the input has {batch}: see its batch_repeat_interleave and "
+            "batch_select_indices",
         )
         if self._latents is None:
             x, after = read(self.embedding, self.backbone, tokens, mask=mask, vectors=vectors, state=before)
@@ -239,14 +246,14 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
     @property
     def _latents(self) -> int | None:
         """W of a backbone that gives its last outputs only."""
-        return self.config.backbone.get("latents") if self.config.backbone_aligned_right else None
+        return self.config.latents
 
     def _normed(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return zero_padding(self.norm(x), mask)
 
     def _with_last(self, x: Tensor, mask: Tensor | None, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The outputs with each row's last real one in the last slot, and that by itself (B, D); ``before``: of the slots before these."""
-        if not self.config.backbone["causal"]:
+        if not self.config.causal:
             return x, None
         if mask is None or (may_look(mask) and bool(mask[:, -1].all())):
             return x, x[:, -1]
@@ -259,9 +266,11 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         return torch.cat((x[:, :-1], last[:, None]), dim=1), last
 
 
-def _back_to_slots(y: Tensor, mask: Tensor) -> Tensor:
-    """Outputs (B, N, D) aligned right at their slots."""
-    length = y.shape[1]
+def _at_slots(y: Tensor, mask: Tensor | None, length: int) -> Tensor:
+    """Outputs (B, L, D), aligned right, at their slots (B, N, D); zero before."""
+    y = nn.functional.pad(y, (0, 0, length - y.shape[1], 0))
+    if mask is None:
+        return y
     places = length - mask.sum(dim=1, keepdim=True) + mask.cumsum(dim=1) - 1
     return y.gather(1, places.clamp(0, length - 1)[..., None].expand(-1, -1, y.shape[-1]))
 

@@ -11,12 +11,14 @@ from transformers import initialization as init
 
 from ..core.errors import require
 from ..heads.initial_weights import MAPS
+from ..layers.residual import ResidualStack
+from ..models.config import BackboneConfig
 from .configuration import SubquadraticConfig
 from .weights import SavedAsOurs
 
 HARMLESS = {  # what collators, trainers and generate send along, and what says nothing that is not known already
-    "cu_seq_lens_k", "max_length_q", "max_length_k", "return_dict", "num_items_in_batch", "cache_position", "fused_lm_head", "logits_to_keep",
-    "return_loss",
+    "cu_seq_lens_k", "max_length_q", "max_length_k", "return_dict", "num_items_in_batch", "cache_position", "fused_lm_head",
+    "logits_to_keep", "return_loss",
 }  # fmt: skip
 REFUSED = {
     "output_hidden_states": "hidden states between the layers are not given: last_hidden_state is (AutoModel)",
@@ -76,16 +78,14 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
                 for name, tensor in missing.items():
                     init.copy_(tensor, drawn[name].to(tensor))
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **unused: Any) -> None:
+    def _set_gradient_checkpointing(self, enable: bool = True, *unused: Any, **named: Any) -> None:
         """Our backbones recompute activations by themselves: their ``checkpointing``."""
         for module in self.modules():
-            config = getattr(module, "config", None)
-            if hasattr(config, "checkpointing"):
-                if enable and config.reversible:
-                    continue  # recomputes already
-                module.config = config.replace(checkpointing=enable)
-            if hasattr(module, "checkpointing") and not getattr(module, "reversible", False):
-                module.checkpointing = enable
+            part: Any = module
+            if isinstance(config := getattr(part, "config", None), BackboneConfig) and not config.reversible:  # which recomputes already
+                part.config = config.replace(checkpointing=enable)
+            if isinstance(part, ResidualStack) and not part.reversible:
+                part.checkpointing = enable
         self._recomputes = enable
 
     @property

@@ -29,6 +29,8 @@ class SavedAsOurs:
     """The head of ours whose files these are; None: there is none, and the names are transformers' own."""
     head_name: ClassVar[str] = "lm_head"
     """What the file's ``head`` is here."""
+    renamed: ClassVar[dict[str, str] | None] = None
+    """What beginnings of names in the file are here, where that is not all."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -41,7 +43,7 @@ class SavedAsOurs:
             )
             kwargs = {name: value for name, value in kwargs.items() if name not in _options(kwargs) or name in rest} | {"config": config}
         saved = getattr(config, "saved_class", None)
-        renamed = {r"^head\.": f"{cls.head_name}."} if saved is not None and saved == cls.saved_class else {}
+        renamed = cls._renamed() if saved is not None and saved == cls.saved_class else {}
         kwargs["key_mapping"] = renamed | (kwargs.get("key_mapping") or {}) or None
         model = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)  # type: ignore[misc]
         one = model[0] if isinstance(model, tuple) else model
@@ -75,13 +77,20 @@ class SavedAsOurs:
         if not plain:
             return dict(tensors)
         tied = getattr(self, "all_tied_weights_keys", None) or {}
-        return {our_name(name, self.head_name): tensor for name, tensor in tensors.items() if name not in tied}
+        back = {r"^model\.": ""} | {
+            f"^{re.escape(here)}": there.removeprefix("^").replace("\\", "") for there, here in self._renamed().items()
+        }
+        found = {}
+        for name, tensor in tensors.items():
+            if name not in tied:
+                pattern = next((one for one in back if re.match(one, name)), None)
+                found[name if pattern is None else re.sub(pattern, back[pattern], name)] = tensor
+        return found
 
-
-def our_name(name: str, head: str) -> str:
-    """A tensor's name in our files."""
-    name = re.sub(rf"^{re.escape(head)}\.", "head.", name)
-    return name.removeprefix("model.")
+    @classmethod
+    def _renamed(cls) -> dict[str, str]:
+        """Beginnings of names in the file, as patterns, and what they are here."""
+        return cls.renamed or {r"^head\.": f"{cls.head_name}."}
 
 
 def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
