@@ -23,7 +23,7 @@ def square_root(matrix: Tensor, *, floor: float = 1e-12) -> Tensor:
         safe = torch.where(finite, matrix.detach(), torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device))
         values, basis = torch.linalg.eigh(safe)
         roots = values.clamp_min(floor).sqrt()
-    return _Root.apply(matrix, basis, roots)  # type: ignore[no-any-return]
+    return _Root.apply(matrix, basis, roots)
 
 
 class _Root(torch.autograd.Function):
@@ -46,7 +46,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return _Solve.apply(ctx.saved_tensors[0], tangent, *ctx.saved_tensors[1:])  # type: ignore[no-any-return]
+        return _Solve.apply(ctx.saved_tensors[0], tangent, *ctx.saved_tensors[1:])
 
 
 class _Solve(torch.autograd.Function):
@@ -74,4 +74,4 @@ class _Solve(torch.autograd.Function):
     def jvp(ctx: Any, d_root: Tensor, d_right: Tensor | None, *_: Any) -> Tensor:
         root, solution, basis, roots = ctx.saved_tensors
         change = -(d_root @ solution + solution @ d_root) if d_root is not None else torch.zeros_like(solution)
-        return _Solve.apply(root, change if d_right is None else change + d_right, basis, roots)  # type: ignore[no-any-return]
+        return _Solve.apply(root, change if d_right is None else change + d_right, basis, roots)
