@@ -1,0 +1,70 @@
+"""FAVOR+ (arXiv 2009.14794) for models of transformers, bidirectional and causal.
+
+Axes: B batch, H heads of queries, J heads of keys, N length (queries), S length (keys), K head width, M features.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ...attention.favor.op import causal_favor, read_favor, summarise_favor
+from ...attention.favor.state import with_one_maximum
+from .documents import by_document
+from .heads import grouped, repeated, ungrouped
+from .options import AttentionOptions
+from .projections import projection
+from .sight import Sight
+
+
+def favor(module: nn.Module, options: AttentionOptions, queries: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
+    """Attention by random features.
+
+    Args:
+        module: its ``layer_idx``, if it has one, picks the projection.
+        options: features and seed.
+        queries: (B, H, N, K), scaled for scores of q . k / sqrt(K).
+        keys, values: (B, J, S, K), (B, J, S, any width).
+        sight: who may see whom; without a window.
+
+    Returns:
+        (B, H, N, value width); zeros for a query that sees no key.
+
+    Cost O((N + S) M K) a head. A causal query over a cache reads all S keys again: O(S M K) a token.
+    """
+    width = queries.shape[-1]
+    layer = getattr(module, "layer_idx", None)
+    drawn = projection(
+        options.features, width, options.orthogonal_scaling, options.seed, layer if isinstance(layer, int) else 0, queries.device
+    )
+    if sight.documents is not None:
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+            return _attend(q, k, v, drawn, Sight(sight.causal, real=mask))
+
+        return by_document(attend, (queries, keys, values), sight.documents, sight.real)
+    return _attend(queries, keys, values, drawn, sight)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, drawn: Tensor, sight: Sight) -> Tensor:
+    heads, length, stretch = queries.shape[1], queries.shape[2], keys.shape[2]
+    if not sight.causal or length == 1:
+        summary = summarise_favor(keys, values, drawn, sight.real)
+        return ungrouped(read_favor(grouped(queries, keys.shape[1]), summary, drawn), heads).to(values.dtype)
+    state = None
+    if length != stretch:
+        before, now = split_at(keys, length, sight.start), now_of(stretch, length, sight.start, keys.device)
+        past = before if sight.real is None else sight.real & before
+        state = with_one_maximum(summarise_favor(keys, values, drawn, past)).map(lambda tensor: repeated(tensor, heads))
+        keys, values = keys.index_select(2, now), values.index_select(2, now)
+        sight = Sight(True, real=None if sight.real is None else sight.real.index_select(1, now))
+    return causal_favor(queries, repeated(keys, heads), repeated(values, heads), drawn, state, mask=sight.real)[0]
+
+
+def now_of(stretch: int, length: int, start: Tensor | None, device: torch.device) -> Tensor:
+    """(N,) the keys of the queries' own positions: the last N, or N from ``start`` on."""
+    return torch.arange(length, device=device) + (stretch - length if start is None else start)
+
+
+def split_at(keys: Tensor, length: int, start: Tensor | None) -> Tensor:
+    """(B, S) bool, True = a key before the queries' own."""
+    stretch = keys.shape[2]
+    return (torch.arange(stretch, device=keys.device) < (stretch - length if start is None else start)).expand(keys.shape[0], -1)
