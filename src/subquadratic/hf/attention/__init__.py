@@ -11,6 +11,7 @@ subquadratic.hf.attention.configure(model, features=512)
 
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from .checking import Report, check
 from .interface import FUNCTIONS
 from .masks import sight_mask
 from .options import NAMES, AttentionOptions, configure
@@ -19,4 +20,4 @@ for _name, _function in FUNCTIONS.items():
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, sight_mask)
 
-__all__ = ["NAMES", "AttentionOptions", "configure"]
+__all__ = ["NAMES", "AttentionOptions", "Report", "check", "configure"]

@@ -66,6 +66,11 @@ def sight_mask(
         real = _fitting(attention_mask.to(device=device, dtype=torch.bool), kv_length, kv_offset)
         if not may_look(real) or not bool(real.all()):
             flags |= Flags.PADDED
+            if Flags.WINDOW in flags and may_look(real) and bool(((real[:, 1:] & ~real[:, :-1]).sum(dim=1) + real[:, 0] > 1).any()):
+                raise NotImplementedError(
+                    f"the mask has padding between tokens, over which the model's sliding window of {local_size} would reach: "
+                    f"pad on the left or right, or {_USE_SDPA}"
+                )
             documents = documents * real
     filled = isinstance(q_offset, int) and isinstance(kv_offset, int) and kv_offset + kv_length == q_offset + q_length
     if Flags.CAUSAL in flags and not filled:
