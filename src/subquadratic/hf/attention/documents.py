@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 
+@torch.compiler.disable(recursive=True)
 def by_document(attend: Callable[..., Tensor], tensors: tuple[Tensor, Tensor, Tensor], documents: Tensor, real: Tensor | None) -> Tensor:
     """``attend(queries, keys, values, mask)`` of each document alone.
 
@@ -44,7 +45,6 @@ def _places(documents: Tensor) -> tuple[Tensor, Tensor]:
     return begins.cumsum(dim=0) - 1, places - first
 
 
-@torch.compiler.disable
 def _sizes(rows: Tensor, places: Tensor) -> tuple[int, int]:
     return int(rows[-1]) + 1, int(places.max()) + 1
 

@@ -6,8 +6,10 @@ Axes: B batch, H heads of queries, J heads of keys, N length (queries), S length
 import torch
 from torch import Tensor, nn
 
+from ...attention.favor.documents import causal_favor_by_document
 from ...attention.favor.op import causal_favor, read_favor, summarise_favor
 from ...attention.favor.state import with_one_maximum
+from ...core.backend import is_traced
 from .documents import by_document
 from .heads import grouped, repeated, ungrouped
 from .options import AttentionOptions
@@ -30,18 +32,22 @@ def favor(module: nn.Module, options: AttentionOptions, queries: Tensor, keys: T
 
     Cost O((N + S) M K) a head. A causal query over a cache reads all S keys again: O(S M K) a token.
     """
-    width = queries.shape[-1]
+    if sight.documents is None:
+        return _attend(queries, keys, values, _projection(module, options, queries), sight)
+    if sight.causal and is_traced():
+        heads, drawn = queries.shape[1], _projection(module, options, queries)
+        return causal_favor_by_document(queries, repeated(keys, heads), repeated(values, heads), drawn, sight.documents, sight.real)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return _attend(q, k, v, _projection(module, options, q), Sight(sight.causal, real=mask))
+
+    return by_document(attend, (queries, keys, values), sight.documents, sight.real)
+
+
+def _projection(module: nn.Module, options: AttentionOptions, queries: Tensor) -> Tensor:
     layer = getattr(module, "layer_idx", None)
-    drawn = projection(
-        options.features, width, options.orthogonal_scaling, options.seed, layer if isinstance(layer, int) else 0, queries.device
-    )
-    if sight.documents is not None:
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-            return _attend(q, k, v, drawn, Sight(sight.causal, real=mask))
-
-        return by_document(attend, (queries, keys, values), sight.documents, sight.real)
-    return _attend(queries, keys, values, drawn, sight)
+    layer = layer if isinstance(layer, int) else 0
+    return projection(options.features, queries.shape[-1], options.orthogonal_scaling, options.seed, layer, queries.device)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, drawn: Tensor, sight: Sight) -> Tensor:

@@ -51,7 +51,8 @@ def sight_mask(
     if use_vmap:
         raise NotImplementedError(_refusal("a pattern of its own (or_mask_function, and_mask_function)"))
     if torch.compiler.is_compiling():  # which cannot look into a closure
-        flags = _flags_by_name(mask_function, local_size, config, causal=allow_is_bidirectional_skip is None)
+        packed = attention_mask is None and q_length == kv_length  # only there does transformers look for documents
+        flags = _flags_by_name(mask_function, local_size, config, causal=allow_is_bidirectional_skip is None, packed=packed)
     else:
         flags = _flags(mask_function, config)
     keys = torch.arange(kv_length, device=device)
@@ -100,18 +101,18 @@ def _flags(function: Callable[..., Any], config: Any) -> Flags:
     return flags
 
 
-def _flags_by_name(function: Callable[..., Any], local_size: int | None, config: Any, *, causal: bool) -> Flags:
+def _flags_by_name(function: Callable[..., Any], local_size: int | None, config: Any, *, causal: bool, packed: bool) -> Flags:
     """As transformers 5 makes them; windows and documents come together in one closure, which may hold either or both."""
-    name = function.__qualname__
-    if name in PARTS:
-        return PARTS[name]
-    if not name.startswith("and_masks"):
-        raise NotImplementedError(_refusal(f"the pattern {name.partition('.')[0]}"))
-    if local_size is None:
-        return Flags.CAUSAL | Flags.PACKED
-    if getattr(config, "attention_chunk_size", None) == local_size:
+    if function is masking_utils.bidirectional_mask_function:
+        return Flags(0)
+    if function is masking_utils.causal_mask_function:
+        return Flags.CAUSAL
+    if not function.__qualname__.startswith("and_masks"):
+        raise NotImplementedError(_refusal("a union of patterns"))
+    if local_size is not None and getattr(config, "attention_chunk_size", None) == local_size:
         raise NotImplementedError(_refusal("the pattern chunked_overlay"))
-    return Flags.CAUSAL | Flags.WINDOW | Flags.PACKED if causal else Flags.WINDOW
+    flags = Flags(0) if local_size is None else Flags.WINDOW
+    return (flags | Flags.CAUSAL | (Flags.PACKED if packed else Flags(0))) if causal else flags
 
 
 def _parts(function: Callable[..., Any]) -> Iterator[tuple[str, int | None]]:

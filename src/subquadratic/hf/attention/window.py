@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from ...attention.softmax.op import softmax_attention
 from ...attention.softmax.window import window_attention
+from ...attention.softmax.window_formula import windows_by_formula
+from ...core.backend import is_traced
 from ...core.padding import pack_left
 from .documents import by_document
 from .favor import now_of
@@ -44,6 +46,8 @@ def windowed(module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, s
     """Attention within a window of ``size``, exact."""
     heads, length, stretch = queries.shape[1], queries.shape[2], keys.shape[2]
     keys, values = repeated(keys, heads), repeated(values, heads)
+    if sight.documents is not None and is_traced():
+        return windows_by_formula(queries, keys, values, size, sight.causal, True, sight.real, 0.0, sight.documents)
     if sight.documents is not None:
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
