@@ -25,7 +25,7 @@ class Report:
 
     Attributes:
         called: the implementation that each attention module called, by the module's name.
-        silent: names of attention modules that called none of ours.
+        silent: names of attention modules that took part and called none of ours.
     """
 
     called: dict[str, str]
@@ -45,11 +45,11 @@ def check(model: nn.Module, *, partial: bool = False, **inputs: Any) -> Report:
         ValueError: if there are no ``inputs`` and what the model takes is unknown.
     """
     inputs = inputs or dry_inputs(model)
-    with listening() as calls, _in_evaluation(model), torch.random.fork_rng(devices=[]), torch.no_grad():
-        model(**inputs)
     names = {id(module): name for name, module in model.named_modules()}
+    with listening() as calls, _ran(model) as ran, _in_evaluation(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        model(**inputs)
     called = {names.get(key, "?"): implementation for key, implementation in calls.items()}
-    silent = [name for name, module in model.named_modules() if id(module) not in calls and _computes(module)]
+    silent = [names[key] for key in ran if key not in calls]
     if not called:
         where = f": {_few(silent)} compute for themselves" if silent else ""
         raise RuntimeError(f"{type(model).__name__} accepts the name of an attention implementation, and called none of {', '.join(NAMES)}{where}")
@@ -97,6 +97,22 @@ def _computes(module: nn.Module) -> bool:
         return COMPUTES.search(inspect.getsource(type(module))) is not None
     except (OSError, TypeError):
         return False
+
+
+@contextmanager
+def _ran(model: nn.Module) -> Iterator[list[int]]:
+    """The ids of the modules that compute attention and take part in a forward while the context is open."""
+    ran: list[int] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs: None if id(module) in ran else ran.append(id(module)))
+        for module in model.modules()
+        if _computes(module)
+    ]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

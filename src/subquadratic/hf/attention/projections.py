@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...attention.favor.features import orthogonal_gaussian
 
@@ -21,5 +22,6 @@ def projection(features: int, width: int, scaling: int, seed: int, layer: int, d
 @lru_cache(maxsize=512)
 def _kept(features: int, width: int, scaling: int, seed: int, layer: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + layer)
-    with torch.inference_mode(False):  # what is kept must be usable in training, too
+    # What is kept must be usable in training, too, and be numbers, whatever stand-ins a tracer makes at the moment.
+    with torch.inference_mode(False), _disable_current_modes(), torch.device("cpu"):
         return orthogonal_gaussian(features, width, scaling=scaling, generator=generator, device=device, dtype=torch.float32)
