@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
@@ -58,11 +57,11 @@ def tiny(config_class: type) -> Any:
     """A small configuration of a class, with its parts small, too."""
     plain = config_class()
     chosen = {name: value for name, value in SIZES.items() if getattr(plain, name, None) is not None}
-    parts = {key: tiny(part) for key, part in (plain.sub_configs or {}).items() if part is not AutoConfig and hasattr(part, "sub_configs")}
-    try:
-        return config_class(**chosen, **parts)
-    except Exception:  # a size that this class does not take
-        return config_class(**chosen)
+    parts = {key: tiny(type(part)) for key in plain.sub_configs or {} if (part := getattr(plain, key, None)) is not None}
+    for given in (parts, {key: part.to_dict() for key, part in parts.items()}, {}):
+        with contextlib.suppress(Exception):  # what this class does not take
+            return config_class(**chosen, **given)
+    return plain
 
 
 def build(model_class: type, config: Any, implementation: str) -> nn.Module:

@@ -36,7 +36,7 @@ def sight_of(
         if causal and length != stretch:
             raise refuse(name, module, f"has {length} queries for {stretch} keys and no mask that says which keys are filled")
         sight = Sight(causal=causal and length > 1)
-    elif is_sight(mask):
+    elif is_sight(mask, stretch):
         sight = decode(mask, _own_window(name, module, mask, keywords) if has(mask, Flags.WINDOW) else None)
     elif mask.dim() == 2 and mask.shape[-1] == stretch:
         sight = Sight(causal=causal and length > 1, real=_real(mask))

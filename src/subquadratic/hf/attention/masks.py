@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import masking_utils
 
 from ...core.tracing import may_look
+from .callers import refuse_by_config
 from .sight import Flags, encode
 
 PARTS = {
@@ -48,6 +49,8 @@ def sight_mask(
     Raises:
         NotImplementedError: for a pattern other than bidirectional, causal, within a sliding window, or within packed documents.
     """
+    if config is not None and not torch.compiler.is_compiling():
+        refuse_by_config(config)
     if use_vmap:
         raise NotImplementedError(_refusal("a pattern of its own (or_mask_function, and_mask_function)"))
     if torch.compiler.is_compiling():  # which cannot look into a closure

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ...core.errors import require_choice, require_positive
+from .callers import refuse_by_model
 
 PREFIX = "subquadratic_"
 FAVOR, LINFORMER, WINDOW = (PREFIX + name for name in ("favor", "linformer", "window"))
@@ -61,6 +62,7 @@ def configure(model: nn.Module, **options: Any) -> AttentionOptions:
     Raises:
         ValueError: for an unknown option or a value out of range.
         TypeError: if the model has no configuration.
+        NotImplementedError: if the model's architecture never calls transformers' attention interface.
     """
     known = [field.name for field in fields(AttentionOptions)]
     for name in options:
@@ -68,6 +70,7 @@ def configure(model: nn.Module, **options: Any) -> AttentionOptions:
     configs = list(_configs(model))
     if not configs:
         raise TypeError(f"model must be a model of transformers, with a config, got {type(model).__name__}")
+    refuse_by_model(model)
     new = AttentionOptions(**{**asdict(_of_config(configs[0])), **options})
     for config in configs:
         setattr(config, ENTRY, asdict(new))

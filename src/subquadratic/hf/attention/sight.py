@@ -1,9 +1,10 @@
 """Who may see whom, as one small tensor: what our mask functions give the models of transformers, and what comes back to our attention.
 
-A mask of transformers is (B, 1, N, S); attention of linear cost cannot afford it. A sight is int32 (B, 2, code, S), with stride 0 along
-``code``, so it holds 2 B S numbers: [:, 0] the document of each key, 0 for a key that nobody sees, and [:, 1] the position of each key
-relative to the first query. What must be known without looking at numbers is in ``code``, a size, which compilers know: 1 + flags.
-It has four axes since transformers passes a mask of four axes on as it is.
+A mask of transformers is (B, 1, N, S); attention of linear cost cannot afford it. A sight is int32 (B, 2, code, S + 1), with stride 0
+along ``code``, so it holds 2 B (S + 1) numbers: [:, 0] the document of each key, 0 for a key that nobody sees, and [:, 1] the position of
+each key relative to the first query. What must be known without looking at numbers is in ``code``, a size, which compilers know: 2 + flags.
+It has four axes since transformers passes a mask of four axes on as it is, and one more column than there are keys, so that no model which
+computes for itself adds it to scores.
 
 Axes: B batch, N length (queries), S length (keys).
 """
@@ -13,6 +14,9 @@ from enum import IntFlag
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+BASE = 2  # the code of a sight without flags
 
 
 class Flags(IntFlag):
@@ -47,18 +51,18 @@ class Sight:
 def encode(flags: Flags, documents: Tensor, positions: Tensor) -> Tensor:
     """A sight as a tensor, of (B, S) documents and (S,) positions."""
     rows = torch.stack((documents.to(torch.int32), positions.to(torch.int32).expand_as(documents)), dim=1)
-    return rows[:, :, None].expand(-1, -1, 1 + int(flags), -1)
+    return F.pad(rows, (0, 1))[:, :, None].expand(-1, -1, BASE + int(flags), -1)
 
 
-def is_sight(mask: Tensor) -> bool:
-    """Whether a mask was made by :func:`encode`: no mask of a user is of int32 and has these sizes."""
-    return mask.dtype is torch.int32 and mask.dim() == 4 and mask.shape[1] == 2 and mask.shape[2] <= 1 + int(~Flags(0))
+def is_sight(mask: Tensor, stretch: int) -> bool:
+    """Whether a mask for S = ``stretch`` keys was made by :func:`encode`: none of a user has these sizes."""
+    return mask.dtype is torch.int32 and mask.dim() == 4 and mask.shape[1] == 2 and mask.shape[3] == stretch + 1
 
 
 def decode(mask: Tensor, window: int | None) -> Sight:
     """The sight in a tensor of :func:`encode`, in a model whose layers of this kind have this ``window``."""
-    flags = Flags(mask.shape[2] - 1)
-    documents = mask[:, 0, 0]
+    flags = Flags(mask.shape[2] - BASE)
+    documents = mask[:, 0, 0, :-1]
     hidden = Flags.PADDED in flags or Flags.STATIC in flags
     return Sight(
         causal=Flags.CAUSAL in flags,
@@ -71,4 +75,4 @@ def decode(mask: Tensor, window: int | None) -> Sight:
 
 def has(mask: Tensor, flag: Flags) -> bool:
     """Whether a tensor of :func:`encode` has a flag."""
-    return flag in Flags(mask.shape[2] - 1)
+    return flag in Flags(mask.shape[2] - BASE)

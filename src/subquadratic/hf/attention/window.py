@@ -45,6 +45,12 @@ def window(module: nn.Module, options: AttentionOptions, queries: Tensor, keys: 
 def windowed(module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, size: int, name: str) -> Tensor:
     """Attention within a window of ``size``, exact."""
     heads, length, stretch = queries.shape[1], queries.shape[2], keys.shape[2]
+    if length != stretch:
+        if not sight.causal and not (length == 1 and getattr(module, "is_causal", False)):
+            raise refuse(name, module, f"attends from {length} positions to {stretch} of another sequence")
+        return _over_cache(queries, keys, values, sight, size)
+    if not sight.causal and is_cross(module):
+        raise refuse(name, module, "attends to another sequence")
     keys, values = repeated(keys, heads), repeated(values, heads)
     if sight.documents is not None and is_traced():
         return windows_by_formula(queries, keys, values, size, sight.causal, True, sight.real, 0.0, sight.documents)
@@ -54,19 +60,15 @@ def windowed(module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, s
             return window_attention(q, k, v, window=size, causal=sight.causal, sliding=True, mask=mask)
 
         return by_document(attend, (queries, keys, values), sight.documents, sight.real)
-    if length == stretch:
-        return window_attention(queries, keys, values, window=size, causal=sight.causal, sliding=True, mask=sight.real)
-    if not sight.causal and not (length == 1 and getattr(module, "is_causal", False)):
-        raise refuse(name, module, f"attends from {length} positions to {stretch} of another sequence")
-    return _over_cache(queries, keys, values, sight, size)
+    return window_attention(queries, keys, values, window=size, causal=sight.causal, sliding=True, mask=sight.real)
 
 
 def _over_cache(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, size: int) -> Tensor:
     """Of the last N positions, causally."""
-    length, stretch = queries.shape[2], keys.shape[2]
+    heads, length, stretch = queries.shape[1], queries.shape[2], keys.shape[2]
     read = min(stretch, length + size - 1)
     if sight.real is None:
-        keys, values = keys[:, :, -read:], values[:, :, -read:]
+        keys, values = (repeated(tensor[:, :, -read:], heads) for tensor in (keys, values))
         if length == 1:
             return softmax_attention(queries, keys, values)
         queries = F.pad(queries, (0, 0, read - length, 0))
@@ -74,16 +76,24 @@ def _over_cache(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, siz
     # A row's real keys to the right; queries follow, each to the place of its own key.
     places, real = pack_right(sight.real)
     places, real = places[:, -read:], real[:, -read:]
-    keys, values = (tensor.gather(2, places[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])) for tensor in (keys, values))
+    keys, values = (repeated(_moved(tensor, places), heads) for tensor in (keys, values))
     now = sight.real.index_select(1, now_of(stretch, length, sight.start, keys.device))  # (B, N)
     if length == 1:
         return softmax_attention(queries, keys, values, allowed=(real & now)[:, None, None])
     order, packed = pack_right(now)
-    index = order[:, None, :, None].expand_as(queries)
-    queries = F.pad(queries.gather(2, index), (0, 0, read - length, 0))
+    queries = F.pad(_moved(queries, order), (0, 0, read - length, 0))
     output = window_attention(queries, keys, values, window=size, causal=True, sliding=True, mask=real)[:, :, -length:]
-    output = output.masked_fill(~packed[:, None, :, None], 0.0)
-    return torch.zeros_like(output).scatter(2, order[:, None, :, None].expand_as(output), output)
+    return _moved(output.masked_fill(~packed[:, None, :, None], 0.0), order.argsort(dim=-1))
+
+
+def _moved(tensor: Tensor, order: Tensor) -> Tensor:
+    """(B, H, N, .) with its positions in ``order``, (B, N)."""
+    return tensor.gather(2, order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3]))
+
+
+def is_cross(module: nn.Module) -> bool:
+    """Whether a module without causality attends to another sequence, going by what transformers' modules say of themselves."""
+    return "Cross" in type(module).__name__ or bool(getattr(module, "is_cross_attention", False) or getattr(module, "is_decoder", False))
 
 
 def pack_right(mask: Tensor) -> tuple[Tensor, Tensor]:
