@@ -1,4 +1,7 @@
-"""Our models in transformers: `AutoModelForCausalLM.from_pretrained(folder)` opens what this package saved, once this is imported.
+"""Our models in transformers, and our attention in its models.
+
+Once this is imported, `AutoModelForCausalLM.from_pretrained(folder)` opens what this package saved, and `attn_implementation` takes the
+names of :mod:`subquadratic.hf.attention`.
 
 The only room, besides `training`, that needs transformers: `pip install "subquadratic[hf]"`.
 """
@@ -16,6 +19,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from . import attention
 from .cache import SubquadraticCache
 from .causal_lm import SubquadraticForCausalLM
 from .classification import SubquadraticForSequenceClassification, SubquadraticForTokenClassification
@@ -33,6 +37,7 @@ __all__ = [
     "SubquadraticForSequenceClassification",
     "SubquadraticForTokenClassification",
     "SubquadraticModel",
+    "attention",
 ]
 
 AutoConfig.register(SubquadraticConfig.model_type, SubquadraticConfig, exist_ok=True)
