@@ -23,8 +23,7 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """Answer requests to the OpenAI API (chat completions, completions, responses; streamed or whole) with a trained model, by the server of
-    transformers. Ctrl-C ends it."""
+    """Answer requests to the OpenAI API with a trained model, by the server of transformers; Ctrl-C ends it."""
 
     run: str
     """Run folder of a causal model of text, or any folder that save_pretrained or subq convert wrote."""
@@ -101,7 +100,9 @@ def listen(family: socket.AddressFamily, address: tuple[str, int]) -> socket.soc
     try:
         return socket.create_server(address, family=family)
     except OSError as error:
-        raise OutputError(f"cannot listen at {address[0]}, port {address[1]}: {os.strerror(error.errno or 0)}; name another --port") from error
+        raise OutputError(
+            f"cannot listen at {address[0]}, port {address[1]}: {os.strerror(error.errno or 0)}; name another --port"
+        ) from error
 
 
 def _text_model(path: str) -> Path:

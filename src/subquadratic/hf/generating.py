@@ -93,6 +93,8 @@ class Generating(GenerationMixin):
                 "twice, nor forget one. Pass what `generate` returned together, sequences and past_key_values (which lacks the last token), with "
                 "new tokens after it; or a copy of the cache (copy.deepcopy) made before the last token was read"
             )
+        for name in ("tokenizer", "assistant_tokenizer"):  # `generate` hands what it was given on, to every step
+            kwargs.pop(name, None)
         return super().prepare_inputs_for_generation(
             input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
         )

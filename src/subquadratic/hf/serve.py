@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import openai  # noqa: F401 - the server needs it, and does not name what is missing
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from jinja2 import TemplateError
@@ -96,9 +97,11 @@ def open_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenize
     """
     import torch
     from transformers import AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from .causal_lm import SubquadraticForCausalLM
 
+    disable_progress_bar()  # of a file that is there in a moment
     model = SubquadraticForCausalLM.from_pretrained(folder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     if _has_chat_template(Path(folder)):
         return model, AutoTokenizer.from_pretrained(folder)
