@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-openai = pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 pytest.importorskip("typer")
+pytest.importorskip("openai")
 
+import openai
 from tests.data.tokenizers_for_tests import bpe
 
 import subquadratic as sq
 from subquadratic.generation.decode import generate
-from subquadratic.hf.serve import open_folder, serve
+from subquadratic.hf.serve import BoundedQueue, Interruptible, open_folder, serve
 from subquadratic.hf.tokenizers import save_tokenizer, stock_tokenizer, stop_tokens
 
 CONFIG = sq.PerformerConfig(dim=16, depth=1, heads=2)
@@ -55,9 +56,15 @@ def address(model: Path) -> Iterator[str]:
         try:
             assert line.startswith("tiny@1 answers at http://127.0.0.1:"), line
             yield line.split()[3].rstrip(";")
+            client = openai.OpenAI(base_url=line.split()[3].rstrip(";"), api_key="none", max_retries=0, timeout=60)
+            with ThreadPoolExecutor(1) as pool, client:  # a text that is being written ends with what there is
+                last = pool.submit(client.completions.create, model="tiny@1", prompt="a", max_tokens=FOREVER)
+                time.sleep(0.5)
+                server.send_signal(signal.SIGTERM)
+                assert last.result().usage.completion_tokens > 10
         finally:
             server.send_signal(signal.SIGTERM)
-            server.wait(timeout=30)
+            server.wait(timeout=60)
     assert server.returncode == 128 + signal.SIGTERM
 
 
@@ -182,7 +189,10 @@ def test_a_signal_ends_it(number: signal.Signals) -> None:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
+    class Never:
+        def generate(self) -> None: ...
+
     before = signal.getsignal(number)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        assert serve(app, listening) == number
+        assert serve(BoundedQueue(app, 1, Interruptible(Never())), listening) == number  # type: ignore[arg-type]
     assert signal.getsignal(number) is before

@@ -10,25 +10,30 @@ import functools
 import json
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai  # noqa: F401 - the server needs it, and does not name what is missing
+import torch
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import HTTPException
 from jinja2 import TemplateError
 from starlette.responses import JSONResponse
+from transformers import AutoTokenizer, StoppingCriteriaList
 from transformers.cli.serve import Serve
 from transformers.cli.serving import model_manager
+from transformers.utils.logging import disable_progress_bar
 
+from .causal_lm import SubquadraticForCausalLM
 from .tokenizers import stock_tokenizer, stop_tokens
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-LAST_SECONDS = 5  # how long requests under way may take once the server is told to stop
+LAST_SECONDS = 3  # how long requests under way may go on once the server is told to stop; then they end with what they have
 
 
 class OneModel(model_manager.ModelManager):
@@ -65,8 +70,8 @@ class OneModel(model_manager.ModelManager):
 class BoundedQueue:
     """Answers 503 to a request for work where `most` are being computed or wait; clients of OpenAI's try again by themselves."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most, self.taken = app, most, 0
+    def __init__(self, app: ASGIApp, most: int, generating: Interruptible) -> None:
+        self.app, self.most, self.taken, self.generating = app, most, 0, generating
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -81,6 +86,30 @@ class BoundedQueue:
             self.taken -= 1
 
 
+class Interruptible:
+    """`generate` of a model, which ends after the next token once `interrupt` was called."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._generate: Any = model.generate
+        self._interrupted, self._running = threading.Event(), threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        def stop(tokens: torch.Tensor, scores: Any) -> torch.Tensor:
+            return torch.full((len(tokens),), self._interrupted.is_set(), device=tokens.device)
+
+        with self._running:
+            return self._generate(*args, stopping_criteria=StoppingCriteriaList([stop]), **kwargs)
+
+    def interrupt(self) -> None:
+        """From now on no text gets longer than by a token."""
+        self._interrupted.set()
+
+    def wait(self, seconds: float) -> None:
+        """Until nothing runs, or so long: PyTorch does not survive a thread that computes while Python ends."""
+        if self._running.acquire(timeout=seconds):
+            self._running.release()
+
+
 class _Unstarted(Serve):
     """`transformers serve` up to the point where it would listen."""
 
@@ -89,22 +118,16 @@ class _Unstarted(Serve):
 
 
 def open_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The causal model in a folder of this package, a run's or any other, on the GPU if there is one, and its tokenizer: the folder's own if
-    it has a chat template, else one made of what the model was trained with.
+    """The causal model in a folder of this package, a run's or any other, on the GPU if there is one, and its tokenizer: the folder's own
+    if it has a chat template, else one made of what the model was trained with.
 
     Raises:
         ValueError: the model or the tokenizer in the folder is none of text.
     """
-    import torch
-    from transformers import AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
-
-    from .causal_lm import SubquadraticForCausalLM
-
     disable_progress_bar()  # of a file that is there in a moment
     model = SubquadraticForCausalLM.from_pretrained(folder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     if _has_chat_template(Path(folder)):
-        return model, AutoTokenizer.from_pretrained(folder)
+        return model, AutoTokenizer.from_pretrained(folder)  # type: ignore[return-value]
     return model, stock_tokenizer(folder, vocab_size=model.config.vocab_size, max_length=model.config.max_position_embeddings)
 
 
@@ -113,12 +136,12 @@ def _has_chat_template(folder: Path) -> bool:
     return (folder / "chat_template.jinja").is_file() or (settings.is_file() and "chat_template" in json.loads(settings.read_text("utf-8")))
 
 
-def build_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, name: str, queue: int) -> ASGIApp:
+def build_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, name: str, queue: int) -> BoundedQueue:
     """The application that `serve` runs, for any ASGI server.
 
     Args:
-        model: any causal language model. Its generation config is changed: it stops where the tokenizer says, and samples unless a request
-            has the temperature 0, as clients of this API expect.
+        model: any causal language model; `generate` and its configuration are changed: it stops where the tokenizer says, and samples
+            unless a request has the temperature 0, as clients of this API expect.
         name: what requests call the model.
         queue: how many requests are taken at once, the one that is computed included.
     """
@@ -129,27 +152,45 @@ def build_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, nam
     settings.pad_token_id = tokenizer.pad_token_id
     settings.do_sample = True
 
-    stock = model_manager.ModelManager
-    model_manager.ModelManager = functools.partial(OneModel, model, tokenizer)  # type: ignore[misc,assignment]
+    serving: Any = model_manager
+    stock = serving.ModelManager
+    serving.ModelManager = functools.partial(OneModel, model, tokenizer)
     try:  # it makes its manager by that name
-        app: FastAPI = _Unstarted(force_model=name, non_blocking=True, log_level="error").server.config.app  # type: ignore[assignment]
+        app: Any = _Unstarted(force_model=name, non_blocking=True, log_level="error").server.config.app
     finally:
-        model_manager.ModelManager = stock  # type: ignore[misc]
-    app.add_exception_handler(HTTPException, lambda request, error: _error(error.status_code, error.detail))  # type: ignore[attr-defined]
+        serving.ModelManager = stock
+    app.add_exception_handler(HTTPException, lambda request, error: _error(error.status_code, error.detail))
     for wrong in (ValueError, TemplateError):  # what the model, the tokenizer or the chat template cannot take
         app.add_exception_handler(wrong, lambda request, error: _error(400, str(error)))
-    return BoundedQueue(app, queue)
+    model.generate = generating = Interruptible(model)  # type: ignore[assignment]
+    return BoundedQueue(app, queue, generating)
 
 
-def serve(app: ASGIApp, listening: socket.socket) -> int:
+class _Server(uvicorn.Server):
+    """One that does not wait for ever for texts that are being written when it is told to stop."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As of uvicorn, with an end to `generate`."""
+        app: Any = self.config.app
+        generating = app.generating
+        last = threading.Timer(LAST_SECONDS, generating.interrupt)
+        last.start()
+        await super().shutdown(sockets)
+        last.cancel()
+        generating.interrupt()
+
+
+def serve(app: BoundedQueue, listening: socket.socket) -> int:
     """Answer requests at a socket until SIGINT or SIGTERM comes, which is returned. Requests under way have some seconds to end then."""
     received: list[int] = []
     wanted = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in wanted}
     try:  # uvicorn sends itself the signal again once it has stopped
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS)
-        uvicorn.Server(config).run(sockets=[listening])
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2 * LAST_SECONDS)
+        _Server(config).run(sockets=[listening])
     finally:
+        app.generating.interrupt()
+        app.generating.wait(60)
         for number, handler in before.items():
             signal.signal(number, handler)
     return received[0] if received else signal.SIGINT
