@@ -27,7 +27,7 @@ class StateLayer(CacheLayerMixin):
     """What a model has read.
 
     ``reached`` holds the state; ``seen_tokens`` counts slots, padding included, as transformers does: it is what ``attention_mask`` covers.
-    ``last`` (B, D) is the hidden state of each row's last real token, for a piece whose last slots are padding; None: nobody kept it.
+    ``last`` (B, V) holds the logits of each row's last real token, for a piece that is all padding in some row; None: nobody kept them.
     """
 
     is_compileable = False
@@ -52,9 +52,9 @@ class StateLayer(CacheLayerMixin):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"steps": None, "reached": Reached(self.state)}
 
-    def store(self, reached: Reached, last: Tensor | None, count: int, *, rows: int) -> None:
+    def store(self, reached: Reached, count: int, *, rows: int) -> None:
         """What is held after ``count`` more slots of ``rows`` rows."""
-        self.reached, self.last, self.rows = reached, last, rows
+        self.reached, self.rows = reached, rows
         self.seen_tokens += count
         self.is_initialized = True
 

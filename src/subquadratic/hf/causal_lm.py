@@ -111,6 +111,8 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         hidden = outputs.last_hidden_state
         kept = slice(-keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, kept])
+        if isinstance(logits_to_keep, int):
+            logits = self._with_last(logits, attention_mask, outputs.past_key_values, hidden.shape[1])
         loss = None
         if labels is not None or shift_labels is not None:
             if labels is not None:

@@ -57,8 +57,21 @@ class Generating(GenerationMixin):
         if layer.steps is None or layer.steps.model is not self._own():
             layer.steps = Steps(self._own())
         logits, reached = layer.steps.read(tokens, state)
-        layer.store(reached, None, 1, rows=len(tokens))
+        layer.store(reached, 1, rows=len(tokens))
+        layer.last = logits
         return logits[:, None]
+
+    def _with_last(self, logits: Tensor, mask: Tensor | None, cache: Any, length: int) -> Tensor:
+        """The last logits (B, K, V) of a piece of a stream of ``length`` slots, with those of a row's last real token in the last slot: of an earlier piece, where
+        this one is all padding."""
+        if cache is None:
+            return logits
+        layer = cache.layer
+        if layer.last is not None and mask is not None:
+            some = (mask[:, -length:] != 0).any(dim=1)
+            logits = torch.cat((logits[:, :-1], torch.where(some[:, None], logits[:, -1], layer.last)[:, None]), dim=1)
+        layer.last = logits[:, -1].clone()
+        return logits
 
     def _own(self) -> LanguageModel:
         """A LanguageModel of the very modules of this model, for what is written for one."""
@@ -78,8 +91,15 @@ class Generating(GenerationMixin):
             self.__dict__["_own_model"] = own  # beside the modules: it has none of its own
         return own
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, past_key_values: Any = None, **kwargs: Any
+    def prepare_inputs_for_generation(  # type: ignore[override]  # it says what it is called with, and not what it calls
+        self,
+        input_ids: Any,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: Any = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """As of transformers, but never a token a second time.
 
@@ -90,14 +110,14 @@ class Generating(GenerationMixin):
             held = past_key_values.get_seq_length()
             raise ValueError(
                 f"past_key_values holds {held} tokens, and the prompt has {held + next_sequence_length}: a state cannot read a token "
-                "twice, nor forget one. Pass what `generate` returned together, sequences and past_key_values (which lacks the last token), with "
-                "new tokens after it; or a copy of the cache (copy.deepcopy) made before the last token was read"
+                "twice, nor forget one. Pass what `generate` returned together, sequences and past_key_values (which lacks the last "
+                "token), with new tokens after it; or a copy of the cache (copy.deepcopy) made before the last token was read"
             )
         for name in ("tokenizer", "assistant_tokenizer"):  # `generate` hands what it was given on, to every step
             kwargs.pop(name, None)
-        return super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **kwargs
-        )
+        given: dict[str, Any] = {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds, "is_first_iteration": is_first_iteration}
+        stock: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
+        return stock(input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **given, **kwargs)
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, max_cache_length: int

@@ -129,7 +129,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
                 last_hidden_state=self._next(input_ids, inputs_embeds, mask, cache, arguments, keep), past_key_values=cache
             )
         x = self._whole(input_ids, inputs_embeds, mask, masked, arguments, keep, rule)
-        return BaseModelOutputWithPast(last_hidden_state=self._with_last(x, mask, None)[0])
+        return BaseModelOutputWithPast(last_hidden_state=self._with_last(x, mask))
 
     @property
     def max_length(self) -> int | None:
@@ -233,9 +233,8 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         else:
             x = self.embedding(tokens, mask=mask, seen=before.seen, vectors=vectors)
             x, after = right_aligned.stream(self.backbone, x, mask, before.backbone, keep=keep)
-        x, last = self._with_last(self._normed(x, mask), mask, layer.last)
-        layer.store(Reached(LanguageModelState(after, count_on(before.seen, mask, length))), last, length, rows=batch)
-        return x
+        layer.store(Reached(LanguageModelState(after, count_on(before.seen, mask, length))), length, rows=batch)
+        return self._with_last(self._normed(x, mask), mask)
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None, **context: Any) -> LanguageModelState:
         """The state before the first token."""
@@ -251,19 +250,11 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
     def _normed(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return zero_padding(self.norm(x), mask)
 
-    def _with_last(self, x: Tensor, mask: Tensor | None, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The outputs with each row's last real one in the last slot, and that by itself (B, D); ``before``: of the slots before these."""
-        if not self.config.causal:
-            return x, None
-        if mask is None or (may_look(mask) and bool(mask[:, -1].all())):
-            return x, x[:, -1]
-        last, some = last_outputs(x, mask)
-        last = last[:, 0]
-        if some is not None and before is not None:
-            last = torch.where(some, last, before.to(last.dtype))
-        elif some is not None:
-            last = torch.where(some, last, torch.zeros_like(last))
-        return torch.cat((x[:, :-1], last[:, None]), dim=1), last
+    def _with_last(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The outputs, with each row's last real one in the last slot too."""
+        if not self.config.causal or mask is None or (may_look(mask) and bool(mask[:, -1].all())):
+            return x
+        return torch.cat((x[:, :-1], last_outputs(x, mask)[0]), dim=1)
 
 
 def _at_slots(y: Tensor, mask: Tensor | None, length: int) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import require
 from ..core.packed import document_bounds
@@ -88,7 +88,7 @@ def find_documents(
         require(seq_idx.shape == real.shape, f"seq_idx must be (batch, length) = {tuple(real.shape)}, got {tuple(seq_idx.shape)}")
         begins[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
     elif position_ids is not None:
-        begins = _restarts(position_ids, real, count, seen)
+        begins = _restarts(position_ids, real, seen, padded=mask is not None)
     begins = _at_real(begins, real)
     begins[:, :1] |= real[:, :1]
     begins = begins | (real & (count == 0))
@@ -101,27 +101,22 @@ def find_documents(
     return Documents(number, place, real)
 
 
-def _restarts(position_ids: Tensor, real: Tensor, count: Tensor, seen: int) -> Tensor:
-    """(B, N) bool: where positions begin again at 0."""
+def _restarts(position_ids: Tensor, real: Tensor, seen: int, *, padded: bool) -> Tensor:
+    """(B, N) bool: where positions begin again at 0. Without padding they must count; with it, those that ``generate`` makes do not: a
+    token after padding in the midst of a row gets the one of the padding and 1."""
     require(
         position_ids.dim() == 2 and position_ids.shape[1] == real.shape[1] and position_ids.shape[0] in (1, real.shape[0]),
         f"position_ids must be (batch, length) = {tuple(real.shape)}, got {tuple(position_ids.shape)}",
     )
     position_ids = position_ids.expand_as(real)
     begins = real & (position_ids == 0)
-    since = count - (count * begins).cummax(dim=1).values
-    if seen:  # what came before may have had padding, so that positions go on from less than `seen`
-        first = (position_ids - count).masked_fill(~real, torch.iinfo(torch.int64).max).amin(dim=1, keepdim=True).clamp_max(seen)
-        counts = torch.where(begins.cumsum(1) > 0, since, first + count)
-    else:
-        counts = since
-    wrong = real & (position_ids != counts)
-    if bool(wrong.any()):
-        row, slot = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"position_ids must count the real tokens of each document from 0{' (or on from what the cache holds)' if seen else ''}: row {row} has "
-            f"{int(position_ids[row, slot])} at slot {slot}, where {int(counts[row, slot])} was expected. Leave position_ids out: "
-            "positions follow from attention_mask"
+    if not padded:
+        counted = position_ids[:, 1:] == position_ids[:, :-1] + 1
+        right = (begins | nn.functional.pad(counted, (1, 0), value=bool(seen))).all()
+        require(
+            bool(right),
+            "position_ids must count the tokens of each document, from 0 or on from what the cache holds: leave them out, "
+            f"positions follow from attention_mask; got {position_ids.tolist()!r:.80}",
         )
     return begins
 

@@ -16,10 +16,6 @@ from ..models.config import BackboneConfig
 from .configuration import SubquadraticConfig
 from .weights import SavedAsOurs
 
-HARMLESS = {  # what collators, trainers and generate send along, and what says nothing that is not known already
-    "cu_seq_lens_k", "max_length_q", "max_length_k", "return_dict", "num_items_in_batch", "cache_position", "fused_lm_head",
-    "logits_to_keep", "return_loss",
-}  # fmt: skip
 REFUSED = {
     "output_hidden_states": "hidden states between the layers are not given: last_hidden_state is (AutoModel)",
     "output_attentions": "attention matrices are not given: these mechanisms never make them",
@@ -29,15 +25,12 @@ REFUSED = {
 
 
 def refuse(given: dict[str, Any]) -> None:
-    """Raises ValueError for what would change the result elsewhere and cannot here; TypeError for what nobody knows."""
+    """Raises ValueError for what changes results in other models and cannot here. What is not known is let be, as everywhere in transformers:
+    collators, trainers and ``generate`` send along what most models ignore."""
     for name, value in given.items():
-        if value is None or value is False or name in HARMLESS:
+        if name not in REFUSED or value is None or value is False or (name == "token_type_ids" and not bool(value.any())):
             continue
-        if name == "token_type_ids" and not bool(value.any()):
-            continue
-        if name in REFUSED:
-            raise ValueError(f"{name}: {REFUSED[name]}; got {value!r:.80}")
-        raise TypeError(f"forward() got an unexpected keyword argument {name!r}")
+        raise ValueError(f"{name}: {REFUSED[name]}; got {value!r:.80}")
 
 
 class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):

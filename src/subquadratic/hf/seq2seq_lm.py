@@ -158,7 +158,10 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
             outputs_to_keep=logits_to_keep if isinstance(logits_to_keep, int) else 0,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        hidden = outputs.last_hidden_state
+        logits = self.lm_head(hidden[:, kept])
+        if isinstance(logits_to_keep, int):
+            logits = self._with_last(logits, decoder_attention_mask, outputs.past_key_values, hidden.shape[1])
         loss = None
         if labels is not None:  # the loss of every position's own label is the masked language model's
             unshifted = LOSS_MAPPING["ForMaskedLM"]
