@@ -27,7 +27,7 @@ QUICK = [
     ["models", "performer"],
     ["bench", "--list"],
     ["tokenizer", "show", "bytes"],
-    *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict")),
+    *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict", "serve")),
     *([verb, "--help"] for verb in ("bench", "info", "models", "convert", "completion")),
 ]
 GIVEN = {
@@ -36,6 +36,7 @@ GIVEN = {
     "fill": ["masked", "a [MASK]"],
     "evaluate": ["causal"],
     "predict": ["classes", "--data", "rows.csv"],
+    "serve": ["causal"],
     "bench": [],
 }
 WRONG = [
@@ -77,6 +78,14 @@ WRONG = [
     ["predict", "classes", "--data", "missing.csv"],
     ["predict", "classes", "--data", "rows.csv", "--max_new_tokens", "3"],
     ["predict", "classes", "--data", "rows.csv", "--tokenizer", "missing"],
+    ["serve", "missing"],
+    ["serve", "full"],
+    ["serve", "masked"],
+    ["serve", "classes"],
+    ["serve", "integers"],
+    ["serve", "causal", "--host", "0.0.0.0"],
+    ["serve", "causal", "--port", "99999"],
+    ["serve", "causal", "--queue", "0"],
     ["info", "missing"],
     ["info", "--dim", "30"],
     ["info", "--model", "gpt"],

@@ -113,6 +113,8 @@ class Generating(GenerationMixin):
                 "twice, nor forget one. Pass what `generate` returned together, sequences and past_key_values (which lacks the last "
                 "token), with new tokens after it; or a copy of the cache (copy.deepcopy) made before the last token was read"
             )
+        for name in ("tokenizer", "assistant_tokenizer"):  # `generate` hands what it was given on, to every step
+            kwargs.pop(name, None)
         given: dict[str, Any] = {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds, "is_first_iteration": is_first_iteration}
         stock: Any = super().prepare_inputs_for_generation
         return stock(input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **given, **kwargs)
