@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,8 @@ WRONG = [
     ["train", "--model", "gpt"],
     ["train", "--threads", "0"],
     *([verb, *given, "--threads", "99999"] for verb, given in GIVEN.items()),
+    ["info", "--threads", "0"],
+    ["tokenizer", "train", "--out", "x", "--threads", "0"],
     ["train", "--tokenizer", "missing"],
     ["train", "--weights", "full"],
     ["train", "--out", "full"],
@@ -132,6 +136,15 @@ def test_a_backend_that_there_is_not_is_told_without_pytorch(place: Path, backen
         assert "SUBQUADRATIC_BACKEND must be one of 'auto', 'torch', 'triton', 'native', got '" + backend in said
     [(status, *_)] = run([["models"]], place, SUBQUADRATIC_BACKEND=backend)
     assert status == 0
+
+
+def test_triton_on_a_build_for_cpus_is_told_without_pytorch(place: Path) -> None:
+    commands = [[verb, *given] for verb, given in GIVEN.items()]
+    environment = {"SUBQUADRATIC_BACKEND": "triton", "TRITON_INTERPRET": ""}
+    if find_spec("triton") is not None and not version("torch").endswith("+cpu"):
+        pytest.skip("triton may run here")
+    for argv, (status, _, said, loaded, _) in zip(commands, run(commands, place, **environment), strict=True):
+        assert (status, loaded) == (2, []) and "SUBQUADRATIC_BACKEND=triton needs" in said, argv
 
 
 def test_what_needs_no_numbers_needs_no_pytorch(place: Path) -> None:

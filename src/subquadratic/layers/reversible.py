@@ -102,8 +102,8 @@ class _Reversible(torch.autograd.Function):
 
 
 class _Root(torch.autograd.Function):
-    """One number whose derivative by ``output`` is ``gradient``. Where `torch.autograd.grad` is given a gradient it imports SymPy to compare
-    two shapes, which takes a process 0.4 s of its first second."""
+    """A scalar whose derivative with respect to ``output`` is ``gradient``. `torch.autograd.grad` imports SymPy to check the shape of a
+    gradient that it is given, which takes 0.4 s of CPU the first time."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, gradient: Tensor) -> Tensor:
