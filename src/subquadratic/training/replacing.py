@@ -34,7 +34,7 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
         return
     run = holds_run(path)
     if not overwrite:
-        more = ", or --resume to go on with the run in it" if run else ""
+        more = ", or --resume to continue the run in it" if run else ""
         way_out = f", or give --overwrite to replace the run in it{more}" if run else "; --overwrite replaces a run, and it holds none"
         raise ValueError(f"out: {path} is not empty; name another folder{way_out}")
     taken = [file.name for file in inside if file.name in (*FILES, *FOLDERS)]
