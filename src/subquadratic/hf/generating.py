@@ -91,7 +91,7 @@ class Generating(GenerationMixin):
             self.__dict__["_own_model"] = own  # beside the modules: it has none of its own
         return own
 
-    def prepare_inputs_for_generation(  # type: ignore[override]  # it says what it is called with, and not what it calls
+    def prepare_inputs_for_generation(
         self,
         input_ids: Any,
         next_sequence_length: int | None = None,
@@ -116,8 +116,9 @@ class Generating(GenerationMixin):
         for name in ("tokenizer", "assistant_tokenizer"):  # `generate` hands what it was given on, to every step
             kwargs.pop(name, None)
         given: dict[str, Any] = {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds, "is_first_iteration": is_first_iteration}
-        stock: Any = super().prepare_inputs_for_generation
-        return stock(input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **given, **kwargs)
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]  # it asks for a PreTrainedModel, which this comes before
+            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **given, **kwargs
+        )
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, max_cache_length: int

@@ -52,6 +52,8 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
         for tensor in (*self.parameters(), *self.buffers()):
             if not tensor.is_meta:
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+        if self.saved_class is not None:
+            self.register_load_state_dict_pre_hook(type(self)._take_our_names)
         super().post_init()
 
     def initialize_weights(self) -> None:

@@ -115,7 +115,7 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
         **unused: Any,
     ) -> Seq2SeqLMOutput:
         """Logits of the target.

@@ -31,6 +31,23 @@ class SavedAsOurs:
     renamed: ClassVar[dict[str, str] | None] = None
     """What beginnings of names in the file are here, where that is not all."""
 
+    def _take_our_names(self, tensors: dict[str, Tensor], prefix: str, *unused: Any) -> None:
+        """Before ``load_state_dict``: the Trainer resumes from the saved file itself, and so by its names."""
+        if self.saved_class is None:
+            return
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            known = self._known_name(name.removeprefix(prefix))
+            if prefix + known not in tensors:
+                tensors[prefix + known] = tensors.pop(name)
+
+    @classmethod
+    def _known_name(cls, name: str) -> str:
+        """A tensor's name here, from that in our files or from this itself."""
+        for pattern, here in cls._renamed().items():
+            if re.match(pattern, name):
+                return re.sub(pattern, here, name)
+        return f"model.{name}" if cls.renamed is None and re.match(r"(embedding|backbone|norm)\.", name) else name
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
         """As of every model of transformers; also what ``save_pretrained`` of our own heads, or `subq train`, wrote."""
