@@ -104,6 +104,12 @@ def test_a_text_is_gone_on_with_as_it_stands(client: Any, model: Path) -> None:
     assert stopped.choices[0].finish_reason == "stop" and 1 <= stopped.usage.completion_tokens <= 5
 
 
+def test_an_empty_prompt_is_the_beginning_of_a_document(client: Any, model: Path) -> None:
+    answer = client.completions.create(model="tiny@1", prompt="", max_tokens=9, temperature=0)
+    ours = generate(sq.LanguageModel.from_pretrained(model), torch.tensor([[258]]), max_new_tokens=9, temperature=0.0)
+    assert answer.choices[0].text == bytes(ours[0, 1:].tolist()).decode(errors="replace")
+
+
 def test_several_clients_at_once_get_what_each_would_alone(address: str) -> None:
     def ask(number: int) -> str:
         with openai.OpenAI(base_url=address, api_key="none", max_retries=50, timeout=60) as client:  # three fit into the queue

@@ -71,7 +71,8 @@ def test_the_token_of_a_byte_is_its_value(stock: dict[str, Any]) -> None:
         tokenizer = stock[name]
         assert tokenizer("aé€😀\0\x7f", add_special_tokens=True)["input_ids"] == list("aé€😀\0\x7f".encode())
         assert tokenizer.decode([0xC3, 0x28, 0x80]) == "\ufffd(\ufffd"  # as `bytes.decode` with errors="replace"
-    assert [stock["bytes"].pad_token_id, stock["bytes"].bos_token_id, stock["bytes"].eos_token_id] == [256, 257, 258]
+    assert [stock["bytes"].pad_token_id, stock["bytes"].eos_token_id] == [256, 258]
+    assert sorted(stock["bytes"].all_special_ids) == [256, 257, 258, 259]
     assert stock["bytes"].mask_token_id == 259 and len(stock["bytes"]) == 260 and len(stock["bytes-256"]) == 256
     for special in (*stock["bytes-256"].all_special_ids, *MARK_BYTES.values()):
         assert special >= 0xF8  # which begin no character, and continue none
@@ -100,6 +101,15 @@ def test_programs_that_write_special_tokens_by_name_can_have_them(stock: dict[st
     save_tokenizer(None, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path, split_special_tokens=False)
     assert tokenizer("a<|eos|>")["input_ids"] == [97, 258]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_document_begins_where_another_ends_and_a_target_with_a_token_of_its_own(name: str) -> None:
+    documents, targets = stock_tokenizer(OURS[name]), stock_tokenizer(OURS[name], first="bos")
+    assert documents.bos_token_id == documents.eos_token_id == targets.eos_token_id == OURS[name].eos_token
+    assert targets.bos_token_id == OURS[name].bos_token
+    with pytest.raises(ValueError, match="first must be one of"):
+        stock_tokenizer(None, first="pad")
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -97,6 +97,8 @@ class Interruptible:
         def stop(tokens: torch.Tensor, scores: Any) -> torch.Tensor:
             return torch.full((len(tokens),), self._interrupted.is_set(), device=tokens.device)
 
+        if kwargs["input_ids"].shape[-1] == 0:  # the beginning of a document, which `generate` writes where it is given nothing
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("input_ids", "attention_mask")}
         with self._running:
             return self._generate(*args, stopping_criteria=StoppingCriteriaList([stop]), **kwargs)
 
@@ -149,7 +151,7 @@ def build_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, nam
     ends = settings.eos_token_id
     others = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     settings.eos_token_id = list(dict.fromkeys([*stop_tokens(tokenizer), *others]))
-    settings.pad_token_id = tokenizer.pad_token_id
+    settings.pad_token_id, settings.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id
     settings.do_sample = True
 
     serving: Any = model_manager

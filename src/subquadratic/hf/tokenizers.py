@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import require_choice
 from ..data.tokenizers.bytes import ByteTokenizer, Tokenizer
 from ..data.tokenizers.loading import load_tokenizer
 from ..data.tokenizers.text import ROLES, TextTokenizer
@@ -31,6 +32,7 @@ def save_tokenizer(
     vocab_size: int | None = None,
     max_length: int | None = None,
     padding_side: str = "left",
+    first: str = "eos",
 ) -> PreTrainedTokenizerFast:
     """Write `source` into the folder `out` as transformers does, and return what `AutoTokenizer.from_pretrained(out)` gives.
 
@@ -40,11 +42,13 @@ def save_tokenizer(
             (256) gets ids from 0xF8 on for them, which are no bytes of UTF-8.
         max_length: the longest input that the model takes; None: any.
         padding_side: "left" to generate, "right" as encoders are mostly used; the models take both.
+        first: what `bos_token` is: "eos" for a language model, for which a document begins where another has ended; "bos" for an
+            encoder-decoder, whose targets begin with a token of their own.
 
     Raises:
         ValueError: tokens of values, which are no text; or more tokens than the model has.
     """
-    tokenizer = stock_tokenizer(source, vocab_size=vocab_size, max_length=max_length, padding_side=padding_side)
+    tokenizer = stock_tokenizer(source, vocab_size=vocab_size, max_length=max_length, padding_side=padding_side, first=first)
     tokenizer.save_pretrained(str(out))
     return tokenizer
 
@@ -55,6 +59,7 @@ def stock_tokenizer(
     vocab_size: int | None = None,
     max_length: int | None = None,
     padding_side: str = "left",
+    first: str = "eos",
 ) -> PreTrainedTokenizerFast:
     """What `save_tokenizer` writes, in memory, with the same arguments and errors."""
     from transformers import PreTrainedTokenizerFast
@@ -70,11 +75,15 @@ def stock_tokenizer(
     if vocab_size is not None and needed > vocab_size:
         raise ValueError(f"tokenizer: {ours.name} has {needed:,} tokens, and the model {vocab_size:,}")
 
+    require_choice("first", first, ("bos", "eos"))
+    chosen = names | {"bos_token": names[f"{first}_token"]}
+    spare = sorted({*names.values()} - {*chosen.values()})
     chat = {"chat_template": CHAT_TEMPLATE} if all(backend.token_to_id(mark) is not None for mark in MARK_BYTES) else {}
     limit = {} if max_length is None else {"model_max_length": max_length}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        **names,
+        **chosen,
+        extra_special_tokens=spare,
         **chat,
         **limit,
         split_special_tokens=True,
