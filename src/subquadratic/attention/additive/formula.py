@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.numerics import running_maximum
 from ...core.packed import document_chunks
 from .state import PoolState
 
@@ -54,7 +55,7 @@ def blank(logits: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, 
 def _in_one_block(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple[Tensor, PoolState]:
     """Everything at once, in operations that autograd and compilers follow. Memory O(N (C + K) + (N / C)^2)."""
     length = logits.shape[-1]
-    maximum = torch.maximum(logits.detach().cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing, EMPTY at least
+    maximum = torch.maximum(running_maximum(logits.detach()), state.maximum)  # (B, H, N), non-decreasing, EMPTY at least
     padding = -length % chunk
     logits = F.pad(logits, (0, padding), value=-torch.inf).unflatten(-1, (-1, chunk))  # (B, H, G, C)
     values = F.pad(values, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))  # (B, H, G, C, K)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.causality import keep_out
-from ...core.numerics import EMPTY, exact_dtype, no_autocast
+from ...core.numerics import EMPTY, exact_dtype, no_autocast, running_maximum
 from ...core.packed import document_bounds, document_chunks, state_rows
 from ...core.state import State, state
 from .formula import zero_keys
@@ -116,7 +116,7 @@ def _each_document(
 
 def _causal(queries: Tensor, keys: Tensor, values: Tensor, state: EfficientState, chunk: int) -> tuple[Tensor, EfficientState]:
     length = queries.shape[-2]
-    maximum = torch.maximum(keys.detach().cummax(dim=-2).values, state.maximum[..., None, :])  # (B, H, N, K)
+    maximum = torch.maximum(running_maximum(keys.detach(), dim=-2), state.maximum[..., None, :])  # (B, H, N, K)
     padding = -length % chunk
     queries, values = (F.pad(tensor, (0, 0, 0, padding)).unflatten(2, (-1, chunk)) for tensor in (queries, values))  # (B, H, G, C, K)
     keys = F.pad(keys, (0, 0, 0, padding), value=-torch.inf).unflatten(2, (-1, chunk))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...core.causality import keep_out
 from ...core.errors import require, require_positive
-from ...core.numerics import EMPTY, NOTHING, exact_dtype, no_autocast
+from ...core.numerics import EMPTY, NOTHING, exact_dtype, no_autocast, running_maximum
 from .state import EpsilonState, FeatureState, empty_epsilon, empty_features, unscaled
 
 
@@ -168,7 +168,7 @@ def _causal(
         if mask is not None:
             candidates = candidates.masked_fill(~mask[:, None, :], -torch.inf)
         candidates = candidates.detach().clamp_min(EMPTY)
-        maximum = torch.maximum(candidates.cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing
+        maximum = torch.maximum(running_maximum(candidates), state.maximum)  # (B, H, N), non-decreasing
         keys = (keys - maximum[..., None]).exp()
     else:
         keys = zero_keys(keys, mask)
