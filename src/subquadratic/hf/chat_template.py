@@ -47,10 +47,10 @@ CHAT_TEMPLATE = r"""
     {{- '\ufdd0turn\ufdd1' + role + '\ufdd0text\ufdd1' -}}
     {%- if role == 'assistant' -%}
         {% generation %}
-        {{- plain(message['content'] | default('')) + '\ufdd0end\ufdd1' -}}
+        {{- plain(message['content'] | default('', true)) + '\ufdd0end\ufdd1' -}}
         {% endgeneration %}
     {%- else -%}
-        {{- plain(message['content'] | default('')) + '\ufdd0end\ufdd1' -}}
+        {{- plain(message['content'] | default('', true)) + '\ufdd0end\ufdd1' -}}
     {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
