@@ -73,7 +73,7 @@ class FixedFeatures(nn.Module):
 
 def _pooled(x: Tensor, mask: Tensor | None) -> Moments:
     """Of (B, H, N, K), over batch and length: (H, 1, K) and (H, K, K)."""
-    rows = x.to(exact_dtype(x)).transpose(0, 1).flatten(1, 2)[None] * x.shape[-1] ** -0.25
+    rows = x.to(exact_dtype(x)).transpose(0, 1).flatten(1, 2)[None]
     mean, covariance = moments_of(rows, None if mask is None else mask.reshape(1, -1))
     return Moments(mean[0], covariance[0])
 

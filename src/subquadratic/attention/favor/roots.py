@@ -5,25 +5,34 @@ the derivative of eigenvectors, it does not divide by differences. The solution 
 order follows. The eigenbasis itself is a constant for autograd.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+SMALLEST = 1e-12  # eigenvalue there may be: what rounding puts below is raised to it
 
-def square_root(matrix: Tensor, *, floor: float = 1e-12) -> Tensor:
-    """The symmetric root of symmetric positive definite matrices (..., K, K).
 
-    Args:
-        floor: the smallest eigenvalue there may be; what rounding puts below is raised to it. A matrix that holds NaN or infinity gives
-            the root of the identity, so that one row of a batch does not stop the others.
-    """
-    with torch.no_grad():
-        finite = matrix.detach().isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
-        safe = torch.where(finite, matrix.detach(), torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device))
-        values, basis = torch.linalg.eigh(safe)
-        roots = values.clamp_min(floor).sqrt()
-    return _Root.apply(matrix, basis, roots)
+class Eigen(NamedTuple):
+    """Eigenvalues (..., K) and eigenvectors (..., K, K) of symmetric matrices, constants for autograd."""
+
+    values: Tensor
+    basis: Tensor
+
+
+@torch.no_grad()
+def eigen_of(matrix: Tensor) -> Eigen:
+    """Of symmetric matrices (..., K, K). One that holds NaN or infinity is taken for the identity: a row of a batch does not stop the
+    others."""
+    matrix = matrix.detach()
+    finite = matrix.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    return Eigen(*torch.linalg.eigh(torch.where(finite, matrix, torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device))))
+
+
+def square_root(matrix: Tensor, eigen: Eigen | None = None) -> Tensor:
+    """The symmetric root of symmetric positive definite matrices (..., K, K), of which the eigenvalues and vectors may be known."""
+    values, basis = eigen_of(matrix) if eigen is None else eigen
+    return _Root.apply(matrix, basis, values.clamp_min(SMALLEST).sqrt())
 
 
 class _Root(torch.autograd.Function):
