@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .roots import square_root
+from .roots import Eigen, eigen_of, square_root
 
 RIDGE = 1e-3  # added to second moments, relative to their mean over channels: a short sequence spans few directions
 TINY = 1e-10  # the same of queries or keys that are all alike
@@ -121,7 +121,9 @@ def _balanced(q: Tensor, k: Tensor, balance: str | None) -> tuple[Tensor | None,
         ratio = (_diagonal(k) / _diagonal(q)).sqrt().sqrt()[..., None, :]
         return ratio, ratio.reciprocal()
     lower = torch.linalg.cholesky_ex(q).L  # q = L L^T
-    quarter = square_root(square_root(lower.mT @ k @ lower))
+    product = lower.mT @ k @ lower
+    values, basis = eigen_of(product)
+    quarter = square_root(square_root(product, Eigen(values, basis)), Eigen(values.clamp_min(0).sqrt(), basis))
     # A = L^-T P^(1/4), of P = L^T k L: both moments become P^(1/2)
     return torch.linalg.solve_triangular(lower.mT, quarter, upper=True), lower @ torch.linalg.inv_ex(quarter).inverse
 
@@ -133,8 +135,10 @@ def _widened(sums: Tensor, *, dense: bool) -> tuple[Tensor, Tensor]:
         variance = (square + (square.square() - 8).sqrt()) / 4
         return variance, variance.sqrt()
     one = torch.eye(sums.shape[-1], dtype=sums.dtype, device=sums.device)
-    covariance = (3 * one + 2 * sums + square_root(one + 12 * sums + 4 * sums @ sums)) / 4
-    return covariance, square_root(covariance)
+    values, basis = eigen_of(sums)
+    values, under = values.clamp_min(0), 1 + 12 * values + 4 * values.square()
+    covariance = (3 * one + 2 * sums + square_root(one + 12 * sums + 4 * sums @ sums, Eigen(under, basis))) / 4
+    return covariance, square_root(covariance, Eigen((3 + 2 * values + under.sqrt()) / 4, basis))
 
 
 def _ridged(moment: Tensor) -> Tensor:

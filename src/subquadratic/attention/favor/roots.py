@@ -5,25 +5,35 @@ the derivative of eigenvectors, it does not divide by differences. The solution 
 order follows. The eigenbasis itself is a constant for autograd.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def square_root(matrix: Tensor, *, floor: float = 1e-12) -> Tensor:
-    """The symmetric root of symmetric positive definite matrices (..., K, K).
+SMALLEST = 1e-12  # eigenvalue there may be: what rounding puts below is raised to it
 
-    Args:
-        floor: the smallest eigenvalue there may be; what rounding puts below is raised to it. A matrix that holds NaN or infinity gives
-            the root of the identity, so that one row of a batch does not stop the others.
-    """
-    with torch.no_grad():
-        finite = matrix.detach().isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
-        safe = torch.where(finite, matrix.detach(), torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device))
-        values, basis = torch.linalg.eigh(safe)
-        roots = values.clamp_min(floor).sqrt()
-    return _Root.apply(matrix, basis, roots)  # type: ignore[no-any-return]
+
+class Eigen(NamedTuple):
+    """Eigenvalues (..., K) and eigenvectors (..., K, K) of symmetric matrices, constants for autograd."""
+
+    values: Tensor
+    basis: Tensor
+
+
+@torch.no_grad()
+def eigen_of(matrix: Tensor) -> Eigen:
+    """Of symmetric matrices (..., K, K). One that holds NaN or infinity is taken for the identity: a row of a batch does not stop the
+    others."""
+    matrix = matrix.detach()
+    finite = matrix.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    return Eigen(*torch.linalg.eigh(torch.where(finite, matrix, torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device))))
+
+
+def square_root(matrix: Tensor, eigen: Eigen | None = None) -> Tensor:
+    """The symmetric root of symmetric positive definite matrices (..., K, K), of which the eigenvalues and vectors may be known."""
+    values, basis = eigen_of(matrix) if eigen is None else eigen
+    return _Root.apply(matrix, basis, values.clamp_min(SMALLEST).sqrt())
 
 
 class _Root(torch.autograd.Function):
@@ -46,7 +56,7 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return _Solve.apply(ctx.saved_tensors[0], tangent, *ctx.saved_tensors[1:])  # type: ignore[no-any-return]
+        return _Solve.apply(ctx.saved_tensors[0], tangent, *ctx.saved_tensors[1:])
 
 
 class _Solve(torch.autograd.Function):
@@ -74,4 +84,4 @@ class _Solve(torch.autograd.Function):
     def jvp(ctx: Any, d_root: Tensor, d_right: Tensor | None, *_: Any) -> Tensor:
         root, solution, basis, roots = ctx.saved_tensors
         change = -(d_root @ solution + solution @ d_root) if d_root is not None else torch.zeros_like(solution)
-        return _Solve.apply(root, change if d_right is None else change + d_right, basis, roots)  # type: ignore[no-any-return]
+        return _Solve.apply(root, change if d_right is None else change + d_right, basis, roots)

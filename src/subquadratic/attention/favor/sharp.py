@@ -65,8 +65,8 @@ def favor_attention(
 
     Cost O((N + S) (M K + K^2)) a head, and O(K^3) for the statistics.
     """
-    check_estimator(estimator=estimator, center=center, balance=balance)
-    if fixed is None and estimator == "positive" and not center and balance is None:
+    sharp = check_estimator(estimator=estimator, center=center, balance=balance)
+    if fixed is None and not sharp:
         return read_favor(queries, summarise_favor(keys, values, projection, mask), projection)
     if fixed is not None:
         return read_fixed(queries, summarise_fixed(keys, values, projection, fixed, mask), projection, fixed)
