@@ -179,7 +179,7 @@ def test_attention_weights_are_refused(implementation: str) -> None:
 
 @pytest.mark.parametrize("implementation", NAMES)
 def test_attention_dropout_is_of_keys_and_unbiased(implementation: str) -> None:
-    model, inputs = small(implementation, bert, window=64, slots=64, features=512)
+    model, _ = small(implementation, bert, window=64, slots=64, features=512)
     attention = model.encoder.layer[0].attention.self
     x = torch.randn(1, 20, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-
 SMALLEST = 1e-12  # eigenvalue there may be: what rounding puts below is raised to it
 
 
