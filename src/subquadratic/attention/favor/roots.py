@@ -51,11 +51,13 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _Solve.apply(ctx.saved_tensors[0], gradient, *ctx.saved_tensors[1:]), None, None
+        root, *eigen = ctx.saved_tensors  # once: checkpointing unpacks them once
+        return _Solve.apply(root, gradient, *eigen), None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
-        return _Solve.apply(ctx.saved_tensors[0], tangent, *ctx.saved_tensors[1:])
+        root, *eigen = ctx.saved_tensors
+        return _Solve.apply(root, tangent, *eigen)
 
 
 class _Solve(torch.autograd.Function):
