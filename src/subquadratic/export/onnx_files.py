@@ -44,7 +44,7 @@ def onnx(model: nn.Module, path: str | os.PathLike[str], *, piece_length: int | 
         overwrite: replace an exported model that is there.
 
     Raises:
-        ValueError: for other models, cross-attention, or ``piece_length`` below 1.
+        ValueError: for other models, a Perceiver AR, cross-attention, or ``piece_length`` below 1.
         FileExistsError: if the folder holds an exported model, or other files of these names.
         ModuleNotFoundError: without the packages ``onnx`` and ``onnxscript``.
 
@@ -161,6 +161,10 @@ def _check(model: nn.Module) -> None:
     )
     config: Any = model.config
     require(not getattr(config, "cross_attention", False), "models with cross_attention=True are not exported to ONNX yet")
+    require(
+        not config.aligned_right,
+        f"a {type(config).__name__.removesuffix('Config')} is not exported to ONNX yet: its windows of latents follow from numbers, not from shapes",
+    )
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:

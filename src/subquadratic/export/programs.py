@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.state import State
 
-ROWS, LENGTH, PAST = 3, 11, 5  # of the examples: no graph may know of them
+ROWS, LENGTH, PAST = 3, 301, 5  # of the examples, several chunks: no graph may know of them
 
 
 class Program(NamedTuple):
@@ -22,6 +22,7 @@ class Program(NamedTuple):
     axes: tuple[dict[int, str], ...]  # per example, the open ones and their names
     inputs: list[str]
     outputs: list[str]
+    longest: int | None = None
 
     def exported(self) -> torch.export.ExportedProgram:
         """The program with its axes open.
@@ -29,7 +30,8 @@ class Program(NamedTuple):
         Raises:
             torch._dynamo.exc.UserError: if the model's arithmetic depends on one of them.
         """
-        dims = {name: torch.export.Dim(name) for name in {name for axes in self.axes for name in axes.values()}}
+        names = {name for axes in self.axes for name in axes.values()}
+        dims = {name: torch.export.Dim(name, max=self.longest if name == "length" else None) for name in names}
         shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in self.axes)
         with torch.no_grad():
             return torch.export.export(self.module, self.examples, dynamic_shapes={"given": shapes}, strict=False)
@@ -61,11 +63,12 @@ class Piece(nn.Module):
         return logits, *state.tensors()
 
 
-def whole(model: nn.Module) -> Program:
-    """The program of a whole sequence, of any length."""
-    tokens, mask = _tokens(LENGTH)
+def whole(model: Any) -> Program:
+    """The program of a whole sequence, of any length that the model takes."""
+    longest = model.max_length
+    tokens, mask = _tokens(LENGTH if longest is None else min(LENGTH, longest))
     axes = {0: "batch", 1: "length"}
-    return Program(Whole(model), (tokens, mask), (axes, axes), ["tokens", "mask"], ["logits"])
+    return Program(Whole(model), (tokens, mask), (axes, axes), ["tokens", "mask"], ["logits"], longest)
 
 
 @torch.no_grad()
