@@ -153,7 +153,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
 
     def _hidden_tokens(self, input_ids: Tensor | None, masked: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Tokens, and which of them are [MASK]."""
-        if self.config.causal or input_ids is None:
+        if input_ids is None or part_with(self.embedding, "mask_vector").mask_vector is None:
             return input_ids, masked
         hidden = input_ids == (self.config.vocab_size if self.config.mask_token_id is None else self.config.mask_token_id)
         masked = hidden if masked is None else masked | hidden
