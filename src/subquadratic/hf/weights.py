@@ -31,6 +31,8 @@ class SavedAsOurs:
     """What the file's ``head`` is here."""
     renamed: ClassVar[dict[str, str] | None] = None
     """What beginnings of names in the file are here, where that is not all."""
+    _made_to_cache: bool = True
+    """``use_cache`` of the configuration that the model was made with, which is the one that is saved."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -69,7 +71,33 @@ class SavedAsOurs:
             replace_file(folder / SHIM, lambda file: file.write_text(TEXT))
             _remove_weights(folder, kwargs.get("variant"))
         ours = self._in_our_names(model.state_dict() if state_dict is None else state_dict)
-        super().save_pretrained(save_directory, *args, state_dict=ours, **kwargs)  # type: ignore[misc]
+        in_use = model.config.use_cache
+        model.config.use_cache = self._made_to_cache  # the Trainer switches it off while it trains
+        try:
+            super().save_pretrained(save_directory, *args, state_dict=ours, **kwargs)  # type: ignore[misc]
+        finally:
+            model.config.use_cache = in_use
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *given: Any) -> None:
+        """Tensors by the names of our files, too: the Trainer resumes from what ``save_pretrained`` wrote, and looks at no mapping of names.
+        """
+        self._take_our_names_(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *given)  # type: ignore[misc]
+
+    def _take_our_names_(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Give the tensors of a file the names that they have here."""
+        if self.saved_class is None:
+            return
+        own: Any = self
+        held = dict(own.named_parameters(remove_duplicate=False)) | dict(own.named_buffers())
+        here = {self._in_our_name(name): name for name in held}
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            wanted = here.get(name.removeprefix(prefix))
+            if wanted is not None and prefix + wanted not in state_dict:
+                state_dict[prefix + wanted] = state_dict.pop(name)
+        for tied, source in (getattr(self, "all_tied_weights_keys", None) or {}).items():
+            if prefix + source in state_dict:
+                state_dict.setdefault(prefix + tied, state_dict[prefix + source])
 
     def _in_our_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by the names of our files. Adapters and offloaded weights, which transformers looks up by name, keep theirs."""
@@ -77,15 +105,15 @@ class SavedAsOurs:
         if not plain:
             return dict(tensors)
         tied = getattr(self, "all_tied_weights_keys", None) or {}
+        return {self._in_our_name(name): tensor for name, tensor in tensors.items() if name not in tied}
+
+    def _in_our_name(self, name: str) -> str:
+        """What a tensor is called in our files."""
         back = {r"^model\.": ""} | {
             f"^{re.escape(here)}": there.removeprefix("^").replace("\\", "") for there, here in self._renamed().items()
         }
-        found = {}
-        for name, tensor in tensors.items():
-            if name not in tied:
-                pattern = next((one for one in back if re.match(one, name)), None)
-                found[name if pattern is None else re.sub(pattern, back[pattern], name)] = tensor
-        return found
+        pattern = next((one for one in back if re.match(one, name)), None)
+        return name if pattern is None else re.sub(pattern, back[pattern], name)
 
     @classmethod
     def _renamed(cls) -> dict[str, str]:
