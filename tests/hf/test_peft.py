@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
+import peft
 from tests.hf.models import BIDIRECTIONAL, CAUSAL, VOCAB, causal, louder, tokens
 
-from subquadratic.hf import LORA_TARGETS, SubquadraticConfig, SubquadraticForSequenceClassification, lora_targets
+from subquadratic.hf import LORA_TARGETS, SubquadraticConfig, SubquadraticForCausalLM, SubquadraticForSequenceClassification, lora_targets
 
 KINDS: dict[str, Any] = {
     "default": lambda: peft.LoraConfig(r=2, task_type="CAUSAL_LM"),
@@ -76,8 +77,6 @@ def test_an_adapter_acts_with_a_cache_as_without_and_merges(name: str, kind: str
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_saved_and_loaded(kind: str, tmp_path: Path) -> None:
     causal("performer").save_pretrained(tmp_path / "base")
-    from subquadratic.hf import SubquadraticForCausalLM
-
     model = adapted(SubquadraticForCausalLM.from_pretrained(tmp_path / "base"), KINDS[kind]())
     model.save_pretrained(tmp_path / "adapter")
     assert {file.name for file in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
@@ -126,7 +125,8 @@ def test_prefix_tuning_is_refused(name: str) -> None:
 def test_classifiers_train_their_head_beside_an_adapter(name: str, tmp_path: Path) -> None:
     def fresh() -> Any:
         torch.manual_seed(0)
-        return louder(SubquadraticForSequenceClassification(SubquadraticConfig(backbone=BIDIRECTIONAL[name], vocab_size=VOCAB, num_labels=3)))
+        config = SubquadraticConfig(backbone=BIDIRECTIONAL[name], vocab_size=VOCAB, num_labels=3)
+        return louder(SubquadraticForSequenceClassification(config))
 
     model = adapted(fresh(), peft.LoraConfig(r=2, task_type="SEQ_CLS"))
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])

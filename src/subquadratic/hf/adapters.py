@@ -26,7 +26,9 @@ def lora_targets(model: nn.Module) -> list[str]:
     found = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     names = [name for name in LORA_TARGETS if name in found]
     if not names:
-        raise ValueError(f"model has no maps called {', '.join(LORA_TARGETS)}: it must be a model of subquadratic, got {type(model).__name__}")
+        raise ValueError(
+            f"model has no maps called {', '.join(LORA_TARGETS)}: it must be a model of subquadratic, got {type(model).__name__}"
+        )
     return names
 
 
