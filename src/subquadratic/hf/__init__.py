@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from . import attention
+from .adapters import IA3_FEED_FORWARD, IA3_TARGETS, LORA_TARGETS, lora_targets
 from .cache import SubquadraticCache
 from .causal_lm import SubquadraticForCausalLM
 from .classification import SubquadraticForSequenceClassification, SubquadraticForTokenClassification
@@ -29,6 +30,9 @@ from .model import SubquadraticModel
 from .seq2seq_lm import SubquadraticForSeq2SeqLM
 
 __all__ = [
+    "IA3_FEED_FORWARD",
+    "IA3_TARGETS",
+    "LORA_TARGETS",
     "SubquadraticCache",
     "SubquadraticConfig",
     "SubquadraticForCausalLM",
@@ -38,6 +42,7 @@ __all__ = [
     "SubquadraticForTokenClassification",
     "SubquadraticModel",
     "attention",
+    "lora_targets",
 ]
 
 AutoConfig.register(SubquadraticConfig.model_type, SubquadraticConfig, exist_ok=True)

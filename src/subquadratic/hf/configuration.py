@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from ..heads.files import FORMAT
 from ..models.config import BackboneConfig, config_class
+from . import adapters
 
 DEFAULT = {"model_type": "performer", "dim": 256, "depth": 4, "heads": 8}
 OURS = {"config": "backbone", "decoder_config": "backbone", "encoder_config": "encoder_backbone"}  # keys of the file, and fields here
@@ -168,6 +169,7 @@ class SubquadraticConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Also ``hidden_size`` and its like, which PEFT and others read here, and the keys that :func:`subquadratic.load` reads."""
+        adapters.register()  # PEFT asks for this dict before it looks for targets: the one moment at which it is surely there
         values = super().to_dict()
         values |= {name: getattr(self, name) for name in DERIVED[:-1]}
         name = values.pop("saved_class", None)

@@ -49,6 +49,7 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
 
     def post_init(self) -> None:
         """Nothing is drawn anew: the parts drew their weights when they were made, unless they are only shapes yet."""
+        self._made_to_cache = self.config.use_cache
         for tensor in (*self.parameters(), *self.buffers()):
             if not tensor.is_meta:
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
