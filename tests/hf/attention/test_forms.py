@@ -51,6 +51,18 @@ def test_compiles_as_one_graph(implementation: str, kind: Any, masked: bool) -> 
         assert (real(compiled, inputs) - real(model(**given)[0], inputs)).abs().max() < 2e-4
 
 
+@pytest.mark.parametrize("implementation", NAMES)
+def test_compiled_training_has_the_same_gradients(implementation: str) -> None:
+    model, inputs = small(implementation, bert)
+    torch._dynamo.reset()
+    gradients = []
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        real(run(**inputs)[0], inputs).square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(("implementation", "kind"), [(FAVOR, llama), (WINDOW, llama), (WINDOW, mistral)])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_packed_documents_are_as_if_alone(implementation: str, kind: Any, compiled: bool) -> None:
