@@ -1,6 +1,6 @@
 """FAVOR+: Performer (arXiv 2009.14794)."""
 
-from .fixed import fitting
+from .fitting import fitting
 from .layer import FavorAttention, FavorState
 from .sharp import causal_favor_attention, favor_attention
 
