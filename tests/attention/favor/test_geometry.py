@@ -13,11 +13,12 @@ from subquadratic.attention.favor.features import orthogonal_gaussian, softmax_e
 from subquadratic.attention.favor.geometry import Geometry, Moments, feature_bias, geometry_of, moments_of
 
 WIDTH = 5
+SCALE = WIDTH**0.25
 OPTIONS = list(itertools.product(("positive", "optimal", "dense"), (False, True), (None, "channel", "full")))
 
 
 def sample(size: float = 1.0, *, length: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Queries and keys (1, 1, N, K), times K^(-1/4), with means, and correlated channels of different sizes."""
+    """Queries and keys (1, 1, N, K) with means, and correlated channels of different sizes; times K^(-1/4), which SCALE takes back."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(2, WIDTH, WIDTH, generator=generator, dtype=torch.float64) / WIDTH**0.5
     q, k = torch.randn(2, 1, 1, length, WIDTH, generator=generator, dtype=torch.float64)
@@ -25,13 +26,13 @@ def sample(size: float = 1.0, *, length: int = 60, seed: int = 0) -> tuple[Tenso
 
 
 def geometry(q: Tensor, k: Tensor, estimator: str, center: bool, balance: str | None) -> Geometry:
-    return geometry_of(moments_of(q), moments_of(k), estimator=estimator, center=center, balance=balance)
+    return geometry_of(moments_of(q * SCALE), moments_of(k * SCALE), estimator=estimator, center=center, balance=balance)
 
 
 def terms(w: Tensor, q: Tensor, k: Tensor, found: Geometry) -> tuple[Tensor, Tensor]:
     """Logarithm of each feature's term of the kernel (M,), for one query and one key (1, 1, 1, K), by what the ops are given; and z."""
     wide = sharp._widened(w, torch.float64)
-    log_q, log_k = sharp._queries(q, found), sharp._keys(k, found)
+    log_q, log_k = sharp._queries(q * SCALE, found), sharp._keys(k * SCALE, found)
     projected = softmax_exponents(log_q, wide)[1] + softmax_exponents(log_k, wide)[0]
     bias = feature_bias(w, found)
     center = torch.zeros_like(q) if found.query_mean is None else found.query_mean

@@ -12,7 +12,8 @@ from torch import Tensor
 import subquadratic as sq
 from subquadratic.attention import FavorAttention
 from subquadratic.attention.favor.features import orthogonal_gaussian
-from subquadratic.attention.favor.fixed import FixedFeatures, fitting
+from subquadratic.attention.favor.fitting import fitting
+from subquadratic.attention.favor.fixed import FixedFeatures
 from subquadratic.attention.favor.formula import linear_attention_reference
 from subquadratic.attention.favor.geometry import apply, feature_bias, geometry_of, moments_of
 from subquadratic.attention.favor.sharp import causal_favor_attention, favor_attention
@@ -39,8 +40,8 @@ def projected(seed: int = 0, features: int = FEATURES) -> Tensor:
 
 def definition(q: Tensor, k: Tensor, v: Tensor, w: Tensor, mask: Tensor | None, options: dict[str, object]) -> Tensor:
     """The exponents written down as the papers have them, and softmax over keys of the logarithm of the kernel."""
-    q, k = q * WIDTH**-0.25, k * WIDTH**-0.25
     found = geometry_of(moments_of(q, mask), moments_of(k, mask), **options)  # type: ignore[arg-type]
+    q, k = q * WIDTH**-0.25, k * WIDTH**-0.25
     c = torch.zeros(WIDTH) if found.query_mean is None else found.query_mean
     q, k = q - c, k - (0 if found.key_mean is None else found.key_mean)
     pull = (k * c).sum(-1, keepdim=True)

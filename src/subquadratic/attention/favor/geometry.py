@@ -20,7 +20,7 @@ but for what does not depend on S. In the mean over z it is least at
 the closed form of 2205.15317 (section 3.3) where all eigenvectors share one s.
 
 Vectors are rows. Axes: B batch, H heads, N length, K head width, M features; "..." is (B, H), or (H,) where all rows of a batch share it.
-Queries and keys are times K^(-1/4) throughout.
+Means and moments are of queries and keys times K^(-1/4).
 """
 
 from typing import NamedTuple
@@ -56,7 +56,7 @@ def moments_of(x: Tensor, mask: Tensor | None = None) -> Moments:
     """Of real tokens, over the length.
 
     Args:
-        x: (B, H, N, K), times K^(-1/4).
+        x: (B, H, N, K), not yet times K^(-1/4), which the moments are.
         mask: (B, N) bool, True = real token.
     """
     if mask is None:
@@ -69,7 +69,8 @@ def moments_of(x: Tensor, mask: Tensor | None = None) -> Moments:
         count = mask.sum(dim=-1).clamp_min(1).to(x.dtype)[:, None, None, None]
         mean = x.sum(dim=2, keepdim=True) / count
         centred = (x - mean).masked_fill(missing, 0.0)
-    return Moments(mean, centred.mT @ centred / count)
+    scale = x.shape[-1] ** -0.25
+    return Moments(mean * scale, centred.mT @ centred * (scale**2 / count))
 
 
 def geometry_of(queries: Moments, keys: Moments, *, estimator: str, center: bool, balance: str | None) -> Geometry:
@@ -91,6 +92,12 @@ def apply(x: Tensor, change: Tensor | None) -> Tensor:
     if change is None:
         return x
     return x * change if change.shape[-2] == 1 else x @ change
+
+
+def combined(first: Tensor | None, second: Tensor | None, x: Tensor) -> Tensor:
+    """Both maps, one after the other, as one matrix for rows like those of ``x``."""
+    both = apply(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), first)
+    return apply(both, second)
 
 
 def mapped_moment(moment: Tensor, change: Tensor | None) -> Tensor:
