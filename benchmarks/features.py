@@ -83,7 +83,7 @@ def variances(draws: int, width: int = 8) -> Iterator[str]:
             logs = math.sqrt(s2) * (w @ z) - (s2 - 1) / 2 * w.square().sum(-1) + width / 2 * math.log(s2) - norm / 2
             row += [f"{formula:.2f}", f"{(2 * logs).exp().mean().item():.2f}"]
         rows.append(row)
-    yield table(["|q + k|²", "positive", "measured", "optimal", "measured"], rows)
+    yield table(["norm² of q + k", "positive", "measured", "optimal", "measured"], rows)
 
 
 def times(lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192), width: int = 32, features: int = 256) -> Iterator[str]:

@@ -12,7 +12,8 @@ from torch import Tensor
 import subquadratic as sq
 from subquadratic.attention import FavorAttention
 from subquadratic.attention.favor.features import orthogonal_gaussian
-from subquadratic.attention.favor.fixed import FixedFeatures, fitting
+from subquadratic.attention.favor.fitting import fitting
+from subquadratic.attention.favor.fixed import FixedFeatures
 from subquadratic.attention.favor.formula import linear_attention_reference
 from subquadratic.attention.favor.geometry import apply, feature_bias, geometry_of, moments_of
 from subquadratic.attention.favor.sharp import causal_favor_attention, favor_attention

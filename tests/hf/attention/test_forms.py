@@ -51,6 +51,19 @@ def test_compiles_as_one_graph(implementation: str, kind: Any, masked: bool) -> 
         assert (real(compiled, inputs) - real(model(**given)[0], inputs)).abs().max() < 2e-4
 
 
+@pytest.mark.parametrize("implementation", NAMES)
+def test_compiled_training_has_the_same_gradients(implementation: str) -> None:
+    model, inputs = small(implementation, bert)
+    torch._dynamo.reset()
+    real(model(**inputs)[0], inputs).square().mean().backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    real(compiled(**inputs)[0], inputs).square().mean().backward()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(("implementation", "kind"), [(FAVOR, llama), (WINDOW, llama), (WINDOW, mistral)])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_packed_documents_are_as_if_alone(implementation: str, kind: Any, compiled: bool) -> None:

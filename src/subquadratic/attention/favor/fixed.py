@@ -4,8 +4,7 @@ cross-attention, whose context is summarised before there are queries.
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,34 +75,3 @@ def _pooled(x: Tensor, mask: Tensor | None) -> Moments:
     rows = x.to(exact_dtype(x)).transpose(0, 1).flatten(1, 2)[None]
     mean, covariance = moments_of(rows, None if mask is None else mask.reshape(1, -1))
     return Moments(mean[0], covariance[0])
-
-
-@contextlib.contextmanager
-def fitting(model: nn.Module) -> Iterator[None]:
-    """Within this context every layer of FAVOR+ in a model takes, at each call, the geometry for the queries and keys that it is given, and
-    then computes with it. One call of the model fits all its layers, each to what the fitted ones before it give:
-
-        with torch.no_grad(), fitting(model):
-            model(tokens, mask=mask)
-
-    Causal attention and cross-attention have such a geometry, with ``estimator="optimal"`` or ``"dense"``, ``center=True`` or a
-    ``balance``; layers without these options are left alone.
-
-    Raises:
-        ValueError: if there is no layer with these options in the model.
-    """
-    from .mixing import FavorHeads
-
-    heads = [module for module in model.modules() if isinstance(module, FavorHeads) and module.fixed is not None]
-    if not heads:
-        raise ValueError("the model has no layer of FAVOR+ with estimator='optimal' or 'dense', center=True or a balance: nothing to fit")
-
-    def fit(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
-        module.fit_(*given, **options)  # type: ignore[operator]
-
-    hooks = [module.register_forward_pre_hook(fit, with_kwargs=True) for module in heads]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -47,7 +47,7 @@ class FavorAttention(Streaming):
         center: subtract the mean of queries and of keys; softmax stays what it is.
         balance: scale each "channel" of queries, and of keys inversely, to the same size, or both by a "full" matrix and its inverse.
             Bidirectional, these three follow the sequence; causal and in cross-attention they are fixed, and fitted by
-            :func:`~subquadratic.attention.favor.fixed.fitting`.
+            :func:`~subquadratic.attention.favor.fitting.fitting`.
         rotary: rotary positions on queries and keys (not in cross-attention).
         local_heads: this many of the H heads attend exactly, within a window.
         local_window: W: a local head sees its block of W tokens and the one before (also the one after, when bidirectional).

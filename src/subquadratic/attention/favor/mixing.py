@@ -117,7 +117,7 @@ class FavorHeads(Streaming):
         **_: Any,
     ) -> None:
         """Take the geometry of causal attention and of contexts from what ``forward`` would be given; see
-        :func:`~subquadratic.attention.favor.fixed.fitting`."""
+        :func:`~subquadratic.attention.favor.fitting.fitting`."""
         if self.fixed is None or keys is None:
             return
         if turns is not None:
