@@ -34,7 +34,7 @@ def convert(folder: Path, out: Path) -> str:
     model, tokenizer = kind.from_pretrained(folder), load_tokenizer(folder)
     ids = {role: getattr(tokenizer, f"{role}_token") for role in ROLES}
     if importlib.util.find_spec(f"{__package__}.tokenizers") is not None and not hasattr(tokenizer, "encode_values"):
-        sizes = {"vocab_size": model.config.vocab_size, "max_length": model.config.max_position_embeddings}
+        sizes = {"vocab_size": model.config.vocab_size, "max_length": model.config.position_limit}
         stock = importlib.import_module(f"{__package__}.tokenizers").save_tokenizer(folder, out, **sizes)
         ids = {role: getattr(stock, f"{role}_token_id") for role in ROLES}
     _take_ids(model, ids)
