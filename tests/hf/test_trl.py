@@ -13,29 +13,14 @@ pytest.importorskip("trl")
 pytest.importorskip("datasets")
 import trl
 from datasets import Dataset
+from tests.hf.letters import tokenizer
 from tests.hf.models import BIDIRECTIONAL, CAUSAL, VOCAB, causal, louder, tokens
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import DataCollatorWithFlattening, PreTrainedTokenizerFast
+from transformers import DataCollatorWithFlattening
 
-from subquadratic.hf import SubquadraticConfig, SubquadraticForMaskedLM
+from subquadratic.hf import SubquadraticConfig, SubquadraticForCausalLM, SubquadraticForMaskedLM
 
 IGNORED = -100
 LENGTHS = (7, 1, 13, 4, 3)
-TEMPLATE = (
-    "{% for message in messages %}{% if message.role == 'user' %}<{{ message.content }}>"
-    "{% else %}{% generation %}{{ message.content }}[EOS]{% endgeneration %}{% endif %}{% endfor %}"
-)
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A token for a letter."""
-    vocabulary = {
-        name: number for number, name in enumerate(["[PAD]", "[EOS]", "<", ">", *(chr(97 + number) for number in range(VOCAB - 4))])
-    }
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[PAD]"))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    inner.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", eos_token="[EOS]", chat_template=TEMPLATE)
 
 
 def documents() -> list[Tensor]:
@@ -114,7 +99,7 @@ def first_loss(trainer: Any) -> float:
 
 
 def texts() -> list[str]:
-    return ["hello", "a", "quadtatic", "texts"]
+    return ["hello", "a", "fastpaths", "tests"]
 
 
 def ids(text: str) -> Tensor:
@@ -235,8 +220,6 @@ def test_dpo_with_a_reference_model(tmp_path: Path) -> None:
 
 
 def test_dpo_takes_the_reference_from_the_folder_of_the_model(tmp_path: Path) -> None:
-    from subquadratic.hf import SubquadraticForCausalLM
-
     causal("gated_linear").save_pretrained(tmp_path / "model")
     trainer = dpo(SubquadraticForCausalLM.from_pretrained(tmp_path / "model"), tmp_path)
     trainer.train()

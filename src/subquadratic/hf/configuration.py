@@ -5,6 +5,7 @@ The file is the one that ``LanguageModel.save_pretrained`` writes: its keys are 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -28,7 +29,8 @@ class SubquadraticConfig(PreTrainedConfig):
         encoder_backbone: of an encoder-decoder, the encoder's.
         vocab_size: V; 256 for bytes.
         source_vocab_size: of an encoder-decoder's source; None: ``vocab_size``.
-        max_position_embeddings: the most positions of a sequence; required for learned and axial positions. None: the backbone's limit.
+        max_position_embeddings: the most positions of a sequence; required for learned and axial positions. None: the backbone's limit;
+            where that has none, there is no such attribute, and ``position_limit`` is None.
         source_max_position_embeddings: the same for an encoder-decoder's source.
         tie_word_embeddings: the output map is the token table.
         mask_token_id: the token in ``input_ids`` that a bidirectional model takes as hidden; None: ``vocab_size``, which is no token of a
@@ -49,7 +51,7 @@ class SubquadraticConfig(PreTrainedConfig):
     encoder_backbone: dict[str, Any] | BackboneConfig | None = None
     vocab_size: int = 256
     source_vocab_size: int | None = None
-    max_position_embeddings: int | None = None
+    max_position_embeddings: int | None = dataclasses.field(default_factory=lambda: None)  # no attribute of the class: see `position_limit`
     source_max_position_embeddings: int | None = None
     tie_word_embeddings: bool = False
     pad_token_id: int | None = None
@@ -70,6 +72,8 @@ class SubquadraticConfig(PreTrainedConfig):
         limit = self.backbone_config.length_limit
         if self.max_position_embeddings is None:
             self.max_position_embeddings = limit
+        if self.max_position_embeddings is None:
+            del self.max_position_embeddings
         _same_as_backbone(self, {name: kwargs.pop(name) for name in DERIVED[:-1] if name in kwargs})
         super().__post_init__(**kwargs)
 
@@ -91,6 +95,11 @@ class SubquadraticConfig(PreTrainedConfig):
             if name in kwargs:
                 value = kwargs.pop(name)
                 setattr(self, field, getattr(self, field) if value is None else value)
+
+    @property
+    def position_limit(self) -> int | None:
+        """The most positions of a sequence; None: no limit, and no ``max_position_embeddings``, which its readers take for a number."""
+        return getattr(self, "max_position_embeddings", None)
 
     @property
     def backbone_config(self) -> BackboneConfig:
@@ -177,7 +186,7 @@ class SubquadraticConfig(PreTrainedConfig):
 
     def _our_options(self, name: str) -> dict[str, Any]:
         """What the constructor of one of our heads takes."""
-        limit = self.max_position_embeddings
+        limit = self.position_limit
         if name == "EncoderDecoder":
             return {
                 "encoder_config": self.encoder_backbone,

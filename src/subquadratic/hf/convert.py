@@ -40,7 +40,7 @@ def convert(folder: Path, out: Path) -> str:
             tokenizer,
             out,
             vocab_size=model.config.vocab_size,
-            max_length=model.config.max_position_embeddings,
+            max_length=model.config.position_limit,
             padding_side="left" if kind is SubquadraticForCausalLM else "right",
             first="bos" if kind is SubquadraticForSeq2SeqLM else "eos",
         )

@@ -56,6 +56,8 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
         if self.saved_class is not None:
             self.register_load_state_dict_pre_hook(type(self)._take_our_names)
         super().post_init()
+        kinds = {type(module).__name__ for module in self.modules()}  # accelerate asks for each of them when it shards
+        self._no_split_modules = [name for name in type(self)._no_split_modules if name in kinds]
 
     def initialize_weights(self) -> None:
         """What a checkpoint does not hold gets the values of a model that is made anew."""
