@@ -130,7 +130,7 @@ def open_folder(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenize
     model = SubquadraticForCausalLM.from_pretrained(folder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     if _has_chat_template(Path(folder)):
         return model, AutoTokenizer.from_pretrained(folder)  # type: ignore[return-value]
-    return model, stock_tokenizer(folder, vocab_size=model.config.vocab_size, max_length=model.config.max_position_embeddings)
+    return model, stock_tokenizer(folder, vocab_size=model.config.vocab_size, max_length=model.config.position_limit)
 
 
 def _has_chat_template(folder: Path) -> bool:
