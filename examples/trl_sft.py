@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100)
     steps = parser.parse_args(argv).steps
-    torch.manual_seed(0)
-    functions, tokenizer = read_functions(), byte_tokenizer()
+    functions, tokenizer, _ = read_functions(), byte_tokenizer(), torch.manual_seed(0)
     backbone = {"model_type": "gated_linear", "dim": 64, "depth": 2, "heads": 2}
     model = SubquadraticForCausalLM(SubquadraticConfig(backbone=backbone, vocab_size=len(tokenizer), tie_word_embeddings=True))
     with tempfile.TemporaryDirectory() as folder:
