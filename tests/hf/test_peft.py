@@ -13,7 +13,14 @@ pytest.importorskip("peft")
 import peft
 from tests.hf.models import BIDIRECTIONAL, CAUSAL, VOCAB, causal, louder, tokens
 
-from subquadratic.hf import LORA_TARGETS, SubquadraticConfig, SubquadraticForCausalLM, SubquadraticForSequenceClassification, lora_targets
+from subquadratic.hf import (
+    LORA_TARGETS,
+    SubquadraticConfig,
+    SubquadraticForCausalLM,
+    SubquadraticForSeq2SeqLM,
+    SubquadraticForSequenceClassification,
+    lora_targets,
+)
 
 KINDS: dict[str, Any] = {
     "default": lambda: peft.LoraConfig(r=2, task_type="CAUSAL_LM"),
@@ -158,3 +165,45 @@ def test_a_tied_adapter_acts_on_both(target: str) -> None:
     base = model.get_base_model()
     everything = torch.arange(VOCAB)
     torch.testing.assert_close(base.lm_head(torch.eye(16)).T, base.model.embedding.table(everything), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("given", [{"reversible": True}, {"checkpointing": True}], ids=["reversible", "checkpointing"])
+def test_gradients_of_adapters_where_activations_are_recomputed(given: dict[str, Any]) -> None:
+    config = SubquadraticConfig(backbone=CAUSAL["performer"].replace(**given), vocab_size=VOCAB)
+    model = adapted(louder(SubquadraticForCausalLM(config)).double(), KINDS["everywhere"]()).double().train()
+    batch, trained = tokens(2, 7), [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def loss() -> Tensor:  # the models' own is of float32
+        return nn.functional.cross_entropy(model(input_ids=batch).logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+
+    gradients = torch.autograd.grad(loss(), trained)
+    directions = [torch.randn_like(parameter) for parameter in trained]
+    expected = sum(float((gradient * direction).sum()) for gradient, direction in zip(gradients, directions, strict=True))
+    found = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for parameter, direction in zip(trained, directions, strict=True):
+                parameter += sign * 1e-5 * direction
+            found.append(float(loss()))
+            for parameter, direction in zip(trained, directions, strict=True):
+                parameter -= sign * 1e-5 * direction
+    assert (found[0] - found[1]) / 2e-5 == pytest.approx(expected, rel=1e-3)
+
+
+def test_adapters_of_sequence_to_sequence(tmp_path: Path) -> None:
+    def fresh() -> Any:
+        torch.manual_seed(0)
+        decoder = CAUSAL["transformer"].replace(cross_attention=True)
+        config = SubquadraticConfig(
+            backbone=decoder, encoder_backbone=BIDIRECTIONAL["performer"], vocab_size=VOCAB, decoder_start_token_id=1
+        )
+        return louder(SubquadraticForSeq2SeqLM(config)).eval()
+
+    plain, prompt = written(fresh(), tokens(2, 5)), tokens(2, 5)
+    model = adapted(fresh(), peft.LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_2_SEQ_LM"))
+    with_cache = written(model, prompt)
+    near(with_cache, written(model, prompt, use_cache=False))
+    assert (with_cache[:, 0] - plain[:, 0]).abs().max() > 1e-2
+    model.save_pretrained(tmp_path)
+    assert torch.equal(written(peft.PeftModel.from_pretrained(fresh(), tmp_path).eval(), prompt), with_cache)
+    near(written(model.merge_and_unload(), prompt), with_cache)

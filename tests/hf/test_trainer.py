@@ -246,3 +246,10 @@ def test_losses_that_are_not_numbers_are_told(tmp_path: Path) -> None:
     one = trainer(model, rows("causal"), tmp_path, logging_nan_inf_filter=False)
     one.train()
     assert np.isnan(losses(one)[0])
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_blocks_to_shard_are_there(name: str) -> None:
+    model = causal(name)
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert model._no_split_modules and set(model._no_split_modules) <= kinds

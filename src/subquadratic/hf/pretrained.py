@@ -42,7 +42,6 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
     config: SubquadraticConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Branch", "CrossLayer", "FeedbackStack"]
     _keep_in_fp32_modules_strict = ["favor.projection"]
     _is_stateful = True
     _supports_attention_backend = False
@@ -57,7 +56,8 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
             self.register_load_state_dict_pre_hook(type(self)._take_our_names)
         super().post_init()
         kinds = {type(module).__name__ for module in self.modules()}  # accelerate asks for each of them when it shards
-        self._no_split_modules = [name for name in type(self)._no_split_modules if name in kinds]
+        whole = "FeedbackTransformer" in kinds  # whose parts are called once for each position, and across each other
+        self._no_split_modules = ["FeedbackTransformer"] if whole else [name for name in ("Branch", "CrossLayer") if name in kinds]
 
     def initialize_weights(self) -> None:
         """What a checkpoint does not hold gets the values of a model that is made anew."""
