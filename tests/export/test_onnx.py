@@ -27,7 +27,6 @@ BIDIRECTIONAL = [
     sq.LinformerConfig(**SMALL, max_length=400, slots=4, causal=False),
     sq.TransformerConfig(**SMALL, causal=False),
 ]
-NAMES = [type(config).__name__ for config in CAUSAL]
 
 
 def sharp(model: torch.nn.Module) -> torch.nn.Module:
@@ -60,7 +59,12 @@ def agree(wanted: torch.Tensor, found: np.ndarray) -> None:
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("config", CAUSAL, ids=NAMES)
+def some_slow(configs: list[sq.BackboneConfig], *quick: type[sq.BackboneConfig]) -> list[object]:
+    """An export takes ten seconds and more: each time one with a loop over pieces, and one whose state grows."""
+    return [pytest.param(config, id=type(config).__name__, marks=[] if type(config) in quick else pytest.mark.slow) for config in configs]
+
+
+@pytest.mark.parametrize("config", some_slow(CAUSAL, sq.FastformerConfig, sq.TransformerConfig))
 @torch.no_grad()
 def test_causal_models_at_any_length(config: sq.BackboneConfig, tmp_path: Path) -> None:
     model = sharp(sq.LanguageModel(config, vocab_size=11))
@@ -86,7 +90,7 @@ def test_causal_models_at_any_length(config: sq.BackboneConfig, tmp_path: Path) 
     assert torch.equal(torch.from_numpy(run.generate(prompt.numpy(), max_new_tokens=9)), wanted)
 
 
-@pytest.mark.parametrize("config", BIDIRECTIONAL, ids=[type(config).__name__ for config in BIDIRECTIONAL])
+@pytest.mark.parametrize("config", some_slow(BIDIRECTIONAL, sq.PerformerConfig))
 @torch.no_grad()
 def test_bidirectional_models_at_any_length(config: sq.BackboneConfig, tmp_path: Path) -> None:
     model = sharp(sq.SequenceClassifier(config, vocab_size=11, num_classes=3))

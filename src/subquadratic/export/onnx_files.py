@@ -113,8 +113,10 @@ def _translated(program: Program) -> Any:
 
 def _plain(row: np.ndarray) -> Any:
     """One number where all are the same, else all of them."""
-    first = row.reshape(-1)[:1].tolist()
-    return first[0] if first and (row == row.reshape(-1)[0]).all() else row[0].tolist()
+    if not row.size:
+        return 0
+    first = row.reshape(-1)[0]
+    return first.item() if (row == first).all() else row[0].tolist()
 
 
 class _Weights:
@@ -163,7 +165,7 @@ def _check(model: nn.Module) -> None:
     require(not getattr(config, "cross_attention", False), "models with cross_attention=True are not exported to ONNX yet")
     require(
         not config.aligned_right,
-        f"a {type(config).__name__.removesuffix('Config')} is not exported to ONNX yet: its windows of latents follow from numbers, not from shapes",
+        "a PerceiverAR is not exported to ONNX yet: which latents it computes follows from the numbers of tokens, not from shapes",
     )
 
 
