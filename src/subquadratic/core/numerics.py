@@ -47,4 +47,5 @@ def has_float64(device: torch.device) -> bool:
 def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     """Context in which matmuls keep the dtype they are given."""
     kind = tensor.device.type
-    return torch.autocast(device_type=kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    on = kind != "meta" and torch.is_autocast_enabled(kind)  # autocast knows no meta device
+    return torch.autocast(device_type=kind, enabled=False) if on else nullcontext()

@@ -40,8 +40,8 @@ def is_open(*sizes: int) -> bool:
 
 def may_look(tensor: Tensor) -> bool:
     """Whether a tensor's numbers may be asked for: not while a compiler follows or a graph is traced, which would hold the answer for good,
-    and not of what ``torch.func.vmap`` maps over."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_without_numbers():
+    not of what ``torch.func.vmap`` maps over, and not where there are none."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_without_numbers() or tensor.is_meta:
         return False
     if not torch._C._are_functorch_transforms_active():
         return True

@@ -3,17 +3,27 @@
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"  # beside weights in several files, as transformers writes a large model
 FORMAT = 1
+FOR_TRANSFORMERS = ("model_type", "architectures", "auto_map")  # keys of config.json that are not ours: see `.shim`
+OPTIONS = {  # ours, in a file that transformers wrote, which has many of its own
+    "LanguageModel": {"config", "vocab_size", "max_length", "tie_embeddings"},
+    "SequenceClassifier": {"config", "vocab_size", "num_classes", "max_length", "pooling", "labels"},
+    "EncoderDecoder": {
+        "encoder_config", "decoder_config", "vocab_size", "target_vocab_size", "max_length", "target_max_length", "tie_embeddings",
+    },
+}  # fmt: skip
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says, without its format number.
+    """What config.json says, without its format number and what it says to transformers.
 
     Raises:
         FileNotFoundError, ValueError: if it is missing, not JSON, or of another format.
@@ -28,7 +38,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a subquadratic model")
     if content.pop("format", None) != FORMAT:
         raise ValueError(f"{folder / CONFIG} has another format than {FORMAT}, the one that this version reads")
+    for key in FOR_TRANSFORMERS:
+        content.pop(key, None)
+    if "transformers_version" in content and (ours := OPTIONS.get(str(content["class"]))) is not None:
+        content = {key: value for key, value in content.items() if key == "class" or key in ours}
     return content
+
+
+def parts_of_weights(folder: Path, weights: str = WEIGHTS) -> list[Path]:
+    """The files of a model in several files, and their index; none where it is in one."""
+    parts = rf"{re.escape(weights.removesuffix('.safetensors'))}-\d{{5}}-of-\d{{5}}\.safetensors"
+    return [file for file in folder.iterdir() if file.name == f"{weights}.index.json" or re.fullmatch(parts, file.name)]
 
 
 def check_replaceable(folder: Path) -> None:
@@ -37,7 +57,7 @@ def check_replaceable(folder: Path) -> None:
     Raises:
         FileExistsError: if config.json or model.safetensors there are something else, another program's model perhaps.
     """
-    present = [name for name in (CONFIG, WEIGHTS) if os.path.lexists(folder / name)]
+    present = [name for name in (CONFIG, WEIGHTS, INDEX) if os.path.lexists(folder / name)]
     if not present:
         return
     try:

@@ -53,6 +53,13 @@ def unscaled(state: FeatureState) -> FeatureState:
     return dataclasses.replace(state, maximum=torch.zeros_like(state.maximum))
 
 
+def with_one_maximum(summary: FeatureState) -> FeatureState:
+    """A summary made in one go as one that causal attention goes on from: relative to the largest of its maxima."""
+    maximum = summary.maximum.amax(dim=-1, keepdim=True)
+    shrink = (summary.maximum - maximum).exp()  # (B, H, M), or (B, H, 1) of what was causal already
+    return FeatureState(summary.total * shrink[..., None], summary.weight * shrink, maximum)
+
+
 def with_sums(summary: FeatureState, values: Tensor, mask: Tensor | None = None) -> EpsilonState:
     """A summary with the sum and number of the values (B, H, S, K) that it was made of, for a feature epsilon; ``mask`` (B, S)."""
     count = values.new_full((*values.shape[:2], 1), values.shape[2])

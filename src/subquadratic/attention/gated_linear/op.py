@@ -78,7 +78,8 @@ def gated_linear_attention(
     rows = batch if bounds is None else len(bounds) - 1
     before = empty_sum(rows, heads, width, values.shape[3], device=values.device, dtype=exact) if state is None else state.to(dtype=exact)
     with no_autocast(values):
-        queries, keys, values, log_decay = (x.to(exact) for x in (queries * width**-0.5, keys, values, log_decay))
+        queries, keys, values, log_decay = (x.to(exact) for x in (queries, keys, values, log_decay))
+        queries = queries * width**-0.5
         if mask is not None:
             padding = ~mask[:, None, :, None]
             keys, values, log_decay = (x.masked_fill(padding, 0.0) for x in (keys, values, log_decay))

@@ -13,19 +13,36 @@ from .op import softmax_attention
 
 
 def windows_by_formula(
-    queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, mask: Tensor | None, dropout: float
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    window: int,
+    causal: bool,
+    sliding: bool,
+    mask: Tensor | None,
+    dropout: float,
+    documents: Tensor | None = None,
 ) -> Tensor:
-    """In operations that autograd and compilers follow."""
+    """In operations that autograd and compilers follow. ``documents``: (B, N) integers; a position sees those of its own number only."""
     if mask is None:
-        return _plain_blocks(queries, keys, values, window, causal, sliding, None, dropout)
+        return _plain_blocks(queries, keys, values, window, causal, sliding, None, dropout, documents)
     order, packed = pack_left(mask)
     queries, keys, values = (pack_heads(tensor, order, packed) for tensor in (queries, keys, values))
-    output = _plain_blocks(queries, keys, values, window, causal, sliding, packed, dropout)
+    documents = None if documents is None else documents.gather(1, order)
+    output = _plain_blocks(queries, keys, values, window, causal, sliding, packed, dropout, documents)
     return unpack_heads(output.masked_fill(~packed[:, None, :, None], 0.0), order)
 
 
 def _plain_blocks(
-    queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, mask: Tensor | None, dropout: float
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    window: int,
+    causal: bool,
+    sliding: bool,
+    mask: Tensor | None,
+    dropout: float,
+    documents: Tensor | None,
 ) -> Tensor:
     """One masked call, with the keys of a block's neighbours beside its own. ``mask``: real tokens first."""
     batch, heads, length, _width = queries.shape
@@ -41,6 +58,9 @@ def _plain_blocks(
     allowed = _look_around(block_mask, *sides, dim=block_mask.dim() - 2)[..., None, :] & near(
         places[..., :, None], key_places[..., None, :], window, causal, sliding
     )
+    if documents is not None:
+        own = F.pad(documents, (0, padding), value=-1).unflatten(1, (blocks, window))[:, None]  # (B, 1, G, W)
+        allowed = allowed & (own[..., :, None] == _look_around(own, *sides, dim=2)[..., None, :])
     allowed = allowed.expand(batch, heads, -1, -1, -1) if allowed.dim() == 5 else allowed.expand(1, heads, -1, -1, -1)
     output = softmax_attention(
         queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), allowed=allowed.flatten(1, 2), dropout=dropout

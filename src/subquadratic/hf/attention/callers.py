@@ -1,0 +1,44 @@
+"""Which architectures of transformers can call our attention at all, going by their source.
+
+Every model accepts every registered name. One whose file never asks for the interface computes for itself, whatever the name.
+"""
+
+import inspect
+import sys
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+ASKS = ("ALL_ATTENTION_FUNCTIONS", "AttentionInterface")
+
+
+def refuse_by_config(config: Any) -> None:
+    """Raises NotImplementedError if the models of a configuration never call the interface."""
+    kind = type(config)
+    if ".configuration_" in kind.__module__ and not asks(kind.__module__.replace(".configuration_", ".modeling_")):
+        raise NotImplementedError(_never(getattr(config, "model_type", kind.__name__)))
+
+
+def refuse_by_model(model: nn.Module) -> None:
+    """Raises NotImplementedError if no module of a model has a file that calls the interface."""
+    files = {type(module).__module__ for module in model.modules()}
+    if not any(asks(file) for file in files if not file.startswith("torch.")):
+        raise NotImplementedError(_never(type(model).__name__))
+
+
+@cache
+def asks(module_name: str) -> bool:
+    """Whether a module's source mentions the interface; true where there is none to look at."""
+    module = sys.modules.get(module_name)
+    if module is None:
+        return True
+    try:
+        source = inspect.getsource(module)
+    except (OSError, TypeError):
+        return True
+    return any(word in source for word in ASKS)
+
+
+def _never(name: str) -> str:
+    return f'{name} computes its attention for itself and never calls what attn_implementation names: load it with "eager"'
