@@ -85,7 +85,7 @@ def _graphs(model: Any, piece_length: int | None) -> tuple[dict[str, Any], dict[
     if any(growing):
         graph = _translated(piece(model, None))
         return {"forward": _translated(whole(model)), "extend": graph}, described
-    length = piece_length or getattr(model.config, "segment_length", PIECE)
+    length: int = piece_length or getattr(model.config, "segment_length", PIECE)
     each = isinstance(model, LanguageModel)
     import onnx_ir as ir
 
