@@ -94,8 +94,12 @@ def test_a_model_for_transformers(causal: bool, tmp_path: Path, capsys: pytest.C
 
 def test_what_transformers_cannot_open_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers")
-    old = PerformerLM(num_tokens=256, max_seq_len=32, dim=16, depth=1, heads=2, dim_head=8, causal=True)
-    old.save_pretrained(tmp_path / "twin")
+    import performer_pytorch
+
+    old = performer_pytorch.PerformerLM(num_tokens=256, max_seq_len=32, dim=16, depth=1, heads=2, dim_head=8, causal=True)
+    torch.save(old.state_dict(), tmp_path / "old.pt")
+    convert = ["convert", str(tmp_path / "old.pt"), "--from", "performer_pytorch", "--hints.causal", "true"]
+    assert main([*convert, "--out", str(tmp_path / "twin")]) == 0
     for argv, message in (
         (["--to", "hugging"], "--to must be one of 'huggingface', 'onnx', got 'hugging'"),
         (["--to", "huggingface", "--from", "linformer"], "--from is for checkpoints of published packages"),
