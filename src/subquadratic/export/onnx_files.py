@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +86,7 @@ def _graphs(model: Any, piece_length: int | None) -> tuple[dict[str, Any], dict[
     if any(growing):
         graph = _translated(piece(model, None))
         return {"forward": _translated(whole(model)), "extend": graph}, described
-    length = piece_length or getattr(model.config, "segment_length", PIECE)
+    length: int = piece_length or getattr(model.config, "segment_length", PIECE)
     each = isinstance(model, LanguageModel)
     import onnx_ir as ir
 
@@ -108,13 +109,29 @@ def _translated(program: Program) -> Any:
             program.exported(), input_names=program.inputs, output_names=program.outputs, dynamo=True, verbose=False
         )
     assert translated is not None
+    _forget_origins(translated.model)
     return translated.model
+
+
+def _forget_origins(model: Any) -> None:
+    """Without what the exporter notes of each node: stack traces and paths of this machine, larger than the graph."""
+    import onnx_ir as ir
+
+    graphs = [model.graph, *model.functions.values()]
+    nodes = [node for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)]
+    values = [value for node in nodes for value in node.outputs]
+    given = [value for graph in graphs for value in graph.inputs] + list(model.graph.initializers.values())
+    for noted in (model, *graphs, *nodes, *values, *given):
+        noted.metadata_props.clear()
+        noted.doc_string = None
 
 
 def _plain(row: np.ndarray) -> Any:
     """One number where all are the same, else all of them."""
-    first = row.reshape(-1)[:1].tolist()
-    return first[0] if first and (row == row.reshape(-1)[0]).all() else row[0].tolist()
+    if not row.size:
+        return 0
+    first = row.reshape(-1)[0]
+    return first.item() if (row == first).all() else row[0].tolist()
 
 
 class _Weights:
@@ -163,7 +180,7 @@ def _check(model: nn.Module) -> None:
     require(not getattr(config, "cross_attention", False), "models with cross_attention=True are not exported to ONNX yet")
     require(
         not config.aligned_right,
-        f"a {type(config).__name__.removesuffix('Config')} is not exported to ONNX yet: its windows of latents follow from numbers, not from shapes",
+        "a PerceiverAR is not exported to ONNX yet: which latents it computes follows from the numbers of tokens, not from shapes",
     )
 
 
@@ -177,13 +194,15 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of operators that no model here has."""
+    """Without what the exporter says of operators that no model here has, and warns of its own parts."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
