@@ -3,6 +3,8 @@
 Axes: B batch, N length, D width, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from ..core.scalars import plain_scalars
 from ..core.tracing import in_one_call, may_look
 from ..layers.norms.layer import ScaleNorm
 from ..layers.positions import make_positions
+from ..layers.streaming import advance
 from ..models.config import BackboneConfig
 
 
@@ -50,14 +53,23 @@ class TokenEmbedding(nn.Module):
         self.mask_vector = nn.Parameter(torch.randn(config.dim) * config.dim**-0.5) if maskable else None
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, *, mask: Tensor | None = None, masked: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor | None,
+        *,
+        mask: Tensor | None = None,
+        masked: Tensor | None = None,
+        seen: Tensor | None = None,
+        vectors: Tensor | None = None,
+    ) -> Tensor:
         """Embed tokens.
 
         Args:
-            tokens: (B, N) int64 in [0, V); anything at padded positions.
+            tokens: (B, N) int64 in [0, V); anything at padded positions. None: ``vectors`` stand in their place.
             mask: (B, N) bool, True = real token.
             masked: (B, N) bool, True = hidden: the [MASK] vector stands there instead (bidirectional models).
             seen: (B,) int64, real tokens before this piece.
+            vectors: (B, N, D), as the table would give them; to them, too, come positions and dropout.
 
         Returns:
             (B, N, D), zero at padded positions.
@@ -65,20 +77,13 @@ class TokenEmbedding(nn.Module):
         Raises:
             ValueError: for wrong shapes, tokens out of range, or more positions than ``max_length``.
         """
-        require(
-            tokens.dim() == 2 and tokens.shape[1] >= 1, f"tokens must be (batch, length) with length at least 1, got {tuple(tokens.shape)}"
-        )
-        require(not tokens.is_floating_point() and tokens.dtype != torch.bool, f"tokens must be integers, got dtype {tokens.dtype}")
-        check_mask(mask, tokens.shape[0], tokens.shape[1])
-        check_mask(masked, tokens.shape[0], tokens.shape[1], name="masked")
-        if mask is not None:
-            tokens = tokens.masked_fill(~mask, 0)
-        if may_look(tokens):
-            check_tokens(tokens, self.vocab_size)
-        positions = token_positions(mask, tokens.shape[1], seen, device=tokens.device)
+        if vectors is not None:
+            check_mask(mask, vectors.shape[0], vectors.shape[1])
+        x = self._looked_up(tokens, mask) if vectors is None else zero_padding(vectors, mask)
+        check_mask(masked, x.shape[0], x.shape[1], name="masked")
+        positions = token_positions(mask, x.shape[1], seen, device=x.device)
         if self.max_length is not None:
             check_positions(positions, seen, self.max_length)
-        x = self.table(tokens)
         if masked is not None:
             if self.mask_vector is None:
                 raise ValueError("masked is for bidirectional language models: a causal one predicts the next token, and has no [MASK]")
@@ -87,12 +92,52 @@ class TokenEmbedding(nn.Module):
             x = x + self.positions(positions).to(x.dtype)
         return zero_padding(self.dropout(x), mask)
 
+    def _looked_up(self, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        """(B, N) tokens -> (B, N, D)."""
+        require(
+            tokens is not None and tokens.dim() == 2 and tokens.shape[1] >= 1,
+            f"tokens must be (batch, length) with length at least 1, got {None if tokens is None else tuple(tokens.shape)}",
+        )
+        assert tokens is not None
+        require(not tokens.is_floating_point() and tokens.dtype != torch.bool, f"tokens must be integers, got dtype {tokens.dtype}")
+        check_mask(mask, tokens.shape[0], tokens.shape[1])
+        if mask is not None:
+            tokens = tokens.masked_fill(~mask, 0)
+        if may_look(tokens):
+            check_tokens(tokens, self.vocab_size)
+        return self.table(tokens)
+
     def output_weight(self, hidden: Tensor) -> Tensor:
         """(V, D), for an output map of (..., D) that is tied to the table: its weight, or what the module that stands in its place makes of
         every token: with what an adapter adds, and with weights that are loaded only when it is called."""
         if type(self.table) is nn.Embedding and self.table.weight.device == hidden.device:
             return self.table.weight
         return self.table(torch.arange(self.vocab_size, device=hidden.device))
+
+
+def read(
+    embedding: nn.Module,
+    backbone: nn.Module,
+    tokens: Tensor | None,
+    *,
+    mask: Tensor | None = None,
+    masked: Tensor | None = None,
+    vectors: Tensor | None = None,
+    state: Any = None,
+    **arguments: Any,
+) -> tuple[Tensor, Any]:
+    """What a backbone makes of embedded tokens, (B, N', D), and its state after; None for a whole sequence.
+
+    Args:
+        tokens, mask, masked, vectors: as in :class:`TokenEmbedding`.
+        state: of a stream, whose next tokens these are: ``backbone`` and ``seen``.
+        arguments: of the backbone's ``forward``.
+    """
+    if state is None:
+        return backbone(embedding(tokens, mask=mask, masked=masked, vectors=vectors), mask=mask, **arguments), None
+    require(masked is None, "masked is for whole sequences of a bidirectional model, not for a stream")
+    x = embedding(tokens, mask=mask, seen=state.seen, vectors=vectors)
+    return advance(backbone, x, state=state.backbone, mask=mask, **arguments)
 
 
 @in_one_call

@@ -18,11 +18,11 @@ from ..core.tracing import may_look
 from ..generation.room import check_room
 from ..layers.linear.op import linear
 from ..layers.norms.layer import sum_and_norm
-from ..layers.streaming import Carry, advance, default_device, part_with
+from ..layers.streaming import Carry, default_device, part_with
 from ..layers.untouched import is_untouched
 from ..models.config import BackboneConfig
 from .cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
-from .embedding import TokenEmbedding, check_tokens, final_norm
+from .embedding import TokenEmbedding, check_tokens, final_norm, read
 from .initial_weights import draw_weights_, start_uniform_
 from .saving import Pretrained
 from .targets import align_targets, both_masks, choose_masked, last_outputs, masked_share, next_tokens, valid_outputs
@@ -270,14 +270,10 @@ class LanguageModel(Pretrained):
         self, tokens: Tensor, mask: Tensor | None, masked: Tensor | None, carry: Carry | None, arguments: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """The backbone's outputs (B, N', D), with the state after in ``carry``, and which of them belong to real tokens; None: all."""
-        if carry is None:
-            x = self.backbone(self.embedding(tokens, mask=mask, masked=masked), mask=mask, **arguments)
-        else:
-            require(masked is None, "masked is for whole sequences of a bidirectional model, not for a stream")
-            state = carry.before
-            x = self.embedding(tokens, mask=mask, seen=state.seen)
-            x, backbone = advance(self.backbone, x, state=state.backbone, mask=mask, **arguments)
-            carry.after = LanguageModelState(backbone, count_on(state.seen, mask, tokens.shape[1]))
+        state = None if carry is None else carry.before
+        x, after = read(self.embedding, self.backbone, tokens, mask=mask, masked=masked, state=state, **arguments)
+        if carry is not None:
+            carry.after = LanguageModelState(after, count_on(carry.before.seen, mask, tokens.shape[1]))
         return x, valid_outputs(mask, x.shape[1], self.config)
 
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Saving a model as config.json + model.safetensors, and loading it back. Nothing is pickled; files are replaced whole or not at all."""
 
+import inspect
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from ..layers.streaming import Streaming, part_with
 from ..models import fastformer, gated_linear, linformer, perceiver_ar, performer, transformer  # noqa: F401
 from ..models.feedback_transformer import backbone as feedback_transformer  # noqa: F401
 from .files import CONFIG, FORMAT, WEIGHTS, check_replaceable, read_config, replace_files
+from .shim import MODEL_TYPE, SHIM, TEXT, hub_keys
 
 
 class Pretrained(Streaming):
@@ -48,7 +50,9 @@ class Pretrained(Streaming):
         """
         if not os.fspath(path):
             raise ValueError("path is empty: name a folder")
-        content = {"format": FORMAT, "class": type(self).__name__, **self.options()}
+        options, name = self.options(), type(self).__name__
+        hub = hub_keys(name, causal=options.get("config", {}).get("causal", True))
+        content = {"format": FORMAT, "class": name, **hub, **options}
         folder = Path(path)
         check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,7 @@ class Pretrained(Streaming):
             {
                 folder / CONFIG: lambda file: file.write_text(json.dumps(content, indent=2) + "\n"),
                 folder / WEIGHTS: lambda file: write_tensors(tensors, file),
+                **({folder / SHIM: lambda file: file.write_text(TEXT)} if hub else {}),
             }
         )
 
@@ -76,6 +81,9 @@ class Pretrained(Streaming):
         content = read_config(folder)
         if (name := content.pop("class")) != cls.__name__:
             raise ValueError(f"{folder / CONFIG} describes {an(name)}, not {an(cls.__name__)}: subquadratic.load loads either")
+        if content.pop("model_type", None) == MODEL_TYPE:  # beside our keys stand those of transformers
+            known = inspect.signature(cls.__init__).parameters
+            content = {key: value for key, value in content.items() if key in known}
         try:
             model = cls.from_options(content)
         except (TypeError, KeyError) as error:

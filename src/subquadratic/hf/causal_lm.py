@@ -1,0 +1,131 @@
+"""Predicting the next token, with everything that ``generate`` of transformers does.
+
+Axes: B batch, N length, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from ..heads.initial_weights import start_uniform_
+from .cache import SubquadraticCache
+from .configuration import SubquadraticConfig
+from .generating import Generating
+from .model import SubquadraticModel, real_slots
+from .packing import find_documents
+from .pretrained import SubquadraticPreTrainedModel, require_causal
+
+
+class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
+    """A causal backbone with an output map.
+
+    Args:
+        config: of a causal backbone.
+
+    Raises:
+        ValueError: if the backbone is bidirectional.
+    """
+
+    saved_class = "LanguageModel"
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.table.weight"}
+
+    def __init__(self, config: SubquadraticConfig):
+        require_causal(config, True, type(self).__name__, "AutoModelForMaskedLM")
+        super().__init__(config)
+        self.model = SubquadraticModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if not config.tie_word_embeddings:
+            start_uniform_(self.model.norm, self.lm_head, self.model.embedding, vocab_size=config.vocab_size)
+        self.post_init()
+
+    @property
+    def reader(self) -> SubquadraticModel:
+        """The model below the output map."""
+        return self.model
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output map."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Put another output map in its place."""
+        self.lm_head = new_embeddings  # type: ignore[assignment]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: SubquadraticCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cu_seq_lens_q: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Tensor | None = None,
+        **unused: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the token after each.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, encoder_hidden_states, encoder_attention_mask,
+                use_cache, cu_seq_lens_q, seq_idx, unused: as :meth:`SubquadraticModel.forward`.
+            labels: (B, N) int64, the tokens themselves; -100: not counted. Shifted here; the first token of a packed document is not
+                counted, since nothing before it is its own.
+            shift_labels: (B, N), labels that are shifted already, in place of ``labels``.
+            logits_to_keep: of the last slots, 0 for all; or the slots (K,) themselves.
+            num_items_in_batch: what the summed loss is divided by; None: the labels counted.
+
+        Returns:
+            ``logits`` (B, N, V), ``loss`` where there are labels, and ``past_key_values`` where asked for.
+        """
+        last = self._one_token(input_ids, attention_mask, past_key_values, use_cache, (inputs_embeds, labels, *unused.values()))
+        if last is not None:
+            return CausalLMOutputWithPast(logits=last, past_key_values=past_key_values)
+        keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            use_cache=use_cache,
+            cu_seq_lens_q=cu_seq_lens_q,
+            seq_idx=seq_idx,
+            outputs_to_keep=keep,
+            rule="stream" if labels is None and shift_labels is None else "blocks",
+            **unused,
+        )
+        hidden = outputs.last_hidden_state
+        kept = slice(-keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, kept])
+        if isinstance(logits_to_keep, int):
+            logits = self._with_last(logits, attention_mask, outputs.past_key_values, hidden.shape[1])
+        loss = None
+        if labels is not None or shift_labels is not None:
+            if labels is not None:
+                labels = self._without_first(labels, attention_mask, position_ids, cu_seq_lens_q, seq_idx)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.vocab_size, num_items_in_batch=num_items_in_batch, shift_labels=shift_labels
+            )
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+
+    def _without_first(self, labels: Tensor, mask: Tensor | None, *bounds: Tensor | None) -> Tensor:
+        """Labels without the first token of each packed document."""
+        position_ids, cu_seqlens, seq_idx = bounds
+        batch, length = labels.shape
+        real = real_slots(mask, batch, length, 0)
+        documents = find_documents(batch, length, mask=real, position_ids=position_ids, cu_seqlens=cu_seqlens, seq_idx=seq_idx, seen=0)
+        return labels if documents is None else labels.masked_fill(documents.starts(), -100)

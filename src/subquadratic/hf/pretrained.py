@@ -1,0 +1,102 @@
+"""What all our models of transformers share: weights, files, checkpointing, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from ..core.errors import require
+from ..heads.initial_weights import MAPS
+from ..layers.residual import ResidualStack
+from ..models.config import BackboneConfig
+from .configuration import SubquadraticConfig
+from .weights import SavedAsOurs
+
+REFUSED = {
+    "output_hidden_states": "hidden states between the layers are not given: last_hidden_state is (AutoModel)",
+    "output_attentions": "attention matrices are not given: these mechanisms never make them",
+    "head_mask": "heads cannot be masked",
+    "token_type_ids": "there are no token types",
+}
+
+
+def refuse(given: dict[str, Any]) -> None:
+    """Raises ValueError for what changes results in other models and cannot here. What is not known is let be, as everywhere in transformers:
+    collators, trainers and ``generate`` send along what most models ignore."""
+    for name, value in given.items():
+        if name not in REFUSED or value is None or value is False or (name == "token_type_ids" and not bool(value.any())):
+            continue
+        raise ValueError(f"{name}: {REFUSED[name]}; got {value!r:.80}")
+
+
+class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
+    """Base of the models of :mod:`subquadratic.hf`."""
+
+    config_class = SubquadraticConfig
+    config: SubquadraticConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Branch", "CrossLayer", "FeedbackStack"]
+    _keep_in_fp32_modules_strict = ["attention.layer.heads.projection"]
+    _is_stateful = True
+    _supports_attention_backend = False
+
+    def post_init(self) -> None:
+        """Nothing is drawn anew: the parts drew their weights when they were made, unless they are only shapes yet."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if not tensor.is_meta:
+                tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+        super().post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Weights that a checkpoint does not hold: those of a model that is made anew, and plain ones for a table that is resized."""
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=MAPS)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        elif isinstance(module, SubquadraticPreTrainedModel):
+            held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            missing = {name: tensor for name, tensor in held.items() if not getattr(tensor, "_is_hf_initialized", False)}
+            if any(not tensor.is_meta for tensor in missing.values()):
+                with torch.device("cpu"):
+                    fresh = type(module)(module.config)
+                drawn = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+                for name, tensor in missing.items():
+                    init.copy_(tensor, drawn[name].to(tensor))
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *unused: Any, **named: Any) -> None:
+        """Our backbones recompute activations by themselves: their ``checkpointing``."""
+        for module in self.modules():
+            part: Any = module
+            if isinstance(config := getattr(part, "config", None), BackboneConfig) and not config.reversible:  # which recomputes already
+                part.config = config.replace(checkpointing=enable)
+            if isinstance(part, ResidualStack) and not part.reversible:
+                part.checkpointing = enable
+        self._recomputes = enable
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in backward."""
+        return getattr(self, "_recomputes", False)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing: see :meth:`SubquadraticConfig.register_for_auto_class`."""
+
+
+def require_causal(config: SubquadraticConfig, causal: bool, name: str, instead: str) -> None:
+    """Raises ValueError for a head that does not go with the direction of a backbone."""
+    backbone = config.backbone_config
+    what = "causal" if causal else "bidirectional"
+    require(
+        backbone.causal == causal,
+        f"{name} needs a {what} backbone, got {backbone.model_type} with causal={backbone.causal}: "
+        f"set causal={causal} in backbone, or use {instead}",
+    )

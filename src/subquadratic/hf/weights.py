@@ -1,0 +1,108 @@
+"""How models of transformers are saved and loaded in the files of our own: the same names of tensors, the same config.json.
+
+| in the file                                | here                                           |
+|--------------------------------------------|------------------------------------------------|
+| `embedding.`, `backbone.`, `norm.`         | `model.embedding.`, `model.backbone.`, ...     |
+| `head.` of a LanguageModel                 | `lm_head.`                                     |
+| `head.` of a SequenceClassifier            | `classifier.`                                  |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..heads.files import WEIGHTS, replace_file
+from ..heads.shim import SHIM, TEXT, hub_keys
+from .configuration import SubquadraticConfig
+
+
+class SavedAsOurs:
+    """Before ``PreTrainedModel`` in the bases of a model."""
+
+    saved_class: ClassVar[str | None] = None
+    """The head of ours whose files these are; None: there is none, and the names are transformers' own."""
+    head_name: ClassVar[str] = "lm_head"
+    """What the file's ``head`` is here."""
+    renamed: ClassVar[dict[str, str] | None] = None
+    """What beginnings of names in the file are here, where that is not all."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As of every model of transformers; also what ``save_pretrained`` of our own heads, or `subq train`, wrote."""
+        config = kwargs.get("config")
+        if pretrained_model_name_or_path is not None and not isinstance(config, SubquadraticConfig):
+            passed = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token", "local_files_only") if name in kwargs}
+            config, rest = SubquadraticConfig.from_pretrained(
+                pretrained_model_name_or_path if config is None else config, return_unused_kwargs=True, **passed, **_options(kwargs)
+            )
+            kwargs = {name: value for name, value in kwargs.items() if name not in _options(kwargs) or name in rest} | {"config": config}
+        saved = getattr(config, "saved_class", None)
+        renamed = cls._renamed() if saved is not None and saved == cls.saved_class else {}
+        kwargs["key_mapping"] = renamed | (kwargs.get("key_mapping") or {}) or None
+        model = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)  # type: ignore[misc]
+        one = model[0] if isinstance(model, tuple) else model
+        one.config.saved_class = cls.saved_class
+        one._weight_conversions = None
+        return model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Mapping[str, Tensor] | None = None, **kwargs: Any) -> None:
+        """As of every model of transformers, in the files that :func:`subquadratic.load` reads too, and with the line of Python that lets a
+        process open them that never imported this package.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        model: Any = self
+        model.config.saved_class = self.saved_class
+        keys = hub_keys(self.saved_class or "LanguageModel", causal=model.config.backbone["causal"])
+        model.config.auto_map = keys["auto_map"]
+        folder = Path(save_directory)
+        main = kwargs.get("is_main_process", True)
+        if main and not getattr(self, "_hf_peft_config_loaded", False):
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / SHIM, lambda file: file.write_text(TEXT))
+            _remove_weights(folder, kwargs.get("variant"))
+        ours = self._in_our_names(model.state_dict() if state_dict is None else state_dict)
+        super().save_pretrained(save_directory, *args, state_dict=ours, **kwargs)  # type: ignore[misc]
+
+    def _in_our_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by the names of our files. Adapters and offloaded weights, which transformers looks up by name, keep theirs."""
+        plain = not (getattr(self, "_hf_peft_config_loaded", False) or getattr(self, "hf_device_map", None) or self.saved_class is None)
+        if not plain:
+            return dict(tensors)
+        tied = getattr(self, "all_tied_weights_keys", None) or {}
+        back = {r"^model\.": ""} | {
+            f"^{re.escape(here)}": there.removeprefix("^").replace("\\", "") for there, here in self._renamed().items()
+        }
+        found = {}
+        for name, tensor in tensors.items():
+            if name not in tied:
+                pattern = next((one for one in back if re.match(one, name)), None)
+                found[name if pattern is None else re.sub(pattern, back[pattern], name)] = tensor
+        return found
+
+    @classmethod
+    def _renamed(cls) -> dict[str, str]:
+        """Beginnings of names in the file, as patterns, and what they are here."""
+        return cls.renamed or {r"^head\.": f"{cls.head_name}."}
+
+
+def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``from_pretrained`` that may be fields of the configuration."""
+    fields = set(SubquadraticConfig.__dataclass_fields__) | {"num_labels", "id2label", "label2id", "problem_type", "attn_implementation"}
+    return {name: value for name, value in kwargs.items() if name in fields - {"dtype"}}
+
+
+def _remove_weights(folder: Path, variant: str | None) -> None:
+    """What an earlier save left: a model in several files beside one in a single file, of which transformers would load the older."""
+    name = WEIGHTS if variant is None else WEIGHTS.replace(".safetensors", f".{variant}.safetensors")
+    stem = re.escape(name.removesuffix(".safetensors"))
+    for entry in os.listdir(folder):
+        if entry == f"{name}.index.json" or re.fullmatch(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors", entry):
+            (folder / entry).unlink()
