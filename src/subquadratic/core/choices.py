@@ -11,6 +11,8 @@ BACKEND = "SUBQUADRATIC_BACKEND"  # the environment's word for one
 NORMS = ("layer", "scale", "rezero")
 POSITIONS = ("rotary", "learned", "fixed", "axial", None)
 KERNELS = ("softmax", "relu", "efficient")  # of FAVOR+
+ESTIMATORS = ("positive", "optimal", "dense")  # of its softmax kernel
+BALANCES = (None, "channel", "full")  # of queries and keys before it
 SHARING = ("none", "kv", "layer")  # of a Linformer's projections
 DECAYS = ("channel", "head", "fixed")  # of gated linear attention
 PROJECTIONS = ("learned", "pool", "conv")  # of a sequence into its slots
@@ -58,6 +60,17 @@ def check_kernel(*, kernel: str | Callable[..., Any], features: int | None, feat
     require(is_number(feature_epsilon) and feature_epsilon >= 0, f"feature_epsilon must be at least 0, got {feature_epsilon!r}")
     require(not feature_epsilon or kernel == "softmax", f"feature_epsilon is for kernel='softmax', got kernel={kernel!r}")
     require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))
+
+
+def check_estimator(*, estimator: str, center: bool, balance: str | None) -> None:
+    """Ranges of the options that make features of the softmax kernel precise.
+
+    Raises:
+        ValueError: naming the first that is out of range.
+    """
+    require_choice("estimator", estimator, ESTIMATORS)
+    require_choice("center", center, (False, True))
+    require_choice("balance", balance, BALANCES)
 
 
 def check_buckets(buckets: int, max_distance: int) -> None:
