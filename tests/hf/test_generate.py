@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 pytest.importorskip("transformers")
+from tests.hf.models import BIDIRECTIONAL, CAUSAL, SMALL, VOCAB, causal, tokens
 from transformers import AutoModelForCausalLM, TextStreamer, pipeline
 
 import subquadratic as sq
 from subquadratic.hf import SubquadraticCache, SubquadraticConfig, SubquadraticForCausalLM
-from tests.hf.models import BIDIRECTIONAL, CAUSAL, SMALL, VOCAB, causal, tokens
 
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
@@ -182,7 +182,7 @@ def test_the_limit_is_told_before_the_first_token(name: str) -> None:
 
 
 def test_a_bidirectional_model_does_not_generate() -> None:
-    with pytest.raises(ValueError, match="needs a causal backbone.*AutoModelForMaskedLM"):
+    with pytest.raises(ValueError, match=r"needs a causal backbone.*AutoModelForMaskedLM"):
         SubquadraticForCausalLM(SubquadraticConfig(backbone=BIDIRECTIONAL["performer"]))
     with pytest.raises(ValueError, match="needs a causal backbone"):
         AutoModelForCausalLM.from_config(SubquadraticConfig(backbone=BIDIRECTIONAL["linformer"]))

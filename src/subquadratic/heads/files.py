@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"  # beside weights in several files, as transformers writes a large model
 FORMAT = 1
 
 
@@ -31,13 +33,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def parts_of_weights(folder: Path, weights: str = WEIGHTS) -> list[Path]:
+    """The files of a model in several files, and their index; none where it is in one."""
+    parts = rf"{re.escape(weights.removesuffix('.safetensors'))}-\d{{5}}-of-\d{{5}}\.safetensors"
+    return [file for file in folder.iterdir() if file.name == f"{weights}.index.json" or re.fullmatch(parts, file.name)]
+
+
 def check_replaceable(folder: Path) -> None:
     """Whether a model may be saved in a folder: what it would replace must be a model of this package.
 
     Raises:
         FileExistsError: if config.json or model.safetensors there are something else, another program's model perhaps.
     """
-    present = [name for name in (CONFIG, WEIGHTS) if os.path.lexists(folder / name)]
+    present = [name for name in (CONFIG, WEIGHTS, INDEX) if os.path.lexists(folder / name)]
     if not present:
         return
     try:

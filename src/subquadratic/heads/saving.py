@@ -16,7 +16,7 @@ from ..layers.streaming import Streaming, part_with
 # With a head comes every backbone, so that plain torch.load knows the classes of their streaming states.
 from ..models import fastformer, gated_linear, linformer, perceiver_ar, performer, transformer  # noqa: F401
 from ..models.feedback_transformer import backbone as feedback_transformer  # noqa: F401
-from .files import CONFIG, FORMAT, WEIGHTS, check_replaceable, read_config, replace_files
+from .files import CONFIG, FORMAT, INDEX, WEIGHTS, check_replaceable, parts_of_weights, read_config, replace_files
 from .shim import MODEL_TYPE, SHIM, TEXT, hub_keys
 
 
@@ -57,6 +57,7 @@ class Pretrained(Streaming):
         check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        older = parts_of_weights(folder)
         replace_files(
             {
                 folder / CONFIG: lambda file: file.write_text(json.dumps(content, indent=2) + "\n"),
@@ -64,6 +65,8 @@ class Pretrained(Streaming):
                 **({folder / SHIM: lambda file: file.write_text(TEXT)} if hub else {}),
             }
         )
+        for file in older:  # of a model in several files, which is replaced
+            file.unlink(missing_ok=True)
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> Self:
@@ -128,14 +131,20 @@ def take_dtypes_(model: nn.Module, tensors: dict[str, Tensor], wanted: torch.dty
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a saved model, on the CPU.
+    """The tensors of a saved model, on the CPU; from several files too, as transformers writes a large one.
 
     Raises:
         FileNotFoundError, ValueError: if model.safetensors is missing or damaged.
     """
-    if not (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file():
+        return read_tensors(folder / WEIGHTS)
+    if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} has {CONFIG} but no {WEIGHTS}")
-    return read_tensors(folder / WEIGHTS)
+    try:
+        files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / INDEX} does not say in which files the weights are: {error!r}") from error
+    return {name: tensor for file in files for name, tensor in read_tensors(folder / Path(file).name).items()}
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -135,7 +135,9 @@ class SubquadraticCache(Cache):
     @property
     def layer(self) -> StateLayer:
         """The one layer."""
-        return self.layers[0]
+        layer = self.layers[0]
+        assert isinstance(layer, StateLayer)
+        return layer
 
     @property
     def state(self) -> State | None:

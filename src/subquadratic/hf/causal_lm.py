@@ -12,7 +12,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from ..heads.initial_weights import start_uniform_
-from .cache import SubquadraticCache
 from .configuration import SubquadraticConfig
 from .generating import Generating
 from .model import SubquadraticModel, real_slots
@@ -54,7 +53,7 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another output map in its place."""
-        self.lm_head = new_embeddings  # type: ignore[assignment]
+        self.lm_head = new_embeddings
 
     @can_return_tuple
     def forward(
@@ -62,7 +61,7 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: SubquadraticCache | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,

@@ -162,6 +162,10 @@ class SubquadraticConfig(PreTrainedConfig):
         """Inner width of the feed-forward layers."""
         return int(self._fields["dim"] * self._fields["ff_mult"])
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> SubquadraticConfig:
+        """This: source and target are both text."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Also ``hidden_size`` and its like, which PEFT and others read here, and the keys that :func:`subquadratic.load` reads."""
         values = super().to_dict()

@@ -62,8 +62,8 @@ class Generating(GenerationMixin):
         return logits[:, None]
 
     def _with_last(self, logits: Tensor, mask: Tensor | None, cache: Any, length: int) -> Tensor:
-        """The last logits (B, K, V) of a piece of a stream of ``length`` slots, with those of a row's last real token in the last slot: of an earlier piece, where
-        this one is all padding."""
+        """The last logits (B, K, V) of a piece of a stream of ``length`` slots, with those of a row's last real token in the last
+        one: of an earlier piece, where this one is all padding."""
         if cache is None:
             return logits
         layer = cache.layer
@@ -91,7 +91,7 @@ class Generating(GenerationMixin):
             self.__dict__["_own_model"] = own  # beside the modules: it has none of its own
         return own
 
-    def prepare_inputs_for_generation(  # type: ignore[override]  # it says what it is called with, and not what it calls
+    def prepare_inputs_for_generation(
         self,
         input_ids: Any,
         next_sequence_length: int | None = None,
@@ -114,12 +114,13 @@ class Generating(GenerationMixin):
                 "token), with new tokens after it; or a copy of the cache (copy.deepcopy) made before the last token was read"
             )
         given: dict[str, Any] = {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds, "is_first_iteration": is_first_iteration}
-        stock: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
-        return stock(input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **given, **kwargs)
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]  # it asks for a PreTrainedModel, which this comes before
+            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **given, **kwargs
+        )
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, max_cache_length: int
-    ) -> None:
+    ) -> Any:
         """A SubquadraticCache, whatever ``cache_implementation`` says: there is one kind.
 
         Raises:

@@ -46,7 +46,7 @@ class SubquadraticForMaskedLM(SubquadraticPreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another output map in its place."""
-        self.lm_head = new_embeddings  # type: ignore[assignment]
+        self.lm_head = new_embeddings
 
     @can_return_tuple
     def forward(

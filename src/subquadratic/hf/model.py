@@ -68,7 +68,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: SubquadraticCache | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
@@ -90,7 +90,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
             past_key_values: of this model; ``input_ids`` are then the next tokens. It is changed.
             inputs_embeds: (B, N, D) in place of ``input_ids``.
             encoder_hidden_states, encoder_attention_mask: (B, S, D) and (B, S), with ``cross_attention=True``; read when a stream begins.
-            use_cache: give ``past_key_values``. None: as configured, in eval mode of a causal model.
+            use_cache: give ``past_key_values``. None: as configured, in eval mode of a causal model and without labels.
             cu_seq_lens_q: (documents + 1,) bounds of documents in a batch of one row, in place of ``position_ids``.
             seq_idx: (B, N), the number of each slot's document, in place of ``position_ids``.
             masked: (B, N) bool, True = hidden, beside ``mask_token_id``.
@@ -100,8 +100,8 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
             unused: what collators and trainers send along: ``cu_seq_lens_k``, ``max_length_q``, ``max_length_k`` ...
 
         Returns:
-            ``last_hidden_state`` (B, N, D), zero at padded slots; of a causal model the last slot has each row's last real output also where
-            it is padding, so that what generates finds it there.
+            ``last_hidden_state`` (B, N, D), zero at padded slots; but the last slot of a causal model has each row's last real output, also
+                where it is padding: what generates looks for it there.
 
         Raises:
             ValueError: for wrong shapes, tokens out of range, positions beyond the limit, and what this model does not give
@@ -109,6 +109,11 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         """
         refuse(unused)
         require((input_ids is None) != (inputs_embeds is None), "give either input_ids or inputs_embeds")
+        require(
+            past_key_values is None or isinstance(past_key_values, SubquadraticCache),
+            f"past_key_values must be a SubquadraticCache, which this model gives back with use_cache=True, "
+            f"got {type(past_key_values).__name__}",
+        )
         given = input_ids if inputs_embeds is None else inputs_embeds
         assert given is not None
         batch, length = given.shape[:2]
@@ -123,7 +128,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         if documents is not None:
             require(not arguments, "packed documents cannot be read with encoder_hidden_states: give each document of a batch its own row")
             return BaseModelOutputWithPast(last_hidden_state=self._documents(input_ids, inputs_embeds, masked, documents, rule))
-        if self._caches(use_cache, past_key_values):
+        if self._caches(use_cache, past_key_values, rule):
             cache = SubquadraticCache(self.max_length) if past_key_values is None else past_key_values
             return BaseModelOutputWithPast(
                 last_hidden_state=self._next(input_ids, inputs_embeds, mask, cache, arguments, keep), past_key_values=cache
@@ -136,24 +141,19 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         """The most positions of a sequence; None: no limit."""
         return part_with(self.embedding, "max_length").max_length
 
-    def _caches(self, use_cache: bool | None, past_key_values: Any) -> bool:
+    def _caches(self, use_cache: bool | None, past_key_values: Any, rule: str) -> bool:
         causal = self.config.causal
-        require(
-            past_key_values is None or isinstance(past_key_values, SubquadraticCache),
-            f"past_key_values must be a SubquadraticCache, which this model gives back with use_cache=True, "
-            f"got {type(past_key_values).__name__}",
-        )
         require(
             causal or not (use_cache or past_key_values is not None),
             "a bidirectional model has no cache: later tokens change earlier outputs",
         )
         if use_cache is None:
-            return causal and (past_key_values is not None or (self.config.use_cache and not self.training))
+            return causal and (past_key_values is not None or (self.config.use_cache and not self.training and rule == "stream"))
         return use_cache or past_key_values is not None
 
     def _hidden_tokens(self, input_ids: Tensor | None, masked: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Tokens, and which of them are [MASK]."""
-        if self.config.causal or input_ids is None:
+        if input_ids is None or part_with(self.embedding, "mask_vector").mask_vector is None:
             return input_ids, masked
         hidden = input_ids == (self.config.vocab_size if self.config.mask_token_id is None else self.config.mask_token_id)
         masked = hidden if masked is None else masked | hidden

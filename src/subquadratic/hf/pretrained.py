@@ -25,8 +25,10 @@ REFUSED = {
 
 
 def refuse(given: dict[str, Any]) -> None:
-    """Raises ValueError for what changes results in other models and cannot here. What is not known is let be, as everywhere in transformers:
-    collators, trainers and ``generate`` send along what most models ignore."""
+    """Raises ValueError for what changes results in other models and cannot here.
+
+    What is not known is let be, as everywhere in transformers: collators, trainers and ``generate`` send along what most models ignore.
+    """
     for name, value in given.items():
         if name not in REFUSED or value is None or value is False or (name == "token_type_ids" and not bool(value.any())):
             continue
@@ -41,7 +43,7 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Branch", "CrossLayer", "FeedbackStack"]
-    _keep_in_fp32_modules_strict = ["attention.layer.heads.projection"]
+    _keep_in_fp32_modules_strict = ["favor.projection"]
     _is_stateful = True
     _supports_attention_backend = False
 
@@ -50,26 +52,41 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
         for tensor in (*self.parameters(), *self.buffers()):
             if not tensor.is_meta:
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+        if self.saved_class is not None:
+            self.register_load_state_dict_pre_hook(type(self)._take_our_names)
         super().post_init()
+
+    def initialize_weights(self) -> None:
+        """What a checkpoint does not hold gets the values of a model that is made anew."""
+        self._fill_missing()
+        super().initialize_weights()
+
+    @torch.no_grad()
+    def _fill_missing(self) -> None:
+        held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        missing = {
+            name: tensor
+            for name, tensor in held.items()
+            if not getattr(tensor, "_is_hf_initialized", False) and not tensor.is_meta and name not in (self.all_tied_weights_keys or {})
+        }
+        if not missing:
+            return
+        with torch.device("cpu"):
+            fresh = type(self)(self.config)
+        drawn = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+        for name, tensor in missing.items():
+            init.copy_(tensor, drawn[name].to(tensor))
+            tensor._is_hf_initialized = True  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Weights that a checkpoint does not hold: those of a model that is made anew, and plain ones for a table that is resized."""
+        """Plain weights, for a table that is resized."""
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=MAPS)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=module.embedding_dim**-0.5)
-        elif isinstance(module, SubquadraticPreTrainedModel):
-            held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-            missing = {name: tensor for name, tensor in held.items() if not getattr(tensor, "_is_hf_initialized", False)}
-            if any(not tensor.is_meta for tensor in missing.values()):
-                with torch.device("cpu"):
-                    fresh = type(module)(module.config)
-                drawn = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
-                for name, tensor in missing.items():
-                    init.copy_(tensor, drawn[name].to(tensor))
 
     def _set_gradient_checkpointing(self, enable: bool = True, *unused: Any, **named: Any) -> None:
         """Our backbones recompute activations by themselves: their ``checkpointing``."""

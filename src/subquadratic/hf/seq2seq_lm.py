@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.loss.loss_utils import LOSS_MAPPING
+from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..core.errors import require
 from ..heads.initial_weights import start_uniform_
-from .cache import SubquadraticCache
 from .configuration import SubquadraticConfig
 from .generating import Generating
 from .model import SubquadraticModel
@@ -86,7 +85,7 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another output map in its place."""
-        self.lm_head = new_embeddings  # type: ignore[assignment]
+        self.lm_head = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Labels (B, N) moved right by one, behind ``decoder_start_token_id``.
@@ -110,13 +109,13 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: Any = None,
-        past_key_values: SubquadraticCache | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
         **unused: Any,
     ) -> Seq2SeqLMOutput:
         """Logits of the target.
@@ -164,6 +163,5 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
             logits = self._with_last(logits, decoder_attention_mask, outputs.past_key_values, hidden.shape[1])
         loss = None
         if labels is not None:  # the loss of every position's own label is the masked language model's
-            unshifted = LOSS_MAPPING["ForMaskedLM"]
-            loss = unshifted(logits=logits, labels=labels, vocab_size=self.vocab_size, num_items_in_batch=num_items_in_batch)
+            loss = ForMaskedLMLoss(logits=logits, labels=labels, vocab_size=self.vocab_size, num_items_in_batch=num_items_in_batch)
         return Seq2SeqLMOutput(loss=loss, logits=logits, past_key_values=outputs.past_key_values, encoder_last_hidden_state=context)

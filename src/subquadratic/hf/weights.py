@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..heads.files import WEIGHTS, replace_file
+from ..heads.files import WEIGHTS, parts_of_weights, replace_file
 from ..heads.shim import SHIM, TEXT, hub_keys
 from .configuration import SubquadraticConfig
 
@@ -31,6 +30,23 @@ class SavedAsOurs:
     """What the file's ``head`` is here."""
     renamed: ClassVar[dict[str, str] | None] = None
     """What beginnings of names in the file are here, where that is not all."""
+
+    def _take_our_names(self, tensors: dict[str, Tensor], prefix: str, *unused: Any) -> None:
+        """Before ``load_state_dict``: the Trainer resumes from the saved file itself, and so by its names."""
+        if self.saved_class is None:
+            return
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            known = self._known_name(name.removeprefix(prefix))
+            if prefix + known not in tensors:
+                tensors[prefix + known] = tensors.pop(name)
+
+    @classmethod
+    def _known_name(cls, name: str) -> str:
+        """A tensor's name here, from that in our files or from this itself."""
+        for pattern, here in cls._renamed().items():
+            if re.match(pattern, name):
+                return re.sub(pattern, here, name)
+        return f"model.{name}" if cls.renamed is None and re.match(r"(embedding|backbone|norm)\.", name) else name
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
@@ -67,9 +83,18 @@ class SavedAsOurs:
         if main and not getattr(self, "_hf_peft_config_loaded", False):
             folder.mkdir(parents=True, exist_ok=True)
             replace_file(folder / SHIM, lambda file: file.write_text(TEXT))
-            _remove_weights(folder, kwargs.get("variant"))
+        single = folder / (
+            WEIGHTS if (variant := kwargs.get("variant")) is None else WEIGHTS.replace(".safetensors", f".{variant}.safetensors")
+        )
+        before = _written(single)
         ours = self._in_our_names(model.state_dict() if state_dict is None else state_dict)
         super().save_pretrained(save_directory, *args, state_dict=ours, **kwargs)  # type: ignore[misc]
+        if main and not getattr(
+            self, "_hf_peft_config_loaded", False
+        ):  # of a model in several files and one in a single file the older loads
+            in_several = parts_of_weights(folder, single.name)
+            for file in in_several if _written(single) != before else [single] if in_several else []:
+                file.unlink(missing_ok=True)
 
     def _in_our_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by the names of our files. Adapters and offloaded weights, which transformers looks up by name, keep theirs."""
@@ -99,10 +124,9 @@ def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name in fields - {"dtype"}}
 
 
-def _remove_weights(folder: Path, variant: str | None) -> None:
-    """What an earlier save left: a model in several files beside one in a single file, of which transformers would load the older."""
-    name = WEIGHTS if variant is None else WEIGHTS.replace(".safetensors", f".{variant}.safetensors")
-    stem = re.escape(name.removesuffix(".safetensors"))
-    for entry in os.listdir(folder):
-        if entry == f"{name}.index.json" or re.fullmatch(rf"{stem}(-\d{{5}}-of-\d{{5}})?\.safetensors", entry):
-            (folder / entry).unlink()
+def _written(file: Path) -> tuple[int, int, int] | None:
+    """Another value once a file is written again; None: there is none."""
+    if not file.exists():
+        return None
+    status = file.stat()
+    return status.st_mtime_ns, status.st_ino, status.st_size
