@@ -1,0 +1,183 @@
+"""`distil`: from a folder with a model of transformers to another with its copy, whose attention is ours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.schedule import Schedule
+from ..attention.options import PREFIX
+from .costs import Peak, attention_costs, model_costs
+from .endtoend import all_parameters, end_to_end_loss
+from .layerwise import attention_parameters, layerwise_loss
+from .measures import measure
+from .models import Pair, open_pair
+from .report import summary
+from .saving import save
+from .texts import Sampler, held_out_texts, read_texts, words_of
+
+LAYERWISE = 0.3  # of the training
+MEASURED = 256  # texts
+RATES = {"layerwise": 1e-3, "end to end": 4e-4}  # learning rates of AdamW, chosen on a 6-layer encoder (docs/huggingface.md)
+WARMUP, CLIP = 0.05, 1.0
+
+
+@dataclass
+class Listener:
+    """What hears of a distillation while it goes on; each may be replaced."""
+
+    say: Callable[[str], None] = lambda text: None
+    waiting: Callable[[str], None] = lambda text: None
+    step: Callable[..., None] = lambda **values: None
+    stop: Callable[[], bool] = lambda: False
+    peak: Peak = lambda call: None
+
+
+@dataclass
+class Progress:
+    """What came of the steps: how many, and the last loss of each part."""
+
+    steps: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+
+def distil(
+    model: str | Path,
+    out: str | Path,
+    *,
+    data: str | None = None,
+    attention: str = "favor",
+    options: dict[str, Any] | None = None,
+    weights: str | Path | None = None,
+    budget: float | None = 1800.0,
+    steps: int | None = None,
+    batch_size: int = 32,
+    length: int = 128,
+    layerwise: float = LAYERWISE,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Swap the attention of a model of transformers, train the copy to give what the original gives, and save it.
+
+    Args:
+        model: folder of an encoder or a causal language model, as ``save_pretrained`` of transformers or sentence-transformers wrote it.
+        out: folder of the result, which must not be there, or be empty.
+        data: text, as :func:`subquadratic.load_corpus` takes it; None: docstrings and descriptions of the installed Python packages.
+        attention: "favor", "linformer" (encoders) or "window".
+        options: of it, fields of :class:`subquadratic.hf.attention.AttentionOptions`; the projections' seed is ``seed`` unless given.
+        weights: folder of an earlier result to go on from.
+        budget: seconds in all, measuring included; None: no limit.
+        steps: optimizer steps in all; None: no limit. What comes first ends the training.
+        batch_size: texts of a step.
+        length: tokens of the longest texts.
+        layerwise: share of the training that goes to attention layers one by one, the rest to the whole model.
+        learning_rate: of the whole model's training; layers one by one learn at 2.5 times that.
+        seed: of texts and projections.
+        listener: hears what goes on, and may stop it.
+
+    Returns:
+        What distil.json holds.
+
+    Raises:
+        ValueError: for a model, data or values that cannot be used.
+        NotImplementedError: if the model's attention cannot be replaced by this one.
+        FloatingPointError: if the loss became infinite or NaN.
+        OSError: if the result cannot be written.
+    """
+    started, listener = time.monotonic(), listener or Listener()
+    if budget is None and steps is None:
+        raise ValueError("budget and steps cannot both be None: the training would never end")
+    torch.manual_seed(seed)
+    listener.waiting("opening the model")
+    pair = open_pair(Path(model), None if weights is None else Path(weights), PREFIX + attention, {"seed": seed, **(options or {})})
+    length = min(length, pair.length)
+    listener.waiting("reading the data")
+    texts = read_texts(data)
+    listener.say(f"data        {texts.name}: {len(texts.train):,} + {len(texts.held_out):,} paragraphs to train + measure on")
+    listener.say(f"model       {type(pair.teacher).__name__}, {len(pair.attention)} attention layers by {attention}, of {model}")
+    held = held_out_texts(texts, length=length, count=MEASURED, seed=seed)
+    listener.waiting("measuring")
+    aside = time.monotonic()
+    before = measure(pair, held, length)
+    aside = time.monotonic() - aside
+    listener.say(f"swapped     {summary(before)}")
+    costs = {"model": model_costs(pair, listener.peak), "attention": attention_costs(pair, listener.peak)}
+    sampler = Sampler(texts.train, words_of(pair.tokenizer), length=length, seed=seed)
+    left = None if budget is None else max(1.0, budget - (time.monotonic() - started) - aside * 1.2)
+    rates = dict(RATES) if learning_rate is None else {"layerwise": 2.5 * learning_rate, "end to end": learning_rate}
+    progress = _train(pair, sampler, listener, left, steps, batch_size, length, layerwise, rates)
+    listener.waiting("measuring")
+    after = measure(pair, held, length)
+    listener.say(f"distilled   {summary(after)}")
+    content = {
+        "model": str(model), "attention": attention, "options": pair.student.config.subquadratic_attention, "data": texts.name,
+        "seed": seed, "batch_size": batch_size, "length": length, "steps": progress.steps, "tokens": progress.tokens,
+        "losses": progress.losses, "seconds": round(time.monotonic() - started, 1), "interrupted": listener.stop(),
+        "threads": torch.get_num_threads(), "measured_on": len(held), "swapped": before, "distilled": after, "costs": costs,
+    }  # fmt: skip
+    save(pair, Path(model), Path(out), content)
+    return content
+
+
+def _train(
+    pair: Pair, sampler: Sampler, listener: Listener, seconds: float | None, steps: int | None, batch_size: int, length: int,
+    layerwise: float, rates: dict[str, float],
+) -> Progress:  # fmt: skip
+    progress, started = Progress(), time.monotonic()
+    parts: list[tuple[str, float, Any, Any]] = [
+        ("layerwise", layerwise, layerwise_loss, attention_parameters),
+        ("end to end", 1.0, end_to_end_loss, all_parameters),
+    ]
+    for parameter in pair.student.parameters():
+        parameter.requires_grad_(False)
+    for name, share, loss_of, parameters_of in parts:
+        left = None if seconds is None else seconds - (time.monotonic() - started)
+        some = None if steps is None else steps - sum(progress.steps.values())
+        limits = None if some is None else round(some * share), None if left is None else left * share
+        progress.steps[name] = 0
+        if share <= 0 or 0 in limits or (limits[1] is not None and limits[1] <= 0):
+            continue
+        schedule = Schedule(max_steps=limits[0], seconds=limits[1], warmup=WARMUP)
+        parameters = parameters_of(pair)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.AdamW(parameters, lr=rates[name], betas=(0.9, 0.98), weight_decay=0.0)
+        _part(name, pair, sampler, listener, schedule, optimizer, loss_of, batch_size, length, progress)
+        if listener.stop():
+            break
+    return progress
+
+
+def _part(
+    name: str, pair: Pair, sampler: Sampler, listener: Listener, schedule: Schedule, optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Pair, dict[str, Tensor]], Tensor], batch_size: int, length: int, progress: Progress,
+) -> None:  # fmt: skip
+    """One part of the training, to the end of its schedule or a signal."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    peak, step, smooth = optimizer.param_groups[0]["lr"], 0, None
+    while schedule.progress(step) < 1 and not listener.stop():
+        for group in optimizer.param_groups:
+            group["lr"] = peak * schedule.factor(step)
+        inputs = pair.encode(sampler.batch(batch_size), length)
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(pair, inputs)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss.item()} in step {step + 1} of the part {name}: give a smaller learning rate")
+        optimizer.step()
+        step += 1
+        smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
+        progress.steps[name], progress.losses[name] = step, smooth
+        progress.tokens += int(inputs["attention_mask"].sum())
+        listener.step(
+            part=name, step=step, loss=smooth, speed=progress.tokens, left=schedule.remaining(step), progress=schedule.progress(step)
+        )
