@@ -36,7 +36,8 @@ class Config(PretrainedConfig):
 def config_for(implementation: str) -> Config:
     config = Config()
     config._attn_implementation_internal = implementation
-    config.subquadratic_attention = {"features": FEATURES, "slots": SLOTS, "window": W}
+    plain = {"estimator": "positive", "center": False, "balance": None}  # whose definition is `dense_favor`
+    config.subquadratic_attention = {"features": FEATURES, "slots": SLOTS, "window": W, **plain}
     return config
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.favor.documents import causal_favor_by_document
-from ...attention.favor.op import causal_favor, read_favor, summarise_favor
+from ...attention.favor.op import causal_favor, summarise_favor
+from ...attention.favor.sharp import favor_attention
 from ...attention.favor.state import with_one_maximum
 from ...core.backend import is_traced
 from .documents import by_document
@@ -15,6 +16,7 @@ from .heads import grouped, repeated, ungrouped
 from .options import AttentionOptions
 from .projections import projection
 from .remembered import keep, recall
+from .modules import is_cross, layer_of
 from .sight import Sight
 
 
@@ -35,32 +37,41 @@ def favor(module: nn.Module, options: AttentionOptions, queries: Tensor, keys: T
     summary that the token before left does not hold (`remembered.py`).
     """
     if sight.documents is None:
-        return _attend(module, queries, keys, values, _projection(module, options, queries), sight)
+        return _attend(module, options, queries, keys, values, sight)
     if sight.causal and is_traced():
         heads, drawn = queries.shape[1], _projection(module, options, queries)
         return causal_favor_by_document(queries, repeated(keys, heads), repeated(values, heads), drawn, sight.documents, sight.real)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        return _attend(module, q, k, v, _projection(module, options, q), Sight(sight.causal, real=mask))
+        return _attend(module, options, q, k, v, Sight(sight.causal, real=mask))
 
     return by_document(attend, (queries, keys, values), sight.documents, sight.real)
 
 
 def _projection(module: nn.Module, options: AttentionOptions, queries: Tensor) -> Tensor:
-    layer = getattr(module, "layer_idx", None)
-    layer = layer if isinstance(layer, int) else 0
-    return projection(options.features, queries.shape[-1], options.orthogonal_scaling, options.seed, layer, queries.device)
+    return projection(options.features, queries.shape[-1], options.orthogonal_scaling, options.seed, layer_of(module), queries.device)
 
 
-def _attend(module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, drawn: Tensor, sight: Sight) -> Tensor:
-    heads, length, stretch = queries.shape[1], queries.shape[2], keys.shape[2]
+def _attend(module: nn.Module, options: AttentionOptions, queries: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> Tensor:
+    heads, length, stretch, drawn = queries.shape[1], queries.shape[2], keys.shape[2], _projection(module, options, queries)
     growing = length < stretch and sight.start is None and getattr(module, "is_causal", True)
     if not sight.causal and not (growing and length == 1):
-        summary = summarise_favor(keys, values, drawn, sight.real)
-        return ungrouped(read_favor(grouped(queries, keys.shape[1]), summary, drawn), heads).to(values.dtype)
+        return _bidirectional(options, queries, keys, values, drawn, sight.real, own=length == stretch and not is_cross(module))
     if length == stretch:
         return causal_favor(queries, repeated(keys, heads), repeated(values, heads), drawn, mask=sight.real)[0]
     return _over_cache(module, queries, keys, values, drawn, sight, growing)
+
+
+def _bidirectional(
+    options: AttentionOptions, queries: Tensor, keys: Tensor, values: Tensor, drawn: Tensor, real: Tensor | None, *, own: bool
+) -> Tensor:
+    """``own``: of a sequence to itself. Queries to another one may come one by one, and have no statistics that would stay the same."""
+    heads, groups = queries.shape[1], queries.shape[1] // keys.shape[1]
+    queries = grouped(queries, keys.shape[1])
+    asking = real if real is None or not own else real.repeat(1, groups)
+    ways = {"estimator": options.estimator, "center": options.center, "balance": options.balance} if own else {}
+    output = favor_attention(queries, keys, values, drawn, mask=real, query_mask=asking if own else None, **ways)
+    return ungrouped(output, heads).to(values.dtype)
 
 
 def _over_cache(module: nn.Module, queries: Tensor, keys: Tensor, values: Tensor, drawn: Tensor, sight: Sight, growing: bool) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ...core.choices import check_estimator
 from ...core.errors import require_choice, require_positive
 from .callers import refuse_by_model
 
@@ -25,6 +26,9 @@ class AttentionOptions:
     Attributes:
         features: M of FAVOR+. More follow sharp attention more closely, at a cost linear in M.
         seed: draws the projections, one for each layer that has a ``layer_idx`` and head width; the same seed gives the same outputs.
+        estimator, center, balance: how FAVOR+ follows softmax where it is bidirectional within one sequence, from the statistics of that
+            sequence (:func:`~subquadratic.attention.favor.sharp.favor_attention`). Elsewhere, where they would depend on what a query may
+            not see, features are "positive", neither centred nor balanced.
         orthogonal_scaling: row norms of a projection: 0 as Gaussian vectors have (unbiased), 1: sqrt(K).
         slots: R of Linformer, means of as many runs of a row's tokens. From N slots on, attention is exact.
         window: W of window attention: a causal query sees the last W tokens, its own among them; a bidirectional one W - 1 to each side.
@@ -35,12 +39,16 @@ class AttentionOptions:
 
     features: int = 256
     seed: int = 0
+    estimator: str = "dense"
+    center: bool = True
+    balance: str | None = "full"
     orthogonal_scaling: int = 0
     slots: int = 256
     window: int = 256
 
     def __post_init__(self) -> None:
         require_positive(features=self.features, slots=self.slots, window=self.window)
+        check_estimator(estimator=self.estimator, center=self.center, balance=self.balance)
         require_choice("orthogonal_scaling", self.orthogonal_scaling, (0, 1))
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be an integer of at least 0, got {self.seed!r}")

@@ -15,6 +15,7 @@ from ...core.padding import pack_left
 from .documents import by_document
 from .favor import now_of
 from .heads import repeated
+from .modules import is_cross
 from .options import WINDOW, AttentionOptions
 from .refusals import refuse
 from .sight import Sight
@@ -89,11 +90,6 @@ def _over_cache(queries: Tensor, keys: Tensor, values: Tensor, sight: Sight, siz
 def _moved(tensor: Tensor, order: Tensor) -> Tensor:
     """(B, H, N, .) with its positions in ``order``, (B, N)."""
     return tensor.gather(2, order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3]))
-
-
-def is_cross(module: nn.Module) -> bool:
-    """Whether a module without causality attends to another sequence, going by what transformers' modules say of themselves."""
-    return "Cross" in type(module).__name__ or bool(getattr(module, "is_cross_attention", False) or getattr(module, "is_decoder", False))
 
 
 def pack_right(mask: Tensor) -> tuple[Tensor, Tensor]:
