@@ -1,4 +1,4 @@
-"""Models of transformers that keep our attention when they are saved: the checkpoint names it, and brings the line of Python that registers it.
+"""Models of transformers that keep our attention when they are saved: the checkpoint names it, and brings what registers it.
 
 What transformers saves says nothing of the attention that a model had. A folder that :func:`keep_attention` completed does: its config.json
 has ``attn_implementation``, and ``auto_map`` leads to a file of a few lines that imports this package. So it opens as every model does,
@@ -75,13 +75,14 @@ def auto_classes(model: PreTrainedModel) -> dict[str, str]:
     kind = type(model.config)
     found = {}
     for name, auto in vars(modeling_auto).items():
-        if isinstance(auto, type) and issubclass(auto, auto_factory._BaseAutoModelClass) and hasattr(auto, "_model_mapping"):
-            entry = auto._model_mapping.get(kind) if kind in auto._model_mapping else None
-            classes = entry if isinstance(entry, tuple) else (entry,)
-            names = [one.__name__ for one in classes if one is not None and hasattr(transformers, one.__name__)]
-            if names:
-                own = type(model).__name__
-                found[name] = own if own in names else names[0]
+        if not (isinstance(auto, type) and issubclass(auto, auto_factory._BaseAutoModelClass)) or auto._model_mapping is None:
+            continue
+        entry = auto._model_mapping.get(kind, None)
+        classes = entry if isinstance(entry, tuple) else (entry,)
+        names = [one.__name__ for one in classes if one is not None and hasattr(transformers, one.__name__)]
+        if names:
+            own = type(model).__name__
+            found[name] = own if own in names else names[0]
     return found
 
 

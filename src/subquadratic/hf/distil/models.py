@@ -78,22 +78,22 @@ def open_pair(folder: Path, weights: Path | None, implementation: str, options: 
         student_folder = place if weights is None else weights / transformer_folder(weights)
         student = keeping(name).from_pretrained(student_folder, dtype=torch.float32, attn_implementation=implementation).eval()
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"model: transformers cannot open {place}: {error}") from error
+        raise ValueError(f"checkpoint: transformers cannot open {place}: {error}") from error
     if getattr(teacher.config, "is_encoder_decoder", False):
-        raise ValueError(f"model: {name} is an encoder-decoder, of which the attention is not distilled: name an encoder or a language model")
+        raise ValueError(f"checkpoint: {name} is an encoder-decoder, which is not supported: name an encoder or a language model")
     configure(student, **options)
     causal = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and name.endswith(("LMHeadModel", "ForCausalLM"))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
-        raise ValueError(f"model: the tokenizer in {place} has neither a padding token nor one for the end of a text")
+        raise ValueError(f"checkpoint: the tokenizer in {place} has neither a padding token nor one for the end of a text")
     tokenizer.padding_side = "right"
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
     try:
         called = check(student).called
     except RuntimeError as error:
-        raise NotImplementedError(f"model: {error}") from error
+        raise NotImplementedError(f"checkpoint: {error}") from error
     return Pair(teacher, student, tokenizer, list(called), causal, pooling_of(folder), _length(teacher.config, tokenizer))
 
 
@@ -122,7 +122,7 @@ def _class_name(place: Path) -> str:
         return str(named[0])
     config = transformers.AutoConfig.from_pretrained(place)
     if type(config) not in AutoModel._model_mapping:
-        raise ValueError(f"model: {place} is of a type that transformers has no model for, {config.model_type!r}")
+        raise ValueError(f"checkpoint: {place} is of a type that transformers has no model for, {config.model_type!r}")
     kind: Any = AutoModel._model_mapping[type(config)]
     return str((kind[0] if isinstance(kind, tuple) else kind).__name__)
 

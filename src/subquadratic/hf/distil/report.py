@@ -27,7 +27,8 @@ def cost_lines(rows: list[dict[str, Any]], title: str) -> list[str]:
     lines = [f"{title}", f"{'length':>8}  {'exact':>10}  {'ours':>10}  {'exact':>9}  {'ours':>9}"]
     for row in rows:
         times = f"{row['exact_seconds'] * 1e3:>7,.1f} ms  {row['seconds'] * 1e3:>7,.1f} ms"
-        lines.append(f"{row['length']:>8,}  {times}  {_size(row['exact_bytes'])}  {_size(row['bytes'])}  exact {_bar(row['exact_seconds'], most)}")
+        sizes = f"{_size(row['exact_bytes'])}  {_size(row['bytes'])}"
+        lines.append(f"{row['length']:>8,}  {times}  {sizes}  exact {_bar(row['exact_seconds'], most)}")
         lines.append(f"{'':>58}ours  {_bar(row['seconds'], most)}")
     return lines
 
@@ -57,8 +58,8 @@ def page(content: dict[str, Any], *, sentences: bool) -> str:
     return f"""\
 # A model with attention of linear cost
 
-Distilled with `subq distil` from {content['model']}: its attention was replaced by {content['attention']} ({given}) and the weights were trained to
-give what the original gives, on {content['data']}.
+Distilled with `subq distil` from {content['checkpoint']}: its attention was replaced by {content['attention']} ({given})
+and the weights were trained to give what the original gives, on {content['data']}.
 
 ```python
 {opened}

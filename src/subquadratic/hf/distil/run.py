@@ -49,7 +49,7 @@ class Progress:
 
 
 def distil(
-    model: str | Path,
+    checkpoint: str | Path,
     out: str | Path,
     *,
     data: str | None = None,
@@ -68,11 +68,11 @@ def distil(
     """Swap the attention of a model of transformers, train the copy to give what the original gives, and save it.
 
     Args:
-        model: folder of an encoder or a causal language model, as ``save_pretrained`` of transformers or sentence-transformers wrote it.
+        checkpoint: folder of an encoder or a causal language model, as ``save_pretrained`` of transformers or sentence-transformers wrote it.
         out: folder of the result, which must not be there, or be empty.
         data: text, as :func:`subquadratic.load_corpus` takes it; None: docstrings and descriptions of the installed Python packages.
         attention: "favor", "linformer" (encoders) or "window".
-        options: of it, fields of :class:`subquadratic.hf.attention.AttentionOptions`; the projections' seed is ``seed`` unless given.
+        options: of it, fields of :class:`subquadratic.hf.attention.AttentionOptions`; its seed is ``seed`` unless given.
         weights: folder of an earlier result to go on from.
         budget: seconds in all, measuring included; None: no limit.
         steps: optimizer steps in all; None: no limit. What comes first ends the training.
@@ -97,12 +97,12 @@ def distil(
         raise ValueError("budget and steps cannot both be None: the training would never end")
     torch.manual_seed(seed)
     listener.waiting("opening the model")
-    pair = open_pair(Path(model), None if weights is None else Path(weights), PREFIX + attention, {"seed": seed, **(options or {})})
+    pair = open_pair(Path(checkpoint), None if weights is None else Path(weights), PREFIX + attention, {"seed": seed, **(options or {})})
     length = min(length, pair.length)
     listener.waiting("reading the data")
     texts = read_texts(data)
     listener.say(f"data        {texts.name}: {len(texts.train):,} + {len(texts.held_out):,} paragraphs to train + measure on")
-    listener.say(f"model       {type(pair.teacher).__name__}, {len(pair.attention)} attention layers by {attention}, of {model}")
+    listener.say(f"model       {type(pair.teacher).__name__}, {len(pair.attention)} attention layers by {attention}, of {checkpoint}")
     held = held_out_texts(texts, length=length, count=MEASURED, seed=seed)
     listener.waiting("measuring")
     aside = time.monotonic()
@@ -118,12 +118,12 @@ def distil(
     after = measure(pair, held, length)
     listener.say(f"distilled   {summary(after)}")
     content = {
-        "model": str(model), "attention": attention, "options": pair.student.config.subquadratic_attention, "data": texts.name,
+        "checkpoint": str(checkpoint), "attention": attention, "options": pair.student.config.subquadratic_attention, "data": texts.name,
         "seed": seed, "batch_size": batch_size, "length": length, "steps": progress.steps, "tokens": progress.tokens,
         "losses": progress.losses, "seconds": round(time.monotonic() - started, 1), "interrupted": listener.stop(),
         "threads": torch.get_num_threads(), "measured_on": len(held), "swapped": before, "distilled": after, "costs": costs,
     }  # fmt: skip
-    save(pair, Path(model), Path(out), content)
+    save(pair, Path(checkpoint), Path(out), content)
     return content
 
 
@@ -163,6 +163,7 @@ def _part(
     """One part of the training, to the end of its schedule or a signal."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     peak, step, smooth = optimizer.param_groups[0]["lr"], 0, None
+    before, started = progress.tokens, time.monotonic()
     while schedule.progress(step) < 1 and not listener.stop():
         for group in optimizer.param_groups:
             group["lr"] = peak * schedule.factor(step)
@@ -178,6 +179,6 @@ def _part(
         smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
         progress.steps[name], progress.losses[name] = step, smooth
         progress.tokens += int(inputs["attention_mask"].sum())
-        listener.step(
-            part=name, step=step, loss=smooth, speed=progress.tokens, left=schedule.remaining(step), progress=schedule.progress(step)
-        )
+        speed = (progress.tokens - before) / max(time.monotonic() - started, 1e-9)
+        done, left = schedule.progress(step), schedule.remaining(step)
+        listener.step(part=name, step=step, loss=smooth, speed=speed, left=left, progress=done)

@@ -54,9 +54,9 @@ def copy_rest(source: Path, folder: Path) -> None:
     """Tokenizer, pooling and what else there is, but for weights, the model's configuration and its page."""
 
     def left_out(place: str, names: list[str]) -> set[str]:
-        top = Path(place) == source
-        there = {name for name in names if name in OTHERS or name.endswith(WEIGHTS)} if top or (Path(place) / "tokenizer_config.json").exists() else set()
-        return there | ({PAGE, CONFIG, REPORT} if top else set())
+        top, inner = Path(place) == source, Path(place) == source / transformer_folder(source)
+        weights = {name for name in names if name in OTHERS or name.endswith(WEIGHTS)} if top or inner else set()
+        return weights | ({PAGE, REPORT} if top else set()) | ({CONFIG} if inner else set())
 
     shutil.copytree(source, folder, ignore=left_out, dirs_exist_ok=True)
 

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def read_texts(data: str | None, progress: Callable[[int, int | None], None] | N
             return Texts(train, held, "docstrings and descriptions of the installed Python packages")
         data = STDLIB
     corpus = load_corpus(data, progress=progress)
-    sides = [_paragraphs(side, starts) for side, starts in ((corpus.train, corpus.train_starts), (corpus.validation, corpus.validation_starts))]
+    sides = _paragraphs(corpus.train, corpus.train_starts), _paragraphs(corpus.validation, corpus.validation_starts)
     if not all(sides):
         raise ValueError(f"data: {corpus.name} has too little text to hold some out for measuring; give more")
     return Texts(sides[0], sides[1], corpus.name)
@@ -59,7 +60,7 @@ def _paragraphs(tokens: Any, starts: Any) -> list[str]:
     found: list[str] = []
     bounds = [*map(int, starts), len(tokens)]
     stride = max(1, len(tokens) // MOST)
-    for begin, end in list(zip(bounds, bounds[1:], strict=False))[::stride]:
+    for begin, end in list(pairwise(bounds))[::stride]:
         side = np.asarray(tokens[begin : min(end, begin + MOST)])
         text = side[side < 256].astype(np.uint8).tobytes().decode("utf-8", errors="replace")
         for block in re.split(r"\n\s*\n", text):
