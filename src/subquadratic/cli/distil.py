@@ -16,7 +16,7 @@ from .text_io import OutputError
 GROUPS = {
     "attention": ("attention", "features", "slots", "window"),
     "training": ("data", "budget", "steps", "batch_size", "length", "layerwise", "learning_rate", "weights", "seed", "threads"),
-    "output": ("out", "overwrite", "quiet"),
+    "output": ("out", "overwrite", "longest", "quiet"),
 }
 EXAMPLES = """\
 examples:
@@ -32,6 +32,8 @@ def run(argv: Sequence[str]) -> int:
     options.check()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is on a hub
     with status("loading PyTorch", hidden=options.quiet):
+        from transformers.utils.logging import disable_progress_bar
+
         from ..core.backend_info import backend_info
         from ..core.free_memory import keep_freed_memory
         from ..core.threads import use_threads
@@ -39,6 +41,7 @@ def run(argv: Sequence[str]) -> int:
         from ..hf.distil.run import Listener, distil
         from ..training.callbacks import Signals
 
+        disable_progress_bar()  # of what is loaded and saved
     keep_freed_memory()
     use_threads(options.threads)
     display = make_display(quiet=options.quiet)
@@ -66,7 +69,7 @@ def _distil(distil: Callable[..., dict[str, Any]], options: DistilOptions, liste
             options={"features": options.features, "slots": options.slots, "window": options.window},
             weights=None if options.weights is None else Path(options.weights).expanduser(), budget=options.seconds(), steps=options.steps,
             batch_size=options.batch_size, length=options.length, layerwise=options.layerwise, learning_rate=options.learning_rate,
-            seed=options.seed, listener=listener,
+            longest=options.longest, seed=options.seed, listener=listener,
         )  # fmt: skip
     except NotImplementedError as error:
         raise ValueError(str(error)) from error

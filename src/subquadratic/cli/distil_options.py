@@ -40,20 +40,22 @@ class DistilOptions:
     """Time in all, such as 30m or 1h30m. Default: 30m, or as long as --steps take."""
     steps: int | None = None
     """Optimizer steps in all; ends the training where it comes before the budget."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Texts of a step."""
     length: int = 128
     """Tokens of the longest texts to train and measure on, if the model takes so many."""
     layerwise: float = 0.3
     """Share of the training that goes to the attention layers one by one; the rest trains the whole model."""
-    learning_rate: float | None = None
-    """Peak learning rate of the whole model's training; layers one by one learn faster by a fixed factor."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of the whole model's training; layers one by one learn three times as fast."""
     weights: str | None = None
     """Folder of an earlier result to go on from."""
     overwrite: bool = False
     """Replace an earlier result in the folder."""
     threads: int | None = None
     """Number of threads. Default: one per core."""
+    longest: int = 16384
+    """Tokens up to which time and memory are measured."""
     seed: int = 0
     """Random seed, for texts and random features."""
     quiet: bool = False
@@ -61,11 +63,11 @@ class DistilOptions:
 
     def check(self) -> None:
         """Raises ValueError for a value out of range, a folder without such a model, data that are not there, a place that is taken."""
-        require_positive(features=self.features, slots=self.slots, window=self.window, steps=self.steps, batch_size=self.batch_size)
+        require_positive(features=self.features, slots=self.slots, window=self.window)
+        require_positive(steps=self.steps, batch_size=self.batch_size, longest=self.longest)
         require_value(self.length >= 8, "length", "at least 8", self.length)
         require_value(0 <= self.layerwise <= 1, "layerwise", "from 0 to 1", self.layerwise)
-        rate = self.learning_rate
-        require_value(rate is None or 0 < rate <= 1, "learning_rate", "above 0 and at most 1", rate)
+        require_value(0 < self.learning_rate <= 1, "learning_rate", "above 0 and at most 1", self.learning_rate)
         require_value(self.seed >= 0, "seed", "at least 0", self.seed)
         self.seconds()
         check_model("checkpoint", named("checkpoint", self.checkpoint))

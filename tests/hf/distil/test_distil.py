@@ -13,7 +13,7 @@ from tests.hf.distil.tiny import bert_in, gpt2_in, sentence_bert_in, text_in
 from subquadratic.hf.attention.kept import SHIM
 from subquadratic.hf.distil.run import Listener, distil
 
-FEW: dict[str, Any] = {"budget": None, "batch_size": 16, "length": 32, "learning_rate": 2e-3, "options": {"features": 8}}
+FEW: dict[str, Any] = {"budget": None, "batch_size": 16, "length": 32, "learning_rate": 1e-3, "longest": 128, "options": {"features": 8}}
 BARE = """\
 import sys, torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer

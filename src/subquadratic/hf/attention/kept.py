@@ -73,7 +73,7 @@ def keep_attention(model: PreTrainedModel, folder: Path) -> None:
 def auto_classes(model: PreTrainedModel) -> dict[str, str]:
     """The classes that transformers' Auto classes make of a model's configuration, by the name of the Auto class; and its own."""
     kind = type(model.config)
-    found = {}
+    found: dict[str, str] = {}
     for name, auto in vars(modeling_auto).items():
         if not (isinstance(auto, type) and issubclass(auto, auto_factory._BaseAutoModelClass)) or auto._model_mapping is None:
             continue

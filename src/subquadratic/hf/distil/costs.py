@@ -24,10 +24,10 @@ Peak = Callable[[Callable[[], object]], int | None]
 """Bytes that a call takes for a while; None where the system does not tell."""
 
 
-def model_costs(pair: Pair, peak: Peak) -> list[dict[str, Any]]:
+def model_costs(pair: Pair, peak: Peak, longest: int = LAST) -> list[dict[str, Any]]:
     """Rows of a single sequence through the whole model, up to the longest that it takes."""
     rows = []
-    for length in _lengths(min(pair.length, LAST)):
+    for length in _lengths(min(pair.length, longest)):
         inputs = {"input_ids": torch.full((1, length), 5), "attention_mask": torch.ones(1, length, dtype=torch.int64)}
         calls = [_forward(model, inputs) for model in (pair.teacher, pair.student)]
         rows.append(_row(length, calls, peak))
@@ -36,7 +36,7 @@ def model_costs(pair: Pair, peak: Peak) -> list[dict[str, Any]]:
     return rows
 
 
-def attention_costs(pair: Pair, peak: Peak) -> list[dict[str, Any]]:
+def attention_costs(pair: Pair, peak: Peak, longest: int = LAST) -> list[dict[str, Any]]:
     """Rows of one attention layer alone, without its maps."""
     module = pair.student.get_submodule(pair.attention[0])
     config: Any = pair.student.config
@@ -44,7 +44,7 @@ def attention_costs(pair: Pair, peak: Peak) -> list[dict[str, Any]]:
     groups = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     rows = []
-    for length in _lengths(LAST):
+    for length in _lengths(longest):
         generator = torch.Generator().manual_seed(length)
         tensors = [torch.randn(1, count, length, width, generator=generator) for count in (heads, groups, groups)]
         calls = [_attend(name, module, tensors) for name in (SDPA, config._attn_implementation)]

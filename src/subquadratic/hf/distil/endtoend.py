@@ -5,6 +5,8 @@ Axes: B batch, N length, D width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,6 +53,7 @@ def _causal_loss(pair: Pair, inputs: dict[str, Tensor], mask: Tensor) -> Tensor:
 def all_parameters(pair: Pair) -> list[nn.Parameter]:
     """What is learned end to end: everything but tables of tokens and positions, which most texts do not touch."""
     tables = {id(one) for module in pair.student.modules() if isinstance(module, nn.Embedding) for one in module.parameters()}
-    head = pair.student.get_output_embeddings() if hasattr(pair.student, "get_output_embeddings") else None
+    student: Any = pair.student
+    head = student.get_output_embeddings() if hasattr(student, "get_output_embeddings") else None
     tables |= {id(one) for one in head.parameters()} if isinstance(head, nn.Module) else set()
     return [one for one in pair.student.parameters() if id(one) not in tables]

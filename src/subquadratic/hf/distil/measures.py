@@ -29,6 +29,12 @@ def measure(pair: Pair, texts: list[str], length: int) -> dict[str, float]:
         return _causal(pair, texts, length) if pair.causal else _encoder(pair, texts, length)
 
 
+def score(pair: Pair, texts: list[str], length: int) -> float:
+    """One number that is larger for a better student."""
+    figures = measure(pair, texts, length)
+    return -figures["divergence"] if pair.causal else figures["cosine"]
+
+
 def _encoder(pair: Pair, texts: list[str], length: int) -> dict[str, float]:
     ours, theirs = embed(pair, texts, length, student=True), embed(pair, texts, length, student=False)
     cosine = F.cosine_similarity(ours, theirs)

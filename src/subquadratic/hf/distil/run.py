@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ...core.schedule import Schedule
-from ..attention.options import PREFIX
-from .costs import Peak, attention_costs, model_costs
+from ..attention.options import ENTRY, PREFIX
+from .costs import LAST, Peak, attention_costs, model_costs
 from .endtoend import all_parameters, end_to_end_loss
 from .layerwise import attention_parameters, layerwise_loss
-from .measures import measure
+from .measures import measure, score
 from .models import Pair, open_pair
 from .report import summary
 from .saving import save
@@ -24,8 +24,10 @@ from .texts import Sampler, held_out_texts, read_texts, words_of
 
 LAYERWISE = 0.3  # of the training
 MEASURED = 256  # texts
-RATES = {"layerwise": 1e-3, "end to end": 4e-4}  # learning rates of AdamW, chosen on a 6-layer encoder (docs/huggingface.md)
-WARMUP, CLIP = 0.05, 1.0
+VALIDATED = 48  # others of them, on which it is decided what is kept
+FASTER = 3.0  # layers one by one learn so many times faster than the whole model
+RATE = 1e-4  # of AdamW, for the whole model: higher ones lose more at first than half an hour of two cores brings back
+WARMUP, CLIP = 0.1, 1.0
 
 
 @dataclass
@@ -45,6 +47,8 @@ class Progress:
 
     steps: dict[str, int] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, bool] = field(default_factory=dict)
+    """Whether a part made the model better on texts that are not trained on; what did not is undone."""
     tokens: int = 0
 
 
@@ -58,17 +62,18 @@ def distil(
     weights: str | Path | None = None,
     budget: float | None = 1800.0,
     steps: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = 16,
     length: int = 128,
     layerwise: float = LAYERWISE,
-    learning_rate: float | None = None,
+    learning_rate: float = RATE,
+    longest: int = LAST,
     seed: int = 0,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Swap the attention of a model of transformers, train the copy to give what the original gives, and save it.
 
     Args:
-        checkpoint: folder of an encoder or a causal language model, as ``save_pretrained`` of transformers or sentence-transformers wrote it.
+        checkpoint: folder of an encoder or a causal language model, as transformers or sentence-transformers saved it.
         out: folder of the result, which must not be there, or be empty.
         data: text, as :func:`subquadratic.load_corpus` takes it; None: docstrings and descriptions of the installed Python packages.
         attention: "favor", "linformer" (encoders) or "window".
@@ -79,7 +84,8 @@ def distil(
         batch_size: texts of a step.
         length: tokens of the longest texts.
         layerwise: share of the training that goes to attention layers one by one, the rest to the whole model.
-        learning_rate: of the whole model's training; layers one by one learn at 2.5 times that.
+        learning_rate: peak of the whole model's training; layers one by one learn three times as fast.
+        longest: tokens up to which time and memory are measured.
         seed: of texts and projections.
         listener: hears what goes on, and may stop it.
 
@@ -109,27 +115,33 @@ def distil(
     before = measure(pair, held, length)
     aside = time.monotonic() - aside
     listener.say(f"swapped     {summary(before)}")
-    costs = {"model": model_costs(pair, listener.peak), "attention": attention_costs(pair, listener.peak)}
+    costs = {"model": model_costs(pair, listener.peak, longest), "attention": attention_costs(pair, listener.peak, longest)}
     sampler = Sampler(texts.train, words_of(pair.tokenizer), length=length, seed=seed)
     left = None if budget is None else max(1.0, budget - (time.monotonic() - started) - aside * 1.2)
-    rates = dict(RATES) if learning_rate is None else {"layerwise": 2.5 * learning_rate, "end to end": learning_rate}
-    progress = _train(pair, sampler, listener, left, steps, batch_size, length, layerwise, rates)
+    rates = {"layerwise": FASTER * learning_rate, "end to end": learning_rate}
+    validation = held_out_texts(texts, length=length, count=VALIDATED, seed=seed + 1)
+    progress = _train(pair, sampler, listener, left, steps, batch_size, length, layerwise, rates, validation)
     listener.waiting("measuring")
     after = measure(pair, held, length)
     listener.say(f"distilled   {summary(after)}")
     content = {
-        "checkpoint": str(checkpoint), "attention": attention, "options": pair.student.config.subquadratic_attention, "data": texts.name,
+        "checkpoint": str(checkpoint), "attention": attention, "options": options_in(pair.student), "data": texts.name,
         "seed": seed, "batch_size": batch_size, "length": length, "steps": progress.steps, "tokens": progress.tokens,
-        "losses": progress.losses, "seconds": round(time.monotonic() - started, 1), "interrupted": listener.stop(),
+        "losses": progress.losses, "kept": progress.kept, "seconds": round(time.monotonic() - started, 1), "interrupted": listener.stop(),
         "threads": torch.get_num_threads(), "measured_on": len(held), "swapped": before, "distilled": after, "costs": costs,
     }  # fmt: skip
     save(pair, Path(checkpoint), Path(out), content)
     return content
 
 
+def options_in(model: Any) -> dict[str, Any]:
+    """Those of our attention, in a model's configuration."""
+    return dict(getattr(model.config, ENTRY))
+
+
 def _train(
     pair: Pair, sampler: Sampler, listener: Listener, seconds: float | None, steps: int | None, batch_size: int, length: int,
-    layerwise: float, rates: dict[str, float],
+    layerwise: float, rates: dict[str, float], validation: list[str],
 ) -> Progress:  # fmt: skip
     progress, started = Progress(), time.monotonic()
     parts: list[tuple[str, float, Any, Any]] = [
@@ -138,6 +150,7 @@ def _train(
     ]
     for parameter in pair.student.parameters():
         parameter.requires_grad_(False)
+    best = score(pair, validation, length)
     for name, share, loss_of, parameters_of in parts:
         left = None if seconds is None else seconds - (time.monotonic() - started)
         some = None if steps is None else steps - sum(progress.steps.values())
@@ -150,7 +163,17 @@ def _train(
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer = torch.optim.AdamW(parameters, lr=rates[name], betas=(0.9, 0.98), weight_decay=0.0)
+        before = [parameter.detach().clone() for parameter in parameters]
         _part(name, pair, sampler, listener, schedule, optimizer, loss_of, batch_size, length, progress)
+        listener.waiting("measuring")
+        now = score(pair, validation, length)
+        progress.kept[name] = now >= best
+        if now < best:
+            listener.say(f"left out    {name}: it made the model worse, perhaps for want of time; it goes on as before it")
+            with torch.no_grad():
+                for parameter, earlier in zip(parameters, before, strict=True):
+                    parameter.copy_(earlier)
+        best = max(now, best)
         if listener.stop():
             break
     return progress

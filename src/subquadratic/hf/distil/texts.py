@@ -23,7 +23,6 @@ SHORTEST = 6  # tokens
 LINES = 0.1  # of what is asked is nothing but words of the vocabulary,
 MIXED = 0.3  # and in so much of the rest some words are exchanged,
 EXCHANGED = (0.05, 0.4)  # of which this much
-WHOLE = 0.1  # of batches have rows of the full length
 FEWEST, LONGEST = 20, 2000  # characters of a paragraph; longer ones are cut
 MOST = 64 << 20  # bytes that are kept in memory
 
@@ -94,10 +93,8 @@ class Sampler:
         self.random = random.Random(seed)
 
     def batch(self, count: int) -> list[str]:
-        """``count`` texts, whose length is drawn once, each order of magnitude alike."""
-        draw = self.random
-        least = min(SHORTEST, self.length)
-        tokens = self.length if draw.random() < WHOLE else round(least * (self.length / least) ** draw.random())
+        """``count`` texts of one length, which is drawn evenly: short ones are nearly right as they are."""
+        tokens = self.random.randint(min(SHORTEST, self.length), self.length)
         return [self.text(tokens) for _ in range(count)]
 
     def text(self, tokens: int) -> str:
