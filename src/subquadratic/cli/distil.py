@@ -32,16 +32,15 @@ def run(argv: Sequence[str]) -> int:
     options.check()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is on a hub
     with status("loading PyTorch", hidden=options.quiet):
-        from transformers.utils.logging import disable_progress_bar
-
         from ..core.backend_info import backend_info
         from ..core.free_memory import keep_freed_memory
         from ..core.threads import use_threads
+        from ..hf.distil.models import without_bars
         from ..hf.distil.report import report_lines
         from ..hf.distil.run import Listener, distil
         from ..training.callbacks import Signals
 
-        disable_progress_bar()  # of what is loaded and saved
+    without_bars()
     keep_freed_memory()
     use_threads(options.threads)
     display = make_display(quiet=options.quiet)

@@ -122,7 +122,8 @@ def test_what_stands_in_the_folder_is_never_lost(place: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("attention", ["window", "linformer"])
 def test_other_attention(place: Path, tmp_path: Path, attention: str) -> None:
     options = {"features": 8, "window": 3, "slots": 3}
-    result = distil(place / "bert", tmp_path / "out", data=str(place / "text"), steps=40, attention=attention, **{**FEW, "options": options})
+    few = {**FEW, "options": options}
+    result = distil(place / "bert", tmp_path / "out", data=str(place / "text"), steps=40, attention=attention, **few)
     assert result["distilled"]["cosine"] > result["swapped"]["cosine"]
 
 

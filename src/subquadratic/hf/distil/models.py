@@ -97,6 +97,11 @@ def open_pair(folder: Path, weights: Path | None, implementation: str, options: 
     return Pair(teacher, student, tokenizer, list(called), causal, pooling_of(folder), _length(teacher.config, tokenizer))
 
 
+def without_bars() -> None:
+    """No progress bars of transformers, which reads and writes these models in a moment."""
+    transformers.utils.logging.disable_progress_bar()
+
+
 def transformer_folder(folder: Path) -> str:
     """Where in a folder of sentence-transformers the transformer is; of other models, the folder itself."""
     entries = _json(folder / MODULES)
