@@ -20,7 +20,14 @@ from .matrix import BACKBONES, SMALL, inputs, tokens
 LENGTH = 9
 # Beside each backbone as it is: options whose tensors take other ways.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "performer": [{}, {"kernel": "efficient", "features": None}, {"local_heads": 1, "local_window": 4}, {"reversible": True}],
+    "performer": [
+        {},
+        {"estimator": "optimal", "center": True, "balance": "channel"},
+        {"estimator": "dense", "center": True, "balance": "full"},
+        {"kernel": "efficient", "features": None},
+        {"local_heads": 1, "local_window": 4},
+        {"reversible": True},
+    ],
     "linformer": [{}, {"projection": "conv", "share": "layer", "checkpointing": True}],
     "fastformer": [{}, {"tie_logit_vectors": True, "reversible": True}, {"positions": None, "token_shift": True}],
     "feedback_transformer": [
@@ -39,6 +46,8 @@ CASES = [
     for causal in (True, False)
     if causal or not kind.causal_only
 ]
+
+
 def mark_slow(case: Any) -> Any:
     return pytest.param(*case.values, id=case.id, marks=pytest.mark.slow)
 

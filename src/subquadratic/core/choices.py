@@ -62,8 +62,16 @@ def check_kernel(*, kernel: str | Callable[..., Any], features: int | None, feat
     require_choice("orthogonal_scaling", orthogonal_scaling, (0, 1))
 
 
-def check_estimator(*, estimator: str, center: bool, balance: str | None) -> None:
-    """Ranges of the options that make features of the softmax kernel precise.
+def check_estimator(
+    *,
+    estimator: str,
+    center: bool,
+    balance: str | None,
+    kernel: str | Callable[..., Any] = "softmax",
+    feature_epsilon: float = 0.0,
+    scaling: int = 0,
+) -> bool:
+    """Ranges of the options that make features of the softmax kernel precise; whether any of them asks for more than positive features.
 
     Raises:
         ValueError: naming the first that is out of range.
@@ -71,6 +79,14 @@ def check_estimator(*, estimator: str, center: bool, balance: str | None) -> Non
     require_choice("estimator", estimator, ESTIMATORS)
     require_choice("center", center, (False, True))
     require_choice("balance", balance, BALANCES)
+    asked = {"estimator": estimator != "positive", "center": bool(center), "balance": balance is not None}
+    name = next((name for name in asked if asked[name]), None)
+    if name is not None:
+        require(kernel == "softmax", f"{name} is for kernel='softmax', got kernel={kernel!r}")
+        require(not feature_epsilon, f"{name} has no feature_epsilon: leave it at 0, got {feature_epsilon!r}")
+    wide = estimator == "positive" or scaling == 0
+    require(wide, f"estimator={estimator!r} weights Gaussian features: orthogonal_scaling must be 0, got {scaling!r}")
+    return name is not None
 
 
 def check_buckets(buckets: int, max_distance: int) -> None:

@@ -73,9 +73,7 @@ def test_packed_documents_equal_each_by_itself(borders: list[int], device: torch
     single = packed.with_leaves()
     results = [(x.values, x.total, x.weight) if not x.values.shape[2] else run(x) for x in documents(single, borders)]
     expected = (torch.cat([r[0] for r in results], dim=2), torch.cat([r[1] for r in results]), torch.cat([r[2] for r in results]))
-    assert_close(
-        with_second_derivatives(found, packed.differentiable()), with_second_derivatives(expected, single.differentiable()), 1e-4
-    )
+    assert_close(with_second_derivatives(found, packed.differentiable()), with_second_derivatives(expected, single.differentiable()), 1e-4)
     assert_close(with_gradients(found, packed.differentiable()), with_gradients(expected, single.differentiable()), 1e-5)
 
 

@@ -53,7 +53,8 @@ def modern_bert() -> tuple[type, Any]:
 
 
 def whisper() -> tuple[type, Any]:
-    sizes = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))}
+    each = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
+    sizes = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in each.items()}
     lengths = {"num_mel_bins": 8, "max_source_positions": 30, "max_target_positions": 40}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     return t.WhisperForConditionalGeneration, t.WhisperConfig(vocab_size=50, d_model=32, init_std=0.08, **sizes, **lengths, **special)
@@ -69,16 +70,18 @@ def families() -> dict[str, tuple[type, Any, dict[str, Tensor]]]:
     tokens = {"input_ids": TOKENS, "attention_mask": RIGHT}
     generator = torch.Generator().manual_seed(2)
     image = {key: value for key, value in BASE.items() if key != "vocab_size"}
+    pixels = torch.randn(2, 3, 32, 32, generator=generator)
+    gpt2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4}
     two_kinds = {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
     return {
         "bert": (*bert(), tokens),
         "bert decoder": (t.BertLMHeadModel, t.BertConfig(**BASE, is_decoder=True), tokens),
         "roberta": (t.RobertaModel, t.RobertaConfig(**BASE), tokens),
         "modernbert": (*modern_bert(), tokens),
-        "vit": (t.ViTModel, t.ViTConfig(**image, image_size=32, patch_size=8), {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}),
+        "vit": (t.ViTModel, t.ViTConfig(**image, image_size=32, patch_size=8), {"pixel_values": pixels}),
         "wav2vec2": (*wav2vec2(), {"input_values": torch.randn(2, 400, generator=generator)}),
         "whisper": (*whisper(), {"input_features": torch.randn(2, 8, 60, generator=generator), "decoder_input_ids": TOKENS}),
-        "gpt2": (t.GPT2LMHeadModel, t.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.15), tokens),
+        "gpt2": (t.GPT2LMHeadModel, t.GPT2Config(**gpt2, n_positions=64, initializer_range=0.15), tokens),
         "llama": (*llama(), tokens),
         "mistral": (*mistral(), tokens),
         "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config(**GROUPED), tokens),

@@ -12,8 +12,12 @@ pytest.importorskip("transformers")
 
 from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicCache, StaticCache
-from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+    create_causal_mask,
+    create_sliding_window_causal_mask,
+)
 
 from subquadratic.hf.attention.interface import FUNCTIONS
 from subquadratic.hf.attention.options import FAVOR, LINFORMER, WINDOW

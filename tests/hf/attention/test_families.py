@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-t = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
+import transformers as t
 from tests.hf.attention.models import BASE, GROUPED, RIGHT, TOKENS, build, families
 
 from subquadratic.hf.attention import NAMES, check, configure
@@ -113,7 +114,7 @@ def test_check_finds_parts_that_compute_otherwise() -> None:
     )
     model = build(t.CLIPModel, config, {"text_config": FAVOR, "vision_config": "sdpa"})
     inputs = {"input_ids": TOKENS, "pixel_values": torch.randn(2, 3, 32, 32)}
-    with pytest.raises(RuntimeError, match="2 do not .*vision_model"):
+    with pytest.raises(RuntimeError, match=r"2 do not .*vision_model"):
         check(model, **inputs)
     report = check(model, partial=True, **inputs)
     assert len(report.called) == 2 and all("vision" in name for name in report.silent)

@@ -46,8 +46,8 @@ def test_cached_equals_uncached(implementation: str, family: str, way: str, monk
 def test_whisper_generates_through_cross_attention() -> None:
     model_class, config, inputs = FAMILIES["whisper"]
     model = build(model_class, config, FAVOR, features=32)
-    options = {"max_new_tokens": 6, "do_sample": False}
-    assert torch.equal(model.generate(inputs["input_features"], **options), model.generate(inputs["input_features"], **options, use_cache=False))
+    given = {"input_features": inputs["input_features"], "max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(model.generate(**given), model.generate(**given, use_cache=False))
 
 
 def test_a_kept_summary_is_not_used_for_another_cache(monkeypatch: pytest.MonkeyPatch) -> None:

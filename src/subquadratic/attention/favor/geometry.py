@@ -20,7 +20,7 @@ but for what does not depend on S. In the mean over z it is least at
 the closed form of 2205.15317 (section 3.3) where all eigenvectors share one s.
 
 Vectors are rows. Axes: B batch, H heads, N length, K head width, M features; "..." is (B, H), or (H,) where all rows of a batch share it.
-Queries and keys are times K^(-1/4) throughout.
+Means and moments are of queries and keys times K^(-1/4).
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .roots import square_root
+from .roots import Eigen, eigen_of, square_root
 
 RIDGE = 1e-3  # added to second moments, relative to their mean over channels: a short sequence spans few directions
 TINY = 1e-10  # the same of queries or keys that are all alike
@@ -56,7 +56,7 @@ def moments_of(x: Tensor, mask: Tensor | None = None) -> Moments:
     """Of real tokens, over the length.
 
     Args:
-        x: (B, H, N, K), times K^(-1/4).
+        x: (B, H, N, K), not yet times K^(-1/4), which the moments are.
         mask: (B, N) bool, True = real token.
     """
     if mask is None:
@@ -69,7 +69,8 @@ def moments_of(x: Tensor, mask: Tensor | None = None) -> Moments:
         count = mask.sum(dim=-1).clamp_min(1).to(x.dtype)[:, None, None, None]
         mean = x.sum(dim=2, keepdim=True) / count
         centred = (x - mean).masked_fill(missing, 0.0)
-    return Moments(mean, centred.mT @ centred / count)
+    scale = x.shape[-1] ** -0.25
+    return Moments(mean * scale, centred.mT @ centred * (scale**2 / count))
 
 
 def geometry_of(queries: Moments, keys: Moments, *, estimator: str, center: bool, balance: str | None) -> Geometry:
@@ -91,6 +92,12 @@ def apply(x: Tensor, change: Tensor | None) -> Tensor:
     if change is None:
         return x
     return x * change if change.shape[-2] == 1 else x @ change
+
+
+def combined(first: Tensor | None, second: Tensor | None, x: Tensor) -> Tensor:
+    """Both maps, one after the other, as one matrix for rows like those of ``x``."""
+    both = apply(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device), first)
+    return apply(both, second)
 
 
 def mapped_moment(moment: Tensor, change: Tensor | None) -> Tensor:
@@ -121,7 +128,9 @@ def _balanced(q: Tensor, k: Tensor, balance: str | None) -> tuple[Tensor | None,
         ratio = (_diagonal(k) / _diagonal(q)).sqrt().sqrt()[..., None, :]
         return ratio, ratio.reciprocal()
     lower = torch.linalg.cholesky_ex(q).L  # q = L L^T
-    quarter = square_root(square_root(lower.mT @ k @ lower))
+    product = lower.mT @ k @ lower
+    values, basis = eigen_of(product)
+    quarter = square_root(square_root(product, Eigen(values, basis)), Eigen(values.clamp_min(0).sqrt(), basis))
     # A = L^-T P^(1/4), of P = L^T k L: both moments become P^(1/2)
     return torch.linalg.solve_triangular(lower.mT, quarter, upper=True), lower @ torch.linalg.inv_ex(quarter).inverse
 
@@ -133,8 +142,10 @@ def _widened(sums: Tensor, *, dense: bool) -> tuple[Tensor, Tensor]:
         variance = (square + (square.square() - 8).sqrt()) / 4
         return variance, variance.sqrt()
     one = torch.eye(sums.shape[-1], dtype=sums.dtype, device=sums.device)
-    covariance = (3 * one + 2 * sums + square_root(one + 12 * sums + 4 * sums @ sums)) / 4
-    return covariance, square_root(covariance)
+    values, basis = eigen_of(sums)
+    values, under = values.clamp_min(0), 1 + 12 * values + 4 * values.square()
+    covariance = (3 * one + 2 * sums + square_root(one + 12 * sums + 4 * sums @ sums, Eigen(under, basis))) / 4
+    return covariance, square_root(covariance, Eigen((3 + 2 * values + under.sqrt()) / 4, basis))
 
 
 def _ridged(moment: Tensor) -> Tensor:

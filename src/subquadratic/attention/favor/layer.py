@@ -42,6 +42,12 @@ class FavorAttention(Streaming):
             projection).
         feature_epsilon: added to every softmax feature, relative to its stabiliser. 0 is unbiased; the published code has 1e-4.
         orthogonal_scaling: 0: row norms as Gaussian vectors have; 1: sqrt(K).
+        estimator: of the softmax kernel: "positive" (Performer), "optimal" (arXiv 2205.15317), "dense" (arXiv 2302.00787). The last two
+            draw features wider than Gaussian ones, which vary less where queries and keys are large.
+        center: subtract the mean of queries and of keys; softmax stays what it is.
+        balance: scale each "channel" of queries, and of keys inversely, to the same size, or both by a "full" matrix and its inverse.
+            Bidirectional, these three follow the sequence; causal and in cross-attention they are fixed, and fitted by
+            :func:`~subquadratic.attention.favor.fitting.fitting`.
         rotary: rotary positions on queries and keys (not in cross-attention).
         local_heads: this many of the H heads attend exactly, within a window.
         local_window: W: a local head sees its block of W tokens and the one before (also the one after, when bidirectional).
@@ -70,6 +76,9 @@ class FavorAttention(Streaming):
         kernel: Kernel = "softmax",
         feature_epsilon: float = 0.0,
         orthogonal_scaling: int = 0,
+        estimator: str = "positive",
+        center: bool = False,
+        balance: str | None = None,
         rotary: bool = False,
         local_heads: int = 0,
         local_window: int = 256,
@@ -91,10 +100,14 @@ class FavorAttention(Streaming):
         self.local_heads, self.global_heads = local_heads, heads - local_heads
         favor = FavorHeads(
             width,
+            heads=max(self.global_heads, 1),
             features=features,
             kernel=kernel,
             feature_epsilon=feature_epsilon,
             orthogonal_scaling=orthogonal_scaling,
+            estimator=estimator,
+            center=center,
+            balance=balance,
             generator=generator,
         )
         self.favor = favor if self.global_heads else None
@@ -156,12 +169,15 @@ class FavorAttention(Streaming):
         else:
             queries, (keys, values) = self._query(x), self._context_maps(context, context_mask)
             key_mask = context_mask
-        y = self._attend(queries, keys, values, key_mask)
+        masks = key_mask, mask
+        y = self._attend(queries, keys, values, *masks, context=context is not None)
         output = self._finish(y, mask)
         if not return_attention:
             return output
         everything = torch.eye(keys.shape[2], dtype=y.dtype, device=y.device).expand(x.shape[0], queries.shape[1], -1, -1)
-        return output, self._attend(queries, keys, everything, key_mask)  # weights are what the identity is mixed into
+        return output, self._attend(
+            queries, keys, everything, *masks, context=context is not None
+        )  # weights are what the identity is mixed into
 
     def init_state(
         self,
@@ -223,18 +239,20 @@ class FavorAttention(Streaming):
         estimate = self._global()(queries, keys, values, causal=self.causal)
         return float((estimate - exact).square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-30))
 
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, query_mask: Tensor | None, *, context: bool
+    ) -> Tensor:
         """(B, H, N, K), (B, H, S, K) twice -> (B, H, N, K): global heads first, then local ones."""
         if self.causal:
             return self._attend_causal(queries, keys, values, mask, None, None)[0]
         if not self.local_heads:
-            return self._global()(queries, keys, values, mask, causal=False)
+            return self._global()(queries, keys, values, mask, causal=False, query_mask=query_mask, context=context)
         outputs = []
         (q, local_q), (k, local_k), (v, local_v) = (
             tensor.split([self.global_heads, self.local_heads], dim=1) for tensor in (queries, keys, values)
         )
         if self.favor is not None:
-            outputs.append(self.favor(q, k, v, mask, causal=False))
+            outputs.append(self.favor(q, k, v, mask, causal=False, query_mask=query_mask))
         outputs.append(
             window_attention(local_q, local_k, local_v, window=self.local_window, causal=False, mask=mask, dropout=self._dropping())
         )

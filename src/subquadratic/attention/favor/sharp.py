@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ...core.choices import check_estimator
 from ...core.numerics import exact_dtype, no_autocast
 from .formula import zero_keys
-from .geometry import Geometry, apply, feature_bias, geometry_of, moments_of
+from .geometry import Geometry, apply, combined, feature_bias, geometry_of, moments_of
 from .op import causal_favor, read_favor, summarise_favor
 from .state import FeatureState
 
@@ -65,8 +65,8 @@ def favor_attention(
 
     Cost O((N + S) (M K + K^2)) a head, and O(K^3) for the statistics.
     """
-    check_estimator(estimator=estimator, center=center, balance=balance)
-    if fixed is None and estimator == "positive" and not center and balance is None:
+    sharp = check_estimator(estimator=estimator, center=center, balance=balance)
+    if fixed is None and not sharp:
         return read_favor(queries, summarise_favor(keys, values, projection, mask), projection)
     if fixed is not None:
         return read_fixed(queries, summarise_fixed(keys, values, projection, fixed, mask), projection, fixed)
@@ -74,7 +74,7 @@ def favor_attention(
     if query_mask is None and queries.shape[2] == keys.shape[2]:
         query_mask = mask
     with no_autocast(values):
-        queries, keys = _scaled(queries, dtype), _scaled(keys, dtype)
+        queries, keys = queries.to(dtype), keys.to(dtype)
         moments = moments_of(queries, query_mask), moments_of(keys, mask)
         geometry = geometry_of(*moments, estimator=estimator, center=center, balance=balance)
         wide = _widened(projection, dtype)
@@ -87,7 +87,7 @@ def summarise_fixed(keys: Tensor, values: Tensor, projection: Tensor, fixed: Fix
     """All that queries can ask of keys and values (B, H, S, K), for :func:`read_fixed`."""
     dtype = exact_dtype(keys, values)
     with no_autocast(values):
-        inputs = _keys(_scaled(keys, dtype), _in(fixed.geometry, dtype))
+        inputs = _keys(keys.to(dtype), _in(fixed.geometry, dtype))
         summary = summarise_favor(inputs, values.to(dtype), _widened(projection, dtype), mask)
         return _with_bias(summary, None if fixed.bias is None else fixed.bias.to(dtype))
 
@@ -96,7 +96,7 @@ def read_fixed(queries: Tensor, summary: FeatureState, projection: Tensor, fixed
     """Queries (B, H, N, K) to a summary: (B, H, N, K)."""
     given, dtype = queries.dtype, exact_dtype(queries, summary.total)
     with no_autocast(queries):
-        inputs = _queries(_scaled(queries, dtype), _in(fixed.geometry, dtype))
+        inputs = _queries(queries.to(dtype), _in(fixed.geometry, dtype))
         return read_favor(inputs, summary, _widened(projection, dtype)).to(given)
 
 
@@ -115,43 +115,38 @@ def causal_favor_attention(
     given, dtype = values.dtype, exact_dtype(queries, keys, values)
     with no_autocast(values):
         geometry, wide = _in(fixed.geometry, dtype), _widened(projection, dtype, fixed.bias)
-        q, k = _queries(_scaled(queries, dtype), geometry, fixed.bias), _keys(_scaled(keys, dtype), geometry, fixed.bias)
+        heads = 0 if fixed.bias is None else len(fixed.bias)
+        q, k = _queries(queries.to(dtype), geometry, heads), _keys(keys.to(dtype), geometry, heads)
         if mask is not None:
             k = zero_keys(k, mask)
         output, after = causal_favor(q, k, values.to(dtype), wide, state, mask=mask, cu_seqlens=cu_seqlens)
     return output.to(given), after
 
 
-def _scaled(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype) * x.shape[-1] ** -0.25
-
-
 def _in(geometry: Geometry, dtype: torch.dtype) -> Geometry:
     return Geometry(*(None if x is None else x.to(dtype) for x in geometry))
 
 
-def _queries(x: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
-    """(B, H, N, K) -> (B, H, N, K + 1), with the biases' channels (B, H, N, K + 1 + H)."""
-    x = x if geometry.query_mean is None else x - geometry.query_mean
-    x = apply(apply(x, geometry.query_map), geometry.stretch) * SMALL
-    x = F.pad(x, (0, 1))
-    if bias is not None:
-        own = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None]
-        x = torch.cat((x, own.expand(*x.shape[:-1], -1)), dim=-1)
-    return x * x.shape[-1] ** 0.25
+def _queries(x: Tensor, geometry: Geometry, heads: int = 0) -> Tensor:
+    """(B, H, N, K), not yet times K^(-1/4), -> (B, H, N, K + 1), with channels of ``heads`` (B, H, N, K + 1 + H)."""
+    width = x.shape[-1]
+    scale, more = width**-0.25, (width + 1 + heads) ** 0.25  # the ops' own is that of their width
+    x = x if geometry.query_mean is None else x - geometry.query_mean / scale
+    x = x @ F.pad(combined(geometry.query_map, geometry.stretch, x) * (SMALL * scale * more), (0, 1 + heads))
+    return x + F.pad(torch.eye(heads, dtype=x.dtype, device=x.device)[:, None] * more, (width + 1, 0)) if heads else x
 
 
-def _keys(x: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
+def _keys(x: Tensor, geometry: Geometry, heads: int = 0) -> Tensor:
     """As :func:`_queries`. The channel r is at least 1, where its root has a derivative: a constant of all exponents cancels."""
-    x = x if geometry.key_mean is None else x - geometry.key_mean
-    x = apply(x, geometry.key_map)
+    width = x.shape[-1]
+    scale, more = width**-0.25, (width + 1 + heads) ** 0.25
+    x = x if geometry.key_mean is None else x - geometry.key_mean / scale
     # exp(c.k) of centred queries completes the square: c.k - |k|^2 / 2 = -|k - c|^2 / 2 + a constant
-    rest = x if geometry.query_mean is None else x - apply(geometry.query_mean, geometry.query_map)
-    rest = (rest.square().sum(dim=-1, keepdim=True) + 1).sqrt()
-    x = torch.cat((apply(x, geometry.stretch) * SMALL, rest), dim=-1)
-    if bias is not None:
-        x = F.pad(x, (0, x.shape[1]))
-    return x * x.shape[-1] ** 0.25
+    rest = apply(x, geometry.key_map)
+    rest = rest if geometry.query_mean is None else rest - apply(geometry.query_mean, geometry.query_map) / scale
+    rest = (torch.linalg.vecdot(rest, rest)[..., None] * (scale * more) ** 2 + more**2).sqrt()
+    x = x @ (combined(geometry.key_map, geometry.stretch, x) * (SMALL * scale * more))
+    return F.pad(torch.cat((x, rest), dim=-1), (0, heads)) if heads else torch.cat((x, rest), dim=-1)
 
 
 def _widened(projection: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ def windows_by_formula(
     dropout: float,
     documents: Tensor | None = None,
 ) -> Tensor:
-    """In operations that autograd and compilers follow. ``documents``: (B, N), the number of each position's, beyond which it sees nothing."""
+    """In operations that autograd and compilers follow. ``documents``: (B, N) integers; a position sees those of its own number only."""
     if mask is None:
         return _plain_blocks(queries, keys, values, window, causal, sliding, None, dropout, documents)
     order, packed = pack_left(mask)

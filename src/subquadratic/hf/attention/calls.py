@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
 import torch
+from torch import nn
 
 _listeners: list[dict[int, str]] = []
 

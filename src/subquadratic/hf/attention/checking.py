@@ -52,7 +52,8 @@ def check(model: nn.Module, *, partial: bool = False, **inputs: Any) -> Report:
     silent = [names[key] for key in ran if key not in calls]
     if not called:
         where = f": {_few(silent)} compute for themselves" if silent else ""
-        raise RuntimeError(f"{type(model).__name__} accepts the name of an attention implementation, and called none of {', '.join(NAMES)}{where}")
+        name = type(model).__name__
+        raise RuntimeError(f"{name} accepts the name of an attention implementation, and called none of {', '.join(NAMES)}{where}")
     if silent and not partial:
         raise RuntimeError(
             f"{len(called)} attention modules of {type(model).__name__} call our attention, {len(silent)} do not ({_few(silent)}): "
@@ -83,7 +84,8 @@ def dry_inputs(model: nn.Module) -> dict[str, Tensor]:
     elif main == "input_features" and hasattr(config, "max_source_positions"):
         inputs = {main: torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions, device=device, dtype=dtype)}
     else:
-        raise ValueError(f"{type(model).__name__} takes {main}, of a shape that its configuration does not tell: pass the inputs of a forward")
+        name = type(model).__name__
+        raise ValueError(f"{name} takes {main}, of a shape that its configuration does not tell: pass the inputs of a forward")
     if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in inspect.signature(model.forward).parameters:
         inputs["decoder_input_ids"] = tokens
     return inputs

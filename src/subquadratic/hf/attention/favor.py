@@ -3,6 +3,8 @@
 Axes: B batch, H heads of queries, J heads of keys, N length (queries), S length (keys), K head width, M features.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +15,10 @@ from ...attention.favor.state import with_one_maximum
 from ...core.backend import is_traced
 from .documents import by_document
 from .heads import grouped, repeated, ungrouped
+from .modules import is_cross, layer_of
 from .options import AttentionOptions
 from .projections import projection
 from .remembered import keep, recall
-from .modules import is_cross, layer_of
 from .sight import Sight
 
 
@@ -69,7 +71,7 @@ def _bidirectional(
     heads, groups = queries.shape[1], queries.shape[1] // keys.shape[1]
     queries = grouped(queries, keys.shape[1])
     asking = real if real is None or not own else real.repeat(1, groups)
-    ways = {"estimator": options.estimator, "center": options.center, "balance": options.balance} if own else {}
+    ways: dict[str, Any] = {"estimator": options.estimator, "center": options.center, "balance": options.balance} if own else {}
     output = favor_attention(queries, keys, values, drawn, mask=real, query_mask=asking if own else None, **ways)
     return ungrouped(output, heads).to(values.dtype)
 

@@ -97,10 +97,9 @@ def _flags(function: Callable[..., Any], config: Any) -> Flags:
         if name not in PARTS:
             raise NotImplementedError(_refusal(f"the pattern {name}"))
         flags |= PARTS[name]
-        if window is not None and window != getattr(config, "sliding_window", None):
-            raise NotImplementedError(
-                f"the mask has a sliding window of {window}, the configuration one of {getattr(config, 'sliding_window', None)}: {_USE_SDPA}"
-            )
+        configured = getattr(config, "sliding_window", None)
+        if window is not None and window != configured:
+            raise NotImplementedError(f"the mask has a sliding window of {window}, the configuration one of {configured}: {_USE_SDPA}")
     return flags
 
 

@@ -13,10 +13,21 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ...attention.favor.features import orthogonal_gaussian
 
 
-@torch.compiler.assume_constant_result
 def projection(features: int, width: int, scaling: int, seed: int, layer: int, device: torch.device) -> Tensor:
-    """(M, K) in float32, the same for the same arguments; by compilers taken for a constant of the graph."""
-    return _kept(features, width, scaling, seed, layer, device)
+    """(M, K) in float32, the same for the same arguments."""
+    drawn = _operator if torch.compiler.is_dynamo_compiling() else _kept
+    return drawn(features, width, scaling, seed, layer, device)
+
+
+@torch.library.custom_op("subquadratic::projection", mutates_args=())
+def _operator(features: int, width: int, scaling: int, seed: int, layer: int, device: torch.device) -> Tensor:
+    """What compilers follow; a copy, since they may write over what an operator gives."""
+    return _kept(features, width, scaling, seed, layer, device).clone()
+
+
+@_operator.register_fake
+def _(features: int, width: int, scaling: int, seed: int, layer: int, device: torch.device) -> Tensor:
+    return torch.empty(features, width, dtype=torch.float32, device=device)
 
 
 @lru_cache(maxsize=512)

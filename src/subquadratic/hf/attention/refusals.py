@@ -21,7 +21,8 @@ WHAT = {
 
 def refuse(name: str, module: nn.Module, why: str) -> NotImplementedError:
     """The error for a module that cannot have the implementation ``name``."""
-    return NotImplementedError(f'{type(module).__name__} {why}, which attn_implementation="{name}" cannot do: load this model with "sdpa" or "eager"')
+    other = 'load this model with "sdpa" or "eager"'
+    return NotImplementedError(f'{type(module).__name__} {why}, which attn_implementation="{name}" cannot do: {other}')
 
 
 def check_keywords(name: str, module: nn.Module, keywords: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 Axes: B batch, H heads of queries, J heads of keys, N length (queries), S length (keys), K head width, W window.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

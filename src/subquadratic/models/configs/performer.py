@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core.choices import check_kernel, check_local
+from ...core.choices import check_estimator, check_kernel, check_local
 from ...core.errors import require, require_positive
 from ...core.scalars import as_numbers
 from ..config import BackboneConfig
@@ -29,6 +29,13 @@ class PerformerConfig(BackboneConfig):
     """Added to every softmax feature. The published code uses 1e-4; 0 leaves the estimate unbiased."""
     orthogonal_scaling: int = 0
     """Row norms of the projection: 0: those of Gaussian vectors; 1: sqrt(K)."""
+    estimator: str = "positive"
+    """Of the softmax kernel: "positive" (Performer), "optimal" (arXiv 2205.15317), "dense" (arXiv 2302.00787), which vary less where
+    queries and keys are large."""
+    center: bool = False
+    """Subtract the means of queries and keys before the features; softmax stays what it is."""
+    balance: str | None = None
+    """Bring queries and keys to the same size before the features: each "channel", or by a "full" matrix and its inverse."""
     redraw_interval: int | None = 1000
     """Optimizer steps between redraws of the projections (the published value); None: never. Acted on by the training engine."""
     local_heads: int | tuple[int, ...] = 0
@@ -58,6 +65,14 @@ class PerformerConfig(BackboneConfig):
             )
         check_kernel(
             kernel=self.kernel, features=self.features, feature_epsilon=self.feature_epsilon, orthogonal_scaling=self.orthogonal_scaling
+        )
+        check_estimator(
+            estimator=self.estimator,
+            center=self.center,
+            balance=self.balance,
+            kernel=self.kernel,
+            feature_epsilon=self.feature_epsilon,
+            scaling=self.orthogonal_scaling,
         )
         for local_heads in self.local_heads if isinstance(self.local_heads, tuple) else (self.local_heads,):
             check_local(heads=self.heads, local_heads=local_heads, local_window=self.local_window)
