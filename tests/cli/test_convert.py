@@ -72,3 +72,41 @@ def test_a_converted_model_that_sees_the_future_is_not_scored_as_if_it_did_not(
         said = capsys.readouterr().err
         assert "bidirectional" in said and "hidden from it" in said
         assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_model_for_transformers(causal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    auto = pytest.importorskip("transformers").AutoModelForCausalLM if causal else pytest.importorskip("transformers").AutoModelForMaskedLM
+    torch.manual_seed(0)
+    model = sq.LanguageModel(sq.PerformerConfig(dim=16, depth=1, heads=2, causal=causal), vocab_size=260).eval()
+    model.save_pretrained(tmp_path / "run")
+    convert = ["convert", str(tmp_path / "run"), "--to", "huggingface", "--out", str(tmp_path / "out")]
+    assert main(convert) == 0
+    assert auto.__name__ in capsys.readouterr().out
+    theirs, tokens = auto.from_pretrained(tmp_path / "out"), torch.randint(0, 256, (2, 20))
+    torch.testing.assert_close(theirs(tokens).logits, model(tokens), atol=1e-5, rtol=1e-4)
+    assert (theirs.config.pad_token_id, theirs.config.eos_token_id) == (256, 258)
+    assert theirs.config.mask_token_id == (None if causal else 259)
+    torch.testing.assert_close(sq.load(tmp_path / "out")(tokens), model(tokens))
+    assert main(convert) == 2
+    assert "out: " in (said := capsys.readouterr().err) and "is not an empty folder" in said
+
+
+def test_what_transformers_cannot_open_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    import performer_pytorch
+
+    old = performer_pytorch.PerformerLM(num_tokens=256, max_seq_len=32, dim=16, depth=1, heads=2, dim_head=8, causal=True)
+    torch.save(performer_pytorch.AutoregressiveWrapper(old).state_dict(), tmp_path / "old.pt")
+    assert main(["convert", str(tmp_path / "old.pt"), "--from", "performer_pytorch", "--out", str(tmp_path / "twin")]) == 0
+    capsys.readouterr()
+    for argv, message in (
+        (["--to", "hugging"], "--to must be 'huggingface', got 'hugging'"),
+        (["--to", "huggingface", "--from", "linformer"], "--from is for checkpoints of published packages"),
+        ([], "--from is required, the package of the checkpoint"),
+        (["--to", "huggingface"], "which transformers cannot open"),
+    ):
+        assert main(["convert", str(tmp_path / "twin"), *argv, "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "nothing"), "--to", "huggingface", "--out", str(tmp_path / "out")]) == 2
+    assert "is not a saved model" in capsys.readouterr().err

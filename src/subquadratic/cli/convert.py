@@ -1,4 +1,4 @@
-"""`subq convert`: a checkpoint of a published package into a model of ours."""
+"""`subq convert`: a checkpoint of a published package into a model of ours, or a model of ours for transformers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ EXAMPLES = """\
 examples:
   subq convert old.pt --from performer_pytorch --out models/old
   subq convert old.pt --from performer_pytorch --out models/old --hints.heads 8 --hints.causal true
+  subq convert runs/performer-1 --to huggingface --out models/performer    # AutoModelForCausalLM.from_pretrained("models/performer")
 """
+TARGETS = ("huggingface",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Turn a checkpoint of one of the published packages into a saved model; nothing in the file is executed."""
+    """Turn a checkpoint of one of the published packages into a saved model (nothing in the file is executed), or a run into a folder for
+    transformers."""
 
     file: str
-    """File written by torch.save (a state dict, or a dict that contains one), or a .safetensors file."""
-    package: str
+    """File written by torch.save (a state dict, or a dict that contains one), or a .safetensors file; with --to, a run folder or any folder
+    that save_pretrained wrote."""
+    package: str | None = None
     """Package it comes from: performer_pytorch, linformer, fast_transformer_pytorch, feedback_transformer_pytorch, perceiver_ar_pytorch."""
+    to: str | None = None
+    """huggingface: a folder that AutoModel.from_pretrained and AutoTokenizer.from_pretrained of transformers open."""
     out: str
     """Folder to write."""
     overwrite: bool = False
@@ -42,6 +48,12 @@ def run(argv: Sequence[str]) -> int:
     renamed = {"package": "from"}
     options = parse(ConvertOptions, argv, verb="convert", examples=EXAMPLES, positional="file", renamed=renamed)
     file = Path(options.file).expanduser()
+    if options.to is not None:
+        return _for_transformers(file, options)
+    if options.package is None:
+        raise ValueError(
+            f"--from is required, the package of the checkpoint: {', '.join(PACKAGES)}; or --to huggingface, for a run of ours"
+        )
     if not file.is_file():
         raise ValueError(f"file: {'not a file' if file.exists() else 'no such file'}: {file}")
 
@@ -68,6 +80,30 @@ def run(argv: Sequence[str]) -> int:
     if content["assumed"]:
         spelled = ", ".join(f"{name}={content['options'].get(name)}" for name in content["assumed"])
         print_text(f"assumed, since the weights do not reveal it: {spelled}; if wrong, convert again with --hints.NAME VALUE --overwrite")
+    return 0
+
+
+def _for_transformers(folder: Path, options: ConvertOptions) -> int:
+    if options.to not in TARGETS:
+        raise ValueError(f"--to must be {TARGETS[0]!r}, got {options.to!r}{nearest(str(options.to), TARGETS)}")
+    for name, given in (("--from", options.package), ("--hints", options.hints), ("--overwrite", options.overwrite)):
+        if given:
+            raise ValueError(f"{name} is for checkpoints of published packages, not for --to {options.to}")
+    out = Path(options.out).expanduser()
+    check_folder("out", out)
+    try:
+        with status("converting"):
+            from ..hf.convert import convert
+
+            auto = convert(folder, out)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--to {options.to} needs the package {error.name}: pip install 'subquadratic[hf]'") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"file: {error}") from error
+    except FileExistsError as error:
+        raise ValueError(f"out: {error}") from error
+    print_text(f"{folder} is now the folder {out} for transformers")
+    print_text(f'go on       {auto}.from_pretrained("{out}", trust_remote_code=True), or import subquadratic.hf and leave the last out')
     return 0
 
 

@@ -12,10 +12,18 @@ from typing import Any
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"  # beside weights in several files, as transformers writes a large model
 FORMAT = 1
+FOR_TRANSFORMERS = ("model_type", "architectures", "auto_map")  # keys of config.json that are not ours: see `.shim`
+OPTIONS = {  # ours, in a file that transformers wrote, which has many of its own
+    "LanguageModel": {"config", "vocab_size", "max_length", "tie_embeddings"},
+    "SequenceClassifier": {"config", "vocab_size", "num_classes", "max_length", "pooling", "labels"},
+    "EncoderDecoder": {
+        "encoder_config", "decoder_config", "vocab_size", "target_vocab_size", "max_length", "target_max_length", "tie_embeddings",
+    },
+}  # fmt: skip
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says, without its format number.
+    """What config.json says, without its format number and what it says to transformers.
 
     Raises:
         FileNotFoundError, ValueError: if it is missing, not JSON, or of another format.
@@ -30,6 +38,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a subquadratic model")
     if content.pop("format", None) != FORMAT:
         raise ValueError(f"{folder / CONFIG} has another format than {FORMAT}, the one that this version reads")
+    for key in FOR_TRANSFORMERS:
+        content.pop(key, None)
+    if "transformers_version" in content and (ours := OPTIONS.get(str(content["class"]))) is not None:
+        content = {key: value for key, value in content.items() if key == "class" or key in ours}
     return content
 
 

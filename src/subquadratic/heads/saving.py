@@ -1,6 +1,5 @@
 """Saving a model as config.json + model.safetensors, and loading it back. Nothing is pickled; files are replaced whole or not at all."""
 
-import inspect
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from ..layers.streaming import Streaming, part_with
 from ..models import fastformer, gated_linear, linformer, perceiver_ar, performer, transformer  # noqa: F401
 from ..models.feedback_transformer import backbone as feedback_transformer  # noqa: F401
 from .files import CONFIG, FORMAT, INDEX, WEIGHTS, check_replaceable, parts_of_weights, read_config, replace_files
-from .shim import MODEL_TYPE, SHIM, TEXT, hub_keys
+from .shim import SHIM, TEXT, hub_keys
 
 
 class Pretrained(Streaming):
@@ -84,9 +83,6 @@ class Pretrained(Streaming):
         content = read_config(folder)
         if (name := content.pop("class")) != cls.__name__:
             raise ValueError(f"{folder / CONFIG} describes {an(name)}, not {an(cls.__name__)}: subquadratic.load loads either")
-        if content.pop("model_type", None) == MODEL_TYPE:  # beside our keys stand those of transformers
-            known = inspect.signature(cls.__init__).parameters
-            content = {key: value for key, value in content.items() if key in known}
         try:
             model = cls.from_options(content)
         except (TypeError, KeyError) as error:

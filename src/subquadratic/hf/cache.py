@@ -10,9 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ..core.errors import require
 from ..core.state import State, state
 from ..generation.recorded_steps import Reached, Steps
+
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""What transformers calls a cache among the arguments and outputs of a model: its name since 5.24, or the one before."""
+
+
+def one_cache(past_key_values: Any, cache: Any) -> SubquadraticCache | None:
+    """The cache that was given, by either name.
+
+    Raises:
+        ValueError: for two, or one of another kind.
+    """
+    require(past_key_values is None or cache is None, "past_key_values and cache are two names of one argument: give either")
+    given = past_key_values if cache is None else cache
+    require(
+        given is None or isinstance(given, SubquadraticCache),
+        f"past_key_values must be a SubquadraticCache, which `generate` and forward give back, got {type(given).__name__}",
+    )
+    return given
 
 
 @state

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from ..heads.initial_weights import start_uniform_
+from .cache import CACHE, SubquadraticCache, one_cache
 from .configuration import SubquadraticConfig
 from .generating import Generating
 from .model import SubquadraticModel, real_slots
@@ -62,6 +63,7 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
+        cache: SubquadraticCache | None = None,
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
@@ -77,7 +79,8 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         """Logits of the token after each.
 
         Args:
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, encoder_hidden_states, encoder_attention_mask,
+            input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds, encoder_hidden_states,
+                encoder_attention_mask,
                 use_cache, cu_seq_lens_q, seq_idx, unused: as :meth:`SubquadraticModel.forward`.
             labels: (B, N) int64, the tokens themselves; -100: not counted. Shifted here; the first token of a packed document is not
                 counted, since nothing before it is its own.
@@ -88,9 +91,10 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         Returns:
             ``logits`` (B, N, V), ``loss`` where there are labels, and ``past_key_values`` where asked for.
         """
+        past_key_values = one_cache(past_key_values, cache)
         last = self._one_token(input_ids, attention_mask, past_key_values, use_cache, (inputs_embeds, labels, *unused.values()))
         if last is not None:
-            return CausalLMOutputWithPast(logits=last, past_key_values=past_key_values)
+            return CausalLMOutputWithPast(logits=last, **{CACHE: past_key_values})
         keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
         outputs = self.model(
             input_ids=input_ids,
@@ -111,7 +115,7 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         kept = slice(-keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, kept])
         if isinstance(logits_to_keep, int):
-            logits = self._with_last(logits, attention_mask, outputs.past_key_values, hidden.shape[1])
+            logits = self._with_last(logits, attention_mask, outputs.get(CACHE), hidden.shape[1])
         loss = None
         if labels is not None or shift_labels is not None:
             if labels is not None:
@@ -119,7 +123,7 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.vocab_size, num_items_in_batch=num_items_in_batch, shift_labels=shift_labels
             )
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: outputs.get(CACHE)})
 
     def _without_first(self, labels: Tensor, mask: Tensor | None, *bounds: Tensor | None) -> Tensor:
         """Labels without the first token of each packed document."""

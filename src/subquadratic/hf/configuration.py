@@ -42,7 +42,7 @@ class SubquadraticConfig(PreTrainedConfig):
     """
 
     model_type = "subquadratic"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
 
     backbone: dict[str, Any] | BackboneConfig | None = None
     encoder_backbone: dict[str, Any] | BackboneConfig | None = None

@@ -15,7 +15,7 @@ from ..core.errors import require
 from ..generation.recorded_steps import Steps
 from ..heads.language_model import LanguageModel
 from ..layers.untouched import is_untouched
-from .cache import SubquadraticCache
+from .cache import CACHE, SubquadraticCache, one_cache
 from .model import SubquadraticModel, real_slots
 
 
@@ -91,11 +91,10 @@ class Generating(GenerationMixin):
             self.__dict__["_own_model"] = own  # beside the modules: it has none of its own
         return own
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]  # the cache has another name since 5.24
         self,
         input_ids: Any,
         next_sequence_length: int | None = None,
-        past_key_values: Any = None,
         attention_mask: Any = None,
         inputs_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
@@ -106,6 +105,7 @@ class Generating(GenerationMixin):
         Raises:
             ValueError: if the cache holds the whole prompt, or more: what it says of the next token was given back with it.
         """
+        past_key_values = kwargs.get(CACHE)
         if past_key_values is not None and next_sequence_length is not None and next_sequence_length <= 0:
             held = past_key_values.get_seq_length()
             raise ValueError(
@@ -115,7 +115,7 @@ class Generating(GenerationMixin):
             )
         given: dict[str, Any] = {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds, "is_first_iteration": is_first_iteration}
         return super().prepare_inputs_for_generation(  # type: ignore[misc]  # it asks for a PreTrainedModel, which this comes before
-            input_ids, next_sequence_length=next_sequence_length, past_key_values=past_key_values, **given, **kwargs
+            input_ids, next_sequence_length=next_sequence_length, **given, **kwargs
         )
 
     def _prepare_cache_for_generation(
@@ -126,14 +126,10 @@ class Generating(GenerationMixin):
         Raises:
             ValueError: if prompt and new tokens have more positions than the model.
         """
-        given = model_kwargs.get("past_key_values")
-        require(
-            given is None or isinstance(given, SubquadraticCache),
-            f"past_key_values must be a SubquadraticCache, which `generate` and forward give back, got {type(given).__name__}",
-        )
+        given = one_cache(model_kwargs.get(CACHE), None)
         self._check_room(model_kwargs.get("attention_mask"), max_cache_length)
         if given is None and generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = SubquadraticCache(self.reader.max_length)
+            model_kwargs[CACHE] = SubquadraticCache(self.reader.max_length)
 
     def _check_room(self, mask: Tensor | None, slots: int) -> None:
         limit = self.reader.max_length

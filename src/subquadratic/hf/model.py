@@ -22,7 +22,7 @@ from ..heads.language_model import LanguageModelState
 from ..heads.targets import last_outputs
 from ..layers.streaming import default_device, part_with
 from . import right_aligned
-from .cache import SubquadraticCache
+from .cache import CACHE, SubquadraticCache, one_cache
 from .configuration import SubquadraticConfig
 from .packing import Documents, find_documents, put_back, unpacked
 from .pretrained import SubquadraticPreTrainedModel, refuse
@@ -69,6 +69,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
+        cache: SubquadraticCache | None = None,
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
@@ -87,7 +88,8 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
             attention_mask: (B, N), or (B, P + N) with what the cache holds; 0 = padding, which may be anywhere.
             position_ids: (B, N): where they begin again at 0, another document begins, which sees nothing of the one before. Else they must
                 be what follows from the mask.
-            past_key_values: of this model; ``input_ids`` are then the next tokens. It is changed.
+            past_key_values, cache: of this model, by either name (transformers 5.24 has the second); ``input_ids`` are then the next
+                tokens. It is changed.
             inputs_embeds: (B, N, D) in place of ``input_ids``.
             encoder_hidden_states, encoder_attention_mask: (B, S, D) and (B, S), with ``cross_attention=True``; read when a stream begins.
             use_cache: give ``past_key_values``. None: as configured, in eval mode of a causal model and without labels.
@@ -109,11 +111,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         """
         refuse(unused)
         require((input_ids is None) != (inputs_embeds is None), "give either input_ids or inputs_embeds")
-        require(
-            past_key_values is None or isinstance(past_key_values, SubquadraticCache),
-            f"past_key_values must be a SubquadraticCache, which this model gives back with use_cache=True, "
-            f"got {type(past_key_values).__name__}",
-        )
+        past_key_values = one_cache(past_key_values, cache)
         given = input_ids if inputs_embeds is None else inputs_embeds
         assert given is not None
         batch, length = given.shape[:2]
@@ -130,9 +128,8 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
             return BaseModelOutputWithPast(last_hidden_state=self._documents(input_ids, inputs_embeds, masked, documents, rule))
         if self._caches(use_cache, past_key_values, rule):
             cache = SubquadraticCache(self.max_length) if past_key_values is None else past_key_values
-            return BaseModelOutputWithPast(
-                last_hidden_state=self._next(input_ids, inputs_embeds, mask, cache, arguments, keep), past_key_values=cache
-            )
+            named: dict[str, Any] = {CACHE: cache}
+            return BaseModelOutputWithPast(last_hidden_state=self._next(input_ids, inputs_embeds, mask, cache, arguments, keep), **named)
         x = self._whole(input_ids, inputs_embeds, mask, masked, arguments, keep, rule)
         return BaseModelOutputWithPast(last_hidden_state=self._with_last(x, mask))
 

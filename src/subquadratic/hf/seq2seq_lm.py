@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..core.errors import require
 from ..heads.initial_weights import start_uniform_
+from .cache import CACHE, SubquadraticCache, one_cache
 from .configuration import SubquadraticConfig
 from .generating import Generating
 from .model import SubquadraticModel
@@ -110,6 +111,7 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: Any = None,
         past_key_values: Any = None,
+        cache: SubquadraticCache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -124,7 +126,7 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
             input_ids, attention_mask, inputs_embeds: the source, (B, S).
             decoder_input_ids, decoder_attention_mask, decoder_inputs_embeds: the target (B, N); without it, made of ``labels``.
             encoder_outputs: of ``get_encoder()``, in place of the source.
-            past_key_values, use_cache, logits_to_keep: as :meth:`SubquadraticForCausalLM.forward`. A cache also holds what
+            past_key_values, cache, use_cache, logits_to_keep: as :meth:`SubquadraticForCausalLM.forward`. A cache also holds what
                 was read of the source.
             labels: (B, N), what each target position has to say; not shifted. -100: not counted.
             num_items_in_batch: what the summed loss is divided by; None: the labels counted.
@@ -137,9 +139,10 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
         refuse(unused)
         if decoder_input_ids is None and decoder_inputs_embeds is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        past_key_values = one_cache(past_key_values, cache)
         last = self._one_token(decoder_input_ids, decoder_attention_mask, past_key_values, use_cache, (decoder_inputs_embeds, labels))
         if last is not None:
-            return Seq2SeqLMOutput(logits=last, past_key_values=past_key_values)
+            return Seq2SeqLMOutput(logits=last, **{CACHE: past_key_values})
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         if encoder_outputs is None and not seen:
             encoder_outputs = self.source(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False)
@@ -160,8 +163,8 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
         hidden = outputs.last_hidden_state
         logits = self.lm_head(hidden[:, kept])
         if isinstance(logits_to_keep, int):
-            logits = self._with_last(logits, decoder_attention_mask, outputs.past_key_values, hidden.shape[1])
+            logits = self._with_last(logits, decoder_attention_mask, outputs.get(CACHE), hidden.shape[1])
         loss = None
         if labels is not None:  # the loss of every position's own label is the masked language model's
             loss = ForMaskedLMLoss(logits=logits, labels=labels, vocab_size=self.vocab_size, num_items_in_batch=num_items_in_batch)
-        return Seq2SeqLMOutput(loss=loss, logits=logits, past_key_values=outputs.past_key_values, encoder_last_hidden_state=context)
+        return Seq2SeqLMOutput(loss=loss, logits=logits, **{CACHE: outputs.get(CACHE)}, encoder_last_hidden_state=context)
