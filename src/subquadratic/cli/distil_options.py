@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import require_positive
-from ..data.finding import find_source
 from ..training.numbers import require_value
 from ..training.options import parse_duration
 from ..training.outputs import check_folder, named
@@ -79,6 +78,8 @@ class DistilOptions:
         if out.exists() and out.samefile(named("checkpoint", self.checkpoint)):
             raise ValueError(f"out: {out} is the folder of the original; name another folder")
         if self.data is not None:
+            from ..data.finding import find_source
+
             find_source(self.data)
 
     def seconds(self) -> float | None:

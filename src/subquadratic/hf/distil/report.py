@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 BAR = 24  # columns
@@ -22,14 +23,14 @@ def summary(figures: dict[str, float]) -> str:
 
 
 def cost_lines(rows: list[dict[str, Any]], title: str) -> list[str]:
-    """A table of times and memory against the length, with a bar for each time."""
-    most = max((max(row["exact_seconds"], row["seconds"]) for row in rows), default=0.0)
-    lines = [f"{title}", f"{'length':>8}  {'exact':>10}  {'ours':>10}  {'exact':>9}  {'ours':>9}"]
+    """A table of times and memory against the length, with a bar for each time, on a logarithmic axis."""
+    times = [row[name] for row in rows for name in ("exact_seconds", "seconds")]
+    lines = [f"{title} (bars: time, logarithmic)", f"{'length':>8}  {'exact':>10}  {'ours':>10}  {'exact':>9}  {'ours':>9}"]
     for row in rows:
-        times = f"{row['exact_seconds'] * 1e3:>7,.1f} ms  {row['seconds'] * 1e3:>7,.1f} ms"
+        seconds = f"{row['exact_seconds'] * 1e3:>7,.1f} ms  {row['seconds'] * 1e3:>7,.1f} ms"
         sizes = f"{_size(row['exact_bytes'])}  {_size(row['bytes'])}"
-        lines.append(f"{row['length']:>8,}  {times}  {sizes}  exact {_bar(row['exact_seconds'], most)}")
-        lines.append(f"{'':>58}ours  {_bar(row['seconds'], most)}")
+        lines.append(f"{row['length']:>8,}  {seconds}  {sizes}  exact {_bar(row['exact_seconds'], times)}")
+        lines.append(f"{'':>56}ours  {_bar(row['seconds'], times)}")
     return lines
 
 
@@ -78,5 +79,6 @@ def _size(size: int | None) -> str:
     return f"{'?':>9}" if size is None else f"{size / 2**20:>6,.1f} MB"
 
 
-def _bar(value: float, most: float) -> str:
-    return "█" * max(1, round(BAR * value / most)) if most > 0 else ""
+def _bar(value: float, all_of_them: list[float]) -> str:
+    least, most = min(all_of_them), max(all_of_them)
+    return "█" * (1 + round((BAR - 1) * math.log(value / least) / math.log(most / least))) if most > least > 0 else "█"
