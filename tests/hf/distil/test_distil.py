@@ -1,6 +1,7 @@
 """A distilled copy comes closer to the original, and opens as every model of transformers does."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,10 @@ def test_the_rest_of_a_folder_of_sentence_transformers_comes_along(place: Path, 
     vectors = [torch.tensor(model.encode(texts)) for model in (ours, theirs)]
     assert ours[0].auto_model.config._attn_implementation == "subquadratic_favor"
     assert 0.3 < torch.cosine_similarity(*vectors).mean() < 0.99999
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (out, out / "config.json", out / "model.safetensors")}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert modes == {"out": 0o777 & ~umask, "config.json": 0o666 & ~umask, "model.safetensors": 0o666 & ~umask}
     names = {path.name for path in out.iterdir()}
     assert {"modules.json", "1_Pooling", "tokenizer.json", "config.json", "model.safetensors", SHIM} <= names
 

@@ -31,9 +31,7 @@ def save(pair: Pair, source: Path, out: Path, content: dict[str, Any]) -> None:
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:100]}."))
     try:
         fill(pair, source, temporary, content)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders for their owner alone
+        _open_up(temporary)
         _put(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -68,6 +66,14 @@ def earlier_result(folder: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return all(str(path.relative_to(folder)) in files for path in folder.rglob("*") if not path.is_dir())
+
+
+def _open_up(folder: Path) -> None:
+    """Modes as the umask has them: mkdtemp, and safetensors, write for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def _put(temporary: Path, out: Path) -> None:
