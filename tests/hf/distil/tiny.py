@@ -1,6 +1,7 @@
 """Tiny random models of transformers in folders, with tokenizers, and sharp attention, as trained models have."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -11,11 +12,12 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-WORDS = [*(
+WORDS = re.findall(
+    r"\w+",
     "the a of and to in is that it was for on are with as they at be this have from or one had by word but not what all were when your "
     "can said there use an each which she do how their if will up other about out many then them these so some her would make like him "
-    "into time has look two more write go see number no way could people my than first water been call who oil its now find"
-).split(" ")]
+    "into time has look two more write go see number no way could people my than first water been call who oil its now find",
+)
 SENTENCES = 40
 
 

@@ -28,6 +28,7 @@ VALIDATED = 48  # others of them, on which it is decided what is kept
 FASTER = 3.0  # layers one by one learn so many times faster than the whole model
 RATE = 1e-4  # of AdamW, for the whole model: higher ones lose more at first than half an hour of two cores brings back
 WARMUP, CLIP = 0.1, 1.0
+LOST = 20  # steps without a finite gradient that a part of the training stands
 
 
 @dataclass
@@ -186,7 +187,7 @@ def _part(
     """One part of the training, to the end of its schedule or a signal."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     peak, step, smooth = optimizer.param_groups[0]["lr"], 0, None
-    before, started = progress.tokens, time.monotonic()
+    before, started, lost = progress.tokens, time.monotonic(), 0
     while schedule.progress(step) < 1 and not listener.stop():
         for group in optimizer.param_groups:
             group["lr"] = peak * schedule.factor(step)
@@ -194,11 +195,14 @@ def _part(
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(pair, inputs)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, CLIP)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} in step {step + 1} of the part {name}: give a smaller learning rate")
-        optimizer.step()
+        norm = nn.utils.clip_grad_norm_(parameters, CLIP)
         step += 1
+        if not torch.isfinite(norm) or not torch.isfinite(loss):  # such a step would spoil every weight
+            lost += 1
+            if lost > LOST:
+                raise FloatingPointError(f"{lost} steps of the part {name} had no finite gradient: give a smaller learning rate")
+            continue
+        optimizer.step()
         smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
         progress.steps[name], progress.losses[name] = step, smooth
         progress.tokens += int(inputs["attention_mask"].sum())
