@@ -110,7 +110,7 @@ def times(lengths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192), width: 
 def encoder(seeds: int) -> Iterator[str]:
     yield "Cosine of a MiniLM's sentence embeddings to its own, mean ± deviation over seeds, without training:\n"
     counts, rows = (256, 1024), []
-    exact = embeddings(lambda q, k, v, mask, layer: softmax_attention(q, k, v, mask=mask, causal=False))
+    exact = embeddings(lambda q, k, v, mask, layer: softmax_attention(q, k, v, allowed=mask[:, None, None]))
     for name, options in WAYS.items():
         row = [name]
         for features in counts:

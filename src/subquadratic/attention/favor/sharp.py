@@ -132,7 +132,7 @@ def _queries(x: Tensor, geometry: Geometry, heads: int = 0) -> Tensor:
     width = x.shape[-1]
     scale, more = width**-0.25, (width + 1 + heads) ** 0.25  # the ops' own is that of their width
     x = x if geometry.query_mean is None else x - geometry.query_mean / scale
-    x = x @ F.pad(combined(geometry.query_map, geometry.stretch, x) * (SMALL * scale * more), (0, 1 + heads))
+    x = _mapped(x, geometry.query_map, geometry.stretch, SMALL * scale * more, blank=1 + heads)
     return x + F.pad(torch.eye(heads, dtype=x.dtype, device=x.device)[:, None] * more, (width + 1, 0)) if heads else x
 
 
@@ -145,8 +145,15 @@ def _keys(x: Tensor, geometry: Geometry, heads: int = 0) -> Tensor:
     rest = apply(x, geometry.key_map)
     rest = rest if geometry.query_mean is None else rest - apply(geometry.query_mean, geometry.query_map) / scale
     rest = (torch.linalg.vecdot(rest, rest)[..., None] * (scale * more) ** 2 + more**2).sqrt()
-    x = x @ (combined(geometry.key_map, geometry.stretch, x) * (SMALL * scale * more))
+    x = _mapped(x, geometry.key_map, geometry.stretch, SMALL * scale * more)
     return F.pad(torch.cat((x, rest), dim=-1), (0, heads)) if heads else torch.cat((x, rest), dim=-1)
+
+
+def _mapped(x: Tensor, first: Tensor | None, second: Tensor | None, factor: float, *, blank: int = 0) -> Tensor:
+    """Both maps and a factor, and channels of zeros behind: one matrix for many positions, one map after the other for few."""
+    if x.shape[2] < x.shape[3]:
+        return F.pad(apply(apply(x, first), second) * factor, (0, blank))
+    return x @ F.pad(combined(first, second, x) * factor, (0, blank))
 
 
 def _widened(projection: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
