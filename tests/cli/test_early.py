@@ -30,7 +30,7 @@ QUICK = [
     ["bench", "--list"],
     ["tokenizer", "show", "bytes"],
     *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict", "serve")),
-    *([verb, "--help"] for verb in ("bench", "info", "models", "convert", "completion")),
+    *([verb, "--help"] for verb in ("bench", "info", "models", "distil", "convert", "completion")),
 ]
 GIVEN = {
     "train": [],
@@ -40,6 +40,7 @@ GIVEN = {
     "predict": ["classes", "--data", "rows.csv"],
     "serve": ["causal"],
     "bench": [],
+    "distil": ["bert", "--out", "x"],
 }
 WRONG = [
     ["train", "--data", "missing.txt"],
@@ -93,6 +94,16 @@ WRONG = [
     ["info", "missing"],
     ["info", "--dim", "30"],
     ["info", "--model", "gpt"],
+    ["distil", "missing", "--out", "x"],
+    ["distil", "full", "--out", "x"],
+    ["distil", "causal", "--out", "x"],
+    ["distil", "bert", "--out", "full"],
+    ["distil", "bert", "--out", "bert"],
+    ["distil", "bert", "--out", "x", "--attention", "fastformer"],
+    ["distil", "bert", "--out", "x", "--data", "missing.txt"],
+    ["distil", "bert", "--out", "x", "--budget", "soon"],
+    ["distil", "bert", "--out", "x", "--features", "0"],
+    ["distil", "bert", "--out", "x", "--layerwise", "2"],
     ["convert", "missing.pt", "--from", "linformer", "--out", "x"],
     ["convert", "rows.csv", "--from", "lynformer", "--out", "x"],
     ["bench", "--cases", "nothing"],
@@ -114,6 +125,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "config.json").write_text(json.dumps(content))
         (folder / name / "model.safetensors").touch()
     (folder / "integers" / "values.json").write_text(json.dumps({"format": 1, "kind": "integers", "size": 9}))
+    (folder / "bert").mkdir()
+    (folder / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / "bert" / name).touch()
     (folder / "full").mkdir()
     (folder / "full" / "kept.txt").write_text("kept")
     (folder / "rows.csv").write_text("text,stars\ngood,5\n")

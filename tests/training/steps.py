@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from subquadratic.core.schedule import Schedule
 from subquadratic.training import TrainOptions
 from subquadratic.training.checkpoints import Checkpoints
 from subquadratic.training.entry import prepare
 from subquadratic.training.hugging_face import SubquadraticTrainer
 from subquadratic.training.problems.problem import Problem
 from subquadratic.training.resolving import resolve
-from subquadratic.training.schedule import Schedule
 
 SIZES: dict[str, Any] = {"model": "transformer", "dim": 16, "depth": 1, "heads": 2, "learning_rate": 1e-7, "warmup": 0.0, "clip": 1e9}
 ROWS = 37

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from subquadratic.cli.main import main
+from subquadratic.core.schedule import Schedule
 from subquadratic.training.display import PlainDisplay
 from subquadratic.training.entry import train
 from subquadratic.training.options import TrainOptions
 from subquadratic.training.resume import saved_options
 from subquadratic.training.run import TrainResult
-from subquadratic.training.schedule import Schedule
 
 
 def further(folder: Path, **changes: Any) -> tuple[TrainResult | None, str]:

@@ -34,7 +34,7 @@ _subq() {
 }
 
 """
-FOLDERS = ("run", "out", "resume", "weights")
+FOLDERS = ("run", "out", "resume", "weights", "checkpoint")
 NAMES = {"model": MODELS, "task": tuple(TASKS)}
 
 

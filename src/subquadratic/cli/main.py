@@ -32,6 +32,7 @@ VERBS = {
     "info": "what a model costs: parameters, state, FLOPs and memory against length",
     "models": "list the models and what each can do",
     "tokenizer": "train a tokenizer of your own",
+    "distil": "give a pretrained model of transformers attention of linear cost, and train it to do as before",
     "convert": "turn a checkpoint of one of the published packages into a model of ours",
     "completion": "print a script that completes all this in bash, zsh or fish",
 }

@@ -20,6 +20,7 @@ PLACES = {
     "weights": "the folder of a saved model",
     "resume": "the folder of a run",
     "file": "a checkpoint",
+    "checkpoint": "the folder of a model of transformers",
     "prompt_file": "a file",
     "by_position": "an SVG file",
     "plot": "results.json files",

@@ -16,10 +16,10 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..core.schedule import Schedule
 from .display import PlainDisplay
 from .hugging_face import SubquadraticTrainer
 from .run_folder import RunFolder
-from .schedule import Schedule
 
 LOG_EVERY = 10  # optimizer steps
 TRACKED = ("loss", "bits", "learning_rate", "gradient_norm", "tokens_per_second")  # what trackers hear of a step

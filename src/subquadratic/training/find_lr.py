@@ -9,6 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..core.plain_json import to_json
+from ..core.schedule import Schedule
 from .callbacks import Signals, TrainingError
 from .checkpoints import Checkpoints
 from .display import PlainDisplay
@@ -17,7 +18,6 @@ from .options import TrainOptions
 from .plots import plot_rates
 from .problems.problem import Problem
 from .run_folder import RunFolder
-from .schedule import Schedule
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 100

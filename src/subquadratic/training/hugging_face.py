@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from ..core.schedule import Schedule
 from .checkpoints import Checkpoints, remove_checkpoint
 from .optimizer import make_optimizer
 from .options import TrainOptions
 from .problems.problem import Batch, Problem
-from .schedule import Schedule
 
 MANY_STEPS = 10**9  # the Trainer wants a number; the clock stops the run long before
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from ..core.schedule import Schedule
 from ..heads.saving import read_tensors
 from .callbacks import Average, Milestones, RedrawFeatures, Signals, Stop, TrainingError, Watch
 from .checkpoints import AVERAGE, Checkpoints
@@ -29,7 +30,6 @@ from .plots import plot_run
 from .problems.problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, validate
 from .problems.setup import now
 from .run_folder import RunFolder
-from .schedule import Schedule
 
 FINAL_SHARE = 0.1  # of a time budget, for the validation at the end
 ENDING_SHARE = 0.03  # of a time budget, for a sample and writing

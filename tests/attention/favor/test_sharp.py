@@ -193,3 +193,18 @@ def test_errors(options: dict[str, object], message: str) -> None:
         FavorAttention(8, heads=2, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
         sq.PerformerConfig(dim=8, depth=1, heads=2, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [2, 5, 9])
+def test_few_tokens_span_few_directions_and_keep_every_number_finite(length: int) -> None:
+    """Second moments of rank 1 to 8 in 32 channels of unlike sizes: what is left of the product of both is rounding."""
+    generator = torch.Generator().manual_seed(length)
+    sizes = torch.logspace(-2, 0.7, 32)
+    q, k, v = (torch.randn(4, 64, length, 32, generator=generator) * sizes[torch.randperm(32, generator=generator)] for _ in range(3))
+    q, k = q.requires_grad_(), k.requires_grad_()
+    drawn = orthogonal_gaussian(64, 32, generator=generator, dtype=torch.float32)
+    output = favor_attention(q, k, v, drawn, estimator="dense", center=True, balance="full")
+    output.square().sum().backward()
+    assert output.isfinite().all()
+    assert q.grad is not None and q.grad.isfinite().all()
+    assert k.grad is not None and k.grad.isfinite().all()

@@ -31,6 +31,7 @@ from torch import Tensor
 from .roots import Eigen, eigen_of, square_root
 
 RIDGE = 1e-3  # added to second moments, relative to their mean over channels: a short sequence spans few directions
+DIGITS = 64  # units of rounding of the largest eigenvalue, below which the others are nothing but rounding
 TINY = 1e-10  # the same of queries or keys that are all alike
 
 
@@ -130,6 +131,8 @@ def _balanced(q: Tensor, k: Tensor, balance: str | None) -> tuple[Tensor | None,
     lower = torch.linalg.cholesky_ex(q).L  # q = L L^T
     product = lower.mT @ k @ lower
     values, basis = eigen_of(product)
+    # What rounding leaves of the smallest is no more than that; every A keeps q.k, if it can be inverted well.
+    values = values.clamp_min(DIGITS * torch.finfo(values.dtype).eps * values[..., -1:])
     quarter = square_root(square_root(product, Eigen(values, basis)), Eigen(values.clamp_min(0).sqrt(), basis))
     # A = L^-T P^(1/4), of P = L^T k L: both moments become P^(1/2)
     return torch.linalg.solve_triangular(lower.mT, quarter, upper=True), lower @ torch.linalg.inv_ex(quarter).inverse

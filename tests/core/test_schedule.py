@@ -2,9 +2,9 @@ import math
 
 import pytest
 
+from subquadratic.core.schedule import Schedule
 from subquadratic.training.options import TrainOptions, parse_duration
 from subquadratic.training.resolving import resolve
-from subquadratic.training.schedule import Schedule
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
 
 def test_a_budget_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("subquadratic.training.schedule.time.monotonic", lambda: now)
+    monkeypatch.setattr("subquadratic.core.schedule.time.monotonic", lambda: now)
     schedule = Schedule(max_steps=None, seconds=60, warmup=0.05)
     schedule.start(40)
     assert schedule.progress(7) == 0

@@ -1,0 +1,78 @@
+"""`subq distil`: the command around the distillation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.hf.distil.tiny import bert_in, text_in
+
+from subquadratic.cli.main import main
+
+QUICK = ["--batch_size", "8", "--length", "16", "--features", "8", "--longest", "256"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distil")
+    bert_in(folder / "bert")
+    text_in(folder / "text")
+    return folder
+
+
+def test_a_checkpoint_and_its_report(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    argv = ["distil", str(place / "bert"), "--data", str(place / "text"), "--out", str(out), *QUICK, "--steps", "6"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    for word in ("swapped     cosine", "distilled   cosine", "one attention layer alone", "saved       "):
+        assert word in printed
+    content = json.loads((out / "distil.json").read_text())
+    assert sum(content["steps"].values()) == 6
+    assert content["options"]["features"] == 8
+    lengths = [row["length"] for row in content["costs"]["attention"]]
+    assert lengths[:2] == [128, 256]
+    assert all(row["seconds"] > 0 and row["exact_seconds"] > 0 for row in content["costs"]["attention"])
+    assert content["files"] == sorted(content["files"], key=lambda name: (name == "distil.json", name))
+
+    assert main(argv) == 2
+    assert "give --overwrite" in capsys.readouterr().err
+    (out / "mine.txt").touch()
+    assert main([*argv, "--overwrite"]) == 2
+    assert "mine.txt was not written by subq distil" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_what_there_is(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    argv = [sys.executable, "-u", "-m", "subquadratic", "distil", str(place / "bert"), "--data", str(place / "text"), "--out", str(out)]
+    process = subprocess.Popen(
+        [*argv, *QUICK, "--steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert json.loads((out / "distil.json").read_text())["interrupted"]
+    assert (out / "model.safetensors").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_model_whose_attention_cannot_be_replaced_is_one_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.hf.distil.tiny import gpt2_in
+
+    gpt2_in(place / "gpt2")
+    capsys.readouterr()
+    argv = ["distil", str(place / "gpt2"), "--data", str(place / "text"), "--out", str(tmp_path / "out"), "--attention", "linformer"]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("subq distil: ")
+    assert "causal" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
