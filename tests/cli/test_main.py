@@ -80,7 +80,7 @@ BAD = [
     (["generate", "full", "--top_k", "0"], "top_k must be an integer of at least 1"),
     (["convert", "missing.pt", "--from", "linformer", "--out", "x"], "no such file: missing.pt"),
     (["convert", "empty.txt", "--from", "lynformer", "--out", "x"], "linformer"),
-    (["convert", "empty.txt", "--out", "x"], "--from is missing"),
+    (["convert", "empty.txt", "--out", "x"], "--from is required"),
 ]
 
 

@@ -19,8 +19,8 @@ EXAMPLES = """\
 examples:
   subq convert old.pt --from performer_pytorch --out models/old
   subq convert old.pt --from performer_pytorch --out models/old --hints.heads 8 --hints.causal true
-  subq convert runs/performer-1 --to huggingface --out models/performer    # AutoModelForCausalLM.from_pretrained("models/performer")
-  subq convert runs/performer-1 --to onnx --out models/performer-onnx      # subquadratic.export.OnnxModel.load("models/performer-onnx")
+  subq convert runs/performer-1 --to huggingface --out models/performer    # for AutoModelForCausalLM.from_pretrained
+  subq convert runs/performer-1 --to onnx --out models/performer-onnx      # for subquadratic.export.OnnxModel.load
 """
 TARGETS = ("huggingface", "onnx")
 

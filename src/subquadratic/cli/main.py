@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import logging
 import os
 import sys
 import textwrap
@@ -56,6 +57,7 @@ PACKAGES = {
 }
 LONGEST = 1200  # characters of an error
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CHATTY = ("torchao", "torch.utils._pytree")  # transformers imports torchao where it is installed, which names every library that needs a GPU
 EXTRAS = {package: extra for extra, packages in PACKAGES.items() for package in packages}
 
 
@@ -110,6 +112,8 @@ def _run(verb: str, argv: list[str]) -> int:
     """The verb's exit status. With SUBQ_TRACEBACK set, errors are raised instead, for whoever looks for a fault in subq."""
     name = f"subq {verb}"
     wait_asleep()
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         return importlib.import_module(f"{__package__}.{verb}").run(argv)
     except SystemExit as leave:  # the parser leaves so after --help

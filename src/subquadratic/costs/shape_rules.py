@@ -167,6 +167,11 @@ def _arange(end: int, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor |
     return torch.empty(end, dtype=dtype or torch.int64, device="meta") if isinstance(end, int) else None
 
 
+def _eye(size: int, columns: int | None = None, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    shape = size, size if columns is None else columns
+    return torch.empty(shape, dtype=dtype or torch.get_default_dtype(), device="meta")
+
+
 def _mm(x: Tensor, y: Tensor) -> Tensor:
     return empty((*x.shape[:-1], y.shape[-1]), x)
 
@@ -227,6 +232,8 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
     aten.arange.default: _arange,
+    aten.eye.default: _eye,
+    aten.eye.m: _eye,
     aten.bmm.default: _mm,
     aten.gather.default: _gather,
     aten.index_put.default: _like,

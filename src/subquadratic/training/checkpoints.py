@@ -14,6 +14,8 @@ import re
 import shlex
 from pathlib import Path
 
+from ..heads.shim import SHIM
+
 PREFIX = "step-"
 PROGRESS = "progress.json"
 AVERAGE = "average.safetensors"
@@ -22,7 +24,7 @@ NEEDED = (PROGRESS, "config.json", "model.safetensors", "optimizer.pt", "schedul
 _NUMBER = r"(?:\d{8}|[1-9]\d{8,})"
 NAME, STAGED = re.compile(f"{PREFIX}{_NUMBER}", re.ASCII), re.compile(rf"\.{PREFIX}{_NUMBER}", re.ASCII)
 # All that is ever written into one, and what `replace_file` had not renamed yet. Whatever else is there, somebody put there.
-_FILES = "|".join(map(re.escape, (*NEEDED, AVERAGE, "scaler.pt")))
+_FILES = "|".join(map(re.escape, (*NEEDED, AVERAGE, SHIM, "scaler.pt")))
 OURS = re.compile(rf"{_FILES}|rng_state(?:_\d+)?\.pth|\.(?:{_FILES})\.[a-z0-9_]{{8}}", re.ASCII)
 
 

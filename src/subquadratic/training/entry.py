@@ -17,7 +17,7 @@ import torch
 
 from ..core.backend_info import backend_info
 from ..core.threads import use_threads
-from ..heads.files import read_config
+from ..heads.files import CONFIG, read_config
 from ..heads.saving import read_weights
 from .callbacks import Signals
 from .checkpoints import CheckpointError, Checkpoints, way_back
@@ -213,7 +213,7 @@ def load_weights(model: Any, folder: Path, *, what: str) -> None:
                 continue
             if content.get(name) != ours.get(name):
                 key, before, now = innermost(name, content.get(name), ours.get(name))
-                raise ValueError(f"the model in {folder} has {key}={before!r}, the one asked for {now!r}")
+                raise ValueError(f"the model in {folder / CONFIG} has {key}={before!r}, the one asked for {now!r}")
         model.load_state_dict(read_weights(folder), strict=True)
     except (ValueError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{what}: {error}") from error

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..heads.shim import SHIM
 from .checkpoints import Checkpoints
 
 # Names that a run writes to. Trackers name their files in `tracking` by the project, or by time, machine and process.
-MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "values.json")
+MODEL = ("config.json", "model.safetensors", SHIM, "tokenizer.json", "tokenizer_config.json", "values.json")
 FILES = (*MODEL, "run.yaml", "run.json", "metrics.jsonl", "samples.txt", "loss.svg", "README.md", "README-run.md")
 FOLDERS = ("checkpoints", "tracking")
 TRACKED = re.compile(

@@ -4,6 +4,7 @@
 |-------------------------------------|-------------------------------------------------------------------------------|
 | `README.md`, `loss.svg`             | how the run was made and how to use it, and its curves                        |
 | `config.json`, `model.safetensors`  | the best model so far by its validation loss, as `save_pretrained` writes it  |
+| `modeling_subquadratic.py`          | a line with which transformers opens it                                       |
 | `tokenizer.json`                    | its tokenizer, unless it reads bytes; of integers and numbers, `values.json`  |
 | `run.yaml`                          | every option of the run, as resolved; `subq train --config` takes it as it is |
 | `run.json`                          | the data and its digest, versions, sizes, and at the end the result           |
