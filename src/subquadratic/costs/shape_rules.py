@@ -137,6 +137,10 @@ def _qr(x: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor] | None:
     return empty((*batch, inner, rows), x).mT, empty((*batch, columns, inner), x).mT  # columns lie one after the other
 
 
+def _eigh(x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    return empty(x.shape[:-1], x), empty(x.shape, x)
+
+
 def _alike(x: Tensor, *_: Any) -> Tensor:
     return empty(x.shape, x)
 
@@ -233,6 +237,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
     aten.arange.default: _arange,
     aten.eye.default: _eye,
+    aten._linalg_eigh.default: _eigh,
     aten.eye.m: _eye,
     aten.bmm.default: _mm,
     aten.gather.default: _gather,
