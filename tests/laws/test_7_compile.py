@@ -63,3 +63,39 @@ def test_exports(config: sq.BackboneConfig) -> None:
     x = torch.randint(0, 13, (2, 12))
     program = torch.export.export(model, (x,))
     torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+OPEN = {"dim": 16, "depth": 1, "heads": 2}
+OPEN_CONFIGS = {
+    "performer": (sq.PerformerConfig(**OPEN, features=4), ()),
+    "fastformer": (sq.FastformerConfig(**OPEN), ()),
+    "linformer": (sq.LinformerConfig(**OPEN, max_length=1024, slots=4), ()),
+    "gated-linear": (sq.GatedLinearConfig(**OPEN), ()),
+    "transformer": (sq.TransformerConfig(**OPEN), ()),
+    "window": (sq.TransformerConfig(**OPEN, window=5), pytest.mark.slow),
+    "performer-local": (sq.PerformerConfig(**OPEN, features=4, local_heads=1, local_window=3), pytest.mark.slow),
+    "performer-bidirectional": (sq.PerformerConfig(**OPEN, causal=False), pytest.mark.slow),
+    "fastformer-bidirectional": (sq.FastformerConfig(**OPEN, causal=False), pytest.mark.slow),
+    "linformer-bidirectional": (sq.LinformerConfig(**OPEN, max_length=1024, slots=4, causal=False), pytest.mark.slow),
+    "transformer-bidirectional": (sq.TransformerConfig(**OPEN, causal=False), pytest.mark.slow),
+}
+
+
+@pytest.mark.parametrize("config", [pytest.param(config, id=name, marks=marks) for name, (config, marks) in OPEN_CONFIGS.items()])
+@torch.no_grad()
+def test_exports_with_open_batch_and_length(config: sq.BackboneConfig) -> None:
+    model = sq.LanguageModel(config, vocab_size=13).eval()
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.max_length)
+    axes = {0: batch, 1: length}
+    program = torch.export.export(
+        model,
+        (torch.zeros(3, 301, dtype=torch.int64),),
+        {"mask": torch.ones(3, 301, dtype=torch.bool)},
+        dynamic_shapes={"tokens": axes, "mask": axes},
+        prefer_deferred_runtime_asserts_over_guards=True,  # it cannot see that (length // 64 + 3) * 64 is more than length
+    )
+    exported = program.module()
+    torch.manual_seed(0)
+    for rows, size in ((1, 1), (2, 2), (5, 31), (2, 64), (1, 128), (3, 211), (1, 1024)):
+        tokens, mask = torch.randint(0, 13, (rows, size)), torch.rand(rows, size) > 0.3
+        torch.testing.assert_close(exported(tokens, mask=mask), model(tokens, mask=mask), rtol=1e-4, atol=1e-5)

@@ -13,8 +13,8 @@ def chunk_of(chunk: int, length: int) -> int:
 
 def missing(length: int, chunk: int) -> int:
     """How many positions the last chunk lacks."""
-    if is_open(length):  # two chunks at least: an export tells one from many
-        return (length // chunk + 2) * chunk - length
+    if is_open(length):  # three chunks at least: an export tells one from many, also of all but the last
+        return (length // chunk + 3) * chunk - length
     return -length % chunk
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import an
+from ..core.errors import an, require
 from ..layers.streaming import Streaming, part_with
 
 # With a head comes every backbone, so that plain torch.load knows the classes of their streaming states.
@@ -43,7 +43,7 @@ class Pretrained(Streaming):
         A model of this package that was saved there is replaced.
 
         Raises:
-            ValueError: if an option has no plain form (a callable kernel), or ``path`` is empty.
+            ValueError: if an option has no plain form (a callable kernel), ``path`` is empty, or a weight is no plain tensor (quantised).
             FileExistsError: if the folder has a config.json or a model.safetensors that this package did not write.
             OSError: if the folder cannot be written; files that were there stay as they were.
         """
@@ -54,8 +54,9 @@ class Pretrained(Streaming):
         content = {"format": FORMAT, "class": name, **hub, **options}
         folder = Path(path)
         check_replaceable(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        _check_writable(tensors)
+        folder.mkdir(parents=True, exist_ok=True)
         older = parts_of_weights(folder)
         replace_files(
             {
@@ -94,6 +95,15 @@ class Pretrained(Streaming):
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
         return model.eval()
+
+
+def _check_writable(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        require(
+            getattr(tensor, "tensor_impl", None) is None and not hasattr(tensor, "qdata"),
+            f"{name} is quantised, {an(type(tensor).__name__)}, which this format does not hold: save the model before it is quantised, "
+            "its state_dict() with torch.save, or a SubquadraticForCausalLM, whose save_pretrained holds it",
+        )
 
 
 def floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
