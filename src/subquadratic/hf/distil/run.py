@@ -26,7 +26,8 @@ LAYERWISE = 0.3  # of the training
 MEASURED = 256  # texts
 VALIDATED = 48  # others of them, on which it is decided what is kept
 FASTER = 3.0  # layers one by one learn so many times faster than the whole model
-RATE = 1e-4  # of AdamW, for the whole model: higher ones lose more at first than half an hour of two cores brings back
+RATE = 3e-4  # of AdamW, for attention while the whole model learns,
+REST = 0.1  # and so much of it for all other weights, which are right as they are and lose by every step that is mostly noise
 WARMUP, CLIP = 0.1, 1.0
 LOST = 20  # steps without a finite gradient that a part of the training stands
 
@@ -85,7 +86,8 @@ def distil(
         batch_size: texts of a step.
         length: tokens of the longest texts.
         layerwise: share of the training that goes to attention layers one by one, the rest to the whole model.
-        learning_rate: peak of the whole model's training; layers one by one learn three times as fast.
+        learning_rate: peak for attention in the whole model's training; its other weights learn at a tenth of that, and attention
+            layers one by one at three times that.
         longest: tokens up to which time and memory are measured.
         seed: of texts and projections.
         listener: hears what goes on, and may stop it.
@@ -163,7 +165,7 @@ def _train(
         parameters = parameters_of(pair)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        optimizer = torch.optim.AdamW(parameters, lr=rates[name], betas=(0.9, 0.98), weight_decay=0.0)
+        optimizer = _optimizer(parameters, attention_parameters(pair), rates[name])
         before = [parameter.detach().clone() for parameter in parameters]
         _part(name, pair, sampler, listener, schedule, optimizer, loss_of, batch_size, length, progress)
         listener.waiting("measuring")
@@ -180,17 +182,25 @@ def _train(
     return progress
 
 
+def _optimizer(parameters: list[nn.Parameter], attention: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    """AdamW, in which ``rate`` is the peak for attention, and :data:`REST` of it for the others."""
+    inside = {id(one) for one in attention}
+    sides = ([one for one in parameters if (id(one) in inside) == wanted] for wanted in (True, False))
+    groups = [{"params": side, "peak": rate * share} for side, share in zip(sides, (1.0, REST), strict=True) if side]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+
 def _part(
     name: str, pair: Pair, sampler: Sampler, listener: Listener, schedule: Schedule, optimizer: torch.optim.Optimizer,
     loss_of: Callable[[Pair, dict[str, Tensor]], Tensor], batch_size: int, length: int, progress: Progress,
 ) -> None:  # fmt: skip
     """One part of the training, to the end of its schedule or a signal."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
-    peak, step, smooth = optimizer.param_groups[0]["lr"], 0, None
+    step, smooth = 0, None
     before, started, lost = progress.tokens, time.monotonic(), 0
     while schedule.progress(step) < 1 and not listener.stop():
         for group in optimizer.param_groups:
-            group["lr"] = peak * schedule.factor(step)
+            group["lr"] = group["peak"] * schedule.factor(step)
         inputs = pair.encode(sampler.batch(batch_size), length)
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(pair, inputs)
