@@ -94,6 +94,15 @@ def test_many_features_are_softmax(options: dict[str, object], causal: bool) -> 
     assert (found - exact).norm() < 0.06 * exact.norm()
 
 
+@pytest.mark.parametrize("length", [2, 8, 14, 20])
+def test_fewer_tokens_than_channels_are_as_precise_in_float32(length: int) -> None:
+    q, k, v = 3 * torch.randn(3, 4, 4, length, 32, generator=torch.Generator().manual_seed(length))
+    k = k * torch.logspace(-1.5, 0.3, 32)  # moments of few tokens have eigenvalues of nothing but their ridge
+    w = orthogonal_gaussian(256, 32, generator=torch.Generator().manual_seed(0))
+    found, exact = favor_attention(q, k, v, w, **BEST), favor_attention(q.double(), k.double(), v.double(), w.double(), **BEST)  # type: ignore[arg-type]
+    assert (found - exact).norm() < 2e-4 * exact.norm()
+
+
 def test_the_best_options_err_least_on_sharp_attention() -> None:
     q, k, v = inputs(60, size=1.0)
     unlike = torch.tensor([3.0, 2.0, 1.0, 1.0, 1 / 2, 1 / 3], dtype=torch.float64)

@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 
 from tests.hf.attention.models import LEFT, TOKENS, build, families
 
+from subquadratic.attention.favor.state import FeatureState
 from subquadratic.hf.attention import remembered
 from subquadratic.hf.attention.options import FAVOR, WINDOW
 
@@ -67,6 +68,18 @@ def test_a_kept_summary_is_not_used_for_another_cache(monkeypatch: pytest.Monkey
         other = model(TOKENS[1:, :1], past_key_values=streams[0]).logits[:, -1]
         expected = model(torch.cat((TOKENS[:1], TOKENS[1:, :1]), dim=1), use_cache=False).logits[:, -1]
         assert (other - expected).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_one_other_token_of_many_makes_another_cache(size: float) -> None:
+    module, projection = torch.nn.Identity(), torch.ones(8, 4)
+    keys, values = size * torch.randn(2, 1, 2, 2000, 4, generator=torch.Generator().manual_seed(0))
+    remembered.keep(module, keys, values, None, projection, FeatureState(projection, projection, projection))
+    assert remembered.recall(module, keys.clone(), values, None, projection) is not None
+    for place in range(2000):
+        others = keys.clone()
+        others[:, :, place] = keys[:, :, place - 1]
+        assert remembered.recall(module, others, values, None, projection) is None, place
 
 
 def test_a_kept_summary_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

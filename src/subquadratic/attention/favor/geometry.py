@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.numerics import has_float64
 from .roots import Eigen, eigen_of, square_root
 
 RIDGE = 1e-3  # added to second moments, relative to their mean over channels: a short sequence spans few directions
@@ -75,7 +76,14 @@ def moments_of(x: Tensor, mask: Tensor | None = None) -> Moments:
 
 
 def geometry_of(queries: Moments, keys: Moments, *, estimator: str, center: bool, balance: str | None) -> Geometry:
-    """The closed forms, from the moments of queries and keys, which are taken to be independent."""
+    """The closed forms, from the moments of queries and keys, which are taken to be independent.
+
+    In float64, given in the dtype of the moments. A sequence with fewer tokens than channels has moments whose eigenvalues are RIDGE apart
+    from the largest; those of their product are RIDGE^2 apart, which is what float32 rounds.
+    """
+    given = queries.mean.dtype
+    exact = torch.float64 if has_float64(queries.mean.device) else given
+    queries, keys = (Moments(*(x.to(exact) for x in moments)) for moments in (queries, keys))
     q, k = _second_moment(queries, center), _second_moment(keys, center)
     query_map, key_map = _balanced(q, k, balance)
     covariance = stretch = None
@@ -85,7 +93,8 @@ def geometry_of(queries: Moments, keys: Moments, *, estimator: str, center: bool
             cross = apply(queries.mean, query_map).mT @ apply(keys.mean, key_map)
             sums = sums + cross + cross.mT
         covariance, stretch = _widened(sums, dense=estimator == "dense")
-    return Geometry(queries.mean if center else None, keys.mean if center else None, query_map, key_map, covariance, stretch)
+    parts = queries.mean if center else None, keys.mean if center else None, query_map, key_map, covariance, stretch
+    return Geometry(*(None if x is None else x.to(given) for x in parts))
 
 
 def apply(x: Tensor, change: Tensor | None) -> Tensor:

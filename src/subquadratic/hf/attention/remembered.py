@@ -17,7 +17,7 @@ from ...attention.favor.state import FeatureState
 from ...core.tracing import may_look, needs_gradient
 
 FEW = 64  # keys: below, a new summary costs less than to look whether the old one holds
-TOLERANCE = 1e-4  # of the sums' size; rounding is 1e-6, and another token changes them by 1 / sqrt(S) of it at least
+TOLERANCE = 4e-6  # of the sums' size; they are summed alike each time, and another token changes them by 1 / sqrt(S) of it or so
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def recall(module: nn.Module, keys: Tensor, values: Tensor, real: Tensor | None,
         return None
     for kept, tensor in zip(past.sums, (keys, values), strict=True):
         new = _sum(tensor)
-        if kept.dtype != new.dtype or not bool(((new - kept).abs() <= TOLERANCE * (length**0.5 + kept.abs())).all()):
+        if kept.dtype != new.dtype or not bool(((new - kept).abs() <= TOLERANCE * kept.abs().amax(dim=-1, keepdim=True)).all()):
             return None
     return past.state
 
@@ -69,12 +69,14 @@ def _same_mask(kept: Tensor | None, real: Tensor | None) -> bool:
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    """(B, J, S, K) to (B, J, K): the sum over positions, each times a random number of its own."""
+    """(B, J, S, K) to (B, J, K): the sum over positions, each times a random number of its own, from 1 to 2 or -2 to -1: none so small
+    that it hides its token."""
     length = tensor.shape[2]
     kept = _multipliers.get(tensor.device)
     if kept is None or len(kept) < length:
         size = max(4096, 1 << (length - 1).bit_length())
-        kept = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(tensor.device)
+        kept = 4 * torch.rand(size, generator=torch.Generator().manual_seed(0), dtype=torch.float32) - 2
+        kept = (torch.where(kept < 0, kept - 2, kept + 2) / 2).to(tensor.device)
         _multipliers[tensor.device] = kept
     exact = tensor if tensor.dtype is torch.float64 else tensor.float()
     return torch.einsum("s,bjsk->bjk", kept[:length].to(exact.dtype), exact)
