@@ -84,8 +84,8 @@ def some_slow(configs: dict[str, sq.BackboneConfig], *quick: str) -> list[object
 @pytest.mark.parametrize("config", some_slow(CAUSAL, "performer-local"))
 @torch.no_grad()
 def test_causal_models_at_any_length(config: sq.BackboneConfig, tmp_path: Path) -> None:
-    # A Feedback Transformer with large weights is chaotic: two roundings of it part, in float32 and float64 as in PyTorch and ONNX.
-    model = sharp(sq.LanguageModel(config, vocab_size=11), 0.2 if isinstance(config, sq.FeedbackTransformerConfig) else 0.4)
+    # A Feedback Transformer with large weights is chaotic: at 0.2, PyTorch's float32 and float64 are up to 0.14 apart after 211 tokens.
+    model = sharp(sq.LanguageModel(config, vocab_size=11), 0.1 if isinstance(config, sq.FeedbackTransformerConfig) else 0.4)
     onnx(model, tmp_path / "out", piece_length=4)
     run = OnnxModel.load(tmp_path / "out")
     torch.manual_seed(0)
@@ -161,6 +161,15 @@ def test_a_feedback_state_is_read_only_there(segment_length: int) -> None:
                 places = read_places(config, state.backbone.seen, name, one)
                 assert torch.equal(one[places], two[places])
     assert unread
+
+
+def test_a_model_of_transformers_is_told_the_way() -> None:
+    pytest.importorskip("transformers")
+    from subquadratic.hf import SubquadraticConfig, SubquadraticForCausalLM
+
+    model = SubquadraticForCausalLM(SubquadraticConfig(backbone=CAUSAL["performer"].to_dict(), vocab_size=11))
+    with pytest.raises(ValueError, match=r"got SubquadraticForCausalLM: .*subquadratic\.load"):
+        onnx(model, "never")
 
 
 def test_refused(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _graphs(model: Any, piece_length: int | None) -> tuple[dict[str, Any], dict[
     if any(growing):
         graph = _translated(piece(model, None))
         return {"forward": _translated(whole(model)), "extend": graph}, described
-    length: int = piece_length or getattr(model.config, "segment_length", PIECE)
+    length = int(getattr(model.config, "segment_length", PIECE)) if piece_length is None else piece_length
     each = isinstance(model, LanguageModel)
     import onnx_ir as ir
 
@@ -172,9 +172,11 @@ def _options(model: nn.Module) -> dict[str, Any]:
 
 
 def _check(model: nn.Module) -> None:
+    same_files = getattr(model, "saved_class", None) in (LanguageModel.__name__, SequenceClassifier.__name__)  # a model of transformers
+    hint = ": save_pretrained writes it as one of these, export subquadratic.load(folder)" if same_files else ""
     require(
         isinstance(model, (LanguageModel, SequenceClassifier)),
-        f"model must be a LanguageModel or a SequenceClassifier, got {type(model).__name__}",
+        f"model must be a LanguageModel or a SequenceClassifier, got {type(model).__name__}{hint}",
     )
     config: Any = model.config
     require(not getattr(config, "cross_attention", False), "models with cross_attention=True are not exported to ONNX yet")
