@@ -108,6 +108,21 @@ def test_feedback_memory_is_carried_and_counts() -> None:
     assert figures["carried"] > figures["forgotten"] + 0.2
 
 
+def test_an_adapter_learns_the_manual_and_leaves_the_code() -> None:
+    pytest.importorskip("peft")
+    figures = load("peft_lora").main(["--steps", "12"])
+    assert figures["after"] < figures["before"] - 0.1
+    assert figures["off"] == pytest.approx(figures["code"], abs=1e-3)
+    assert figures["difference"] < 1e-4 < figures["share"] < 0.2
+
+
+def test_packed_examples_teach_completions_and_stay_apart() -> None:
+    pytest.importorskip("trl")
+    figures = load("trl_sft").main(["--steps", "12"])
+    assert figures["after"] < figures["before"] - 1
+    assert figures["examples"] > 4 and figures["difference"] < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "better", "worse"), [("seq2seq", "after", "before"), ("feedback_truncated_bptt", "carried", "forgotten")])
 def test_the_slower_ones_learn_at_their_own_setting(name: str, better: str, worse: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "subquadratic"
 LEVELS = [
-    {"kernels"}, {"core"}, {"replay", "layers"}, {"attention", "generation"}, {"models"}, {"heads"}, {"compat", "costs", "data"},
+    {"kernels"}, {"core"}, {"replay", "layers"}, {"attention", "generation"}, {"models"}, {"heads"}, {"compat", "costs", "data", "export"},
     {"evaluation"}, {"hf"}, {"training", "benchmark"}, {"cli"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

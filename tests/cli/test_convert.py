@@ -101,7 +101,7 @@ def test_what_transformers_cannot_open_is_said(tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", str(tmp_path / "old.pt"), "--from", "performer_pytorch", "--out", str(tmp_path / "twin")]) == 0
     capsys.readouterr()
     for argv, message in (
-        (["--to", "hugging"], "--to must be 'huggingface', got 'hugging'"),
+        (["--to", "hugging"], "--to must be one of 'huggingface', 'onnx', got 'hugging'"),
         (["--to", "huggingface", "--from", "linformer"], "--from is for checkpoints of published packages"),
         ([], "--from is required, the package of the checkpoint"),
         (["--to", "huggingface"], "which transformers cannot open"),
@@ -110,3 +110,30 @@ def test_what_transformers_cannot_open_is_said(tmp_path: Path, capsys: pytest.Ca
         assert message in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "nothing"), "--to", "huggingface", "--out", str(tmp_path / "out")]) == 2
     assert "is not a saved model" in capsys.readouterr().err
+
+
+def test_a_model_for_onnx_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from subquadratic.export import OnnxModel
+
+    torch.manual_seed(0)
+    model = sq.LanguageModel(sq.FastformerConfig(dim=16, depth=1, heads=2, causal=False), vocab_size=260).eval()
+    model.save_pretrained(tmp_path / "run")
+    convert = ["convert", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "out")]
+    assert main(convert) == 0
+    assert f'OnnxModel.load("{tmp_path / "out"}")' in capsys.readouterr().out
+    tokens = torch.randint(0, 256, (2, 20))
+    found = OnnxModel.load(tmp_path / "out")(tokens.numpy())
+    torch.testing.assert_close(torch.from_numpy(found), model(tokens), atol=1e-4, rtol=1e-4)
+    assert main(convert) == 2
+    assert "out: " in (said := capsys.readouterr().err) and "--overwrite" in said
+    assert main(["convert", str(tmp_path / "run"), "--to", "onnx", "--from", "linformer", "--out", str(tmp_path / "new")]) == 2
+    assert "--from is for checkpoints of published packages" in capsys.readouterr().err
+
+
+def test_what_onnx_does_not_take_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sq.LanguageModel(sq.PerceiverARConfig(dim=16, depth=1, heads=2, latents=4), vocab_size=260).save_pretrained(tmp_path / "run")
+    assert main(["convert", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "out")]) == 2
+    assert "PerceiverAR is not exported to ONNX" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

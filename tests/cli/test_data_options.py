@@ -44,7 +44,7 @@ def write_mixed(folder: Path) -> Path:
 
 
 def test_what_is_passed_over_is_said_by_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, said = write_mixed(tmp_path / "data"), "passed over: 2 binary, 1 UTF-16, 1 empty"
+    data, said = write_mixed(tmp_path / "data"), "skipped: 2 binary, 1 UTF-16, 1 empty"
     assert train(data, tmp_path / "run", "--dry_run") == 0
     assert said in capsys.readouterr().out
     assert train(data, tmp_path / "run") == 0
@@ -91,12 +91,12 @@ def test_rows_are_read_by_evaluate_as_they_were_in_training(
     flags = ["--text", "body", "--label", "label", "--quotes", "none", "--skip_bad_rows"]
     assert main(["train", "--data", str(path), "--out", str(tmp_path / "run"), *[*SMALL[:6], *SMALL[8:]], *flags]) == 0
     out = capsys.readouterr().out
-    assert "at most 8 tokens" in out and "passed over: 1 bad row (rows.tsv:42)" in out and "rows without text left out: 1" in out
+    assert "at most 8 tokens" in out and "skipped: 1 bad row (rows.tsv:42)" in out and "rows without text left out: 1" in out
     for more in ([], ["--data", str(path)]):  # its digest says that these are the rows it was trained on
         assert main(["evaluate", str(tmp_path / "run"), *more]) == 0
         out = " ".join(capsys.readouterr().out.split())
         assert "validation side" in out
-        assert "passed over: 1 bad row (rows.tsv:42)" in out and "rows without text left out: 1" in out
+        assert "skipped: 1 bad row (rows.tsv:42)" in out and "rows without text left out: 1" in out
     other = "".join(json.dumps({"body": f"row {i}", "label": i % 2}) + "\n" for i in range(9))
     (tmp_path / "other.jsonl").write_text(other)
     for data in (str(tmp_path / "other.jsonl"), "-"):
@@ -166,6 +166,6 @@ def test_what_the_tokenizer_says_to_do_next_reads_alike(tmp_path: Path, capsys: 
     flags = ["--text", "body", "--quotes", "none", "--skip_bad_rows"]
     assert main(["tokenizer", "train", "--data", str(data), "--out", str(tmp_path / "t"), *flags]) == 0
     said = capsys.readouterr().out
-    assert "passed over: 1 bad row (rows.tsv:11)" in said
-    go_on = next(line for line in said.splitlines() if line.startswith("go on"))
-    assert shlex.split(go_on)[-5:] == flags
+    assert "skipped: 1 bad row (rows.tsv:11)" in said
+    following = next(line for line in said.splitlines() if line.startswith("continue"))
+    assert shlex.split(following)[-5:] == flags

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ QUICK = [
     ["models", "performer"],
     ["bench", "--list"],
     ["tokenizer", "show", "bytes"],
-    *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict")),
+    *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict", "serve")),
     *([verb, "--help"] for verb in ("bench", "info", "models", "distil", "convert", "completion")),
 ]
 GIVEN = {
@@ -36,6 +38,7 @@ GIVEN = {
     "fill": ["masked", "a [MASK]"],
     "evaluate": ["causal"],
     "predict": ["classes", "--data", "rows.csv"],
+    "serve": ["causal"],
     "bench": [],
     "distil": ["bert", "--out", "x"],
 }
@@ -51,6 +54,8 @@ WRONG = [
     ["train", "--model", "gpt"],
     ["train", "--threads", "0"],
     *([verb, *given, "--threads", "99999"] for verb, given in GIVEN.items()),
+    ["info", "--threads", "0"],
+    ["tokenizer", "train", "--out", "x", "--threads", "0"],
     ["train", "--tokenizer", "missing"],
     ["train", "--weights", "full"],
     ["train", "--out", "full"],
@@ -78,6 +83,14 @@ WRONG = [
     ["predict", "classes", "--data", "missing.csv"],
     ["predict", "classes", "--data", "rows.csv", "--max_new_tokens", "3"],
     ["predict", "classes", "--data", "rows.csv", "--tokenizer", "missing"],
+    ["serve", "missing"],
+    ["serve", "full"],
+    ["serve", "masked"],
+    ["serve", "classes"],
+    ["serve", "integers"],
+    ["serve", "causal", "--host", "0.0.0.0"],
+    ["serve", "causal", "--port", "99999"],
+    ["serve", "causal", "--queue", "0"],
     ["info", "missing"],
     ["info", "--dim", "30"],
     ["info", "--model", "gpt"],
@@ -149,6 +162,15 @@ def test_a_backend_that_there_is_not_is_told_without_pytorch(place: Path, backen
     assert status == 0
 
 
+def test_triton_on_a_build_for_cpus_is_told_without_pytorch(place: Path) -> None:
+    commands = [[verb, *given] for verb, given in GIVEN.items()]
+    environment = {"SUBQUADRATIC_BACKEND": "triton", "TRITON_INTERPRET": ""}
+    if find_spec("triton") is not None and not version("torch").endswith("+cpu"):
+        pytest.skip("triton may run here")
+    for argv, (status, _, said, loaded, _) in zip(commands, run(commands, place, **environment), strict=True):
+        assert (status, loaded) == (2, []) and "SUBQUADRATIC_BACKEND=triton needs" in said, argv
+
+
 def test_what_needs_no_numbers_needs_no_pytorch(place: Path) -> None:
     for argv, (status, output, said, loaded, seconds) in zip(QUICK, run(QUICK, place), strict=True):
         assert (status, said, loaded) == (0, "", []) and output, argv
@@ -156,6 +178,9 @@ def test_what_needs_no_numbers_needs_no_pytorch(place: Path) -> None:
 
 
 def test_info_runs_on_shapes_without_the_compiler(place: Path) -> None:
-    [(status, output, said, loaded, _)] = run([["info"]], place, ("torch._dynamo", "triton", "transformers", "matplotlib"))
-    assert (status, said, loaded) == (0, "", [])
-    assert "what an option costs" in output
+    models = ("performer", "linformer", "fastformer", "feedback_transformer", "perceiver_ar", "gated_linear", "transformer")
+    commands = [["info", "--model", model, "--length", "512"] for model in models]
+    heavy = ("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy", "triton", "transformers", "matplotlib")
+    for argv, (status, output, said, loaded, _) in zip(commands, run(commands, place, heavy), strict=True):
+        assert (status, said, loaded) == (0, "", []), argv
+        assert "what an option costs" in output

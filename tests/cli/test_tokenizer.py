@@ -51,8 +51,8 @@ def test_what_it_says_to_do_next_can_be_pasted(tmp_path: Path, capsys: pytest.Ca
     data, out = tmp_path / "my rows.jsonl", tmp_path / "my tokenizer"
     data.write_text('{"body": "brown dogs and quick foxes"}\n' * 9)
     assert train(data, out, "--text", "body") == 0
-    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("go on"))
-    assert shlex.split(said)[2:] == ["subq", "train", "--tokenizer", str(out), "--data", str(data), "--text", "body"]
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("continue"))
+    assert shlex.split(said)[1:] == ["subq", "train", "--tokenizer", str(out), "--data", str(data), "--text", "body"]
 
 
 def test_a_little_text_gives_fewer_tokens_and_says_so(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

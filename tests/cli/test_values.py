@@ -171,7 +171,7 @@ def test_which_of_several_series_is_the_prompt(runs: Path, tmp_path: Path, capsy
     for name, said in {
         "many.npy": "prompt      the last of 4 sequences ({}, row 3); for another one, give a file of it alone",
         "many.jsonl": "prompt      the last of 2 sequences ({}:2); for",
-        "gaps.csv": "prompt      passed over: 1 row without a value",
+        "gaps.csv": "prompt      skipped: 1 row without a value",
     }.items():
         capsys.readouterr()
         assert main(["generate", str(runs / "levels"), "--prompt_file", str(tmp_path / name), "--max_new_tokens", "2"]) == 0

@@ -49,7 +49,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 class TestPassedOver:
-    said = "passed over: 2 binary, 2 UTF-16, 1 empty, 1 repeated, 1 linked folder, 1 broken link; read as text: 1 without the column 'text'"
+    said = "skipped: 2 binary, 2 UTF-16, 1 empty, 1 repeated, 1 linked folder, 1 broken link; read as text: 1 without the column 'text'"
 
     @pytest.mark.parametrize("pattern", ["", "*"])
     def test_what_is_passed_over_is_said(self, mixed: Path, pattern: str) -> None:
@@ -66,7 +66,7 @@ class TestPassedOver:
     def test_nothing_left_says_why(self, tmp_path: Path) -> None:
         (tmp_path / "a.npy").write_bytes(saved(np.arange(3)))
         (tmp_path / "b.txt").write_text("")
-        with pytest.raises(ValueError, match=r"holds no text \(passed over: 1 binary, 1 empty\)"):
+        with pytest.raises(ValueError, match=r"holds no text \(skipped: 1 binary, 1 empty\)"):
             load_corpus(tmp_path)
 
     def test_the_standard_library_is_a_choice_of_ours(self) -> None:
@@ -106,7 +106,7 @@ class TestPassedOver:
 
     def test_binary_reads_a_folder_whole_and_only_as_bytes(self, mixed: Path) -> None:
         corpus = load_corpus(mixed, binary=True)
-        assert sum(corpus.documents) // 2 == 6 and corpus.passed_over.describe().startswith("passed over: 1 empty, 1 repeated")
+        assert sum(corpus.documents) // 2 == 6 and corpus.passed_over.describe().startswith("skipped: 1 empty, 1 repeated")
         with pytest.raises(ValueError, match="binary reads bytes as they are, and the tokenizer"):
             load_corpus(mixed, binary=True, tokenizer=bpe())
         with pytest.raises(ValueError, match="binary reads bytes, which have no fields"):
@@ -118,7 +118,7 @@ class TestPassedOver:
         (tmp_path / "c.jsonl").write_text('{"text": "a", "label": 1}\n', encoding="utf-16")
         (tmp_path / "README.md").write_text("what this is")
         said = load_examples(tmp_path, label="label").describe()
-        assert said.endswith("; passed over: 1 UTF-16, 2 without the field 'text'")
+        assert said.endswith("; skipped: 1 UTF-16, 2 without the field 'text'")
         with pytest.raises(ValueError, match=r"b\.tsv is not UTF-8 at byte 0 \(it looks like UTF-16\): convert it"):
             load_examples(tmp_path / "b.tsv", label="label")
 
@@ -156,7 +156,7 @@ class TestNamedField:
             (tmp_path / name).write_bytes(data)
         corpus = load_corpus(tmp_path, text="body")
         assert sum(corpus.documents) == 250 and corpus.split == "by row"
-        assert corpus.describe().endswith("; passed over: 2 without the field 'body'")
+        assert corpus.describe().endswith("; skipped: 2 without the field 'body'")
         pattern = load_corpus(f"{tmp_path}/*.md", text="text")
         assert pattern.train_bytes > 0  # the usual name is no wish
 
@@ -237,7 +237,7 @@ def test_a_row_without_text_is_left_out_and_counted_in_every_format(tmp_path: Pa
     path = tmp_path / f"rows.{kind}"
     KINDS[kind](path, without("text", value))
     corpus = load_corpus(path)
-    assert sum(corpus.documents) == 39 and corpus.describe().endswith("; passed over: 1 row without text")
+    assert sum(corpus.documents) == 39 and corpus.describe().endswith("; skipped: 1 row without text")
     examples = load_examples(path, label="label")
     assert len(examples.train) + len(examples.validation) == 39 and examples.skipped == 1
     whole = without("text", value)
@@ -258,7 +258,7 @@ def test_a_row_without_an_answer_is_refused_in_every_format_unless_it_is_to_be_s
         load_examples(path, **{answer: "label"})
     examples = load_examples(path, **{answer: "label"}, skip_bad_rows=True)
     assert len(examples.train) + len(examples.validation) == 39
-    assert f"passed over: 1 bad row (rows.{kind}:1" in examples.describe()
+    assert f"skipped: 1 bad row (rows.{kind}:1" in examples.describe()
 
 
 class TestBadRows:
@@ -288,7 +288,7 @@ class TestBadRows:
         path = tmp_path / "a.jsonl"
         path.write_bytes(b"\n".join(self.lines))
         corpus = load_corpus(path, skip_bad_rows=True)
-        assert corpus.describe().endswith("; passed over: 5 bad rows (a.jsonl:2, a.jsonl:3, a.jsonl:5, ...)")
+        assert corpus.describe().endswith("; skipped: 5 bad rows (a.jsonl:2, a.jsonl:3, a.jsonl:5, ...)")
         assert corpus.passed_over.first["bad row"] == [f"a.jsonl:{number}" for number in (2, 3, 5, 6, 7)]
         assert sum(corpus.documents) // 2 == 3
 
@@ -406,7 +406,7 @@ def test_a_table_without_the_field_is_passed_over_among_several(kind: str, tmp_p
     (tmp_path / "rows.jsonl").write_bytes(b'{"title": "without"}\n' + LINES)
     corpus = load_corpus(tmp_path, text="body")
     assert corpus.documents[0] + corpus.documents[1] == len(ROWS)
-    assert "passed over: 1 without the field 'body', 1 row without text" in corpus.describe()
+    assert "skipped: 1 without the field 'body', 1 row without text" in corpus.describe()
     with pytest.raises(ValueError, match="no field 'body'"):
         load_corpus(file, text="body")
     (tmp_path / "rows.jsonl").unlink()

@@ -254,7 +254,7 @@ def test_nan_is_a_missing_number_in_every_file(tmp_path: Path, name: str) -> Non
     corpus = load_corpus(tmp_path / name, tokenizer=Binning(bins=4), dtype="float32" if name == "a.bin" else None)
     found = [*corpus.train.values, *corpus.validation.values]  # type: ignore[attr-defined]
     assert found == [number for number in numbers if not np.isnan(number)] and sum(corpus.passed_over.counts.values()) == 4
-    assert corpus.passed_over.describe() in ("passed over: 4 NaN", "passed over: 4 rows without a value")
+    assert corpus.passed_over.describe() in ("skipped: 4 NaN", "skipped: 4 rows without a value")
 
 
 def test_a_series_of_nothing_but_nan_is_none(tmp_path: Path) -> None:
@@ -264,9 +264,9 @@ def test_a_series_of_nothing_but_nan_is_none(tmp_path: Path) -> None:
     corpus = load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=4))
     found = np.array([*corpus.train.values, *corpus.validation.values])  # type: ignore[attr-defined]
     assert sum(corpus.documents) == 5 and sorted(found[~np.isnan(found)]) == rows[~np.isnan(rows)].tolist()
-    assert corpus.passed_over.describe() == "passed over: 14 NaN"
+    assert corpus.passed_over.describe() == "skipped: 14 NaN"
     np.save(tmp_path / "a.npy", np.full(9, np.nan))
-    with pytest.raises(ValueError, match=r"holds no values \(passed over: 9 NaN\)"):
+    with pytest.raises(ValueError, match=r"holds no values \(skipped: 9 NaN\)"):
         load_corpus(tmp_path / "a.npy", tokenizer=Binning(bins=4))
 
 

@@ -9,14 +9,14 @@ import subquadratic as sq
 from .matrix import BACKBONES, SMALL, configs, inputs
 
 
-def basic(*, looping: bool) -> list[object]:
+def basic(*, looping: bool, **options: int) -> list[object]:
     """One causal and one bidirectional configuration per backbone: the graph is what differs. ``looping``: the Feedback Transformer too."""
     found = []
     for name, (kind, needed, _) in BACKBONES.items():
         for causal in (True, False):
             if (name == "feedback_transformer" and not looping) or (kind.causal_only and not causal):
                 continue
-            found.append(pytest.param(kind(**{**SMALL, **needed, "causal": causal}), id=f"{name}-{causal}"))
+            found.append(pytest.param(kind(**{**SMALL, **needed, **options, "causal": causal}), id=f"{name}-{causal}"))
     return found
 
 
@@ -41,9 +41,14 @@ def check_compiled(config: sq.BackboneConfig) -> None:
                 torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("config", basic(looping=False))
+@pytest.mark.parametrize("config", basic(looping=False, depth=1))
 def test_compiles_whole(config: sq.BackboneConfig) -> None:
+    """One layer: the second is compiled as the first, and takes as long."""
     check_compiled(config)
+
+
+def test_two_layers_compile_whole() -> None:
+    check_compiled(sq.PerformerConfig(**SMALL, features=12))
 
 
 @pytest.mark.slow

@@ -146,14 +146,15 @@ LOUDER = (hook, global_hook, own_forward, adapter, subclass)  # all do the same 
 
 def outcome(net: Any, *, gradients: bool = True) -> dict[str, Tensor]:
     """What a model computes: logits, loss, gradients."""
+    tokens = TOKENS[:, :24] if isinstance(net.config, sq.FeedbackTransformerConfig) else TOKENS  # which goes token by token
     if not gradients:
         with torch.no_grad():
-            return {"logits": net(TOKENS)}
+            return {"logits": net(tokens)}
     net.zero_grad()
-    loss = net.loss(TOKENS, generator=torch.Generator().manual_seed(3))
+    loss = net.loss(tokens, generator=torch.Generator().manual_seed(3))
     loss.backward()
     found = {name.replace("base.", ""): parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
-    return {"logits": net(TOKENS).detach(), "loss": loss.detach(), **found}
+    return {"logits": net(tokens).detach(), "loss": loss.detach(), **found}
 
 
 def assert_alike(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

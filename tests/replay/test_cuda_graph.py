@@ -12,7 +12,7 @@ from tests.replay.again import Again
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from subquadratic.attention.feedback import recurrence
+from subquadratic.attention.feedback import op as recurrence
 from subquadratic.attention.feedback.formula import feedback_recurrence_reference
 from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights
 from subquadratic.core import backend

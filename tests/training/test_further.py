@@ -39,7 +39,7 @@ def test_more_steps(run: Any, tmp_path: Path, measurements: Any) -> None:
     assert max(rates.values()) > 0.0019
     saved, facts = yaml.safe_load((folder / "run.yaml").read_text()), json.loads((folder / "run.json").read_text())
     assert saved["max_steps"] == 60 and facts["result"]["steps"] == 60 and [e["step"] for e in facts["extended"]] == [20]
-    assert "went on after step 20" in (folder / "README.md").read_text()
+    assert "continued after step 20" in (folder / "README.md").read_text()
     again, said = further(folder, max_steps=70, learning_rate=1e-4)
     assert again is not None and again.steps == 70
     assert max(line["learning_rate"] for line in measurements(folder) if line["step"] > 60 and "learning_rate" in line) <= 1e-4

@@ -87,7 +87,7 @@ def test_a_damaged_file_of_a_checkpoint(name: str, how: str, copy: Path, capsys:
         (newest / name).write_bytes(damage((newest / name).read_bytes()))
     metrics = (copy / "metrics.jsonl").read_bytes()
     said = told(copy, capsys)
-    assert name in said and f"delete {newest} to go on from step 7" in said
+    assert name in said and f"delete {newest} to continue from step 7" in said
     assert (copy / "metrics.jsonl").read_bytes() == metrics
     shutil.rmtree(Checkpoints(copy).place(7))
     assert "there is no older one: start again with subq train --config" in told(copy, capsys)
@@ -191,7 +191,7 @@ def test_what_a_checkpoint_lacks_is_listed(copy: Path, capsys: pytest.CaptureFix
 def test_as_many_processes_go_on_as_wrote(copy: Path) -> None:
     newest = Checkpoints(copy).newest()
     assert newest is not None
-    with pytest.raises(ValueError, match="was written by 1 process, and now there are 2: go on with as many"):
+    with pytest.raises(ValueError, match="was written by 1 process, and now there are 2: continue with as many"):
         check_files(newest, read_progress(newest), processes=2)
 
 

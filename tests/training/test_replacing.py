@@ -111,7 +111,7 @@ def test_a_run_is_replaced_and_a_page_of_the_users_own_is_not(run: Any, tmp_path
 def test_without_overwrite_nothing_is_touched_and_the_way_out_is_said(run: Any, tmp_path: Path) -> None:
     run(tmp_path / "run")
     write(tmp_path / "project", {"notes.txt": "mine"})
-    with pytest.raises(ValueError, match="--resume to go on"):
+    with pytest.raises(ValueError, match="--resume to continue"):
         check_replaceable(tmp_path / "run", overwrite=False)
     with pytest.raises(ValueError, match="it holds none"):
         check_replaceable(tmp_path / "project", overwrite=False)

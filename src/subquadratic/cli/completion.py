@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
     options = parse(CompletionOptions, argv, verb="completion", examples=EXAMPLES, positional="shell")
     import shtab
 
-    script = shtab.complete(_parser(), options.shell)
+    script = shtab.complete(_parser(hyphens=options.shell != "bash"), options.shell)
     if options.shell == "bash":
         before, complete, after = script.rpartition("complete ")
         script = f"{before}{HYPHENS}{complete}{after.replace('-F _shtab_subq', '-F _subq')}"
@@ -58,8 +58,8 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    """What subq takes, as plain argparse has it: all that shtab reads."""
+def _parser(*, hyphens: bool) -> argparse.ArgumentParser:
+    """What subq takes, as plain argparse has it: all that shtab reads. With `hyphens` each flag has its spelling with hyphens too."""
     parser = argparse.ArgumentParser(prog="subq", add_help=False)
     parser.add_argument("--help", action="store_true", help="show the verbs")
     parser.add_argument("--version", action="store_true", help="show the version")
@@ -68,21 +68,22 @@ def _parser() -> argparse.ArgumentParser:
         run = importlib.import_module(f"{__package__}.{verb}").run
         inner = verbs.add_parser(verb, help=text, add_help=False)
         if verb not in PARTS:
-            _add(inner, command_line(run))
+            _add(inner, command_line(run), hyphens=hyphens)
             continue
         parts = inner.add_subparsers(dest="part")
         for part in PARTS[verb]:
-            _add(parts.add_parser(part, add_help=False), command_line(run, [part]))
+            _add(parts.add_parser(part, add_help=False), command_line(run, [part]), hyphens=hyphens)
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, taken: CommandLine) -> None:
+def _add(parser: argparse.ArgumentParser, taken: CommandLine, *, hyphens: bool) -> None:
     import shtab
 
     hints, helps = taken.hints(), taken.helps()
     for name, flag in taken.flags.items():
         text = " ".join(helps[name].split()).partition(". ")[0]
-        words = (flag,) if name == taken.positional else (f"--{flag}",)
+        spellings = dict.fromkeys((flag, flag.replace("_", "-")) if hyphens else (flag,))
+        words = (flag,) if name == taken.positional else tuple(f"--{spelling}" for spelling in spellings)
         text = text.replace("%", "%%")
         if hints[name] is bool:
             parser.add_argument(*words, help=text, action="store_true")

@@ -11,7 +11,7 @@ from .text_generation import NEW_TOKENS, new_seed, row_text, sampling_of, start
 from .text_io import Output, notify, to_bytes
 from .text_model import TextModel
 
-HELP = "Type, and the model goes on where you stop; an empty line lets it go on by itself. Ctrl-C stops a text, Ctrl-D or /quit ends.\n"
+HELP = "Type a text, and the model continues it; an empty line continues its own. Ctrl-C stops a text, Ctrl-D or /quit ends.\n"
 
 
 def converse(loaded: TextModel, options: GenerateOptions, prompt: bytes) -> int:

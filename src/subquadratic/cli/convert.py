@@ -1,4 +1,4 @@
-"""`subq convert`: a checkpoint of a published package into a model of ours, or a model of ours for transformers."""
+"""`subq convert`: a checkpoint of a published package into a model of ours, or a model of ours for transformers or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ examples:
   subq convert old.pt --from performer_pytorch --out models/old
   subq convert old.pt --from performer_pytorch --out models/old --hints.heads 8 --hints.causal true
   subq convert runs/performer-1 --to huggingface --out models/performer    # AutoModelForCausalLM.from_pretrained("models/performer")
+  subq convert runs/performer-1 --to onnx --out models/performer-onnx      # subquadratic.export.OnnxModel.load("models/performer-onnx")
 """
-TARGETS = ("huggingface",)
+TARGETS = ("huggingface", "onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
     """Turn a checkpoint of one of the published packages into a saved model (nothing in the file is executed), or a run into a folder for
-    transformers."""
+    transformers or ONNX Runtime."""
 
     file: str
     """File written by torch.save (a state dict, or a dict that contains one), or a .safetensors file; with --to, a run folder or any folder
@@ -35,7 +36,8 @@ class ConvertOptions:
     package: str | None = None
     """Package it comes from: performer_pytorch, linformer, fast_transformer_pytorch, feedback_transformer_pytorch, perceiver_ar_pytorch."""
     to: str | None = None
-    """huggingface: a folder that AutoModel.from_pretrained and AutoTokenizer.from_pretrained of transformers open."""
+    """huggingface: a folder that AutoModel.from_pretrained and AutoTokenizer.from_pretrained of transformers open; onnx: graphs for ONNX
+    Runtime, which subquadratic.export.OnnxModel runs."""
     out: str
     """Folder to write."""
     overwrite: bool = False
@@ -49,10 +51,10 @@ def run(argv: Sequence[str]) -> int:
     options = parse(ConvertOptions, argv, verb="convert", examples=EXAMPLES, positional="file", renamed=renamed)
     file = Path(options.file).expanduser()
     if options.to is not None:
-        return _for_transformers(file, options)
+        return _for_others(file, options)
     if options.package is None:
         raise ValueError(
-            f"--from is required, the package of the checkpoint: {', '.join(PACKAGES)}; or --to huggingface, for a run of ours"
+            f"--from is required, the package of the checkpoint: {', '.join(PACKAGES)}; or --to {' or '.join(TARGETS)}, for a run of ours"
         )
     if not file.is_file():
         raise ValueError(f"file: {'not a file' if file.exists() else 'no such file'}: {file}")
@@ -83,28 +85,45 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _for_transformers(folder: Path, options: ConvertOptions) -> int:
+def _for_others(folder: Path, options: ConvertOptions) -> int:
     if options.to not in TARGETS:
-        raise ValueError(f"--to must be {TARGETS[0]!r}, got {options.to!r}{nearest(str(options.to), TARGETS)}")
+        allowed = ", ".join(map(repr, TARGETS))
+        raise ValueError(f"--to must be one of {allowed}, got {options.to!r}{nearest(str(options.to), TARGETS)}")
     for name, given in (("--from", options.package), ("--hints", options.hints), ("--overwrite", options.overwrite)):
-        if given:
+        if given and not (name == "--overwrite" and options.to == "onnx"):
             raise ValueError(f"{name} is for checkpoints of published packages, not for --to {options.to}")
-    out = Path(options.out).expanduser()
+    out, extra = Path(options.out).expanduser(), {"huggingface": "hf", "onnx": "onnx"}[options.to]
     check_folder("out", out)
     try:
         with status("converting"):
-            from ..hf.convert import convert
-
-            auto = convert(folder, out)
+            said = _for_transformers(folder, out) if options.to == "huggingface" else _for_onnx(folder, out, overwrite=options.overwrite)
     except ModuleNotFoundError as error:
-        raise ValueError(f"--to {options.to} needs the package {error.name}: pip install 'subquadratic[hf]'") from error
+        raise ValueError(f"--to {options.to} needs the package {error.name}: pip install 'subquadratic[{extra}]'") from error
     except FileNotFoundError as error:
         raise ValueError(f"file: {error}") from error
     except FileExistsError as error:
-        raise ValueError(f"out: {error}") from error
-    print_text(f"{folder} is now the folder {out} for transformers")
-    print_text(f'go on       {auto}.from_pretrained("{out}", trust_remote_code=True), or import subquadratic.hf and leave the last out')
+        raise ValueError(f"out: {_as_flags(str(error))}") from error
+    for line in said:
+        print_text(line)
     return 0
+
+
+def _for_transformers(folder: Path, out: Path) -> list[str]:
+    from ..hf.convert import convert
+
+    auto = convert(folder, out)
+    return [
+        f"{folder} is now the folder {out} for transformers",
+        f'go on       {auto}.from_pretrained("{out}", trust_remote_code=True), or import subquadratic.hf and leave the last out',
+    ]
+
+
+def _for_onnx(folder: Path, out: Path, *, overwrite: bool) -> list[str]:
+    from ..export import onnx
+    from ..loading import load
+
+    onnx(load(folder), out, overwrite=overwrite)
+    return [f"{folder} is now the folder {out} for ONNX Runtime", f'go on       subquadratic.export.OnnxModel.load("{out}")']
 
 
 def _as_flags(message: str) -> str:

@@ -56,6 +56,8 @@ class InfoOptions:
     """Sequences in a training step."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass."""
+    threads: int | None = None
+    """Number of threads, at most 8 per core (100 if that is more). Default: PyTorch's own choice."""
     options: bool = True
     """Also show what each field of the configuration costs."""
     format: Literal["text", "json"] = "text"
@@ -63,7 +65,7 @@ class InfoOptions:
 
     def check(self) -> None:
         """Raises ValueError for a value out of range, or options that a saved model already answers."""
-        for name, least in (("length", 2), ("dim", 1), ("depth", 1), ("heads", 1), ("vocab_size", 1), ("batch_size", 1)):
+        for name, least in (("length", 2), ("threads", 1), ("dim", 1), ("depth", 1), ("heads", 1), ("vocab_size", 1), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -101,8 +103,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _measure(options: InfoOptions, asked: Any, show: Callable[[str], None]) -> dict[str, Any]:
     """Everything there is to say, but for the options."""
+    from ..core.threads import use_threads
     from ..costs.info import build_on_meta, doubling, exact_twin, length_rows
 
+    use_threads(options.threads)
     show("building")
     name, model, config, length = _saved(options, asked) if options.run is not None else _new(options, asked)
     lengths = doubling(length)

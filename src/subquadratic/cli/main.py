@@ -26,6 +26,7 @@ VERBS = {
     "generate": "continue a text with a trained model",
     "fill": "fill in the masked places of a text with a bidirectional model",
     "predict": "classes of new rows from a classifier, or targets from an encoder-decoder",
+    "serve": "answer requests to the OpenAI API with a trained model",
     "evaluate": "measure a trained model on a text of any length",
     "bench": "measure time and memory on this machine, compared with other packages and the hardware's limits",
     "info": "what a model costs: parameters, state, FLOPs and memory against length",
@@ -49,6 +50,7 @@ PACKAGES = {
         "transformers",
         "yaml",
     ),
+    "serve": ("fastapi", "openai", "pydantic", "starlette", "typer", "uvicorn"),
     "data": ("pyarrow", "zstandard"),
     "track": ("tensorboard", "trackio"),
 }

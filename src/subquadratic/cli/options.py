@@ -16,13 +16,12 @@ from typing import Any, TypeVar, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ..core.choices import BACKEND, BACKENDS, backend_named
-from ..core.errors import require_choice
+from ..core.choices import check_backend
 from .config_file import read_config
 from .text_io import fitted, help_width, print_text
 from .values import check_values
 
-COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "bench", "info", "distil")  # verbs
+COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "serve", "bench", "info", "distil")  # verbs
 T = TypeVar("T")
 Groups = Mapping[str, Sequence[str]]
 
@@ -95,7 +94,7 @@ def parse(
     Raises:
         UsageError: an unknown flag, a value of the wrong type.
         ValueError: a configuration file that cannot be read, a number that nothing takes, an empty name of a file; for a verb that
-            computes, a backend in the environment that there is not.
+            computes, a backend in the environment that does not exist or cannot run.
     """
     flags = {field.name: (renamed or {}).get(field.name, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]
     taken = CommandLine(options, flags, positional)
@@ -117,7 +116,7 @@ def parse(
     given = options(**{name: found[flag] for name, flag in flags.items()})
     check_values(given, flags)
     if verb in COMPUTING:
-        require_choice(BACKEND, backend_named(os.environ), BACKENDS)
+        check_backend(os.environ)
     return given
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..core.errors import require_positive
 from ..training.outputs import check_folder, check_outside
 from .options import UsageError, nearest, parse
 from .text_io import OutputError, fitted, help_width, notify, print_text
@@ -67,6 +68,8 @@ class TrainOptions:
     """Skip and count rows that cannot be used."""
     vocab_size: int = 8192
     """Largest vocabulary size, including 256 bytes and 4 special tokens."""
+    threads: int | None = None
+    """Number of threads, at most 8 per core (100 if that is more). Default: one per core."""
     overwrite: bool = False
     """Write into a folder that is not empty."""
 
@@ -95,6 +98,9 @@ def _train(argv: Sequence[str]) -> int:
     options = parse(TrainOptions, argv, verb="tokenizer train", examples=TRAIN_EXAMPLES)
     out = Path(os.path.expanduser(options.out))
     _check_out(out, overwrite=options.overwrite)
+    require_positive(threads=options.threads)
+    if options.threads is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(options.threads)  # read by `tokenizers` when it first computes
 
     from ..data.finding import find_source
     from ..data.tokenizers.training import train_tokenizer
@@ -128,7 +134,7 @@ def _train(argv: Sequence[str]) -> int:
     given |= {f"--{name}": value for name, value in ways.items() if value != getattr(TrainOptions, name)}
     words = [word for flag, value in given.items() if value is not None for word in (flag, value)]
     words += ["--skip_bad_rows"] if options.skip_bad_rows else []
-    print_text(f"go on       {shlex.join(['subq', 'train', *words])}")
+    print_text(f"continue    {shlex.join(['subq', 'train', *words])}")
     return 0
 
 

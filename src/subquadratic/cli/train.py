@@ -35,7 +35,7 @@ examples:
   subq train --data notes/ --out runs/notes         your own text files
   subq train --data 'logs/*.log.gz' --context 1024 --dry_run
   subq train --data notes/ --validation_data held_out.txt
-  subq train --resume runs/notes                    go on with a run that was stopped
+  subq train --resume runs/notes                    continue a run that was stopped
   subq train --resume runs/notes --budget 20m       train a finished run further, to 20 minutes in all
   subq train --data reviews.csv --label stars       a classifier of the column "text"
   subq train --data pairs.jsonl --text german --target english

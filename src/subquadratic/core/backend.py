@@ -79,10 +79,10 @@ def computed_by(
         return "triton"
     if is_traced():
         if native:
-            takes_native(backend, values, dtype=dtype)  # which tells whoever asked for it
+            _takes_native(backend, values, dtype, traced=True)  # which tells whoever asked for it
         return "formula"
     suits = native() if callable(native) else native
-    return "native" if suits and takes_native(backend, values, dtype=dtype) else "torch"
+    return "native" if suits and _takes_native(backend, values, dtype, traced=False) else "torch"
 
 
 def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> bool:
@@ -114,16 +114,19 @@ def takes_triton(backend: str | None, values: Tensor, *, fits: bool = True) -> b
     return values.numel() > 0  # no grid has no programs
 
 
-def takes_native(backend: str | None, values: Tensor, *, dtype: torch.dtype | None = None) -> bool:
-    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values. ``dtype``: in
-    which they get it; None: its own.
+def takes_native(backend: str | None, values: Tensor) -> bool:
+    """Whether an op on ``values`` goes to the C kernels, which an op without a kernel in C never does, nor one on no values.
 
     Raises:
         ValueError: for an unknown backend, or "native" where it cannot run.
     """
+    return _takes_native(backend, values, values.dtype, traced=is_traced())
+
+
+def _takes_native(backend: str | None, values: Tensor, dtype: torch.dtype | None, *, traced: bool) -> bool:
     name = _chosen if backend is None else backend
     dtype = values.dtype if dtype is None else dtype
-    fits = values.device.type == "cpu" and dtype is torch.float32 and not is_traced()
+    fits = values.device.type == "cpu" and dtype is torch.float32 and not traced
     if name == "auto":
         if not fits or values.numel() == 0:
             return False
@@ -135,7 +138,7 @@ def takes_native(backend: str | None, values: Tensor, *, dtype: torch.dtype | No
     if name != "native" or is_plain():
         return False
     require(
-        not is_traced(),
+        not traced,
         "backend='native' computes outside of torch.compile, torch.func and forward-mode differentiation: use backend='auto' or 'torch' "
         "there",
     )

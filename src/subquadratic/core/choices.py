@@ -1,6 +1,8 @@
 """What options choose among, and the ranges that configurations and layers check alike; known without PyTorch."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from .errors import require, require_choice, require_positive
@@ -21,6 +23,21 @@ PROJECTIONS = ("learned", "pool", "conv")  # of a sequence into its slots
 def backend_named(environment: Mapping[str, str]) -> str:
     """What the environment chooses, whether or not there is such a backend; "auto" where it says nothing."""
     return environment.get(BACKEND) or "auto"
+
+
+def check_backend(environment: Mapping[str, str]) -> None:
+    """Whether the environment chooses a backend that can run here, as far as that is known without PyTorch.
+
+    Raises:
+        ValueError: an unknown name, or "triton" where triton is not installed or PyTorch is a build for CPUs.
+    """
+    name = backend_named(environment)
+    require_choice(BACKEND, name, BACKENDS)
+    if name != "triton" or environment.get("TRITON_INTERPRET"):
+        return
+    require(find_spec("triton") is not None, f"{BACKEND}=triton needs triton: pip install 'subquadratic[triton]'")
+    installed = version("torch")
+    require(not installed.endswith("+cpu"), f"{BACKEND}=triton needs a CUDA device, and PyTorch {installed} is a build for CPUs")
 
 
 def check_local(*, heads: int, local_heads: int, local_window: int) -> None:

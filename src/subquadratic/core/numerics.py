@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from .tracing import is_open
+
 EMPTY = -1e30  # the maximum of no exponents: finite, so that differences are never NaN
 HIDDEN = -1e30  # what is added to the logit of a key that may not be seen: finite, so that a query with nothing to see gets no NaN
 NOTHING = 1e-24  # a normaliser below this has no key to speak of: the output is zero, and so is its gradient
@@ -19,6 +21,20 @@ def exact_dtype(*tensors: Tensor) -> torch.dtype:
         if tensor.dtype is not dtype:
             dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
+
+
+def running_maximum(x: Tensor, *, dim: int = -1) -> Tensor:
+    """The largest of all up to each place: ``x.cummax(dim).values``. An export of a known length gets it by doubling, since ONNX has no
+    running maximum; both are exact."""
+    length = x.shape[dim]
+    if not torch.compiler.is_exporting() or is_open(length):
+        return x.cummax(dim=dim).values
+    step = 1
+    while step < length:
+        first, later, earlier = x.narrow(dim, 0, step), x.narrow(dim, step, length - step), x.narrow(dim, 0, length - step)
+        x = torch.cat((first, torch.maximum(later, earlier)), dim=dim)
+        step *= 2
+    return x
 
 
 def has_float64(device: torch.device) -> bool:

@@ -93,8 +93,20 @@ def pack_left(mask: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``order`` (B, N) int64 and the mask after it (B, N), real tokens first. Undo with :func:`unpack`.
     """
-    order = torch.argsort(mask.logical_not().to(torch.uint8), dim=-1, stable=True)
+    order = _false_first(~mask) if torch.compiler.is_exporting() else torch.argsort(mask.logical_not().to(torch.uint8), dim=-1, stable=True)
     return order, mask.gather(1, order)
+
+
+def order_right(mask: Tensor) -> Tensor:
+    """Order (B, N) int64 that brings each row's real tokens to its end, in their order."""
+    return _false_first(mask) if torch.compiler.is_exporting() else torch.argsort(mask.to(torch.uint8), dim=-1, stable=True)
+
+
+def _false_first(mask: Tensor) -> Tensor:
+    """(B, N) int64, a stable sort of False and True, by counting: ONNX has no stable sort."""
+    true, false = mask.cumsum(dim=1), (~mask).cumsum(dim=1)
+    places = torch.where(mask, false[:, -1:] + true, false) - 1
+    return torch.zeros_like(places).scatter(1, places, torch.arange(mask.shape[1], device=mask.device).expand_as(places))
 
 
 def pack(x: Tensor, order: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-NOTHING: Mapping[int, Tensor] = {}
+UNCHANGED: Mapping[int, Tensor] = {}
 _version = operator.attrgetter("_version")
 
 
@@ -65,7 +65,7 @@ class Held:
                 )
 
     @contextmanager
-    def put_back(self, replaced: Mapping[int, Tensor] = NOTHING) -> Iterator[None]:
+    def put_back(self, replaced: Mapping[int, Tensor] = UNCHANGED) -> Iterator[None]:
         """Within this context the modules hold what they held; ``replaced``: other tensors instead, by the id of the one held."""
         changed: list[tuple[dict[str, Any], str, Any]] = []
         holders, names, values = self._columns

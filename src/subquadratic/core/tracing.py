@@ -33,6 +33,11 @@ def needs_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+def is_open(*sizes: int) -> bool:
+    """Whether an export leaves one of these sizes open: nothing may then depend on it, neither a choice nor the number of operations."""
+    return torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in sizes)
+
+
 def may_look(tensor: Tensor) -> bool:
     """Whether a tensor's numbers may be asked for: not while a compiler follows or a graph is traced, which would hold the answer for good,
     not of what ``torch.func.vmap`` maps over, and not where there are none."""

@@ -29,7 +29,7 @@ BOOLEAN = {
     aten.logical_not,
 }
 
-ARITHMETIC = {aten.add, aten.sub, aten.mul, aten.div, aten.floor_divide, aten.remainder}
+ARITHMETIC = {aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.floor_divide, aten.remainder}
 ARITHMETIC |= {aten.maximum, aten.minimum} | {aten.clamp_min, aten.clamp_max}
 CHOOSING = {aten.where, aten.masked_fill, aten.clamp}
 CHANGING = ("resize", "resize_as", "set", "t", "transpose", "squeeze", "unsqueeze", "as_strided", "swapaxes")
@@ -163,6 +163,10 @@ def _pad(x: Tensor, sizes: Sequence[int], value: float = 0) -> Tensor:
     return empty(shape, x)
 
 
+def _arange(end: int, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor | None:
+    return torch.empty(end, dtype=dtype or torch.int64, device="meta") if isinstance(end, int) else None
+
+
 def _mm(x: Tensor, y: Tensor) -> Tensor:
     return empty((*x.shape[:-1], y.shape[-1]), x)
 
@@ -222,6 +226,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.addmm.default: _addmm,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
+    aten.arange.default: _arange,
     aten.bmm.default: _mm,
     aten.gather.default: _gather,
     aten.index_put.default: _like,
@@ -229,6 +234,11 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.slice_backward.default: lambda gradient, sizes, *_: empty(sizes, gradient),
     aten.mm.default: _mm,
     aten.constant_pad_nd.default: _pad,
+    aten.replication_pad1d.default: _pad,
+    aten.replication_pad1d_backward.default: lambda gradient, x, _: _alike(x),
+    aten.scatter_add.default: lambda x, *_: _clone(x),
+    aten.log_sigmoid_forward.default: lambda x: (_like(x), _like(x)),
+    aten.log_sigmoid_backward.default: lambda gradient, x, buffer: _pointwise(aten.mul.Tensor, (gradient, x)),
     aten.flip.default: _like,
     aten.index.Tensor: _index,
     aten.cat.default: _cat,

@@ -56,14 +56,14 @@ class PassedOver:
         self.add(BAD, Path(where).name)
 
     def describe(self) -> str:
-        """`passed over: 2 binary, 1 UTF-16, 1 empty`; nothing where nothing was. Bad rows are named."""
+        """`skipped: 2 binary, 1 UTF-16, 1 empty`; nothing where nothing was. Bad rows are named."""
         between = [why for why in self.counts if why not in (*FIRST, *LAST, AS_TEXT, AS_BYTES, DECIMAL_COMMA)]
         left_out = [self._count(why) for why in (*FIRST, *between, *LAST) if why in self.counts]
         as_text = [self._count(AS_TEXT)] if AS_TEXT in self.counts else []
         as_bytes = [self._count(AS_BYTES)] if AS_BYTES in self.counts else []
         commas = [", ".join(self._places(DECIMAL_COMMA))] if DECIMAL_COMMA in self.counts else []
         said = (
-            ("passed over", left_out),
+            ("skipped", left_out),
             ("read as text", as_text),
             ("read as bytes", as_bytes),
             ("a comma read as the decimal mark", commas),

@@ -1,4 +1,7 @@
-"""Our models in transformers: `AutoModelForCausalLM.from_pretrained(folder)` opens what this package saved, once this is imported.
+"""Our models in transformers, and our attention in its models.
+
+Once this is imported, `AutoModelForCausalLM.from_pretrained(folder)` opens what this package saved, and `attn_implementation` takes the
+names of :mod:`subquadratic.hf.attention`.
 
 The only room, besides `training`, that needs transformers: `pip install "subquadratic[hf]"`.
 """
@@ -16,6 +19,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from . import attention
+from .adapters import IA3_FEED_FORWARD, IA3_TARGETS, LORA_TARGETS, lora_targets
 from .cache import SubquadraticCache
 from .causal_lm import SubquadraticForCausalLM
 from .classification import SubquadraticForSequenceClassification, SubquadraticForTokenClassification
@@ -25,6 +30,9 @@ from .model import SubquadraticModel
 from .seq2seq_lm import SubquadraticForSeq2SeqLM
 
 __all__ = [
+    "IA3_FEED_FORWARD",
+    "IA3_TARGETS",
+    "LORA_TARGETS",
     "SubquadraticCache",
     "SubquadraticConfig",
     "SubquadraticForCausalLM",
@@ -33,6 +41,8 @@ __all__ = [
     "SubquadraticForSequenceClassification",
     "SubquadraticForTokenClassification",
     "SubquadraticModel",
+    "attention",
+    "lora_targets",
 ]
 
 AutoConfig.register(SubquadraticConfig.model_type, SubquadraticConfig, exist_ok=True)

@@ -173,6 +173,11 @@ class SubquadraticCache(Cache):
         return self.layer.get_max_length()
 
     @property
+    def max_cache_len(self) -> int:
+        """``get_max_length`` by its oldest name, which PEFT asks for."""
+        return self.layer.get_max_length()
+
+    @property
     def is_croppable(self) -> bool:
         """False: see ``crop``."""
         return False

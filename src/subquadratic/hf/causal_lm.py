@@ -73,26 +73,26 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         cu_seq_lens_q: Tensor | None = None,
         seq_idx: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        shift_labels: Tensor | None = None,
         **unused: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the token after each.
 
         Args:
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds, encoder_hidden_states,
-                encoder_attention_mask,
-                use_cache, cu_seq_lens_q, seq_idx, unused: as :meth:`SubquadraticModel.forward`.
+                encoder_attention_mask, use_cache, cu_seq_lens_q, seq_idx: as :meth:`SubquadraticModel.forward`.
             labels: (B, N) int64, the tokens themselves; -100: not counted. Shifted here; the first token of a packed document is not
                 counted, since nothing before it is its own.
-            shift_labels: (B, N), labels that are shifted already, in place of ``labels``.
             logits_to_keep: of the last slots, 0 for all; or the slots (K,) themselves.
             num_items_in_batch: what the summed loss is divided by; None: the labels counted.
+            unused: also ``shift_labels`` (B, N), labels that are shifted already, in place of ``labels``.
 
         Returns:
             ``logits`` (B, N, V), ``loss`` where there are labels, and ``past_key_values`` where asked for.
         """
         past_key_values = one_cache(past_key_values, cache)
-        last = self._one_token(input_ids, attention_mask, past_key_values, use_cache, (inputs_embeds, labels, *unused.values()))
+        shift_labels = unused.pop("shift_labels", None)  # not by name: the Trainer takes what has "label" in its name for required
+        others = (inputs_embeds, labels, shift_labels, *unused.values())
+        last = self._one_token(input_ids, attention_mask, past_key_values, use_cache, others)
         if last is not None:
             return CausalLMOutputWithPast(logits=last, **{CACHE: past_key_values})
         keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
@@ -108,7 +108,7 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
             cu_seq_lens_q=cu_seq_lens_q,
             seq_idx=seq_idx,
             outputs_to_keep=keep,
-            rule="stream" if labels is None and shift_labels is None else "blocks",
+            rule=None if labels is None and shift_labels is None else "blocks",
             **unused,
         )
         hidden = outputs.last_hidden_state

@@ -5,12 +5,14 @@ The file is the one that ``LanguageModel.save_pretrained`` writes: its keys are 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from ..heads.files import FORMAT
 from ..models.config import BackboneConfig, config_class
+from . import adapters
 
 DEFAULT = {"model_type": "performer", "dim": 256, "depth": 4, "heads": 8}
 OURS = {"config": "backbone", "decoder_config": "backbone", "encoder_config": "encoder_backbone"}  # keys of the file, and fields here
@@ -27,7 +29,8 @@ class SubquadraticConfig(PreTrainedConfig):
         encoder_backbone: of an encoder-decoder, the encoder's.
         vocab_size: V; 256 for bytes.
         source_vocab_size: of an encoder-decoder's source; None: ``vocab_size``.
-        max_position_embeddings: the most positions of a sequence; required for learned and axial positions. None: the backbone's limit.
+        max_position_embeddings: the most positions of a sequence; required for learned and axial positions. None: the backbone's limit;
+            where that has none, there is no such attribute, and ``position_limit`` is None.
         source_max_position_embeddings: the same for an encoder-decoder's source.
         tie_word_embeddings: the output map is the token table.
         mask_token_id: the token in ``input_ids`` that a bidirectional model takes as hidden; None: ``vocab_size``, which is no token of a
@@ -48,7 +51,7 @@ class SubquadraticConfig(PreTrainedConfig):
     encoder_backbone: dict[str, Any] | BackboneConfig | None = None
     vocab_size: int = 256
     source_vocab_size: int | None = None
-    max_position_embeddings: int | None = None
+    max_position_embeddings: int | None = dataclasses.field(default_factory=lambda: None)  # no attribute of the class: see `position_limit`
     source_max_position_embeddings: int | None = None
     tie_word_embeddings: bool = False
     pad_token_id: int | None = None
@@ -69,6 +72,8 @@ class SubquadraticConfig(PreTrainedConfig):
         limit = self.backbone_config.length_limit
         if self.max_position_embeddings is None:
             self.max_position_embeddings = limit
+        if self.max_position_embeddings is None:
+            del self.max_position_embeddings
         _same_as_backbone(self, {name: kwargs.pop(name) for name in DERIVED[:-1] if name in kwargs})
         super().__post_init__(**kwargs)
 
@@ -90,6 +95,11 @@ class SubquadraticConfig(PreTrainedConfig):
             if name in kwargs:
                 value = kwargs.pop(name)
                 setattr(self, field, getattr(self, field) if value is None else value)
+
+    @property
+    def position_limit(self) -> int | None:
+        """The most positions of a sequence; None: no limit, and no ``max_position_embeddings``, which its readers take for a number."""
+        return getattr(self, "max_position_embeddings", None)
 
     @property
     def backbone_config(self) -> BackboneConfig:
@@ -168,6 +178,7 @@ class SubquadraticConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Also ``hidden_size`` and its like, which PEFT and others read here, and the keys that :func:`subquadratic.load` reads."""
+        adapters.register()  # PEFT asks for this dict before it looks for targets: the one moment at which it is surely there
         values = super().to_dict()
         values |= {name: getattr(self, name) for name in DERIVED[:-1]}
         name = values.pop("saved_class", None)
@@ -175,7 +186,7 @@ class SubquadraticConfig(PreTrainedConfig):
 
     def _our_options(self, name: str) -> dict[str, Any]:
         """What the constructor of one of our heads takes."""
-        limit = self.max_position_embeddings
+        limit = self.position_limit
         if name == "EncoderDecoder":
             return {
                 "encoder_config": self.encoder_backbone,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import an
 from ..data.tokenizers.loading import load_tokenizer
+from ..data.tokenizers.values import reads_values
 from ..heads.files import CONFIG, read_config
 from .causal_lm import SubquadraticForCausalLM
 from .classification import SubquadraticForSequenceClassification
 from .masked_lm import SubquadraticForMaskedLM
 from .seq2seq_lm import SubquadraticForSeq2SeqLM
+from .tokenizers import save_tokenizer, stop_tokens
 
 ROLES = ("pad", "bos", "eos", "mask")
 
@@ -32,12 +33,20 @@ def convert(folder: Path, out: Path) -> str:
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} exists and is not an empty folder: choose another")
     model, tokenizer = kind.from_pretrained(folder), load_tokenizer(folder)
-    ids = {role: getattr(tokenizer, f"{role}_token") for role in ROLES}
-    if importlib.util.find_spec(f"{__package__}.tokenizers") is not None and not hasattr(tokenizer, "encode_values"):
-        sizes = {"vocab_size": model.config.vocab_size, "max_length": model.config.max_position_embeddings}
-        stock = importlib.import_module(f"{__package__}.tokenizers").save_tokenizer(folder, out, **sizes)
-        ids = {role: getattr(stock, f"{role}_token_id") for role in ROLES}
-    _take_ids(model, ids)
+    if reads_values(tokenizer):
+        _take_ids(model, {role: getattr(tokenizer, f"{role}_token") for role in ROLES})
+    else:
+        stock = save_tokenizer(
+            tokenizer,
+            out,
+            vocab_size=model.config.vocab_size,
+            max_length=model.config.position_limit,
+            padding_side="left" if kind is SubquadraticForCausalLM else "right",
+            first="bos" if kind is SubquadraticForSeq2SeqLM else "eos",
+        )
+        _take_ids(model, {role: getattr(stock, f"{role}_token_id") for role in ROLES})
+        if kind is SubquadraticForCausalLM:
+            model.generation_config.eos_token_id = stop_tokens(stock)
     model.save_pretrained(out)
     return auto
 
@@ -63,6 +72,6 @@ def _take_ids(model: Any, ids: dict[str, int]) -> None:
                 setattr(place, f"{role}_token_id", ids[role])
     if not config.causal:
         config.mask_token_id = ids["mask"]
-    if config.is_encoder_decoder and ids["eos"] < known:
+    if config.is_encoder_decoder and ids["bos"] < known:
         for place in places:
-            place.decoder_start_token_id = ids["eos"]
+            place.decoder_start_token_id = ids["bos"]  # which begins the targets that it was trained on

@@ -77,8 +77,9 @@ class Generating(GenerationMixin):
         """A LanguageModel of the very modules of this model, for what is written for one."""
         own = self.__dict__.get("_own_model")
         head: Any = self.lm_head
-        if is_untouched(head, nn.Linear) and head.weight is getattr(self.reader.get_input_embeddings(), "weight", None):
-            head = None  # the table itself
+        table: Any = self.reader.get_input_embeddings()
+        if is_untouched(head, nn.Linear) and is_untouched(table, nn.Embedding) and head.weight is table.weight:
+            head = None  # the table itself; an adapter on the table alone leaves the output map what it was
         parts = {"embedding": self.reader.embedding, "backbone": self.reader.backbone, "norm": self.reader.norm, "head": head}
         if own is None or any(getattr(own, name) is not part for name, part in parts.items()):
             own = LanguageModel.__new__(LanguageModel)
@@ -113,6 +114,8 @@ class Generating(GenerationMixin):
                 "twice, nor forget one. Pass what `generate` returned together, sequences and past_key_values (which lacks the last "
                 "token), with new tokens after it; or a copy of the cache (copy.deepcopy) made before the last token was read"
             )
+        for name in ("tokenizer", "assistant_tokenizer"):  # `generate` hands what it was given on, to every step
+            kwargs.pop(name, None)
         given: dict[str, Any] = {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds, "is_first_iteration": is_first_iteration}
         return super().prepare_inputs_for_generation(  # type: ignore[misc]  # it asks for a PreTrainedModel, which this comes before
             input_ids, next_sequence_length=next_sequence_length, **given, **kwargs

@@ -42,7 +42,7 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         self.embedding = TokenEmbedding(
             backbone,
             vocab_size=config.vocab_size,
-            max_length=config.max_position_embeddings,
+            max_length=config.position_limit,
             maskable=maskable and not backbone.causal,
         )
         self.backbone: Any = backbone.build()

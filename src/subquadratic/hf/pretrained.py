@@ -42,19 +42,22 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
     config: SubquadraticConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Branch", "CrossLayer", "FeedbackStack"]
     _keep_in_fp32_modules_strict = ["favor.projection"]
     _is_stateful = True
     _supports_attention_backend = False
 
     def post_init(self) -> None:
         """Nothing is drawn anew: the parts drew their weights when they were made, unless they are only shapes yet."""
+        self._made_to_cache = self.config.use_cache
         for tensor in (*self.parameters(), *self.buffers()):
             if not tensor.is_meta:
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
         if self.saved_class is not None:
             self.register_load_state_dict_pre_hook(type(self)._take_our_names)
         super().post_init()
+        kinds = {type(module).__name__ for module in self.modules()}  # accelerate asks for each of them when it shards
+        whole = "FeedbackTransformer" in kinds  # whose parts are called once for each position, and across each other
+        self._no_split_modules = ["FeedbackTransformer"] if whole else [name for name in ("Branch", "CrossLayer") if name in kinds]
 
     def initialize_weights(self) -> None:
         """What a checkpoint does not hold gets the values of a model that is made anew."""

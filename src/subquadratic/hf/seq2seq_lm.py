@@ -140,6 +140,11 @@ class SubquadraticForSeq2SeqLM(Generating, SubquadraticPreTrainedModel):
         if decoder_input_ids is None and decoder_inputs_embeds is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         past_key_values = one_cache(past_key_values, cache)
+        require(
+            decoder_input_ids is not None or decoder_inputs_embeds is not None,
+            "decoder_input_ids is required without labels, which the Trainer takes away to smooth them: "
+            "give it DataCollatorForSeq2Seq(tokenizer, model=model)",
+        )
         last = self._one_token(decoder_input_ids, decoder_attention_mask, past_key_values, use_cache, (decoder_inputs_embeds, labels))
         if last is not None:
             return Seq2SeqLMOutput(logits=last, **{CACHE: past_key_values})

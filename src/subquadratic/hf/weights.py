@@ -30,6 +30,8 @@ class SavedAsOurs:
     """What the file's ``head`` is here."""
     renamed: ClassVar[dict[str, str] | None] = None
     """What beginnings of names in the file are here, where that is not all."""
+    _made_to_cache: bool = True
+    """``use_cache`` of the configuration that the model was made with, which is the one that is saved."""
 
     def _take_our_names(self, tensors: dict[str, Tensor], prefix: str, *unused: Any) -> None:
         """Before ``load_state_dict``: the Trainer resumes from the saved file itself, and so by its names."""
@@ -39,6 +41,9 @@ class SavedAsOurs:
             known = self._known_name(name.removeprefix(prefix))
             if prefix + known not in tensors:
                 tensors[prefix + known] = tensors.pop(name)
+        for tied, source in (getattr(self, "all_tied_weights_keys", None) or {}).items():
+            if prefix + source in tensors:
+                tensors.setdefault(prefix + tied, tensors[prefix + source])
 
     @classmethod
     def _known_name(cls, name: str) -> str:
@@ -88,7 +93,12 @@ class SavedAsOurs:
         )
         before = _written(single)
         ours = self._in_our_names(model.state_dict() if state_dict is None else state_dict)
-        super().save_pretrained(save_directory, *args, state_dict=ours, **kwargs)  # type: ignore[misc]
+        in_use = model.config.use_cache
+        model.config.use_cache = self._made_to_cache  # the Trainer switches it off while it trains
+        try:
+            super().save_pretrained(save_directory, *args, state_dict=ours, **kwargs)  # type: ignore[misc]
+        finally:
+            model.config.use_cache = in_use
         if main and not getattr(
             self, "_hf_peft_config_loaded", False
         ):  # of a model in several files and one in a single file the older loads

@@ -90,7 +90,7 @@ class _Reversible(torch.autograd.Function):
                 wanted = [start, *leaves.values(), *ends.values()]
                 found: tuple[Tensor | None, ...] = (None,) * len(wanted)
                 if delta.requires_grad:
-                    found = torch.autograd.grad(delta, wanted, gradient[target].to(delta.dtype), allow_unused=True)
+                    found = torch.autograd.grad(_Root.apply(delta, gradient[target].to(delta.dtype)), wanted, allow_unused=True)
             streams[target] = streams[target] - delta.detach()
             if found[0] is not None:
                 gradient[source] = gradient[source] + found[0]
@@ -99,6 +99,20 @@ class _Reversible(torch.autograd.Function):
                     sums[id(tensor)] = sums[id(tensor)] + part if id(tensor) in sums else part
         x_gradient = gradient[0] + gradient[1] if ctx.needs_input_grad[4] else None
         return None, None, None, None, x_gradient, *(sums.get(id(tensor)) for tensor in (*shared.values(), *ctx.parameters))
+
+
+class _Root(torch.autograd.Function):
+    """A scalar whose derivative with respect to ``output`` is ``gradient``. `torch.autograd.grad` imports SymPy to check the shape of a
+    gradient that it is given, which takes 0.4 s of CPU the first time."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return output.new_ones(())
+
+    @staticmethod
+    def backward(ctx: Any, *one: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient, None
 
 
 def _followed(ctx: Any, gradients: tuple[Tensor, ...]) -> tuple[Any, ...]:

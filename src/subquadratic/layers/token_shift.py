@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import NotCausalError
-from ..core.padding import zero_padding
+from ..core.padding import pack_left, zero_padding
 from ..core.state import State, state
 from .streaming import Carry, Streaming
 
@@ -84,5 +84,7 @@ def _from_after(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def _latest(mask: Tensor) -> Tensor:
     """(B, N) index of the last True up to each place; the first place must be True."""
+    if torch.compiler.is_exporting():  # ONNX has no running maximum
+        return pack_left(mask)[0].gather(1, mask.cumsum(dim=1) - 1)
     places = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, places, 0).cummax(dim=1).values

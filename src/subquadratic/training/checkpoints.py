@@ -112,7 +112,7 @@ def way_back(checkpoint: Path) -> str:
     run = checkpoint.parent.parent
     older = [step for step in Checkpoints(run).steps() if Checkpoints(run).place(step).name < checkpoint.name]
     if older:
-        return f"delete {checkpoint} to go on from step {older[-1]:,}"
+        return f"delete {checkpoint} to continue from step {older[-1]:,}"
     where = shlex.quote(str(run))
     return f"there is no older one: start again with subq train --config {shlex.quote(str(run / 'run.yaml'))} --out {where} --overwrite"
 

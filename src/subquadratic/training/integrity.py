@@ -109,7 +109,7 @@ def check_files(checkpoint: Path, progress: dict[str, Any], *, processes: int = 
     if written != processes:
         raise CheckpointError(
             f"resume: {checkpoint} was written by {written} process{'es' if written > 1 else ''}, and now there "
-            f"{'is 1' if processes == 1 else f'are {processes}'}: go on with as many"
+            f"{'is 1' if processes == 1 else f'are {processes}'}: continue with as many"
         )
 
 
@@ -157,7 +157,7 @@ def check_run(folder: Path, progress: dict[str, Any]) -> list[str]:
         elif (why := why_no_model(folder)) is not None:
             raise CheckpointError(
                 f"resume: {why}, in which the best model so far was, of step {step:,}; put it back, or delete {folder / CONFIG} and "
-                f"{folder / WEIGHTS} to go on without it"
+                f"{folder / WEIGHTS} to continue without it"
             )
     return notes
 

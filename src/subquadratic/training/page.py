@@ -75,11 +75,11 @@ def _made(options: TrainOptions, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _extensions(facts: dict[str, Any]) -> str:
-    """When the run went on after its end."""
+    """When the run continued after its end."""
     steps = [f"{extension['step']:,}" for extension in facts.get(EXTENDED, [])]
     if not steps:
         return ""
-    return f"\nThe run went on after step {' and '.join(steps)}, where it had ended; its learning rate warmed up again there."
+    return f"\nThe run continued after step {' and '.join(steps)}, where it had ended; its learning rate warmed up again there."
 
 
 def _table(rows: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
         return
     run = holds_run(path)
     if not overwrite:
-        more = ", or --resume to go on with the run in it" if run else ""
+        more = ", or --resume to continue the run in it" if run else ""
         way_out = f", or give --overwrite to replace the run in it{more}" if run else "; --overwrite replaces a run, and it holds none"
         raise ValueError(f"out: {path} is not empty; name another folder{way_out}")
     taken = [file.name for file in inside if file.name in (*FILES, *FOLDERS)]
@@ -43,7 +43,7 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
             f"out: {path} holds no run (no run.yaml that subq train wrote), so --overwrite would replace somebody else's "
             f"{', '.join(taken)}; name another folder"
         )
-    foreign = [name for name in taken if not _of_a_run(path / name)]
+    foreign = [name for name in taken if not _written_by_a_run(path / name)]
     if foreign:
         raise ValueError(f"out: {path}/{foreign[0]} was not made by the run in {path}, and would be lost; move it, or name another folder")
 
@@ -66,7 +66,7 @@ def remove_run(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def _of_a_run(file: Path) -> bool:
+def _written_by_a_run(file: Path) -> bool:
     """Whether a name that a run writes to is a file or folder as a run writes it."""
     if file.name in FOLDERS:
         return file.is_dir() and not file.is_symlink()

@@ -139,8 +139,8 @@ class Run:
             self.folder.write_facts(facts)  # last: who finds the result there finds the run complete
         self.display.report("result", folder=str(self.folder.path), **facts["result"])
         where = shlex.quote(str(self.folder.path))
-        going_on = f"subq train --resume {where}" if signal is not None else self.problem.closing(where)
-        self.display.say(f"go on       {going_on}")
+        following = f"subq train --resume {where}" if signal is not None else self.problem.closing(where)
+        self.display.say(f"continue    {following}")
         return TrainResult(self.folder, model, steps, score, sample, signal)
 
     def _references(self, found: dict[str, float]) -> dict[str, float]:

@@ -127,7 +127,7 @@ def test_attention_scales_its_queries() -> None:
 def test_rows_are_laid_out_at_their_places(with_mask: bool, phases: list[int] | None) -> None:
     x = torch.arange(1.0, 16.0).view(3, 5, 1)
     mask = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]).bool() if with_mask else None
-    layout = lay_out(x, mask, None if phases is None else torch.tensor(phases))
+    layout = lay_out(x, mask, None if phases is None else torch.tensor(phases), 8)
     for row in range(3):
         tokens = (x[row] if mask is None else x[row, mask[row]]).flatten().tolist()
         ahead = 0 if phases is None else phases[row] - layout.slot

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from subquadratic.attention.feedback import native as kernel
-from subquadratic.attention.feedback.recurrence import feedback_recurrence
+from subquadratic.attention.feedback.op import feedback_recurrence
 from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights, flatten, unflatten
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library

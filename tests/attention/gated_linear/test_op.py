@@ -44,6 +44,14 @@ def test_the_definition_and_its_gradients(length: int, channels: int, chunk: int
         assert torch.allclose(ours, theirs, atol=1e-9 * max(1.0, float(theirs.abs().max())))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
+    """At the end: not by scaling queries by 1 / sqrt(6) either."""
+    inputs = [x.to(dtype) for x in draw()[:4]]
+    output, _ = gated_linear_attention(*inputs)
+    assert torch.equal(output, gated_linear_attention(*(x.float() for x in inputs))[0].to(dtype))
+
+
 @pytest.mark.parametrize("channels", [1, K])
 def test_blocks_are_one_sequence(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [x.requires_grad_() for x in draw(length=100, channels=channels)]

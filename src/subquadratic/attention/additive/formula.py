@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.chunking import chunk_of, cut, missing, repeat_last
+from ...core.numerics import running_maximum
 from ...core.packed import document_chunks
 from .state import PoolState
 
@@ -32,7 +34,7 @@ def running_mean_by_formula(
     given, exact = values.dtype, state.total.dtype
     logits, values = blank(logits.to(exact), values.to(exact), mask)
     if bounds is None:
-        output, state = _in_one_block(logits, values, state, min(max(chunk, LEAST_CHUNK), logits.shape[-1]))
+        output, state = _in_one_block(logits, values, state, chunk_of(max(chunk, LEAST_CHUNK), logits.shape[-1]))
         return output.to(given), state
     outputs, states = [], [state.select([row]) for row in range(len(bounds) - 1)]
     for part in document_chunks(bounds, bounds[-1], bounds[-1]):
@@ -54,11 +56,11 @@ def blank(logits: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, 
 def _in_one_block(logits: Tensor, values: Tensor, state: PoolState, chunk: int) -> tuple[Tensor, PoolState]:
     """Everything at once, in operations that autograd and compilers follow. Memory O(N (C + K) + (N / C)^2)."""
     length = logits.shape[-1]
-    maximum = torch.maximum(logits.detach().cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing, EMPTY at least
-    padding = -length % chunk
-    logits = F.pad(logits, (0, padding), value=-torch.inf).unflatten(-1, (-1, chunk))  # (B, H, G, C)
-    values = F.pad(values, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))  # (B, H, G, C, K)
-    maximum = (F.pad(maximum, (0, padding), mode="replicate") if padding else maximum).unflatten(-1, (-1, chunk))
+    maximum = torch.maximum(running_maximum(logits.detach()), state.maximum)  # (B, H, N), non-decreasing, EMPTY at least
+    padding = missing(length, chunk)
+    logits = cut(F.pad(logits, (0, padding), value=-torch.inf), chunk, dim=-1)  # (B, H, G, C)
+    values = cut(F.pad(values, (0, 0, 0, padding)), chunk)  # (B, H, G, C, K)
+    maximum = cut(repeat_last(maximum, padding), chunk, dim=-1)
 
     borders = torch.cat((state.maximum, maximum[..., -1]), dim=-1)  # (B, H, 1 + G): before each chunk, and after the last
     last, arriving = borders[..., 1:, None], borders[..., :-1, None]

@@ -4,6 +4,8 @@ causal.
 Axes: B batch, N length, D width, H heads, K head width.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -198,7 +200,7 @@ class AdditiveAttention(Streaming):
         if self.causal:
             mixed, pools = self._running(queries, keys, values, mask, state, turns, query_logits, key_logits)
             return map_exactly(merge_heads(mixed), self.transform, given, plus=flat), pools
-        way = computed_by(None, queries, native=native_mean.fits(queries, turns, query_logits, key_logits))
+        way = computed_by(None, queries, native=partial(native_mean.fits, queries, turns, query_logits, key_logits))
         folded = way != "formula" and flat.shape[1] > flat.shape[2] and is_untouched(self.transform, Linear)
         values = values if shared or turns is None else turn(values, turns)
         if folded and way == "native":
@@ -238,8 +240,8 @@ class AdditiveAttention(Streaming):
         else:
             first, second = state.query_pool, state.key_pool
         logits, rotary = self._scores(queries, query_logits), turns is not None
-        fits = native_running.fits(logits, queries, keys, first, turns) and native_running.fits(logits, keys, values, second, turns)
-        if computed_by(None, queries, native=fits) == "native":
+        means = (logits, queries, keys, first, turns), (logits, keys, values, second, turns)
+        if computed_by(None, queries, native=lambda: all(native_running.fits(*mean) for mean in means)) == "native":
             keys, first = native_running.read_mean(logits, queries, keys, first, mask, turns)
             mixed, second = native_running.read_mean(self._scores(keys, key_logits), keys, values, second, mask, turns)
             return mixed, (first, second)

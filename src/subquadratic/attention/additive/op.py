@@ -6,6 +6,8 @@ weighted sum), merged as in online softmax.
 Axes: B batch, H heads, N length, K head width, C chunk length.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -86,7 +88,7 @@ def running_softmax_mean(
         state = empty_pool(state_rows(bounds, batch), heads, width, device=values.device, dtype=exact)
     elif state.total.dtype != exact:
         state = state.to(dtype=exact)
-    way = computed_by(backend, values, native=bounds is None and native_running.fits(logits, values, None, state), triton=True)
+    way = computed_by(backend, values, native=bounds is None and partial(native_running.fits, logits, values, None, state), triton=True)
     with no_autocast(values):
         if way == "triton":
             from .triton import running_softmax_mean as by_kernel

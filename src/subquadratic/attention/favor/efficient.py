@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.causality import keep_out
-from ...core.numerics import EMPTY, exact_dtype, no_autocast
+from ...core.chunking import chunk_of, missing, repeat_last, running_totals
+from ...core.numerics import EMPTY, exact_dtype, no_autocast, running_maximum
 from ...core.packed import document_bounds, document_chunks, state_rows
 from ...core.state import State, state
+from ...core.tracing import is_open
 from .formula import zero_keys
 
 
@@ -91,7 +93,7 @@ def causal_efficient_attention(
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, EfficientState]:
             if bounds is None:
-                return _causal(q, k, v, before, min(chunk, length))
+                return _causal(q, k, v, before, chunk_of(chunk, length))
             return _each_document(q, k, v, before, bounds, chunk)
 
         output, state = attend(queries, keys, values)
@@ -116,23 +118,26 @@ def _each_document(
 
 def _causal(queries: Tensor, keys: Tensor, values: Tensor, state: EfficientState, chunk: int) -> tuple[Tensor, EfficientState]:
     length = queries.shape[-2]
-    maximum = torch.maximum(keys.detach().cummax(dim=-2).values, state.maximum[..., None, :])  # (B, H, N, K)
-    padding = -length % chunk
+    maximum = torch.maximum(running_maximum(keys.detach(), dim=-2), state.maximum[..., None, :])  # (B, H, N, K)
+    padding = missing(length, chunk)
     queries, values = (F.pad(tensor, (0, 0, 0, padding)).unflatten(2, (-1, chunk)) for tensor in (queries, values))  # (B, H, G, C, K)
     keys = F.pad(keys, (0, 0, 0, padding), value=-torch.inf).unflatten(2, (-1, chunk))
-    if padding:
-        maximum = torch.cat((maximum, maximum[..., -1:, :].expand(-1, -1, padding, -1)), dim=2)
+    maximum = repeat_last(maximum.mT, padding).mT
     maximum = maximum.unflatten(2, (-1, chunk))
 
     last = maximum[..., -1, :]  # (B, H, G, K)
     arriving = torch.cat((state.maximum[:, :, None], last[:, :, :-1]), dim=2)
     folded = (keys - last[..., None, :]).exp()
     sums = torch.cat((folded.sum(dim=-2)[..., None], folded.transpose(-1, -2) @ values), dim=-1)  # (B, H, G, K, 1 + K)
-    before, running = [], torch.cat((state.weight[..., None], state.total), dim=-1)
-    for g in range(sums.shape[2]):
-        before.append(running)
-        running = torch.addcmul(sums[:, :, g], (arriving - last)[:, :, g, :, None].exp(), running)
-    past = torch.stack(before, dim=2)
+    running = torch.cat((state.weight[..., None], state.total), dim=-1)
+    if is_open(sums.shape[2]):
+        past, running = running_totals(sums, (arriving - last).exp()[..., None], running)
+    else:
+        before = []
+        for g in range(sums.shape[2]):
+            before.append(running)
+            running = torch.addcmul(sums[:, :, g], (arriving - last)[:, :, g, :, None].exp(), running)
+        past = torch.stack(before, dim=2)
 
     exponents = keys[..., None, :, :] - maximum[..., :, None, :]  # (B, H, G, C query, C key, K)
     future = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)[..., None]

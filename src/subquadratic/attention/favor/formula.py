@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.causality import keep_out
+from ...core.chunking import chunk_of, cut, missing, repeat_last, running_totals
 from ...core.errors import require, require_positive
-from ...core.numerics import EMPTY, NOTHING, exact_dtype, no_autocast
+from ...core.numerics import EMPTY, NOTHING, exact_dtype, no_autocast, running_maximum
+from ...core.tracing import is_open
 from .state import EpsilonState, FeatureState, empty_epsilon, empty_features, unscaled
 
 
@@ -140,7 +142,7 @@ def causal_linear_attention(
         inputs = (queries.to(dtype), keys.to(dtype), zero_keys(values, mask).to(dtype))
 
         def attend(q: Tensor, k: Tensor, v: Tensor, largest: Tensor | None = None) -> tuple[Tensor, FeatureState]:
-            return _causal(q, k, v, before, mask, exponents, largest, feature_epsilon, denominator_epsilon, min(chunk, length))
+            return _causal(q, k, v, before, mask, exponents, largest, feature_epsilon, denominator_epsilon, chunk_of(chunk, length))
 
         more = () if candidates is None else (candidates,)
         output, state = attend(*inputs, *more)
@@ -168,18 +170,18 @@ def _causal(
         if mask is not None:
             candidates = candidates.masked_fill(~mask[:, None, :], -torch.inf)
         candidates = candidates.detach().clamp_min(EMPTY)
-        maximum = torch.maximum(candidates.cummax(dim=-1).values, state.maximum)  # (B, H, N), non-decreasing
+        maximum = torch.maximum(running_maximum(candidates), state.maximum)  # (B, H, N), non-decreasing
         keys = (keys - maximum[..., None]).exp()
     else:
         keys = zero_keys(keys, mask)
         maximum = torch.zeros_like(keys[..., 0])
     extra = denominator_epsilon * (-maximum).clamp_max(60.0).exp() * queries.sum(dim=-1) if denominator_epsilon else None  # (B, H, N)
 
-    padding = -length % chunk
+    padding = missing(length, chunk)
     queries, keys, values = (F.pad(tensor, (0, 0, 0, padding)) for tensor in (queries, keys, values))
-    maximum = F.pad(maximum, (0, padding), mode="replicate") if padding else maximum
+    maximum = repeat_last(maximum, padding)
     queries, keys, values = (_chunks(tensor, chunk) for tensor in (queries, keys, values))  # (B, H, G, C, .)
-    maximum = maximum.unflatten(-1, (-1, chunk))  # (B, H, G, C)
+    maximum = cut(maximum, chunk, dim=-1)  # (B, H, G, C)
 
     last = maximum[..., -1:]  # (B, H, G, 1)
     arriving = torch.cat((state.maximum[..., None, :], last[..., :-1, :]), dim=-2)  # the maximum before each chunk
@@ -198,7 +200,7 @@ def _causal(
         sums = values.flatten(2, 3).cumsum(dim=-2) + before.values[..., None, :]
         counts = present.cumsum(dim=-1) + before.count  # (B, H, G C)
         numerator = numerator + feature_epsilon * mass * _chunks(sums, chunk)
-        denominator = denominator + feature_epsilon * mass * counts.unflatten(-1, (-1, chunk))[..., None]
+        denominator = denominator + feature_epsilon * mass * cut(counts, chunk, dim=-1)[..., None]
         seen = before.values + values.sum(dim=(2, 3)), before.count + present.sum(dim=-1, keepdim=True)
         after = EpsilonState(after.total, after.weight, after.maximum, *seen)
     numerator, denominator = (tensor.flatten(2, 3)[..., :length, :] for tensor in (numerator, denominator))
@@ -209,6 +211,10 @@ def _causal(
 
 def _scan(totals: Tensor, weights: Tensor, decays: Tensor, state: FeatureState, last: Tensor) -> tuple[Tensor, Tensor, FeatureState]:
     """The summary before each chunk, (B, H, G, M, K) and (B, H, G, M), and the one after the last."""
+    if is_open(totals.shape[2]):
+        before, total = running_totals(totals, decays[..., None], state.total)
+        before_weight, weight = running_totals(weights, decays, state.weight)
+        return before, before_weight, FeatureState(total, weight, last[..., -1, :])
     total, weight = state.total, state.weight
     before_totals, before_weights = [], []
     for g in range(totals.shape[2]):
@@ -226,7 +232,7 @@ def _with_sums(state: FeatureState) -> EpsilonState:
 
 
 def _chunks(tensor: Tensor, chunk: int) -> Tensor:
-    return tensor.unflatten(-2, (-1, chunk))
+    return cut(tensor, chunk)
 
 
 def _future(size: int, device: torch.device) -> Tensor:

@@ -1,6 +1,6 @@
 """The forward pass of a feedback recurrence: token after token through all layers, written into storage made before the loop.
 
-Axes as in `recurrence.py`.
+Axes as in `op.py`.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The backward pass of a feedback recurrence: input gradients token by token in reverse, then every weight's gradient in one product.
 
-Axes as in `recurrence.py`; R = B H rows of attention.
+Axes as in `op.py`; R = B H rows of attention.
 """
 
 from collections.abc import Sequence

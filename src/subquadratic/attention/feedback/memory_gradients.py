@@ -1,6 +1,6 @@
 """Gradients of a feedback recurrence's memories, summed by blocks of tokens.
 
-Axes as in `recurrence.py`; R = B H rows of attention.
+Axes as in `op.py`; R = B H rows of attention.
 """
 
 import torch

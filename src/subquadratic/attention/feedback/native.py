@@ -1,6 +1,6 @@
 """The loops of a feedback recurrence by C kernels (forward.c, backward.c): float32 on a CPU, widths that are multiples of 16.
 
-What the kernels are given, from what the loops of `recurrence.py` and `gradient.py` have.
+What the kernels are given, from what the loops of `op.py` and `gradient.py` have.
 
 Axes: B batch, N tokens, D width, L layers, G key-value maps, H heads, K head width, F inner width, F' width of the expanding map, S keys of
 a window, T places of the line.

@@ -25,13 +25,16 @@ class Segments(NamedTuple):
     end: Tensor | None  # (B,) int64, place after the row's last token, counted from the first segment's beginning; None: slot + W
 
 
-def lay_out(x: Tensor, mask: Tensor | None, phase: Tensor | None) -> Segments:
-    """Columns for (B, N, D) with ``mask`` (B, N) bool or None, and ``phase`` (B,) int64; None: 0 in every row."""
+def lay_out(x: Tensor, mask: Tensor | None, phase: Tensor | None, size: int) -> Segments:
+    """Columns for (B, N, D) with ``mask`` (B, N) bool or None, and ``phase`` (B,) int64, less than ``size``; None: 0 in every row."""
     batch, length, _ = x.shape
     slot, ahead = 0, None
     if not batch:
         return Segments(x, slot, None, None, None)
-    if phase is not None:
+    blind = torch.compiler.is_exporting()
+    if phase is not None and blind:
+        ahead = phase
+    elif phase is not None:
         slot = int(phase.min())
         ahead = phase - slot if bool((phase != slot).any()) else None
     if mask is None and ahead is None:
@@ -43,7 +46,10 @@ def lay_out(x: Tensor, mask: Tensor | None, phase: Tensor | None) -> Segments:
         ahead = torch.zeros_like(counts)
     order, _ = pack_left(mask)
     ends = ahead + counts
-    width = int(ends.max()) if may_look(ends) or phase is not None else length
+    if blind:
+        width = length if phase is None else length + size - 1
+    else:
+        width = int(ends.max()) if may_look(ends) or phase is not None else length
     rank = torch.arange(width, device=x.device) - ahead[:, None]
     filled = (rank >= 0) & (rank < counts[:, None])
     source = order.gather(1, rank.clamp(0, length - 1))

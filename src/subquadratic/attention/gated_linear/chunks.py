@@ -20,10 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.chunking import cut, missing, running_totals
+from ...core.tracing import is_open
+
 
 def by_chunk(x: Tensor, size: int) -> Tensor:
     """(B, H, N, X) as (B, H, G, C, X), the last chunk filled up with zeros: keys that weigh nothing, and a decay of one."""
-    return F.pad(x, (0, 0, 0, -x.shape[2] % size)).unflatten(2, (-1, size))
+    return cut(F.pad(x, (0, 0, 0, missing(x.shape[2], size))), size)
 
 
 def mix(queries: Tensor, keys: Tensor, values: Tensor, log_decay: Tensor, total: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -40,6 +43,8 @@ def summaries(keys: Tensor, values: Tensor, height: Tensor, total: Tensor) -> tu
     """The summary before each chunk, (B, H, G, K, V), and the one after the last."""
     end = height[..., -1:, :]
     sums, fading = (keys * (end - height).exp()).mT @ values, end.exp().mT
+    if is_open(sums.shape[2]):
+        return running_totals(sums, fading, total)
     before = []
     for added, kept in zip(sums.unbind(2), fading.unbind(2), strict=True):
         before.append(total)

@@ -15,7 +15,8 @@ from ...core.errors import require, require_positive
 from ...core.numerics import exact_dtype, no_autocast
 from ...core.packed import document_bounds
 from ...core.state import State, state
-from ...core.tracing import needs_gradient
+from ...core.tracing import is_open, needs_gradient
+from .chunks import mix
 from .gradient import CausalGatedLinear, mix_blocks
 
 BLOCK_NUMBERS = {"cpu": 1 << 20, "cuda": 1 << 25}  # of the widest tensor of a block: some ten of that size exist at a time
@@ -77,7 +78,8 @@ def gated_linear_attention(
     rows = batch if bounds is None else len(bounds) - 1
     before = empty_sum(rows, heads, width, values.shape[3], device=values.device, dtype=exact) if state is None else state.to(dtype=exact)
     with no_autocast(values):
-        queries, keys, values, log_decay = (x.to(exact) for x in (queries * width**-0.5, keys, values, log_decay))
+        queries, keys, values, log_decay = (x.to(exact) for x in (queries, keys, values, log_decay))
+        queries = queries * width**-0.5
         if mask is not None:
             padding = ~mask[:, None, :, None]
             keys, values, log_decay = (x.masked_fill(padding, 0.0) for x in (keys, values, log_decay))
@@ -107,6 +109,8 @@ def _run(
     if length == 1 and not needs_gradient(*inputs, total):
         total = torch.addcmul(keys.mT * values, total, log_decay.exp().mT)
         return queries @ total, total
+    if is_open(batch, length):
+        return mix(*inputs, total, chunk)
     numbers = BLOCK_NUMBERS.get(values.device.type, 1 << 25)
     block = max(chunk, numbers // max(batch * heads * max(width, queries.shape[3]), 1) // chunk * chunk)
     form: Any = CausalGatedLinear.apply if by == "torch" and needs_gradient(*inputs, total) else mix_blocks

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.padding import zero_padding
+from ...core.padding import order_right, zero_padding
 from ..softmax.cache import append
 
 
@@ -31,8 +31,7 @@ def pack_right(mask: Tensor) -> tuple[Tensor, Tensor]:
         ``order`` (B, N) int64, for :func:`subquadratic.core.padding.pack`, and the position of each slot after it,
         (B, N) int64, negative = empty.
     """
-    order = torch.argsort(mask.to(torch.uint8), dim=-1, stable=True)
-    return order, slot_positions(mask.sum(dim=-1), mask.shape[1])
+    return order_right(mask), slot_positions(mask.sum(dim=-1), mask.shape[1])
 
 
 def slot_positions(stops: Tensor, width: int) -> Tensor:

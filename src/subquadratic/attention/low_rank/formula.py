@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.chunking import chunk_of, cut, missing
 from ...core.packed import document_chunks
 
 
@@ -54,8 +55,8 @@ def _one_sequence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of one document, or of each row."""
     length, width = inputs[0].shape[-2:]
-    chunk = min(chunk, length)
-    padding = -length % chunk
+    chunk = chunk_of(chunk, length)
+    padding = missing(length, chunk)
     queries, keys, values = (_chunks(tensor, chunk, padding) for tensor in inputs[:3])  # (B, H, G, C, K)
     key_weights, value_weights = (_weight_chunks(tensor, chunk, padding) for tensor in inputs[3:])  # (B|1, 1, G, C, R)
     key_slots, last_keys = _before_each(key_weights.transpose(-1, -2) @ keys, key_start)
@@ -75,7 +76,7 @@ def _before_each(sums: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _chunks(tensor: Tensor, chunk: int, padding: int) -> Tensor:
-    return F.pad(tensor, (0, 0, 0, padding)).unflatten(-2, (-1, chunk))
+    return cut(F.pad(tensor, (0, 0, 0, padding)), chunk)
 
 
 def _weight_chunks(weights: Tensor, chunk: int, padding: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.numerics import exact_dtype, no_autocast
+from ...core.tracing import is_open
 
 
 def attention_by_formula(
@@ -32,6 +33,9 @@ def _drop(weights: Tensor, dropout: float) -> Tensor:
 
 def bottom_right_causal(length: int, keys: int, device: torch.device) -> Tensor:
     """(N, S) bool: query i, counted from the end, sees keys up to its own."""
+    if is_open(length, keys):  # of which ONNX knows no triangle
+        places = torch.arange(keys, device=device)
+        return places <= torch.arange(length, device=device)[:, None] + (keys - length)
     return torch.ones(length, keys, dtype=torch.bool, device=device).tril(keys - length)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.chunking import cut, missing
 from ...core.padding import pack, pack_left, unpack
 from .op import softmax_attention
 
@@ -45,8 +46,8 @@ def _plain_blocks(
 ) -> Tensor:
     """One masked call, with the keys of a block's neighbours beside its own. ``mask``: real tokens first."""
     batch, heads, length, _width = queries.shape
-    padding = -length % window
-    queries, keys, values = (F.pad(tensor, (0, 0, 0, padding)).unflatten(2, (-1, window)) for tensor in (queries, keys, values))
+    padding = missing(length, window)
+    queries, keys, values = (cut(F.pad(tensor, (0, 0, 0, padding)), window) for tensor in (queries, keys, values))
     blocks = queries.shape[2]
     places = torch.arange(blocks * window, device=queries.device).unflatten(0, (blocks, window))
     # (G, W) or (B, 1, G, W)

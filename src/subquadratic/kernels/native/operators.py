@@ -37,6 +37,10 @@ def operator(
     An operator has no derivatives: the autograd functions of `native.py` have. Called by its name in ``torch.ops`` it therefore refuses
     whatever autograd would differentiate. What comes back calls it below autograd, as those functions do, and saves that question.
 
+    Nor is a backward registered with it (``torch.library.register_autograd``), which makes every call twice as slow, those of a decode step
+    among them: on 64 numbers, interleaved, 4.8 µs instead of 2.4 without gradients, 10.8 instead of 5.6 with them, 35 instead of 27 with
+    the backward.
+
     As ``torch.library.custom_op``, whose first call imports PyTorch's compiler: a second, and 120 MB.
     """
 

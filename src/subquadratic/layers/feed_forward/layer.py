@@ -77,7 +77,9 @@ def in_one_operation(x: Tensor, expand: nn.Module, dropout: nn.Module, contract:
 
     Where ``expand`` is twice as wide as ``contract`` reads, one half of its channels, the first unless ``gates_last``, gates the other.
     """
-    if not are_rows_enough(x) or not all(map(is_untouched, (expand, dropout, contract), (Linear, nn.Dropout, Linear))):
+    if torch.compiler.is_compiling() or not are_rows_enough(x):
+        return None
+    if not all(map(is_untouched, (expand, dropout, contract), (Linear, nn.Dropout, Linear))):
         return None
     weights: list[Any] = [expand.weight, expand.bias, contract.weight, contract.bias]
     if (dropout.training and dropout.p) or not suits(x, *weights):

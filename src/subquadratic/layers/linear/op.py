@@ -50,6 +50,8 @@ def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """By oneDNN or PyTorch, not by the matrix unit."""
+    if torch.compiler.is_compiling():  # before a look at sizes, which an export may leave open
+        return F.linear(x, weight, bias)
     rows = x.numel() // max(x.shape[-1], 1)
     some = FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST
     if some or is_traced() or not _are_plain(x, weight, bias) or not onednn_is_faster():
@@ -62,6 +64,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
     """E^T x of slots' weights (N, R) or (B, N, R) and a sequence (B, N, D): (B, R, D). Twice differentiable."""
+    if torch.compiler.is_compiling():
+        return weights.transpose(-1, -2) @ x
     fits = weights.shape[-2] == x.shape[1] and weights.shape[:-2] in ((), (1,), x.shape[:1])
     many = x.shape[1] >= FEWEST_OF_UNIT and min(weights.shape[-1], x.shape[-1]) >= NARROWEST_OF_UNIT
     if not (fits and many and _is_for_unit(x) and _are_plain(x, weights, None)):
@@ -103,6 +107,8 @@ def _in_bands(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, parts: 
 
 def _is_for_unit(x: Tensor) -> bool:
     """Whether there are rows enough of (..., D) for the matrix unit, and one to compute them here, whatever they are multiplied by."""
+    if torch.compiler.is_compiling():
+        return False
     many = x.numel() >= FEWEST_OF_UNIT * x.shape[-1]
     return many and not is_traced() and _is_plain(x) and takes_native(None, x) and has_matrix_unit()
 

@@ -70,7 +70,9 @@ def suits(x: Tensor, delta: Tensor | None, weight: Tensor | None, bias: Tensor |
 
     They gain something beside a matrix unit alone, where the products around them take less time (docs/guide/kernels.md).
     """
-    if x.numel() < FEWEST_NUMBERS or weight is None or bias is None or not (has_matrix_unit() or chosen_backend() == "native"):
+    if torch.compiler.is_compiling() or x.numel() < FEWEST_NUMBERS:
+        return False
+    if weight is None or bias is None or not (has_matrix_unit() or chosen_backend() == "native"):
         return False
     tensors = (x, weight, bias, *(() if delta is None else (delta,)))
     return (

@@ -126,7 +126,7 @@ class FeedbackTransformer(Streaming):
         """Segment after segment. Without a state before, none is made after."""
         size = self.config.segment_length
         phase = None if state is None or size == 1 else state.seen % size
-        segments = lay_out(zero_padding(x, mask), mask, phase)
+        segments = lay_out(zero_padding(x, mask), mask, phase, size)
         if segments.x.shape[1] == 0:
             return torch.zeros_like(x), state
         count = None if state is None else count_real(mask, x.shape[0], x.shape[1], x.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...attention.feedback.layer import FeedbackAttention
-from ...attention.feedback.recurrence import feedback_recurrence
+from ...attention.feedback.op import feedback_recurrence
 from ...attention.feedback.segments import Segments
 from ...attention.feedback.weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
 from ...core.backend import PLAIN, is_traced

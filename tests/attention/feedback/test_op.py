@@ -8,8 +8,8 @@ from torch import Tensor
 
 from subquadratic.attention.feedback import products as feedback_products
 from subquadratic.attention.feedback.formula import feedback_recurrence_reference
+from subquadratic.attention.feedback.op import feedback_recurrence
 from subquadratic.attention.feedback.products import Product
-from subquadratic.attention.feedback.recurrence import feedback_recurrence
 from subquadratic.attention.feedback.weights import LayerWeights, MemoryWeights, Norm, flatten, unflatten
 
 DIM, HEADS, WIDTH, INNER = 6, 2, 3, 5

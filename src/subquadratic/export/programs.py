@@ -1,0 +1,108 @@
+"""A model as what `torch.export` follows: a module of tensors alone, with examples of them and the axes that stay open.
+
+Axes: B batch, N length, P tokens of the past, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..core.state import State
+
+ROWS, LENGTH, PAST = 3, 301, 5  # of the examples, several chunks: no graph may know of them
+
+
+class Program(NamedTuple):
+    """What is exported, and the names of its inputs and outputs."""
+
+    module: nn.Module
+    examples: tuple[Tensor, ...]
+    axes: tuple[dict[int, str], ...]  # per example, the open ones and their names
+    inputs: list[str]
+    outputs: list[str]
+    longest: int | None = None
+
+    def exported(self) -> torch.export.ExportedProgram:
+        """The program with its axes open.
+
+        Raises:
+            torch._dynamo.exc.UserError: if the model's arithmetic depends on one of them.
+        """
+        names = {name for axes in self.axes for name in axes.values()}
+        dims = {name: torch.export.Dim(name, max=self.longest if name == "length" else None) for name in names}
+        shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in self.axes)
+        with torch.no_grad():
+            return torch.export.export(self.module, self.examples, dynamic_shapes={"given": shapes}, strict=False)
+
+
+class Whole(nn.Module):
+    """A whole sequence: tokens (B, N) and mask (B, N) to what the model gives for them."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *given: Tensor) -> Tensor:
+        tokens, mask = given
+        return self.model(tokens, mask=mask)
+
+
+class Piece(nn.Module):
+    """The next piece of a sequence: tokens, mask and the tensors of the state before, to logits and the tensors of the state after."""
+
+    def __init__(self, model: Any, state: State):
+        super().__init__()
+        self.model, self.state = model, state
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        tokens, mask, *before = given
+        values = iter(before)
+        logits, state = self.model.extend(tokens, self.state.map(lambda _: next(values)), mask=mask)
+        return logits, *state.tensors()
+
+
+def whole(model: Any) -> Program:
+    """The program of a whole sequence, of any length that the model takes."""
+    longest = model.max_length
+    tokens, mask = _tokens(LENGTH if longest is None else min(LENGTH, longest))
+    axes = {0: "batch", 1: "length"}
+    return Program(Whole(model), (tokens, mask), (axes, axes), ["tokens", "mask"], ["logits"], longest)
+
+
+@torch.no_grad()
+def piece(model: Any, length: int | None) -> Program:
+    """The program of the next ``length`` tokens; None: of any number."""
+    tokens, mask = _tokens(PAST)
+    _, state = model.extend(tokens, model.init_state(ROWS), mask=mask)
+    names = state_names(state)
+    tokens, mask = _tokens(LENGTH if length is None else length)
+    axes = {0: "batch"} | ({1: "length"} if length is None else {})
+    past = [{0: "batch", **dict.fromkeys(open_axes, "past")} for open_axes in growing_axes(model)]
+    inputs, outputs = ["tokens", "mask", *names], ["logits", *(f"{name}.after" for name in names)]
+    return Program(Piece(model, state), (tokens, mask, *state.tensors()), (axes, axes, *past), inputs, outputs)
+
+
+def state_names(state: State) -> list[str]:
+    """Where each tensor stands in a state, in the order of ``state.tensors()``: "state.backbone.stack.branches.0.layer.total"."""
+    return [".".join(("state", *map(_step, path))) for path, value in pytree.tree_flatten_with_path(state)[0] if isinstance(value, Tensor)]
+
+
+@torch.no_grad()
+def growing_axes(model: Any) -> list[tuple[int, ...]]:
+    """Per tensor of the state, the axes that get longer with the sequence."""
+    first = model.init_state(1)
+    later = model.extend(torch.zeros(1, 3, dtype=torch.int64), first)[1]
+    pairs = zip(first.tensors(), later.tensors(), strict=True)
+    return [tuple(axis for axis in range(old.dim()) if old.shape[axis] != new.shape[axis]) for old, new in pairs]
+
+
+def _step(key: Any) -> str:
+    return str(key.name if isinstance(key, pytree.GetAttrKey) else key.idx)
+
+
+def _tokens(length: int) -> tuple[Tensor, Tensor]:
+    mask = torch.ones(ROWS, length, dtype=torch.bool)
+    mask[0, length // 2 :] = length == 1
+    return torch.zeros(ROWS, length, dtype=torch.int64), mask
