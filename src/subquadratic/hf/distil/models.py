@@ -81,6 +81,8 @@ def open_pair(folder: Path, weights: Path | None, implementation: str, options: 
         raise ValueError(f"checkpoint: transformers cannot open {place}: {error}") from error
     if getattr(teacher.config, "is_encoder_decoder", False):
         raise ValueError(f"checkpoint: {name} is an encoder-decoder, which is not supported: name an encoder or a language model")
+    if weights is not None:  # which were trained with the projections that they were saved with
+        options = {name: value for name, value in options.items() if name != "seed"}
     configure(student, **options)
     causal = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and name.endswith(("LMHeadModel", "ForCausalLM"))
     if tokenizer.pad_token is None:
