@@ -72,3 +72,13 @@ def test_masks_are_filled(name: str) -> None:
         expected = one(torch.tensor(letters(["he[MASK]lo"])["input_ids"])).logits[0, 2].softmax(0).topk(2)
     assert [entry["token"] for entry in found] == expected.indices.tolist()
     assert [entry["score"] for entry in found] == pytest.approx(expected.values.tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("name", BIDIRECTIONAL)
+def test_an_empty_text_is_by_itself_what_it_is_in_a_batch(name: str, pooling: str) -> None:
+    one = model(SubquadraticForSequenceClassification, name, id2label=dict(enumerate(NAMES)), label2id={}, pooling=pooling)
+    classes = pipeline("text-classification", model=one, tokenizer=tokenizer(), device="cpu")
+    assert classes("", top_k=None) == classes(["", "hello"], batch_size=2, top_k=None)[0]
+    features = pipeline("feature-extraction", model=model(SubquadraticModel, name), tokenizer=tokenizer(), device="cpu")
+    assert features("", return_tensors=True).shape == (1, 0, 16)

@@ -222,6 +222,19 @@ def test_resized_tables(tmp_path: Path) -> None:
         torch.testing.assert_close(sq.load(tmp_path)(torch.tensor([[VOCAB + 5, 1, 2]])), logits, **CLOSE)
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_an_output_map_that_is_tied_no_longer_is_saved(told: bool, tmp_path: Path) -> None:
+    model, text = causal("gated_linear", tie=True), tokens(2, 5)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight + 0.3)  # as PEFT leaves it, with modules_to_save=["lm_head"]
+    if told:
+        model.config.tie_word_embeddings = False
+    logits = model(text).logits
+    model.save_pretrained(tmp_path)
+    assert not model.config.tie_word_embeddings
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(tmp_path)(text).logits, logits, **CLOSE)
+    torch.testing.assert_close(sq.load(tmp_path)(text), logits, **CLOSE)
+
+
 def test_configurations() -> None:
     config = SubquadraticConfig(backbone=CAUSAL["perceiver_ar"])
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size) == (16, 2, 2, 64)

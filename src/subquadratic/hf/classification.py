@@ -70,6 +70,9 @@ class SubquadraticForSequenceClassification(SubquadraticPreTrainedModel):
             input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, use_cache=False, rule="native", **further
         ).last_hidden_state
         mask = real_slots(attention_mask, hidden.shape[0], hidden.shape[1], 0)
+        if hidden.shape[1] == 0:  # an empty text: as padding
+            hidden = hidden.new_zeros(len(hidden), 1, hidden.shape[2])
+            mask = hidden.new_zeros(len(hidden), 1, dtype=torch.bool)
         logits = self.classifier(self._pooled(hidden, mask).to(hidden.dtype))
         if mask is not None:
             logits = logits.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)

@@ -116,6 +116,8 @@ class SubquadraticModel(SubquadraticPreTrainedModel):
         assert given is not None
         batch, length = given.shape[:2]
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if length == 0 and past_key_values is None and not use_cache:  # an empty text by itself: as an empty row of a batch
+            return BaseModelOutputWithPast(last_hidden_state=given.new_zeros(batch, 0, self.config.hidden_size, dtype=self.dtype))
         mask = real_slots(attention_mask, batch, length, seen)
         input_ids, masked = self._hidden_tokens(input_ids, masked)
         arguments = self._context(encoder_hidden_states, encoder_attention_mask, fresh=seen == 0)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..heads.files import WEIGHTS, parts_of_weights, replace_file
@@ -92,7 +93,10 @@ class SavedAsOurs:
             WEIGHTS if (variant := kwargs.get("variant")) is None else WEIGHTS.replace(".safetensors", f".{variant}.safetensors")
         )
         before = _written(single)
-        ours = self._in_our_names(model.state_dict() if state_dict is None else state_dict)
+        tensors = model.state_dict() if state_dict is None else state_dict
+        ours = self._in_our_names(tensors)
+        if self._own_maps(tensors):
+            model.config.tie_word_embeddings = False
         in_use = model.config.use_cache
         model.config.use_cache = self._made_to_cache  # the Trainer switches it off while it trains
         try:
@@ -111,7 +115,7 @@ class SavedAsOurs:
         plain = not (getattr(self, "_hf_peft_config_loaded", False) or getattr(self, "hf_device_map", None) or self.saved_class is None)
         if not plain:
             return dict(tensors)
-        tied = getattr(self, "all_tied_weights_keys", None) or {}
+        tied = (getattr(self, "all_tied_weights_keys", None) or {}).keys() - self._own_maps(tensors)
         back = {r"^model\.": ""} | {
             f"^{re.escape(here)}": there.removeprefix("^").replace("\\", "") for there, here in self._renamed().items()
         }
@@ -120,6 +124,19 @@ class SavedAsOurs:
             if name not in tied:
                 pattern = next((one for one in back if re.match(one, name)), None)
                 found[name if pattern is None else re.sub(pattern, back[pattern], name)] = tensor
+        return found
+
+    def _own_maps(self, tensors: Mapping[str, Tensor]) -> set[str]:
+        """Those maps of ``all_tied_weights_keys`` that are no longer the table: PEFT's ``modules_to_save``, or another one in its place."""
+        model: Any = self
+        held = dict(model.named_parameters(remove_duplicate=False))
+        found = set()
+        for name, source in (getattr(self, "all_tied_weights_keys", None) or {}).items():
+            one, two = tensors.get(name), tensors.get(source)
+            if (name in held and held[name] is held.get(source)) or one is None or two is None or one.is_meta or two.is_meta:
+                continue
+            if one.shape != two.shape or not torch.equal(one, two):
+                found.add(name)
         return found
 
     @classmethod
