@@ -162,6 +162,8 @@ def _projection(model: torch.nn.Module, fixed: FixedFeatures) -> Tensor:
 def test_fitting_needs_something_to_fit() -> None:
     with pytest.raises(ValueError, match="nothing to fit"), fitting(FavorAttention(8, heads=2)):
         pass
+    with pytest.raises(ValueError, match="nothing was fitted"), fitting(FavorAttention(8, heads=2, causal=True, **BEST)):  # type: ignore[arg-type]
+        pass
 
 
 def test_a_fixed_geometry_stays_in_float32() -> None:

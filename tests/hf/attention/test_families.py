@@ -81,6 +81,15 @@ def test_what_cannot_be_right_is_refused_in_one_line(family: str, implementation
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_position_biases_that_become_the_mask_are_refused(shared: bool) -> None:
+    image = {key: value for key, value in BASE.items() if key != "vocab_size"}
+    biases = {"use_relative_position_bias": not shared, "use_shared_relative_position_bias": shared}
+    model = build(t.BeitModel, t.BeitConfig(**image, image_size=32, patch_size=8, **biases), FAVOR)
+    with pytest.raises(NotImplementedError, match="relative_position_bias=True, which adds a bias"):
+        model(torch.zeros(1, 3, 32, 32))
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert decoder", "gemma3", "whisper"])
 def test_linformer_refuses_causal_attention(family: str) -> None:
     model_class, config, inputs = FAMILIES[family]

@@ -188,6 +188,20 @@ def test_attention_weights_are_refused(implementation: str) -> None:
     model, inputs = small(implementation, bert)
     with pytest.raises(NotImplementedError, match="output_attentions"):
         model(**inputs, output_attentions=True)
+    model_class, config = bert()
+    config.output_attentions = True  # as a checkpoint may say
+    with pytest.raises(NotImplementedError, match="output_attentions"):
+        build(model_class, config, implementation)(**inputs)
+
+
+@pytest.mark.parametrize("kind", [bert, llama])
+def test_masks_of_other_sizes_are_refused_by_what_was_given(kind: Any) -> None:
+    model, _ = small(FAVOR, kind)
+    with pytest.raises(ValueError, match=r"attention_mask must be .*got \(2, 20, 20\)"):
+        model(TOKENS, attention_mask=torch.ones(2, 20, 20).tril())
+    if kind is bert:  # a decoder takes keys beyond the end of a mask for padding
+        with pytest.raises(NotImplementedError, match="a mask of 19 tokens for 20 queries"):
+            model(TOKENS, attention_mask=RIGHT[:, :-1])
 
 
 @pytest.mark.parametrize("implementation", NAMES)
@@ -213,7 +227,20 @@ def test_options_out_of_range_and_unknown() -> None:
         configure(model, feature=3)
     with pytest.raises(TypeError, match="model of transformers"):
         configure(torch.nn.Linear(2, 2), features=3)
+    for other in (None, model.config):
+        with pytest.raises(TypeError, match="model of transformers"):
+            configure(other, features=3)  # type: ignore[arg-type]
+    for seed in (True, -1, 2**32, 0.5):
+        with pytest.raises(ValueError, match="seed must be an integer from 0"):
+            configure(model, seed=seed)
     assert options_of(model).features == 32  # as it was
+
+
+@pytest.mark.parametrize("written", [3, {"feature": 3}])
+def test_options_that_a_configuration_should_not_hold(written: Any) -> None:
+    model_class, config = bert(subquadratic_attention=written)
+    with pytest.raises(ValueError, match="subquadratic_attention of a configuration must be a dict with some of features"):
+        build(model_class, config, FAVOR)(TOKENS)
 
 
 def test_layers_have_projections_of_their_own() -> None:

@@ -21,13 +21,16 @@ def fitting(model: nn.Module) -> Iterator[None]:
     ``balance``; layers without these options are left alone.
 
     Raises:
-        ValueError: if there is no layer with these options in the model.
+        ValueError: if there is no layer with these options in the model, or none was called in the context.
     """
     heads = [module for module in model.modules() if isinstance(module, FavorHeads) and module.fixed is not None]
     if not heads:
         raise ValueError("the model has no layer of FAVOR+ with estimator='optimal' or 'dense', center=True or a balance: nothing to fit")
 
+    fitted: list[nn.Module] = []
+
     def fit(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+        fitted.append(module)
         module.fit_(*given, **options)  # type: ignore[operator]
 
     hooks = [module.register_forward_pre_hook(fit, with_kwargs=True) for module in heads]
@@ -36,3 +39,5 @@ def fitting(model: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+    if not fitted:
+        raise ValueError("nothing was fitted: call the model within fitting(model), by its forward")

@@ -10,12 +10,19 @@ from typing import Any
 
 from torch import nn
 
+BIASES = ("use_relative_position_bias", "use_shared_relative_position_bias")  # BEiT adds them to its mask
 ASKS = ("ALL_ATTENTION_FUNCTIONS", "AttentionInterface")
 
 
 def refuse_by_config(config: Any) -> None:
-    """Raises NotImplementedError if the models of a configuration never call the interface."""
+    """Raises NotImplementedError if the models of a configuration never call the interface, or give it position biases as their mask."""
     kind = type(config)
+    for option in BIASES:
+        if getattr(config, option, False):
+            raise NotImplementedError(
+                f"{kind.__name__} has {option}=True, which adds a bias to the scores, and attention of linear cost has no scores: "
+                f'load this model with attn_implementation="sdpa"'
+            )
     if ".configuration_" in kind.__module__ and not asks(kind.__module__.replace(".configuration_", ".modeling_")):
         raise NotImplementedError(_never(getattr(config, "model_type", kind.__name__)))
 

@@ -43,7 +43,9 @@ def sight_of(
     elif mask.dim() == 4 and mask.shape[-1] == stretch and mask.shape[-2] in (1, length):
         sight = _of_four_axes(name, module, length, mask)
     else:
-        raise refuse(name, module, f"is given a mask of {tuple(mask.shape)} for {length} queries and {stretch} keys")
+        ours = is_sight(mask, mask.shape[-1] - 1)
+        size = f"{mask.shape[-1] - 1} tokens" if ours else f"{tuple(mask.shape)}"
+        raise refuse(name, module, f"is given a mask of {size} for {length} queries and {stretch} keys")
     if sight.real is not None and sight.real.shape[0] != batch:
         sight = Sight(sight.causal, sight.window, sight.real.expand(batch, -1), sight.documents, sight.start)
     return _with_documents(name, module, sight, batch, length, stretch, keywords)

@@ -47,10 +47,13 @@ def sight_mask(
     """Who may see whom, as `sight.encode` writes it, with the arguments of every mask function of transformers.
 
     Raises:
+        ValueError: for a mask of the user that has not two axes; one of four does not come here.
         NotImplementedError: for a pattern other than bidirectional, causal, within a sliding window, or within packed documents.
     """
     if config is not None and not torch.compiler.is_compiling():
         refuse_by_config(config)
+    if attention_mask is not None and attention_mask.dim() != 2:
+        raise ValueError(f"attention_mask must be (batch, tokens), or have four axes, got {tuple(attention_mask.shape)}")
     if use_vmap:
         raise NotImplementedError(_refusal("a pattern of its own (or_mask_function, and_mask_function)"))
     if torch.compiler.is_compiling():  # which cannot look into a closure

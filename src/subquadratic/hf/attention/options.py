@@ -50,11 +50,12 @@ class AttentionOptions:
         require_positive(features=self.features, slots=self.slots, window=self.window)
         check_estimator(estimator=self.estimator, center=self.center, balance=self.balance)
         require_choice("orthogonal_scaling", self.orthogonal_scaling, (0, 1))
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be an integer of at least 0, got {self.seed!r}")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {self.seed!r}")
 
 
 DEFAULTS = AttentionOptions()
+KNOWN = [field.name for field in fields(AttentionOptions)]
 
 
 def configure(model: nn.Module, **options: Any) -> AttentionOptions:
@@ -72,10 +73,9 @@ def configure(model: nn.Module, **options: Any) -> AttentionOptions:
         TypeError: if the model has no configuration.
         NotImplementedError: if the model's architecture never calls transformers' attention interface.
     """
-    known = [field.name for field in fields(AttentionOptions)]
     for name in options:
-        require_choice("an option of configure", name, known)
-    configs = list(_configs(model))
+        require_choice("an option of configure", name, KNOWN)
+    configs = list(_configs(model)) if isinstance(model, nn.Module) else []
     if not configs:
         raise TypeError(f"model must be a model of transformers, with a config, got {type(model).__name__}")
     refuse_by_model(model)
@@ -93,7 +93,11 @@ def options_of(module: nn.Module) -> AttentionOptions:
 
 def _of_config(config: Any) -> AttentionOptions:
     written = getattr(config, ENTRY, None)
-    return DEFAULTS if written is None else AttentionOptions(**written)
+    if written is None:
+        return DEFAULTS
+    if not isinstance(written, dict) or any(name not in KNOWN for name in written):
+        raise ValueError(f"{ENTRY} of a configuration must be a dict with some of {', '.join(KNOWN)}, got {written!r}")
+    return AttentionOptions(**written)
 
 
 def _configs(model: nn.Module) -> Iterator[Any]:

@@ -30,5 +30,5 @@ def check_keywords(name: str, module: nn.Module, keywords: dict[str, Any]) -> No
     for keyword, why in WHAT.items():
         if keywords.get(keyword) is not None:
             raise refuse(name, module, f"{why} ({keyword})")
-    if keywords.get("output_attentions"):
+    if keywords.get("output_attentions") or getattr(getattr(module, "config", None), "output_attentions", False):
         raise refuse(name, module, "is asked for its attention weights (output_attentions=True)")
