@@ -57,7 +57,7 @@ PACKAGES = {
 }
 LONGEST = 1200  # characters of an error
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CHATTY = ("torchao", "torch.utils._pytree")  # transformers imports torchao where it is installed, which names every library that needs a GPU
+CHATTY = ("torchao", "torch.utils._pytree")  # transformers imports torchao where it is installed; it names every library for GPUs
 EXTRAS = {package: extra for extra, packages in PACKAGES.items() for package in packages}
 
 
