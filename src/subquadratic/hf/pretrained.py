@@ -43,7 +43,7 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Branch", "CrossLayer", "FeedbackStack"]
-    _keep_in_fp32_modules_strict = ["favor.projection"]
+    _keep_in_fp32_modules_strict = ["favor.projection", "favor.fixed"]
     _is_stateful = True
     _supports_attention_backend = False
 
