@@ -24,6 +24,7 @@ from transformers import (
 )
 
 import subquadratic as sq
+from subquadratic.attention.favor import fitting
 from subquadratic.hf import SubquadraticConfig, SubquadraticForCausalLM
 
 CLOSE: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-5}
@@ -191,9 +192,18 @@ def test_several_files_and_what_lay_there_before(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
-@pytest.mark.parametrize("name", ["performer", "gated_linear", "linformer", "feedback_transformer"])
+FITTED: dict[str, sq.BackboneConfig] = {
+    f"{estimator} {balance}": sq.PerformerConfig(**SMALL, features=12, estimator=estimator, center=True, balance=balance)
+    for estimator, balance in (("dense", "full"), ("optimal", "channel"), ("optimal", "full"), ("positive", None))
+}
+
+
+@pytest.mark.parametrize("name", ["performer", "gated_linear", "linformer", "feedback_transformer", *FITTED])
 def test_half_precision_keeps_random_projections(name: str, tmp_path: Path) -> None:
-    model, text = ours(name), tokens(1, 6)
+    model, text = ours(name, configs=CAUSAL | FITTED), tokens(1, 6)
+    if name in FITTED:
+        with torch.no_grad(), fitting(model):
+            model(tokens(4, 20))
     model.save_pretrained(tmp_path)
     half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.lm_head.weight.dtype is torch.bfloat16

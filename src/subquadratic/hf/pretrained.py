@@ -42,7 +42,7 @@ class SubquadraticPreTrainedModel(SavedAsOurs, PreTrainedModel):
     config: SubquadraticConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _keep_in_fp32_modules_strict = ["favor.projection"]
+    _keep_in_fp32_modules_strict = ["favor.projection", "favor.fixed"]
     _is_stateful = True
     _supports_attention_backend = False
 

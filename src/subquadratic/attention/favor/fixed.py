@@ -26,12 +26,13 @@ class FixedFeatures(nn.Module):
         super().__init__()
         width = projection.shape[-1]
         self.estimator, self.center, self.balance = estimator, center, balance
-        one = torch.eye(width) * width**-0.5
-        unit = Moments(torch.zeros(heads, 1, width), one.expand(heads, -1, -1))
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)  # transformers makes half models under a half default
+        one = torch.eye(width, dtype=dtype) * width**-0.5
+        unit = Moments(torch.zeros(heads, 1, width, dtype=dtype), one.expand(heads, -1, -1))
         geometry = self._geometry(unit, unit)
         for name, value in zip(Geometry._fields, geometry, strict=True):
             self.register_buffer(name, None if value is None else value.clone(memory_format=torch.contiguous_format))
-        self.register_buffer("bias", feature_bias(projection.float(), geometry))
+        self.register_buffer("bias", feature_bias(projection.to(dtype), geometry))
 
     @property
     def value(self) -> FixedGeometry:
