@@ -100,9 +100,10 @@ def check_estimator(
     name = next((name for name in asked if asked[name]), None)
     if name is not None:
         require(kernel == "softmax", f"{name} is for kernel='softmax', got kernel={kernel!r}")
-        require(not feature_epsilon, f"{name} has no feature_epsilon: leave it at 0, got {feature_epsilon!r}")
-    wide = estimator == "positive" or scaling == 0
-    require(wide, f"estimator={estimator!r} weights Gaussian features: orthogonal_scaling must be 0, got {scaling!r}")
+        if feature_epsilon:  # the message is made only then: compilers for any shape cannot format a number
+            raise ValueError(f"{name} has no feature_epsilon: leave it at 0, got {feature_epsilon!r}")
+    if estimator != "positive" and scaling != 0:
+        raise ValueError(f"estimator={estimator!r} weights Gaussian features: orthogonal_scaling must be 0, got {scaling!r}")
     return name is not None
 
 

@@ -52,6 +52,17 @@ def test_compiles_as_one_graph(implementation: str, kind: Any, masked: bool) -> 
 
 
 @pytest.mark.parametrize("implementation", NAMES)
+def test_configured_models_compile_for_any_shape(implementation: str) -> None:
+    model, inputs = small(implementation, bert)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    with torch.no_grad():
+        for length in (20, 17):
+            given = {key: tensor[:, :length] for key, tensor in inputs.items()}
+            assert (real(compiled(**given)[0], given) - real(model(**given)[0], given)).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("implementation", NAMES)
 def test_compiled_training_has_the_same_gradients(implementation: str) -> None:
     model, inputs = small(implementation, bert)
     torch._dynamo.reset()
