@@ -45,8 +45,8 @@ class DistilOptions:
     """Tokens of the longest texts to train and measure on, if the model takes so many."""
     layerwise: float = 0.3
     """Share of the training that goes to the attention layers one by one; the rest trains the whole model."""
-    learning_rate: float = 3e-4
-    """Peak learning rate of attention in the whole model's training; other weights have a tenth of it, attention layers one by one three
+    learning_rate: float = 2e-4
+    """Peak learning rate of attention in the whole model's training; other weights have 0.3 of it, attention layers one by one three
     times as much."""
     weights: str | None = None
     """Folder of an earlier result to go on from."""

@@ -26,8 +26,8 @@ LAYERWISE = 0.3  # of the training
 MEASURED = 256  # texts
 VALIDATED = 48  # others of them, on which it is decided what is kept
 FASTER = 3.0  # layers one by one learn so many times faster than the whole model
-RATE = 3e-4  # of AdamW, for attention while the whole model learns,
-REST = 0.1  # and so much of it for all other weights, which are right as they are and lose by every step that is mostly noise
+RATE = 2e-4  # of AdamW, for attention while the whole model learns,
+REST = 0.3  # and so much of it for all other weights, which are right as they are and lose by every step that is mostly noise
 WARMUP, CLIP = 0.1, 1.0
 LOST = 20  # steps without a finite gradient that a part of the training stands
 
@@ -86,8 +86,8 @@ def distil(
         batch_size: texts of a step.
         length: tokens of the longest texts.
         layerwise: share of the training that goes to attention layers one by one, the rest to the whole model.
-        learning_rate: peak for attention in the whole model's training; its other weights learn at a tenth of that, and attention
-            layers one by one at three times that.
+        learning_rate: peak for attention in the whole model's training; its other weights learn at 0.3 of that, and attention layers
+            one by one at three times that.
         longest: tokens up to which time and memory are measured.
         seed: of texts and projections.
         listener: hears what goes on, and may stop it.
