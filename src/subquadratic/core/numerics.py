@@ -1,10 +1,12 @@
 """Where rounding matters, work in float32 (float64 stays float64), whatever autocast or the inputs say."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .tracing import is_open
 
@@ -49,3 +51,16 @@ def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     kind = tensor.device.type
     on = kind != "meta" and torch.is_autocast_enabled(kind)  # autocast knows no meta device
     return torch.autocast(device_type=kind, enabled=False) if on else nullcontext()
+
+
+class Float32Buffers(nn.Module):
+    """A module whose buffers stay float32 at least, whatever dtype the model gets: their rounding errors add up."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            if buffer is not None and buffer.dtype in (torch.float16, torch.bfloat16):
+                kept: Any = before[name]
+                self._buffers[name] = kept.to(device=buffer.device, dtype=torch.float32)
+        return self

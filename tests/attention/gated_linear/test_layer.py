@@ -83,3 +83,12 @@ def test_what_is_mixed_may_be_beyond_float16(autocast: bool) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.float16, enabled=autocast):
         exact = mixer(x) if autocast else mixer.half()(x.half())
     assert exact.isfinite().all()
+
+
+def test_fixed_decays_are_not_rounded() -> None:
+    """A decay of 1 - 2^-12 in bfloat16 is 1."""
+    layer = sq.attention.GatedLinearAttention(16, heads=8, decay="fixed")
+    exact = layer.log_decay.clone()
+    assert layer.bfloat16().log_decay.dtype is torch.float32 and torch.equal(layer.log_decay, exact)
+    assert layer.query.weight.dtype is torch.bfloat16
+    assert layer.double().log_decay.dtype is torch.float64

@@ -4,18 +4,16 @@ cross-attention, whose context is summarised before there are queries.
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
 """
 
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...core.numerics import exact_dtype, no_autocast
+from ...core.numerics import Float32Buffers, exact_dtype, no_autocast
 from .geometry import Geometry, Moments, feature_bias, geometry_of, moments_of
 from .sharp import FixedGeometry
 
 
-class FixedFeatures(nn.Module):
+class FixedFeatures(Float32Buffers):
     """Buffers of a :class:`FixedGeometry`, saved with the model, and in float32 at least whatever the model's dtype: a map and its inverse
     have to stay that.
 
@@ -60,15 +58,6 @@ class FixedFeatures(nn.Module):
 
     def _now(self) -> Geometry:
         return Geometry(*(getattr(self, name) for name in Geometry._fields))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        before = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
-            if buffer is not None and buffer.dtype in (torch.float16, torch.bfloat16):
-                kept: Any = before[name]
-                self._buffers[name] = kept.to(device=buffer.device, dtype=torch.float32)
-        return self
 
 
 def _pooled(x: Tensor, mask: Tensor | None) -> Moments:

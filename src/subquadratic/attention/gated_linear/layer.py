@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ...core.choices import DECAYS, key_width
 from ...core.errors import require_above_zero, require_choice, require_positive, require_probability
-from ...core.numerics import exact_dtype
+from ...core.numerics import Float32Buffers, exact_dtype
 from ...core.padding import checked, count_on, zero_padding
 from ...core.scalars import plain_scalars
 from ...core.state import State, state
@@ -28,7 +28,7 @@ class GatedLinearState(State):
     seen: Tensor  # (B,) int64, real tokens so far
 
 
-class GatedLinearAttention(Streaming):
+class GatedLinearAttention(Float32Buffers, Streaming):
     """Multi-head linear attention whose sum of keys and values fades, and whose output is normalised per head and gated.
 
     Per head, with q, k, v maps of x: S_t = diag(a_t) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t / sqrt(K); the output is
