@@ -7,15 +7,18 @@ import sys
 import pytest
 import torch
 
-from subquadratic.cli import neighbours
-from subquadratic.cli.neighbours import CHOSEN, SETTINGS, wait_asleep
+from subquadratic.cli import spinning
+from subquadratic.cli.neighbours import CHOSEN, SETTINGS, share_processors
 from subquadratic.core.threads import usable_cores, use_threads
 
 
-def test_waiting_is_set_before_pytorch_is_loaded() -> None:
+def test_waiting_is_arranged_before_pytorch_is_loaded() -> None:
     code = (
-        "import os, sys; from subquadratic.cli.main import main; status = main(['info', '--model', 'transformer', '--options', 'false']);"
-        f"assert 'torch' in sys.modules and all(os.environ[name] == value for name, value in {SETTINGS!r}.items()); sys.exit(status)"
+        "import os, sys, threading; from subquadratic.cli.main import main;"
+        "status = main(['info', '--model', 'transformer', '--options', 'false']);"
+        "watched = any(thread.name == 'subq-spinning' for thread in threading.enumerate());"
+        "assert 'torch' in sys.modules and os.environ['KMP_BLOCKTIME'] == '0' and (watched or os.environ['GOMP_SPINCOUNT'] == '1000');"
+        "sys.exit(status)"
     )
     environment = {name: value for name, value in os.environ.items() if name not in CHOSEN}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=240)
@@ -26,15 +29,27 @@ def test_waiting_is_set_before_pytorch_is_loaded() -> None:
 def test_who_has_chosen_keeps_the_choice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     environment = {name: "ACTIVE"}
-    assert not wait_asleep(environment)
+    assert not share_processors(environment)
     assert environment == {name: "ACTIVE"}
-    free: dict[str, str] = {}
-    assert wait_asleep(free) and free == neighbours.SETTINGS
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_environment_decides_where_nobody_can_watch(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    started: list[int] = []
+    monkeypatch.setattr(spinning, "can_watch", lambda cores: watched)
+    monkeypatch.setattr(spinning, "watch", started.append)
+    environment: dict[str, str] = {}
+    assert share_processors(environment)
+    assert environment == ({"KMP_BLOCKTIME": "0"} if watched else SETTINGS)
+    assert started == ([usable_cores()] if watched else [])
+    assert share_processors(dict(environment))  # in a process that one of ours started
+    assert len(started) == 2 * watched
 
 
 def test_a_program_that_has_loaded_pytorch_keeps_its_environment() -> None:
     environment: dict[str, str] = {}
-    assert not wait_asleep(environment) and environment == {}
+    assert not share_processors(environment) and environment == {}
 
 
 def test_ranks_share_the_cores() -> None:

@@ -20,7 +20,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
-from .neighbours import wait_asleep
+from .neighbours import share_processors
 
 VERBS = {
     "train": "train a model on text, by default on Python's own standard library",
@@ -111,7 +111,7 @@ def _main(argv: list[str]) -> int:
 def _run(verb: str, argv: list[str]) -> int:
     """The verb's exit status. With SUBQ_TRACEBACK set, errors are raised instead, for whoever looks for a fault in subq."""
     name = f"subq {verb}"
-    wait_asleep()
+    share_processors()
     for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:

@@ -1,11 +1,13 @@
-"""Sharing processors with other programs: OpenMP's threads wait for work asleep instead of spinning.
+"""Sharing processors with other programs: OpenMP's threads wait for work asleep instead of spinning while others want the processors.
 
 PyTorch's operators and the C kernels are divided among a team of OpenMP threads, which meet at the end of each. Who is there first waits
 spinning, by default for milliseconds: where another program has the processor of the last one, the rest keep theirs busy with nothing,
 and the system gives the last one no more of it. On two cores a training step next to one busy process took three times as long as with
-threads that soon sleep.
+threads that soon sleep. On an idle machine, threads that sleep cost up to a tenth.
 
-OpenMP reads the environment once, when PyTorch loads it. So the command line sets it before, and processes that it starts inherit it.
+With GNU's OpenMP, which PyTorch's packages for Linux include, `spinning.py` watches and decides as the process runs. Where it cannot, and
+for Intel's and Clang's, the environment decides once: OpenMP reads it when PyTorch loads it, so the command line sets it before, and
+processes that it starts inherit it.
 """
 
 from __future__ import annotations
@@ -14,16 +16,24 @@ import os
 import sys
 from collections.abc import MutableMapping
 
+from ..core.threads import usable_cores
+from . import spinning
+
 # GNU's OpenMP, in PyTorch's packages for Linux, counts turns of a loop; Intel's and Clang's take milliseconds.
 SETTINGS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 # Whoever has set one of these knows better, whichever OpenMP it is for.
 CHOSEN = (*SETTINGS, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 
 
-def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Have OpenMP's threads sleep soon where they wait; whether that was set. It was not where the user has chosen, or where PyTorch is
-    loaded already, which would not look again."""
-    if "torch" in sys.modules or any(name in environment for name in CHOSEN):
+def share_processors(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Have OpenMP's threads sleep where others want their processors; whether that was arranged. It was not where the user has chosen, or
+    where PyTorch is loaded already, which would not look at the environment again."""
+    chosen = [name for name in CHOSEN if environment.get(name, SETTINGS.get(name)) != SETTINGS.get(name)]  # not by a parent of ours
+    if "torch" in sys.modules or chosen:
         return False
-    environment.update(SETTINGS)
+    cores = usable_cores()
+    watched = "GOMP_SPINCOUNT" not in environment and spinning.can_watch(cores)
+    environment.update({name: value for name, value in SETTINGS.items() if not (watched and name == "GOMP_SPINCOUNT")})
+    if watched:
+        spinning.watch(cores)
     return True
