@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.data.tokenizers_for_tests import LINES, bpe
 
@@ -71,6 +71,7 @@ class TestContent:
         assert corpus.validation_bytes == len(tokenizer.decode_bytes(corpus.validation))
 
     @settings(max_examples=30, deadline=None)
+    @example(text="aaaaa aaaaa aaaaa aaaaa aaaaa a aaaaa aaaaa  aaa  abaaa aaaaa  aaaaa aaaaa aaaaa  aaaaa  aaaaa", size=10)
     @given(text=st.text(alphabet="ab \n\tcé", min_size=100, max_size=2000), size=st.integers(10, 200))
     def test_a_text_in_pieces_has_the_tokens_of_the_whole(self, text: str, size: int) -> None:
         # A word longer than a piece has to be cut somewhere; none is here.

@@ -50,7 +50,7 @@ def test_run_time_flags_rename_nothing(config: sq.BackboneConfig) -> None:
 def test_saved_and_loaded_models_agree_to_the_bit(config: sq.BackboneConfig, tied: bool, tmp_path: Path) -> None:
     model, x = sq.LanguageModel(config, vocab_size=13, max_length=40, tie_embeddings=tied).eval(), tokens(2, 9)
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "modeling_subquadratic.py"]
     loaded = sq.LanguageModel.from_pretrained(tmp_path)
     assert loaded.config == config and torch.equal(loaded(x), model(x))
 

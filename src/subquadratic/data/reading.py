@@ -169,7 +169,7 @@ def pieces_of(text: bytes) -> Iterator[bytes]:
 def cut_place(text: bytes | bytearray, size: int) -> int:
     """Where to cut the first `size` bytes: at the last beginning of a line, else of a word, in their second half, else
     between characters. Tokenizers that split text into words before they merge give the same tokens as for the whole."""
-    for boundary in (rb"(?<=\n)[^\s\x80-\xbf]", rb"(?<=\S) (?=\S)"):
+    for boundary in (rb"(?<=\n)[^\s\x80-\xbf]", rb"(?<=\S) (?=\S)", rb" (?=\S)"):
         for low in (size - size // 64, size // 2):  # most often near the end
             places = [found.start() for found in re.finditer(boundary, text[low:size])]
             if places:
