@@ -34,7 +34,7 @@ VERBS = {
     "models": "list the models and what each can do",
     "tokenizer": "train a tokenizer of your own",
     "distil": "give a pretrained model of transformers attention of linear cost, and train it to do as before",
-    "convert": "turn a checkpoint of one of the published packages into a model of ours",
+    "convert": "a checkpoint of a published package into a model of ours, or a model of ours for transformers or ONNX Runtime",
     "completion": "print a script that completes all this in bash, zsh or fish",
 }
 # Which extra of this package brings what a verb may miss.
