@@ -6,6 +6,8 @@ as exact as the model's own stream, however long that gets. The last piece is fi
 Axes: B batch, N length, G pieces, C length of a piece, V vocabulary.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -23,7 +25,7 @@ class _Nodes:
         self.constants.append(ir.Value(name=name, const_value=ir.tensor(array, name=name)))
         return self.constants[-1]
 
-    def __call__(self, operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: object) -> ir.Value:
+    def __call__(self, operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: Any) -> ir.Value:
         node = ir.node(operator, list(inputs), attributes=attributes or None, num_outputs=outputs)
         for place, value in enumerate(node.outputs):
             value.name = f"pieces.{len(self.nodes)}.{place}"
@@ -70,6 +72,7 @@ def in_pieces(piece: ir.Model, length: int, *, initial: list[np.ndarray] | None,
     found.shape = ir.Shape(["batch", *(["length"] if each_position else []), logits.shape[-1]])
     results = [found] if initial is not None else [found, *final]
     for value, like, name in zip(results, (logits, *after), after_names, strict=False):
+        assert like.dtype is not None
         value.name, value.dtype = name, like.dtype
         value.shape = found.shape if value is found else like.shape
     inputs = outer if initial is None else outer[:2]
