@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from ..heads.initial_weights import start_uniform_
 from .cache import CACHE, SubquadraticCache, one_cache
-from .configuration import SubquadraticConfig
 from .generating import Generating
 from .model import SubquadraticModel, real_slots
+from .output_map import WithOutputMap
 from .packing import find_documents
-from .pretrained import SubquadraticPreTrainedModel, require_causal
 
 
-class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
+class SubquadraticForCausalLM(Generating, WithOutputMap):
     """A causal backbone with an output map.
 
     Args:
@@ -30,31 +28,13 @@ class SubquadraticForCausalLM(Generating, SubquadraticPreTrainedModel):
         ValueError: if the backbone is bidirectional.
     """
 
-    saved_class = "LanguageModel"
-    _tied_weights_keys = {"lm_head.weight": "model.embedding.table.weight"}
-
-    def __init__(self, config: SubquadraticConfig):
-        require_causal(config, True, type(self).__name__, "AutoModelForMaskedLM")
-        super().__init__(config)
-        self.model = SubquadraticModel(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if not config.tie_word_embeddings:
-            start_uniform_(self.model.norm, self.lm_head, self.model.embedding, vocab_size=config.vocab_size)
-        self.post_init()
+    causal = True
+    instead = "AutoModelForMaskedLM"
 
     @property
     def reader(self) -> SubquadraticModel:
         """The model below the output map."""
         return self.model
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The output map."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Put another output map in its place."""
-        self.lm_head = new_embeddings
 
     @can_return_tuple
     def forward(

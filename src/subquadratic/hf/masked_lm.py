@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..heads.initial_weights import start_uniform_
-from .configuration import SubquadraticConfig
-from .model import SubquadraticModel
-from .pretrained import SubquadraticPreTrainedModel, require_causal
+from .output_map import WithOutputMap
 
 
-class SubquadraticForMaskedLM(SubquadraticPreTrainedModel):
+class SubquadraticForMaskedLM(WithOutputMap):
     """A bidirectional backbone with an output map; ``config.mask_token_id`` in ``input_ids`` is a token to guess.
 
     Args:
@@ -27,26 +24,8 @@ class SubquadraticForMaskedLM(SubquadraticPreTrainedModel):
         ValueError: if the backbone is causal.
     """
 
-    saved_class = "LanguageModel"
-    _tied_weights_keys = {"lm_head.weight": "model.embedding.table.weight"}
-
-    def __init__(self, config: SubquadraticConfig):
-        require_causal(config, False, type(self).__name__, "AutoModelForCausalLM")
-        super().__init__(config)
-        self.model = SubquadraticModel(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if not config.tie_word_embeddings:
-            start_uniform_(self.model.norm, self.lm_head, self.model.embedding, vocab_size=config.vocab_size)
-        self.post_init()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The output map."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Put another output map in its place."""
-        self.lm_head = new_embeddings
+    causal = False
+    instead = "AutoModelForCausalLM"
 
     @can_return_tuple
     def forward(
