@@ -1,0 +1,1 @@
+"""`subq compare`: which model serves given data, at a given length, on this machine."""
