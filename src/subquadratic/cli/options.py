@@ -21,7 +21,7 @@ from .config_file import read_config
 from .text_io import fitted, help_width, print_text
 from .values import check_values
 
-COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "serve", "bench", "info", "distil")  # verbs
+COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "serve", "bench", "info", "distil", "compare")  # verbs
 T = TypeVar("T")
 Groups = Mapping[str, Sequence[str]]
 
@@ -43,8 +43,10 @@ class CommandLine:
         return get_type_hints(self.options)
 
     def helps(self) -> dict[str, str]:
-        """The text under each field."""
-        return {param.arg_name: param.description or "" for param in docstring_parser.parse_from_object(self.options).params}
+        """The text under each field, also where it is inherited."""
+        classes = [kind for kind in reversed(self.options.__mro__) if dataclasses.is_dataclass(kind)]
+        params = [param for kind in classes for param in docstring_parser.parse_from_object(kind).params]
+        return {param.arg_name: param.description or "" for param in params}
 
 
 class _Described(Exception):

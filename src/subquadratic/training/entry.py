@@ -29,7 +29,7 @@ from .options import TrainOptions
 from .plan import Plan, plan_run
 from .problems import classification, language, sequence_to_sequence
 from .problems.problem import Problem
-from .problems.setup import Progress, describe
+from .problems.setup import Progress, describe, read_rows
 from .processes import said_by_first, wait_for_all
 from .resume import check_data, check_unchanged, innermost, saved_facts
 from .run import Run, TrainResult
@@ -48,8 +48,19 @@ def train(options: TrainOptions, display: PlainDisplay | None = None) -> TrainRe
     return carry_out(plan_run(options), display)
 
 
-def carry_out(plan: Plan, display: PlainDisplay | None = None) -> TrainResult | None:
-    """The same of a run that has been decided."""
+def carry_out(
+    plan: Plan,
+    display: PlainDisplay | None = None,
+    *,
+    problem: Problem | None = None,
+    training_seconds: float | None = None,
+) -> TrainResult | None:
+    """The same of a run that has been decided.
+
+    Args:
+        problem: what to learn, in place of what the options state: for data that are there already, and models that no option names.
+        training_seconds: ends the training after so many seconds of it, whatever validations take; in place of the budget.
+    """
     started = time.monotonic()
     options, began = plan.options, plan.began
     if display is None:
@@ -58,8 +69,10 @@ def carry_out(plan: Plan, display: PlainDisplay | None = None) -> TrainResult | 
     folder = _folder(plan)
     facts = {} if began is None else saved_facts(folder.path)
     further = None if began is None or not folder.finished() else longer(began, options)
-    display.waiting("reading the data")
-    options, problem = prepare(options if further is None else further, display.reading)
+    options = options if further is None else further
+    if problem is None:
+        display.waiting("reading the data")
+        options, problem = prepare(options, display.reading)
     display.waiting("estimating time and memory" if options.dry_run else "estimating memory")
     if began is not None:
         before = began if began.context else dataclasses.replace(began, context=options.context)
@@ -78,7 +91,7 @@ def carry_out(plan: Plan, display: PlainDisplay | None = None) -> TrainResult | 
         find_lr(problem, options, folder, display)
         return None
     plan = dataclasses.replace(plan, options=options, folder=folder)
-    return _run(plan, problem, display, started, further=further is not None)
+    return _run(plan, problem, display, started, further=further is not None, training_seconds=training_seconds)
 
 
 def _folder(plan: Plan) -> RunFolder:
@@ -104,14 +117,37 @@ def prepare(options: TrainOptions, progress: Progress = None) -> tuple[TrainOpti
     Raises:
         ValueError: data that cannot be used.
     """
+    options, data = read_data(options, progress)
+    return options, state_problem(options, data)
+
+
+def read_data(options: TrainOptions, progress: Progress = None) -> tuple[TrainOptions, Any]:
+    """A corpus, rows, or of a synthetic task None; and the options, with `context` set to the longest row.
+
+    Raises:
+        ValueError: data that cannot be used.
+    """
+    if options.task is not None:
+        return options, None
+    return (options, language.read_corpus(options, progress)) if options.kind == "language" else read_rows(options)
+
+
+def state_problem(options: TrainOptions, data: Any) -> Problem:
+    """The problem of learning what `read_data` gave with the model that the options name.
+
+    Raises:
+        ValueError: too little data, or a model that cannot learn it.
+    """
     if options.kind == "sequence_to_sequence":
-        return sequence_to_sequence.rows_problem(options)
+        return sequence_to_sequence.rows_problem(options, data)
     if options.kind == "classification":
-        return classification.rows_problem(options) if options.task is None else (options, classification.task_problem(options))
-    return options, language.text_problem(options, progress) if options.task is None else language.task_problem(options)
+        return classification.task_problem(options) if data is None else classification.rows_problem(options, data)
+    return language.task_problem(options) if data is None else language.text_problem(options, data)
 
 
-def _run(plan: Plan, problem: Problem, display: PlainDisplay, started: float, *, further: bool) -> TrainResult | None:
+def _run(
+    plan: Plan, problem: Problem, display: PlainDisplay, started: float, *, further: bool, training_seconds: float | None
+) -> TrainResult | None:
     options, folder, resuming = plan.options, plan.folder, plan.began is not None
     with contextlib.ExitStack() as claims:
         if resuming:
@@ -140,22 +176,12 @@ def _run(plan: Plan, problem: Problem, display: PlainDisplay, started: float, *,
             load_weights(model, Path(options.weights), what="weights")
         if not resuming:  # only now is it sure that nothing will be refused
             claims.enter_context(folder.made(overwrite=options.overwrite))
-        return _train(options, problem, model, folder, display, started, checkpoint, progress, resuming=resuming)
+        run = Run(options, problem, model, folder, display, training_seconds=training_seconds)
+        return _train(run, started, checkpoint, progress, resuming=resuming)
 
 
-def _train(
-    options: TrainOptions,
-    problem: Problem,
-    model: Any,
-    folder: RunFolder,
-    display: PlainDisplay,
-    started: float,
-    checkpoint: Path | None,
-    progress: dict[str, Any],
-    *,
-    resuming: bool,
-) -> TrainResult:
-    run = Run(options, problem, model, folder, display)
+def _train(run: Run, started: float, checkpoint: Path | None, progress: dict[str, Any], *, resuming: bool) -> TrainResult:
+    options, problem, model, folder, display = run.options, run.problem, run.model, run.folder, run.display
     before = folder.read_facts() if resuming else {}
     extension = last_extension(before)
     if checkpoint is not None:

@@ -73,23 +73,23 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
         display.say(f"  {count:>12,}  {shape:<18} {name}")
     display.say(f"  {cost.parameters:>12,}  in all")
     display.say(f"memory      about {size(cost.total_bytes)} of {size(room)} available: {_parts(cost, options)}")
-    seconds = _step_seconds(model, problem, options)
+    seconds_each = step_seconds(model, problem, options)
     tokens = problem.tokens * (options.batch_size or 1) * options.accumulation
     steps = options.max_steps
     budget = options.seconds()
-    by_clock = None if budget is None else max(1, int(0.87 * budget / seconds))  # the rest: validation, writing, starting
+    by_clock = None if budget is None else max(1, int(0.87 * budget / seconds_each))  # the rest: validation, writing, starting
     steps = by_clock if steps is None else steps if by_clock is None else min(steps, by_clock)
     assert steps is not None
     epochs = steps * tokens / problem.size
-    display.say(f"step        {seconds * 1e3:.0f} ms for {tokens:,} tokens ({tokens / seconds:,.0f} tokens/s, median of {TIMED})")
+    display.say(f"step        {seconds_each * 1e3:.0f} ms for {tokens:,} tokens ({tokens / seconds_each:,.0f} tokens/s, median of {TIMED})")
     read = f"{steps * tokens:,} tokens, {epochs:.2f} of the training data"
-    display.say(f"run         about {steps:,} steps in {clock(steps * seconds)}: {read}")
+    display.say(f"run         about {steps:,} steps in {clock(steps * seconds_each)}: {read}")
     display.say("no run folder was written; leave --dry_run out to train")
     found = {
         "parameters": cost.parameters,
         "memory_bytes": cost.total_bytes,
         "available_bytes": room,
-        "step_seconds": seconds,
+        "step_seconds": seconds_each,
         "steps": steps,
         "tokens": steps * tokens,
         "epochs": epochs,
@@ -133,7 +133,8 @@ def _pairs(parts: list[str]) -> list[tuple[str, str]]:
     return list(zip(["", *parts], parts, strict=False))
 
 
-def _step_seconds(model: Any, problem: Problem, options: TrainOptions) -> float:
+def step_seconds(model: Any, problem: Problem, options: TrainOptions) -> float:
+    """The median of a few training steps, with a learning rate that changes little."""
     assert options.learning_rate and options.batch_size
     optimizer = make_optimizer(model, learning_rate=options.learning_rate * 1e-3, weight_decay=options.weight_decay)
     device = next(model.parameters()).device

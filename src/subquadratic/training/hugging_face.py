@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,7 +162,7 @@ class SubquadraticTrainer(Trainer):
         """Done before, with our own checks (`resume.py`)."""
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        step = self.state.global_step
+        step, began = self.state.global_step, time.monotonic()
         staging = self.checkpoints.staging(step)
         if self.args.should_save:
             remove_checkpoint(staging)
@@ -184,6 +185,7 @@ class SubquadraticTrainer(Trainer):
         if self.args.should_save:
             self.checkpoints.complete(step)
             self.checkpoints.retain(self.options.keep)
+        self.schedule.aside += time.monotonic() - began
 
     def _get_output_dir(self, trial: Any) -> str:
         staging: Path | None = getattr(self, "_staging", None)

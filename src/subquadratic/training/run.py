@@ -27,7 +27,7 @@ from .integrity import check_run, why_no_model, write_progress
 from .options import TrainOptions
 from .page import run_page
 from .plots import plot_run
-from .problems.problem import SAMPLE_ITEMS, Problem, Score, evenly, spread, validate
+from .problems.problem import Problem, Score, evenly, spread, validate
 from .problems.setup import now
 from .run_folder import RunFolder
 
@@ -54,12 +54,26 @@ class Run:
     `best` is the best validation so far, as {"step", "loss"}; `stale` how many came after it.
     """
 
-    def __init__(self, options: TrainOptions, problem: Problem, model: Any, folder: RunFolder, display: PlainDisplay) -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        problem: Problem,
+        model: Any,
+        folder: RunFolder,
+        display: PlainDisplay,
+        *,
+        training_seconds: float | None = None,
+    ) -> None:
         self.options, self.problem, self.model, self.folder, self.display = options, problem, model, folder, display
         display.unit = problem.bits[1]
         self.schedule = Schedule(
-            max_steps=options.max_steps, seconds=options.seconds(), warmup=options.warmup, shape=options.schedule
+            max_steps=options.max_steps,
+            seconds=options.seconds() if training_seconds is None else training_seconds,
+            warmup=options.warmup,
+            shape=options.schedule,
+            apart=training_seconds is not None,
         )
+        self.training_seconds = training_seconds
         self.checkpoints = Checkpoints(folder.path)
         averaging = None if options.ema is None else get_ema_multi_avg_fn(options.ema)
         self.average = None if averaging is None else AveragedModel(model, multi_avg_fn=averaging)
@@ -113,7 +127,7 @@ class Run:
                 self._keep_best(self._measure(steps, sample=False), steps)
             assert self.best is not None
             model = self.measured if self.best["step"] == steps else self._best_model()
-            count = SAMPLE_ITEMS if signal is not None else self.final_items
+            count = self.problem.sample_items if signal is not None else self.final_items
             chosen = evenly(self.items, count)
             score = self.validate(model, spread(chosen), deadline=math.inf if self.deadline is None else self.deadline)
             self.folder.measure(step=self.best["step"], final=True, **score.to_dict())
@@ -199,7 +213,7 @@ class Run:
         self.trainer = trainer
 
     def _start_clock(self) -> None:
-        seconds, before = self.options.seconds(), self.progress
+        seconds, before = self.options.seconds() if self.training_seconds is None else None, self.progress
         self.deadline = None if seconds is None else self.started + seconds * (1 - ENDING_SHARE)
         if before and not self.begins:
             self.schedule.start(before["train_seconds"], elapsed=before["elapsed"], aside=before["aside"])
@@ -208,6 +222,8 @@ class Run:
         if seconds is not None and self.deadline is not None:
             final = min(seconds * FINAL_SHARE, self.final_items * (self.window_seconds or before.get("window_seconds", 0.0)))
             seconds = elapsed + max(self.deadline - final - time.monotonic(), 1e-3)
+        elif self.training_seconds is not None:
+            seconds = self.training_seconds
         self.schedule.start(seconds, elapsed=elapsed, aside=aside)
 
     def _write_progress(self, folder: Path, marks: list[float]) -> None:
@@ -236,7 +252,9 @@ class Run:
     def _milestone(self, step: int) -> bool:
         """A validation, its sample of text, and the model if it is the best; whether to go on."""
         score = self._measure(step)
+        began = time.monotonic()
         self._keep_best(score, step)
+        self.schedule.aside += time.monotonic() - began
         return not self._out_of_patience()
 
     def _out_of_patience(self) -> bool:
@@ -261,8 +279,8 @@ class Run:
     def _measure(self, step: int, *, sample: bool = True) -> Score:
         """A validation on a sample of the items, and something to look at; neither counts as training time."""
         started = time.monotonic()
-        score = self.validate(self.measured, evenly(self.items, SAMPLE_ITEMS))
-        self.window_seconds = score.seconds / min(SAMPLE_ITEMS, len(self.items))
+        score = self.validate(self.measured, evenly(self.items, self.problem.sample_items))
+        self.window_seconds = score.seconds / min(self.problem.sample_items, len(self.items))
         self.folder.measure(step=step, **score.to_dict())
         if not math.isfinite(score.loss):
             raise TrainingError(f"the validation loss is {score.loss} at step {step:,}")

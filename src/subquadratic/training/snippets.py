@@ -9,6 +9,7 @@ import numpy as np
 from ..data import Corpus, NumberTokenizer
 from ..data.finding import STDLIB
 from ..data.tokenizers.values import reads_values
+from ..heads import __all__ as HEADS
 from .options import TrainOptions
 
 PYTHON = "def "  # a prompt for a model of Python
@@ -83,13 +84,15 @@ with torch.no_grad():
 
 
 def snippet(folder: Path, *, model: str, body: str) -> str:
-    """The whole of it. The folder is named below the home folder where it is there, and in full elsewhere."""
+    """The whole of it; `body` imports a `model` that is no class of this package's own. The folder is named below the home folder where
+    it is there, and in full elsewhere."""
     place = folder.absolute()
     try:
         named = f'Path("~/{place.relative_to(Path.home()).as_posix()}").expanduser()'
     except (ValueError, RuntimeError):
         named = f'Path("{place.as_posix()}")'
     imports, _, rest = body.partition("\n\n")
+    kind = f"sq.{model}" if model in HEADS else model
     return f"""\
 from pathlib import Path
 
@@ -97,7 +100,7 @@ import subquadratic as sq
 {imports}
 
 folder = {named}  # where the run was made; change it if it has moved
-model = sq.{model}.from_pretrained(folder)
+model = {kind}.from_pretrained(folder)
 {rest}"""
 
 

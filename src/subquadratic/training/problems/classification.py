@@ -10,22 +10,21 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from ...data import collate
+from ...data import Examples, collate
 from ...heads.sequence_classifier import SequenceClassifier
 from ..configuration import backbone_config, length_limit
 from ..options import TrainOptions
 from ..snippets import CLASSIFIES, SORTS, of_task
 from .problem import Batch, Problem, Sums
-from .setup import examples_facts, predict_command, read_rows, task_of
+from .setup import examples_facts, predict_command, task_of
 
 
-def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
-    """The column `label` of a table, from the column `text`; and the options with `context` set to the longest text.
+def rows_problem(options: TrainOptions, examples: Examples) -> Problem:
+    """The column `label` of a table, from the column `text`.
 
     Raises:
-        ValueError: the table cannot be used.
+        ValueError: the model cannot classify.
     """
-    options, examples = read_rows(options)
     tokenizer = examples.tokenizer
     facts = {**examples_facts(examples), "labels": list(examples.labels)}
     problem = _problem(
@@ -37,7 +36,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
         labels=examples.labels,
         pad_token=tokenizer.pad_token,
     )
-    return options, dataclasses.replace(problem, save_extra=tokenizer.save, closing=partial(predict_command, options))
+    return dataclasses.replace(problem, save_extra=tokenizer.save, closing=partial(predict_command, options))
 
 
 def task_problem(options: TrainOptions) -> Problem:

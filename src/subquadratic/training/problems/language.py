@@ -33,13 +33,13 @@ OFFSETS = 8
 REFERENCE_TOKENS = 2_000_000  # of the validation text, for xz and byte frequencies
 
 
-def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
-    """Next or masked tokens of a corpus.
+def read_corpus(options: TrainOptions, progress: Progress = None) -> Corpus:
+    """The text, integers or numbers that options name.
 
     Raises:
-        ValueError: the corpus cannot be used, or either side of it is shorter than one window.
+        ValueError: they cannot be used.
     """
-    corpus = load_corpus(
+    return load_corpus(
         options.data,
         validation=options.validation_data,
         tokenizer=_tokenizer(options),
@@ -52,6 +52,14 @@ def text_problem(options: TrainOptions, progress: Progress = None) -> Problem:
         dtype=options.dtype,
         progress=progress,
     )
+
+
+def text_problem(options: TrainOptions, corpus: Corpus) -> Problem:
+    """Next or masked tokens of a corpus.
+
+    Raises:
+        ValueError: either side of it is shorter than one window.
+    """
     tokenizer, config = corpus.tokenizer, backbone_config(options)
     train, validation = make_windows(corpus, options, config)
     shown = Windows(corpus.validation, length=train.length)

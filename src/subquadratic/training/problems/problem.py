@@ -87,6 +87,7 @@ class Problem:
         references: what a score may be compared with, by name; computed when asked for.
         snippet: the Python lines that use the model, for the run's page (`snippets.py`).
         save_extra: writes what belongs to a saved model beside it, its tokenizer above all.
+        sample_items: items of the validation data that are looked at during a run.
         closing: the command that uses the model, given the run's folder.
     """
 
@@ -109,6 +110,7 @@ class Problem:
     bits: tuple[float, str] = (1 / math.log(2), "bits/token")
     references: Callable[[], dict[str, float]] = dict
     save_extra: Callable[[Any], None] = field(default=lambda folder: None)
+    sample_items: int = SAMPLE_ITEMS
     closing: Callable[[str], str] = field(default=lambda folder: f"subq evaluate {folder}")
 
     @property

@@ -7,23 +7,22 @@ from typing import Any
 
 import torch
 
-from ...data import collate
+from ...data import Examples, collate
 from ...heads.encoder_decoder import EncoderDecoder
 from ..configuration import length_limit, pair_configs
 from ..options import TrainOptions
 from ..snippets import TRANSLATES
 from . import samples
 from .problem import Batch, Problem, Sums
-from .setup import examples_facts, read_rows
+from .setup import examples_facts
 
 
-def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
-    """The column `target` of a table, from the column `text`; and the options with `context` set to the longest source.
+def rows_problem(options: TrainOptions, examples: Examples) -> Problem:
+    """The column `target` of a table, from the column `text`.
 
     Raises:
-        ValueError: the table cannot be used, or the model cannot be an encoder or a decoder.
+        ValueError: the model cannot be an encoder or a decoder.
     """
-    options, examples = read_rows(options)
     tokenizer, (source_length, target_length) = examples.tokenizer, examples.longest
     encoder, decoder = pair_configs(options)
 
@@ -37,7 +36,7 @@ def rows_problem(options: TrainOptions) -> tuple[TrainOptions, Problem]:
             tie_embeddings=True,
         )
 
-    return options, Problem(
+    return Problem(
         kind="sequence_to_sequence",
         text=examples.describe(),
         facts=examples_facts(examples),
