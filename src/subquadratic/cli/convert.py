@@ -42,6 +42,8 @@ class ConvertOptions:
     """Folder to write."""
     overwrite: bool = False
     """Replace the model in the folder, if it is one of this package; other files there stay."""
+    threads: int | None = None
+    """Number of threads. Default: one per core."""
     hints: dict[str, Any] = field(default_factory=dict)
     """Options of the model that the weights do not reveal, as --hints.NAME VALUE."""
 
@@ -71,7 +73,9 @@ def run(argv: Sequence[str]) -> int:
     try:
         with status("converting"):
             from ..compat.convert import convert_checkpoint
+            from ..core.threads import use_threads
 
+            use_threads(options.threads)
             convert_checkpoint(file, options.package, out, overwrite=options.overwrite, **options.hints)
     except (ValueError, FileExistsError) as error:
         raise ValueError(_as_flags(str(error))) from error
@@ -96,6 +100,9 @@ def _for_others(folder: Path, options: ConvertOptions) -> int:
     check_folder("out", out)
     try:
         with status("converting"):
+            from ..core.threads import use_threads
+
+            use_threads(options.threads)
             said = _for_transformers(folder, out) if options.to == "huggingface" else _for_onnx(folder, out, overwrite=options.overwrite)
     except ModuleNotFoundError as error:
         raise ValueError(f"--to {options.to} needs the package {error.name}: pip install 'subquadratic[{extra}]'") from error

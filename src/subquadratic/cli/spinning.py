@@ -121,9 +121,8 @@ def _loaded_openmp() -> ctypes.CDLL | None:
     while True:
         time.sleep(INTERVAL)
         complete = hasattr(sys.modules.get("torch"), "compile")  # defined late in torch/__init__.py
-        for line in MAPS.read_text().splitlines():
-            path = line.rpartition(" ")[2]
-            if path.startswith("/") and Path(path).name.startswith("libgomp"):
-                return ctypes.CDLL(path)
         if complete:
-            return None
+            paths = {line.rpartition(" ")[2] for line in MAPS.read_text().splitlines()}
+            found = [path for path in sorted(paths) if path.startswith("/") and Path(path).name.startswith("libgomp")]
+            own = [path for path in found if "torch" in Path(path).parent.parts or "torch.libs" in path]  # scikit-learn brings another
+            return ctypes.CDLL((own or found)[0]) if found else None
