@@ -29,6 +29,7 @@ VERBS = {
     "predict": "classes of new rows from a classifier, or targets from an encoder-decoder",
     "serve": "answer requests to the OpenAI API with a trained model",
     "evaluate": "measure a trained model on a text of any length",
+    "compare": "train several models under equal conditions on your data, and report which serves it best",
     "bench": "measure time and memory on this machine, compared with other packages and the hardware's limits",
     "info": "what a model costs: parameters, state, FLOPs and memory against length",
     "models": "list the models and what each can do",

@@ -138,11 +138,12 @@ class Comparison:
     """Everything that was measured.
 
     Args:
-        settings: the options, resolved (`options.py`); `length`, `batch_size`, `equal` ("time", "tokens" or "flops"), `seeds`, `parameters`,
-            and what each run got: `run_seconds`, `run_tokens`, `run_flops` (None where it is not what is equal).
+        settings: `options` (`options.py`, resolved); `length`, `batch_size`, `tokens_per_step`, `equal` ("time", "tokens" or "flops"),
+            `seeds`, `parameters`, and `conditions`: what each run got (`conditions.py`).
         machine: of `benchmark.machine.facts()`.
-        data: `name`, `text` (one line), `digest`, `kind` ("language", "classification" or "sequence_to_sequence"), `causal`, `tokenizer`,
-            `train_tokens`, `validation_tokens`, `references` (by name, in the unit: xz, most common class ...).
+        data: `name`, `text` (one line), `digest`, `kind` ("language", "classification" or "sequence_to_sequence"), `causal`,
+            `tokenizer`, `train_items`, `validation_items`, `train_tokens`, `validation_tokens` (None of rows), `uniform` (a guess among
+            all tokens alike, in the unit; None of accuracy), `references` (by name, in the unit: xz, most common class ...).
         unit: "bits/byte", "bits/token", "bits/value" or "accuracy"; of the last, more is better, of the others less.
         entries: in the order in which they were asked for.
         trials: of every entry that was not skipped and every seed.

@@ -1,0 +1,137 @@
+"""`subq compare`: which model serves given data, at a given length, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from ..comparison.display import Display
+from ..comparison.folder import choose_folder, remove_comparison, resumed
+from ..comparison.options import CompareOptions, resolved
+from ..comparison.results import Comparison, load
+from ..comparison.run import Comparing, added
+from ..comparison.workers import WorkError
+from ..training.display import make_display
+from ..training.run_folder import RunFolder
+from .options import parse
+from .text_io import OutputError
+
+GROUPS = {
+    "data": (
+        "data", "validation_data", "text", "label", "target", "quotes", "skip_bad_rows", "binary", "headers", "task", "task_options",
+        "tokenizer",
+    ),
+    "integers and numbers": ("tokens", "bins", "binning", "difference", "column", "dtype"),
+    "models": ("models", "model", "causal", "length"),
+    "conditions": ("equal", "parameters", "budget", "seeds", "rates", "batch_size", "longest", "threads"),
+    "folder": ("out", "overwrite", "resume", "add_model", "against"),
+    "output": ("quiet", "json", "dry_run"),
+}  # fmt: skip
+EXAMPLES = """\
+examples:
+  subq compare                                            all models on Python's standard library, ten minutes
+  subq compare --data my/texts --length 4096 --budget 20m
+  subq compare --data my/texts --models performer,linformer,transformer --equal tokens --seeds 5
+  subq compare --data reviews.csv --label stars           classifiers
+  subq compare --data pairs.jsonl --text german --target english
+  subq compare --task recall --length 256                 a synthetic task
+  subq compare --model my_model.py:build --models performer,transformer
+  subq compare --resume comparisons/compare-1             go on with one that was stopped
+  subq compare --resume comparisons/compare-1 --add_model gated_linear
+  subq report comparisons/compare-1                       draw its page again
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    given = parse(CompareOptions, argv, verb="compare", examples=EXAMPLES, groups=GROUPS)
+    given.check()
+    display = make_display(quiet=given.quiet, as_json=given.json)
+    before: Comparison | None = None
+    if given.resume is not None:
+        _check_alone(given)
+        folder, before, options = resumed(given.resume)
+        options = dataclasses.replace(options, threads=given.threads or options.threads)
+        if given.add_model is not None:
+            options = added(options, given.add_model)
+            options.check()
+    else:
+        options, folder = resolved(given), choose_folder(given)
+    _check_against(given.against)
+    if before is not None and not before.interrupted and given.add_model is None:
+        display.say(f"finished    the comparison in {folder} is complete; --add_model adds to it")
+        _draw(before, folder, given.against)
+        return 0
+    words = ["subq", "compare", *argv] if before is None else before.command
+    began = time.monotonic()
+    shown = Display(display, left=lambda: max(0.0, options.seconds() - (before.seconds if before else 0.0) - (time.monotonic() - began)))
+    with _terminated() as received:
+        try:
+            if given.dry_run:
+                Comparing(options, None, shown).dry_run()
+                return 0
+            comparison = _compare(options, folder, shown, before, words, given)
+        except KeyboardInterrupt:
+            display.say(f"stopped     continue with: subq compare --resume {folder}")
+            return 128 + (received[0] if received else signal.SIGINT)
+        except WorkError as error:
+            raise OutputError(str(error)) from error
+    display.say(_closing(comparison, folder))
+    return 0
+
+
+def _compare(
+    options: CompareOptions, folder: Path, display: Display, before: Comparison | None, words: list[str], given: CompareOptions
+) -> Comparison:
+    if before is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with RunFolder(folder).claimed():
+        if before is None:
+            remove_comparison(folder)
+
+        def draw(comparison: Comparison, folder: Path) -> None:
+            _draw(comparison, folder, given.against)
+
+        return Comparing(options, folder, display, comparison=before, command=words, after=draw).run()
+
+
+def _draw(comparison: Comparison, folder: Path, against: str | None) -> None:
+    """The page beside the results."""
+
+
+def _closing(comparison: Comparison, folder: Path) -> str:
+    return f"report      {folder / 'report.html'}"
+
+
+def _check_alone(given: CompareOptions) -> None:
+    """Raises ValueError where a comparison that goes on is asked to be another."""
+    free = ("resume", "add_model", "against", "threads", "quiet", "json")
+    for each in dataclasses.fields(given):
+        usual = each.default if each.default is not dataclasses.MISSING else {}
+        if each.name not in free and getattr(given, each.name) != usual:
+            raise ValueError(f"{each.name} is decided by the comparison that --resume goes on with: leave it out, or begin another")
+
+
+def _check_against(path: str | None) -> None:
+    if path is not None:
+        load(Path(path).expanduser())
+
+
+@contextmanager
+def _terminated() -> Iterator[list[int]]:
+    """Within it SIGTERM interrupts as Ctrl-C does; the list holds its number then."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)

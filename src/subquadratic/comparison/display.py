@@ -1,0 +1,50 @@
+"""What people see while a comparison runs: a line for what is done, and below it what is going on and how long it all takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..training.display import PlainDisplay, clock
+
+
+class Display:
+    """Lines and progress, through the display of a training run.
+
+    Args:
+        inner: where they go.
+        left: seconds that the comparison still takes.
+    """
+
+    def __init__(self, inner: PlainDisplay, left: Callable[[], float] = lambda: 0.0) -> None:
+        self.inner, self.left = inner, left
+        self._what = ""
+
+    def say(self, text: str) -> None:
+        self.inner.say(text)
+
+    def doing(self, what: str) -> None:
+        """What begins now."""
+        self._what = what
+        self.inner.waiting(f"{what} · {clock(self.left())} left in all")
+
+    def progress(self, values: dict[str, Any]) -> None:
+        """How far a worker is."""
+        if "bits" in values:
+            self.inner.waiting(
+                f"{self._what} · {values['progress']:.0%} · {values['bits']:.3f} {self.inner.unit} · {clock(self.left())} left in all"
+            )
+        elif values.get("reading") and values.get("of"):
+            self.inner.waiting(f"{self._what} · {values['reading'] / values['of']:.0%}")
+
+    def done(self) -> None:
+        self.inner.close()
+
+    def report(self, event: str, **values: Any) -> None:
+        self.inner.report(event, None, **values)
+
+    @staticmethod
+    def value(value: float | None, unit: str) -> str:
+        if value is None:
+            return "no result"
+        return f"{value:.1%} right" if unit == "accuracy" else f"{value:.3f} {unit}"

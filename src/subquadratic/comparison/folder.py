@@ -1,0 +1,89 @@
+"""The folder of a comparison: results, page, log, and the folders of its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..training.outputs import check_folder, check_outside, named
+from ..training.replacing import holds_run, remove_run
+from .options import CompareOptions
+from .results import NAME, Comparison, load
+
+LOG, RUNS, PLACE = "worker.log", "runs", "comparisons/compare"
+WRITTEN = (NAME, "report.html", "results.csv", "speed.csv", LOG)
+CHARTS = "charts"
+
+
+def choose_folder(options: CompareOptions) -> Path:
+    """The folder that `out` names, or the first free `comparisons/compare-N`. Nothing is written yet.
+
+    Raises:
+        ValueError: it cannot be written, or has something in it that `overwrite` may not replace.
+    """
+    path = _free() if options.out is None else named("out", options.out)
+    check_folder("out", path)
+    for source in (options.data, options.validation_data):
+        check_outside("out", path, source)
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    if not inside:
+        return path
+    if not options.overwrite:
+        go_on = f", or go on with --resume {path}" if (path / NAME).is_file() else ""
+        raise ValueError(f"out: {path} is not empty; name another folder, or give --overwrite to replace the comparison in it{go_on}")
+    try:
+        load(path)
+    except ValueError as error:
+        raise ValueError(f"out: {path} holds no comparison, and --overwrite would replace somebody else's files: {error}") from error
+    return path
+
+
+def remove_comparison(path: Path) -> None:
+    """Drop what an earlier comparison wrote, and nothing else; its results last."""
+    if not (path / NAME).is_file():
+        return
+    for trial in load(path).trials:
+        run = path / trial.folder
+        if trial.folder and holds_run(run):
+            remove_run(run)
+            _remove_empty(run)
+    for chart in (path / CHARTS).glob("*.svg"):
+        chart.unlink()
+    for name in sorted(WRITTEN, key=lambda name: name == NAME):
+        (path / name).unlink(missing_ok=True)
+    _remove_empty(path / CHARTS)
+    _remove_empty(path / RUNS)
+
+
+def resumed(folder: str) -> tuple[Path, Comparison, CompareOptions]:
+    """A comparison to go on with, and the options that it began with.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    path = named("resume", folder, "the folder of a comparison")
+    if not path.is_dir():
+        raise ValueError(f"resume: no such folder: {path}")
+    comparison = load(path)
+    try:
+        options = CompareOptions(**comparison.settings["options"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"resume: {path / NAME} was written by another version: {error}") from error
+    return path, comparison, options
+
+
+def run_folder(name: str, seed: int) -> str:
+    """Of one run, below the comparison's."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return f"{RUNS}/{plain}-{seed}"
+
+
+def _remove_empty(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        path.rmdir()
+
+
+def _free() -> Path:
+    number = 1
+    while (path := Path(f"{PLACE}-{number}")).exists():
+        number += 1
+    return path

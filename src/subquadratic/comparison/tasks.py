@@ -1,0 +1,221 @@
+"""What is done in a worker process: read the data, try an entry, train it, look at what it learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..benchmark.machine import facts
+from ..benchmark.memory import peak_above
+from ..core.schedule import Schedule
+from ..core.threads import use_threads
+from ..costs.cost import parameter_count, training_cost
+from ..costs.memory import available_memory
+from ..evaluation.report import size
+from ..training.entry import carry_out, read_data
+from ..training.estimate import step_seconds
+from ..training.optimizer import make_optimizer
+from ..training.options import TrainOptions
+from ..training.plan import Plan
+from ..training.problems.problem import Problem, evenly, validate
+from ..training.run_folder import RunFolder
+from .contestants import Contestant, contestant, problem_of, scale
+from .flops import training_flops
+from .options import CompareOptions
+from .recording import recorded
+from .sizing import sized
+
+SEARCH_SEED = 1 << 30  # of weights and data order while learning rates are tried: none that a run has
+TIMED_ITEMS = 4  # of the validation data
+Tell = Callable[..., None]
+
+
+class Session:
+    """The data, read once, and what is asked about them."""
+
+    def __init__(self, options: CompareOptions, tell: Tell) -> None:
+        self.options, self.tell = options, tell
+        use_threads(options.threads)
+        first = contestant(options, "performer", None)
+        read, self.data = read_data(first.options, lambda done, total: tell(reading=done, of=total))
+        self.length = read.context
+        if read.kind != "language" and read.context is not None:
+            self.options = dataclasses.replace(options, length=read.context)
+
+    def facts(self) -> dict[str, Any]:
+        """Of the data: what `Comparison.data` keeps, the unit, and the batch."""
+        entry = self._contestant("performer", None, None)
+        problem = problem_of(entry, self.data, sample_items=1)
+        unit, factor = scale(entry.options, problem)
+        about = problem.facts
+        data = {
+            "name": about["name"], "text": problem.text, "digest": about["digest"], "kind": problem.kind, "causal": entry.options.causal,
+            "tokenizer": about.get("tokenizer", ""), "train_items": len(problem.train), "validation_items": len(problem.validation),
+            "train_tokens": about.get("train_tokens", problem.size), "validation_tokens": about.get("validation_tokens"),
+            "uniform": problem.uniform * factor if unit != "accuracy" else None,
+        }  # fmt: skip
+        stated = self._stated(entry).references()
+        references = {name: value for name, value in stated.items() if name.endswith(unit.replace("/", "_per_").replace("value", "token"))}
+        if not unit.startswith("bits"):
+            references = stated
+        return {
+            "data": {**data, "references": references}, "unit": unit, "batch_size": entry.options.batch_size, "length": self.length,
+            "machine": facts(),
+        }  # fmt: skip
+
+    def probe(self, name: str, spec: dict[str, Any] | None, parameters: int | None) -> dict[str, Any]:
+        """The entry at its size, and what a step and a validation take.
+
+        Raises:
+            ValueError: it cannot have that size, cannot learn these data, or does not fit into memory.
+        """
+        entry = self._contestant(name, spec, None)
+        if spec is None and parameters is not None:
+            entry = dataclasses.replace(entry, options=sized(entry.options, parameters, lambda options: self._count(entry, options)))
+        problem = problem_of(entry, self.data, sample_items=1)
+        needed = self._check_memory(entry, problem)
+        torch.manual_seed(SEARCH_SEED)
+        model = problem.build().to(_device())
+        tokens = problem.tokens * (entry.options.batch_size or 1)
+        flops = training_flops(model, problem, entry.options)
+        seconds = step_seconds(model, problem, entry.options)
+        began = time.perf_counter()
+        items = evenly(problem.validation, TIMED_ITEMS)
+        validate(problem, model, items, batch_size=entry.options.batch_size or 1, seed=0)
+        options = {key: getattr(entry.options, key) for key in ("dim", "depth", "heads", "fields")} if spec is None else dict(spec)
+        return {
+            "options": options, "parameters": parameter_count(model), "flops_per_token": flops / tokens, "step_seconds": seconds,
+            "memory_bytes": needed, "item_seconds": (time.perf_counter() - began) / len(items), "tokens_per_step": tokens,
+            "learning_rate": entry.options.learning_rate,
+        }  # fmt: skip
+
+    def rate(self, entry: dict[str, Any], rate: float, seconds: float | None, steps: int | None) -> dict[str, Any]:
+        """One learning rate, tried from new weights on data in an order that no run has: the mean training loss of the last quarter."""
+        own = self._entry(entry)
+        options = dataclasses.replace(own.options, learning_rate=rate)
+        problem = problem_of(own, self.data, sample_items=1)
+        torch.manual_seed(SEARCH_SEED)
+        model = problem.build().to(_device())
+        losses, began = [], time.monotonic()
+        for loss in _brief(model, problem, options, seconds=seconds, steps=steps):
+            losses.append(loss)
+            if not math.isfinite(loss):
+                break
+        whole = bool(losses) and math.isfinite(losses[-1])
+        last = losses[-max(1, len(losses) // 4) :]
+        return {"score": statistics.fmean(last) if whole else None, "steps": len(losses), "seconds": time.monotonic() - began}
+
+    def train(
+        self,
+        entry: dict[str, Any],
+        seed: int,
+        rate: float,
+        folder: str,
+        *,
+        seconds: float | None,
+        steps: int | None,
+        items: int,
+        sample: int,
+    ) -> dict[str, Any]:
+        """A run in its folder, begun, gone on with or finished before; what `recording.py` makes of it."""
+        own = self._entry(entry)
+        problem = problem_of(own, self.data, sample_items=sample)
+        tokens = items * problem.tokens
+        options = dataclasses.replace(
+            own.options, seed=seed, learning_rate=rate, max_steps=steps, budget=None if seconds is None else "1m", out=folder,
+            validation_tokens=tokens,
+        )  # fmt: skip
+        place = RunFolder(Path(folder))
+        began = options if (place.path / "run.yaml").is_file() else None
+        peak = None
+        if not place.finished():
+            resumed = options if began is None else dataclasses.replace(options, resume=folder)
+            plan = Plan(resumed, began, place, 1, True)
+            found = peak_above(lambda: self._run(plan, problem, seconds), device=_device())
+            peak = None if found is None else found["peak"]
+        unit, factor = scale(options, problem)
+        per_step = problem.tokens * (options.batch_size or 1)
+        flops = entry["flops_per_token"]
+        found = recorded(place, unit=unit, factor=factor, tokens_per_step=per_step, flops_per_token=flops)
+        return found | {"peak_bytes": peak}
+
+    def examine(self, entry: dict[str, Any], folder: str, seconds: float, seed: int) -> dict[str, Any]:
+        """What a trained model makes of its past, and a sample of what it writes."""
+        return {"positions": [], "cuts": [], "sample": ""}
+
+    def _run(self, plan: Plan, problem: Problem, seconds: float | None) -> None:
+        from .telling import Telling
+
+        result = carry_out(plan, Telling(self.tell), problem=problem, training_seconds=seconds)
+        if result is not None and result.signal is not None:
+            raise KeyboardInterrupt
+
+    def _entry(self, entry: dict[str, Any]) -> Contestant:
+        spec = None if entry["source"] == "ours" else entry["options"]
+        return self._contestant(entry["name"], spec, entry["options"])
+
+    def _contestant(self, name: str, spec: dict[str, Any] | None, chosen: dict[str, Any] | None) -> Contestant:
+        return contestant(self.options, name, spec, chosen)
+
+    def _stated(self, entry: Contestant) -> Problem:
+        from ..training.entry import state_problem
+
+        return state_problem(entry.options, self.data)
+
+    def _count(self, entry: Contestant, options: TrainOptions) -> int:
+        with torch.device("meta"):
+            return parameter_count(problem_of(dataclasses.replace(entry, options=options), self.data, sample_items=1).build())
+
+    def _check_memory(self, entry: Contestant, problem: Problem) -> int | None:
+        """Bytes that training takes; None for a module of somebody else, which cannot be run on shapes alone.
+
+        Raises:
+            ValueError: more than there are.
+        """
+        if entry.spec is not None:
+            return None
+        with torch.device("meta"):
+            model = problem.build()
+        length = problem.tokens if problem.kind != "sequence_to_sequence" else math.ceil(problem.tokens / 2)
+        needed = training_cost(model, batch_size=entry.options.batch_size or 1, length=length).total_bytes
+        room = available_memory(_device())
+        if needed > room:
+            raise ValueError(f"training needs about {size(needed)}, and {size(room)} are available")
+        return needed
+
+
+def _brief(model: Any, problem: Problem, options: TrainOptions, *, seconds: float | None, steps: int | None) -> Any:
+    """The losses of a short training with the schedule of a run."""
+    assert options.learning_rate is not None
+    schedule = Schedule(max_steps=steps, seconds=seconds, warmup=options.warmup)
+    optimizer = make_optimizer(model, learning_rate=options.learning_rate, weight_decay=options.weight_decay)
+    generator = torch.Generator().manual_seed(SEARCH_SEED)
+    schedule.start(seconds)
+    step = 0
+    while True:
+        for batch in DataLoader(
+            problem.train, batch_size=options.batch_size, shuffle=True, collate_fn=problem.collate, generator=generator
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * schedule.factor(step)
+            loss = problem.loss(model, {name: value.to(_device()) for name, value in batch.items()})
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip or math.inf)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            yield float(loss.detach())
+            if schedule.progress(step) >= 1:
+                return
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
