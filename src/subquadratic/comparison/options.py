@@ -46,7 +46,7 @@ class CompareOptions(DataOptions):
     seeds: int = 3
     """Runs of each model, with seeds 0, 1 ...; verdicts need 2 at least."""
     rates: int = 3
-    """Learning rates tried for each model, around its default, a factor of 2 apart; 1 takes the default as it is."""
+    """Learning rates tried for each model, from its default up or down, by factors of 2; 1 takes the default as it is."""
     batch_size: int | None = None
     """Windows, rows or pairs in a batch. Default: as many as make 512 tokens, 16 rows or pairs."""
     longest: int | None = None

@@ -16,10 +16,10 @@ from .display import Display
 from .folder import LOG, run_folder
 from .options import CompareOptions, foreign, foreign_model, ours, target_parameters
 from .results import NAME, Comparison, Cut, Entry, Point, Rate, Span, Trial, save
+from .search import best_rate, next_rate
 from .workers import WorkError, Workers
 
 PARAMETERS = 1_000_000
-RATE_FACTOR = 2.0
 HOPELESS = "not run: seed {seed} ended without a result"
 
 
@@ -168,25 +168,21 @@ class Comparing:
         return f"{count * self.comparison.settings['tokens_per_step'] * self.comparison.entry(name).flops_per_token:.2e} FLOP"
 
     def _search(self, entry: Entry) -> None:
-        """The rate with the lowest training loss; at an end of those tried, one more beyond it."""
+        """The rate with the lowest training loss of as many as are tried for each entry."""
         if entry.rate is not None:
             return
         usual = self.comparison.settings["default_rates"][entry.name]
         if self.options.rates == 1:
             entry.rate = usual
             return
-        middle = (self.options.rates - 1) / 2
-        tried = {rate.rate for rate in entry.rates}
-        for rate in [usual * RATE_FACTOR ** (place - middle) for place in range(self.options.rates)]:
-            if rate not in tried:
-                self._try_rate(entry, rate)
-        scored = [(rate.score, rate.rate) for rate in entry.rates if rate.score is not None]
-        if not scored:
+        while len(entry.rates) < self.options.rates:
+            self._try_rate(entry, next_rate(usual, {rate.rate: rate.score for rate in entry.rates}))
+        entry.rate = best_rate({rate.rate: rate.score for rate in entry.rates})
+        if entry.rate is None:
             errors = self.comparison.settings.get("rate_errors", {}).get(entry.name, "the loss became infinite or NaN")
             entry.skipped = f"none of the learning rates tried gave a finite loss: {errors}"
             self.display.say(f"left out    {entry.name}: {entry.skipped}")
         else:
-            entry.rate = min(scored)[1]
             shown = ", ".join(f"{rate.rate:.2g}: {'diverged' if rate.score is None else format(rate.score, '.3f')}" for rate in entry.rates)
             self.display.say(f"rates       {entry.name}: {shown}; taken {entry.rate:.2g}")
         self.keep()

@@ -11,8 +11,8 @@ from ..training.defaults import DEFAULTS, ModelDefaults
 from ..training.options import TrainOptions
 
 TOLERANCE = 0.02  # of the parameters asked for
-STEP = 16  # widths are multiples of it for each head's even share, and kernels' vectors
-NARROWEST, WIDEST = 16, 16384
+HEAD_STEPS = (8, 2)  # widths of a head are multiples of it: whole vectors of the kernels, or where that does not fit, even as rotary needs
+WIDEST = 16384
 INNER = (0.5, 16.0)  # the inner width over the width, at least and at most
 TRIES = 24  # halvings of that range; an inner width is a whole number, which is reached before
 
@@ -30,14 +30,14 @@ def sized(options: TrainOptions, parameters: int, count: Callable[[TrainOptions]
         ValueError: no width and inner width do.
     """
     usual = options.fields.get("ff_mult", 4.0)
-    step = STEP * max(1, math.ceil((options.heads or 1) * 2 / STEP))
     found: list[tuple[float, TrainOptions]] = []
-    for dim in _widths(options, parameters, count, step):
-        chosen = _fitted(_with(options, dim=dim), parameters, count, usual)
-        off = abs(count(chosen) / parameters - 1)
-        if off <= TOLERANCE / 4:
-            return chosen
-        found.append((off, chosen))
+    for step in HEAD_STEPS:
+        for dim in _widths(options, parameters, count, step * (options.heads or 1)):
+            chosen = _fitted(_with(options, dim=dim), parameters, count)
+            off = abs(count(chosen) / parameters - 1)
+            if off <= TOLERANCE / 2:
+                return chosen
+            found.append((off, chosen))
     off, chosen = min(found, key=lambda pair: pair[0])
     if off > TOLERANCE:
         raise ValueError(
@@ -69,7 +69,7 @@ def _widths(options: TrainOptions, parameters: int, count: Callable[[TrainOption
     return [place * step for place in sorted(near, key=lambda place: abs(math.log(count(_with(options, dim=place * step)) / parameters)))]
 
 
-def _fitted(options: TrainOptions, parameters: int, count: Callable[[TrainOptions], int], usual: float) -> TrainOptions:
+def _fitted(options: TrainOptions, parameters: int, count: Callable[[TrainOptions], int]) -> TrainOptions:
     """With the inner width that brings the count nearest to `parameters`."""
     assert options.dim is not None
     low, high = (max(1, round(share * options.dim)) for share in INNER)
