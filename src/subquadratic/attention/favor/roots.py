@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.backend import is_traced
+from ...core.tracing import needs_gradient
+
 SMALLEST = 1e-12  # eigenvalue there may be: what rounding puts below is raised to it
 ORDERS = 2  # of derivatives
 
@@ -35,6 +38,8 @@ def square_root(matrix: Tensor, eigen: Eigen | None = None) -> Tensor:
     roots = values.clamp_min(SMALLEST).sqrt()
     slopes = (roots[..., :, None] + roots[..., None, :]).reciprocal()
     root = (basis * roots[..., None, :]) @ basis.mT
+    if not is_traced() and not needs_gradient(matrix):
+        return root
     square = root @ root + (matrix - matrix.detach())
     for _ in range(ORDERS):
         root = root + basis @ ((basis.mT @ (square - root @ root) @ basis) * slopes) @ basis.mT
