@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from subquadratic.comparison.comparing import Comparing
 from subquadratic.comparison.display import Display
 from subquadratic.comparison.options import CompareOptions
 from subquadratic.comparison.results import Comparison
-from subquadratic.comparison.run import Comparing
 from subquadratic.comparison.tasks import Session
 from subquadratic.comparison.workers import WorkError
 from subquadratic.training.display import PlainDisplay

@@ -12,8 +12,9 @@ import torch
 
 from subquadratic.comparison.contestants import contestant, problem_of
 from subquadratic.comparison.options import CompareOptions
+from subquadratic.comparison.preparing import prepare as prepare_comparison
 from subquadratic.comparison.results import NAME, load
-from subquadratic.comparison.run import added
+from subquadratic.comparison.run import added, run
 from subquadratic.comparison.tasks import Session
 from subquadratic.training import TrainOptions
 from subquadratic.training.entry import prepare
@@ -61,7 +62,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_what_is_kept_is_what_was_measured(comparing: Maker, tmp_path: Path) -> None:
     made = comparing()
-    comparison = made.run()
+    comparison = run(made)
     again = load(tmp_path / "out")
     assert again == comparison and not again.interrupted and again.unit == "bits/byte"
     assert [(trial.entry, trial.seed) for trial in again.trials] == [
@@ -80,7 +81,7 @@ def test_what_is_kept_is_what_was_measured(comparing: Maker, tmp_path: Path) -> 
 
 
 def test_equal_time(comparing: Maker) -> None:
-    comparison = comparing("performer,feedback_transformer", equal="time", seeds=1).run()
+    comparison = run(comparing("performer,feedback_transformer", equal="time", seeds=1))
     for trial in comparison.trials:
         assert 0.25 <= trial.seconds <= 0.3 + 3 * trial.seconds / max(trial.steps, 1)
 
@@ -99,10 +100,10 @@ def test_all_see_the_same_windows_in_the_same_order(text: Path) -> None:
         problem = problem_of(entry, _data_of(entry.options), sample_items=1)
         torch.manual_seed(7)
         model = problem.build()
-        run = dataclasses.replace(entry.options, seed=7, max_steps=3)
+        wanted = dataclasses.replace(entry.options, seed=7, max_steps=3)
         schedule = Schedule(max_steps=3, seconds=None, warmup=0.0)
         places = {"checkpoints": Checkpoints(text.parent), "output_dir": str(text.parent)}
-        trainer = SubquadraticTrainer(problem, model, run, schedule=schedule, **places)  # type: ignore[arg-type]
+        trainer = SubquadraticTrainer(problem, model, wanted, schedule=schedule, **places)  # type: ignore[arg-type]
         seen[name] = [batch["tokens"] for _, batch in zip(range(3), trainer.get_train_dataloader(), strict=False)]
         assert stated.digest == problem.digest
     for first, second in zip(*seen.values(), strict=True):
@@ -116,7 +117,7 @@ def _data_of(options: TrainOptions) -> object:
 
 
 def test_killed_and_gone_on_with(comparing: Maker, tmp_path: Path) -> None:
-    whole = comparing(folder="whole").run()
+    whole = run(comparing(folder="whole"))
     made = comparing(process=True)
     worker = made.workers
 
@@ -130,21 +131,21 @@ def test_killed_and_gone_on_with(comparing: Maker, tmp_path: Path) -> None:
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        made.run()
+        run(made)
     thread.join()
     assert worker._process is None
     kept = load(tmp_path / "out")
     assert kept.interrupted and any(trial.status == "done" for trial in kept.trials)
-    done = comparing(comparison=kept).run()
+    done = run(comparing(comparison=kept))
     assert [trial.status for trial in done.trials] == ["done"] * 4
     assert [trial.value for trial in done.trials] == [trial.value for trial in whole.trials]
 
 
 def test_a_failing_model_is_reported_and_loses_nothing(comparing: Maker, file: Path) -> None:
     models = f"{file}:dying,{file}:raising,{file}:fine"
-    comparison = comparing("performer", process=True, model=models, seeds=2, rates=1, limits={"run_steps": dict.fromkeys(
+    comparison = run(comparing("performer", process=True, model=models, seeds=2, rates=1, limits={"run_steps": dict.fromkeys(
         ("performer", "nets:dying", "nets:raising", "nets:fine"), 30
-    )}).run()  # fmt: skip
+    )}))  # fmt: skip
     by_name = {name: [trial for trial in comparison.trials if trial.entry == name] for name in ("nets:dying", "nets:raising", "nets:fine")}
     assert [trial.status for trial in by_name["nets:fine"]] == ["done", "done"]
     assert by_name["nets:dying"][0].error == "its process was killed, probably by the system for want of memory"
@@ -156,7 +157,7 @@ def test_a_failing_model_is_reported_and_loses_nothing(comparing: Maker, file: P
 
 def test_models_are_made_as_large_as_a_foreign_one(comparing: Maker, file: Path) -> None:
     made = comparing("transformer", model=f"{file}:fine", parameters=None)
-    made.prepare()
+    prepare_comparison(made)
     made.workers.close()
     own, other = made.comparison.entry("transformer"), made.comparison.entry("nets:fine")
     assert other.parameters == 260**2 and own.parameters == pytest.approx(260**2, rel=0.02)
@@ -164,18 +165,18 @@ def test_models_are_made_as_large_as_a_foreign_one(comparing: Maker, file: Path)
 
 def test_a_model_that_does_not_suit_the_data_is_left_out(comparing: Maker) -> None:
     made = comparing("performer,perceiver_ar", causal=False, seeds=1, rates=1)
-    comparison = made.run()
+    comparison = run(made)
     assert "causal" in comparison.entry("perceiver_ar").skipped and comparison.entry("performer").skipped == ""
     assert [trial.entry for trial in comparison.trials] == ["performer"]
 
 
 def test_a_model_is_added(comparing: Maker, tmp_path: Path) -> None:
-    before = comparing("performer", seeds=1, rates=1).run()
+    before = run(comparing("performer", seeds=1, rates=1))
     value = before.trials[0].value
     kept = load(tmp_path / "out")
     options = added(CompareOptions(**kept.settings["options"]), "gated_linear")
     made = comparing(options.models, comparison=kept, seeds=1, rates=1)
-    after = made.run()
+    after = run(made)
     assert [(trial.entry, trial.value is not None) for trial in after.trials] == [("performer", True), ("gated_linear", True)]
     assert after.trials[0].value == value and after.trials[1].steps == STEPS
 
@@ -183,7 +184,7 @@ def test_a_model_is_added(comparing: Maker, tmp_path: Path) -> None:
 def test_rows_with_labels(comparing: Maker, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("text,kind\n" + "".join(f"{'ab' * (i % 5 + 2)},even\n{'xy' * (i % 4 + 2)},odd\n" for i in range(40)))
-    comparison = comparing("performer,fastformer", data=str(rows), label="kind", seeds=1, rates=1).run()
+    comparison = run(comparing("performer,fastformer", data=str(rows), label="kind", seeds=1, rates=1))
     assert comparison.unit == "accuracy" and comparison.data["kind"] == "classification"
     assert all(0 <= (trial.value or 0) <= 1 and trial.status == "done" for trial in comparison.trials)
 
@@ -191,24 +192,24 @@ def test_rows_with_labels(comparing: Maker, tmp_path: Path) -> None:
 def test_pairs(comparing: Maker, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(f'{{"text": "{"ab" * (i % 5 + 1)}", "other": "{"ba" * (i % 5 + 1)}"}}\n' for i in range(80)))
-    comparison = comparing("performer,perceiver_ar", data=str(pairs), target="other", parameters="60k", seeds=1, rates=1).run()
+    comparison = run(comparing("performer,perceiver_ar", data=str(pairs), target="other", parameters="60k", seeds=1, rates=1))
     assert comparison.unit == "bits/token" and comparison.trials[0].status == "done"
     assert "encoder" in comparison.entry("perceiver_ar").skipped
 
 
 def test_other_data_are_refused_when_going_on(comparing: Maker, text: Path, tmp_path: Path) -> None:
-    comparing("performer", seeds=1, rates=1).run()
+    run(comparing("performer", seeds=1, rates=1))
     kept = load(tmp_path / "out" / NAME)
     text.write_text("something else entirely, " * 500)
     with pytest.raises(ValueError, match="the data have changed"):
-        comparing("performer", comparison=kept, seeds=1, rates=1).run()
+        run(comparing("performer", comparison=kept, seeds=1, rates=1))
 
 
 def test_the_reader_of_data_says_what_is_wrong(comparing: Maker, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("too short")
     with pytest.raises(ValueError, match="less than one window"):
-        comparing("performer", data=str(short)).run()
+        run(comparing("performer", data=str(short)))
 
 
 def test_a_session_measures_what_it_says(text: Path) -> None:

@@ -13,7 +13,7 @@ def test_it_goes_towards_the_optimum_and_tries_nothing_twice(optimum: float, tri
     scores: dict[float, float | None] = {}
     for _ in range(tries):
         rate = next_rate(usual, scores)
-        assert not any(math.isclose(rate, tried, rel_tol=0.05) for tried in scores)
+        assert not any(math.isclose(rate, tried, rel_tol=1e-3) for tried in scores)
         scores[rate] = (math.log2(rate) - optimum) ** 2
     best = best_rate(scores)
     assert best is not None

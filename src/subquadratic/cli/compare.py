@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ..comparison.comparing import Comparing
 from ..comparison.display import Display
 from ..comparison.folder import choose_folder, remove_comparison, resumed
-from ..comparison.options import CompareOptions, resolved
+from ..comparison.options import CompareOptions, resolved, training_options
 from ..comparison.results import Comparison, load
-from ..comparison.run import Comparing, added
+from ..comparison.run import added, dry_run
+from ..comparison.run import run as run_comparison
 from ..comparison.workers import WorkError
 from ..training.display import make_display
+from ..training.plan import check_sources
 from ..training.run_folder import RunFolder
 from .options import parse
 from .text_io import OutputError
@@ -60,7 +63,9 @@ def run(argv: Sequence[str]) -> int:
             options = added(options, given.add_model)
             options.check()
     else:
-        options, folder = resolved(given), choose_folder(given)
+        options = resolved(given)
+        check_sources(training_options(options))
+        folder = choose_folder(options)
     _check_against(given.against)
     if before is not None and not before.interrupted and given.add_model is None:
         display.say(f"finished    the comparison in {folder} is complete; --add_model adds to it")
@@ -72,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
     with _terminated() as received:
         try:
             if given.dry_run:
-                Comparing(options, None, shown).dry_run()
+                dry_run(Comparing(options, None, shown))
                 return 0
             comparison = _compare(options, folder, shown, before, words, given)
         except KeyboardInterrupt:
@@ -96,7 +101,7 @@ def _compare(
         def draw(comparison: Comparison, folder: Path) -> None:
             _draw(comparison, folder, given.against)
 
-        return Comparing(options, folder, display, comparison=before, command=words, after=draw).run()
+        return run_comparison(Comparing(options, folder, display, comparison=before, command=words, after=draw))
 
 
 def _draw(comparison: Comparison, folder: Path, against: str | None) -> None:

@@ -40,8 +40,9 @@ class Display:
     def done(self) -> None:
         self.inner.close()
 
-    def report(self, event: str, **values: Any) -> None:
-        self.inner.report(event, None, **values)
+    def report(self, event: str, text: str, **values: Any) -> None:
+        """Something that happened: a line for people, `values` for programs."""
+        self.inner.report(event, text, **values)
 
     @staticmethod
     def value(value: float | None, unit: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-FACTOR = 2.0  # between neighbouring rates; between two that are both worse, its root
+FACTOR = 2.0  # between neighbouring rates; between two that are both worse, its roots
 
 
 def next_rate(usual: float, scores: Mapping[float, float | None]) -> float:
@@ -22,12 +22,13 @@ def next_rate(usual: float, scores: Mapping[float, float | None]) -> float:
     best = best_rate(scores)
     if best is None:
         return min(scores) / FACTOR
-    for step in (FACTOR, math.sqrt(FACTOR), math.sqrt(math.sqrt(FACTOR))):
+    step = FACTOR
+    while True:
         # Beyond the end that the best one stands at, else on its better side first.
         for rate in sorted((best * step, best / step), key=lambda rate: (min(scores) < rate < max(scores), _beside(rate, scores))):
-            if not any(math.isclose(rate, tried, rel_tol=0.05) for tried in scores):
+            if not any(math.isclose(rate, tried, rel_tol=1e-3) for tried in scores):
                 return rate
-    return best
+        step = math.sqrt(step)
 
 
 def best_rate(scores: Mapping[float, float | None]) -> float | None:

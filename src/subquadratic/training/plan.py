@@ -88,12 +88,12 @@ def _check(options: TrainOptions, processes: int) -> None:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"report_to: {name} is not installed: pip install {name}")
     find_tokenizer(options.tokenizer)
-    _check_data(options)
+    check_sources(options)
     if options.weights is not None:
         _check_weights(Path(options.weights))
 
 
-def _check_data(options: TrainOptions) -> None:
+def check_sources(options: TrainOptions) -> None:
     """Raises ValueError for files that are not there, or cannot be read as asked for."""
     rows = options.kind != "language"
     # A folder may take long to walk, and a pipe is read once.
