@@ -8,7 +8,8 @@ import pytest
 
 import subquadratic as sq
 from subquadratic.comparison.measuring import speed
-from subquadratic.comparison.measuring.speed import RECOMPUTES, measure_speed
+from subquadratic.comparison.measuring.speed import RECOMPUTES, affordable, measure_speed
+from subquadratic.comparison.measuring.subject import NEW_TOKENS
 from subquadratic.comparison.results import Speed
 
 SPEC = {"source": "ours", "config": sq.FastformerConfig(dim=8, depth=1, heads=1).to_dict()}
@@ -33,6 +34,9 @@ class Machine:
     def monotonic(self) -> float:
         return self.now
 
+    def readings(self, name: str, kind: str, request: dict[str, Any]) -> list[float]:
+        return [self.seconds[name](request["length"]) / (NEW_TOKENS if kind == "token" else 1)] * request["rounds"]
+
     def ask(self, request: dict[str, Any], *, timeout: float) -> tuple[list[dict[str, Any]], str]:
         length, task = request["length"], request["task"]
         names = tuple(spec["name"] for spec in ([request["spec"]] if task == "probe" else request["specs"].values()))
@@ -46,7 +50,7 @@ class Machine:
                 self.now += timeout
                 return [{"rereads": False}], f"took more than {timeout:.0f} s"
             self.now += took * 3
-            decodes = {} if name == "plain" else {"token": took, "state_bytes": 8, "context": 0.0}
+            decodes = {} if name == "plain" else {"token": took, "state_bytes": 8}
             return [{"rereads": name == "plain"}, {"train": took, "bytes": 1000 * length}, {"prefill": took}, decodes], ""
         for name in names:
             if (name, length) in self.kills:
@@ -59,7 +63,7 @@ class Machine:
             return [], "took more than"
         self.now += took
         return [
-            {"kind": kind, "dropped": {}, "seconds": {name: [self.seconds[name](length)] * request["rounds"] for name in found}}
+            {"kind": kind, "dropped": {}, "seconds": {name: self.readings(name, kind, request) for name in found}}
             for kind, found in kinds.items()
         ], ""
 
@@ -92,10 +96,26 @@ def test_each_goes_as_far_as_its_share_allows(machine: Machine, budget: float) -
     for speeds in found.values():
         *before, last = sorted(speeds.values(), key=lambda each: each.length)
         assert [each.length for each in (*before, last)] == [512 << power for power in range(len(before) + 1)]
-        assert all(len(each.train_seconds) >= 2 and each.note == "" for each in before)
+        assert all(len(each.train_seconds) >= 3 and each.note == "" for each in before)
         assert last.note.startswith("took too long") and last.train_seconds == []
     assert max(found["fast"]) > max(found["slow"])
-    assert machine.rounds[0] == 7 and min(machine.rounds) >= 2
+    assert machine.rounds[0] == 5 and min(machine.rounds) >= 3
+
+
+def test_the_cheapest_of_all_lengths_come_first() -> None:
+    growth = [1.0, 2.0, 4.0]
+    assert affordable({"a": 1.0, "b": 3.9}, 6.0, growth=growth) == {"a"}, "1 + 2 leave less than 3.9"
+    assert affordable({"a": 1.0, "b": 3.9}, 7.0, growth=growth) == {"a", "b"}
+    assert affordable({"a": 1.0, "b": 4.1}, 8.0, growth=growth) == {"a"}, "a at four times the length comes before"
+    assert affordable({"a": 1.0, "b": 4.1}, 8.0) == {"a", "b"}, "there is no longer one"
+    assert affordable({"a": 2.0}, 1.9, growth=growth) == set() == affordable({}, 1.0)
+
+
+def test_the_exact_one_is_measured_before_cheaper_ones_at_greater_lengths(machine: Machine) -> None:
+    usual = measure(("fast", "slow"), 60.0)
+    machine.now = 0.0
+    found = measure(("fast", "slow"), 60.0, exact="slow")
+    assert max(found["slow"]) > max(usual["slow"]) and machine.now <= 66
 
 
 def test_all_entries_are_timed_in_one_process_and_saved_after_each_length(machine: Machine) -> None:
@@ -104,7 +124,7 @@ def test_all_entries_are_timed_in_one_process_and_saved_after_each_length(machin
     assert [[(each.entry, each.length) for each in part] for part in saved] == [[("fast", n), ("slow", n)] for n in (512, 1024)]
     assert [names for task, _, names in machine.asked if task == "time_together"] == [("fast", "slow")] * 2
     first = saved[0][0]
-    assert first.train_seconds == first.prefill_seconds == [0.0512] * 7
+    assert first.train_seconds == first.prefill_seconds == [0.0512] * 5
     assert (first.train_bytes, first.state_bytes) == (512_000, 8)
 
 
@@ -147,7 +167,7 @@ def test_what_would_not_fit_is_not_tried(machine: Machine, monkeypatch: pytest.M
 
 
 def test_real_models_in_real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "MOST", 2)
+    monkeypatch.setattr(speed, "MOST", 3)
     sizes: dict[str, Any] = {"dim": 16, "depth": 1, "heads": 2}
     configs = {
         "transformer": sq.TransformerConfig(**sizes),
@@ -162,7 +182,7 @@ def test_real_models_in_real_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["broken", 64].note.startswith("failed: ValueError: model_type must be")
     for (name, _), each in found.items():
         if name != "broken":
-            assert each.note == "" and len(each.train_seconds) == len(each.prefill_seconds) >= 2 and min(each.train_seconds) > 0
+            assert each.note == "" and len(each.train_seconds) == len(each.prefill_seconds) == 3 and min(each.train_seconds) > 0
             assert each.train_bytes is None or each.train_bytes > 0
             assert bool(each.token_seconds) == bool(each.state_bytes) == (name != "both ways")
     small, large = (found["transformer", length].state_bytes for length in (64, 128))

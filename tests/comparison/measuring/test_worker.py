@@ -73,6 +73,25 @@ def test_a_server_that_is_gone_is_started_again(worker: Worker) -> None:
     assert worker.ask(PROBE, timeout=60)[1] == ""
 
 
+@pytest.mark.skipif(not FORKS, reason="a limit that Linux has")
+def test_an_allocation_beyond_the_free_memory_fails_in_the_process_that_asked_for_it() -> None:
+    program = """
+        import torch
+        from subquadratic.comparison.measuring import worker
+        from subquadratic.costs.memory import out_of_memory
+        worker.available_memory = lambda: 300_000_000
+        worker._keep_within_memory()
+        kept = [torch.ones(25_000_000)]
+        try:
+            kept += [torch.ones(25_000_000) for _ in range(3)]
+        except RuntimeError as error:
+            print(out_of_memory(error))
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith("out of memory: there was no room for another 0.1 GB"), done.stderr
+
+
 @pytest.mark.skipif(not FORKS, reason="looks into /proc")
 def test_processes_end_with_the_one_that_asked(tmp_path: Path) -> None:
     """Killed outright, it can end nothing itself."""

@@ -1,7 +1,8 @@
 """From what length on a model costs less than exact attention, and how costs grow: computed from `Speed`s alone.
 
 Both models' costs are straight lines between measured lengths where both axes are logarithmic, and so is their ratio. Readings of a round
-were taken side by side, so ratios are formed round by round; intervals come from drawing rounds again, with replacement (a bootstrap).
+were taken side by side, so ratios are formed round by round; intervals come from drawing rounds again, with replacement (a bootstrap). Lengths
+were measured one after another: an interval of a slope does not know of a machine that was busier at one length than at another.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..results import Speed
 
 Quantity = Literal["train_seconds", "train_bytes", "prefill_seconds", "token_seconds"]
 QUANTITIES: tuple[Quantity, ...] = ("train_seconds", "train_bytes", "prefill_seconds", "token_seconds")
+EXACT = "transformer"  # the entry that others are compared with
 DRAWS = 2000
 CONFIDENCE = 0.95
 FIT = 3  # lengths, the longest ones, that a slope is of: at shorter ones what does not depend on the length matters more
@@ -65,7 +67,7 @@ class Slope:
     last: int
 
 
-def crossover(speeds: Sequence[Speed], entry: str, *, exact: str = "transformer", quantity: Quantity = "train_seconds") -> Crossover:
+def crossover(speeds: Sequence[Speed], entry: str, *, exact: str = EXACT, quantity: Quantity = "train_seconds") -> Crossover:
     """Where `entry` overtakes `exact`. Costs are those of one sequence, so at one length their ratio is that of costs per token too."""
     own, theirs = readings(speeds, entry, quantity), readings(speeds, exact, quantity)
     lengths = sorted(own.keys() & theirs.keys())

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ...benchmark.memory import load_libraries, peak_above
 from ...benchmark.timing import interleave
-from ...benchmark.work import read_context, training_step, without_gradients
+from ...benchmark.work import training_step, without_gradients
 from ...core.free_memory import keep_freed_memory
+from ...core.state import State
 from ...core.threads import use_threads
-from ...generation.decode import generate
+from ...generation.decode import PIECE, generate
 from .subject import NEW_TOKENS, build_subject
 
 Tell = Callable[[dict[str, Any]], None]
@@ -46,23 +47,27 @@ class Subject:
         tokens = self.tokens if self.causal else self.tokens[:, :-1]
         return training_step(self.model, lambda: self.model.loss(tokens))
 
-    def prefill(self) -> Callable[[], object]:
-        """N tokens read without gradients: by a model with a state as before decoding, by another in one forward pass."""
+    def prefill(self) -> Callable[[], Any]:
+        """N tokens read without gradients: by a model with a state as before decoding, which gives the state after them; by another in one
+        forward pass."""
         self.model.eval()
         tokens = self.tokens[:, :-1]
         if self.streams:
-            return without_gradients(lambda: self.model.extend(tokens, self.model.init_state(1), last_only=True))
+            return without_gradients(lambda: self._read(tokens))
         last = {"last_only": True} if self.causal and "last_only" in signature(self.model.forward).parameters else {}
         return without_gradients(lambda: self.model(tokens, **last))
 
-    def token(self) -> tuple[Callable[[], object], int]:
-        """`NEW_TOKENS` tokens after N, as generating does, and the bytes of the state after N."""
+    def token(self, state: State) -> Callable[[], object]:
+        """`NEW_TOKENS` tokens after a state, as generating does."""
         self.model.eval()
-        context = self.tokens[:, :-1]
-        state = read_context(self.model, context, self.model.init_state(1), limit=float("inf"), clock=time.perf_counter)
-        generator = torch.Generator(context.device).manual_seed(2)
-        last = self.tokens[:, -1:]
-        return partial(generate, self.model, last, max_new_tokens=NEW_TOKENS, state=state, generator=generator), state.nbytes()
+        generator = torch.Generator(self.tokens.device).manual_seed(2)
+        return partial(generate, self.model, self.tokens[:, -1:], max_new_tokens=NEW_TOKENS, state=state, generator=generator)
+
+    def _read(self, tokens: Tensor) -> State:
+        state = self.model.init_state(1)
+        for piece in tokens.split(PIECE, dim=1):
+            _, state = self.model.extend(piece, state, last_only=True)
+        return state
 
 
 def subject_of(request: Mapping[str, Any], spec: dict[str, Any]) -> Subject:
@@ -88,11 +93,11 @@ def probe(request: Mapping[str, Any], tell: Tell) -> None:
     peak = peak_above(subject.train(), device=device)
     tell({"train": time.perf_counter() - began, "bytes": None if peak is None else peak["above"]})
     subject.model.zero_grad(set_to_none=True)
-    tell({"prefill": _seconds(subject.prefill(), device)})
+    seconds, state = _timed(subject.prefill(), device)
+    tell({"prefill": seconds})
     if subject.streams:
-        began = time.perf_counter()
-        call, state_bytes = subject.token()
-        tell({"context": time.perf_counter() - began, "state_bytes": state_bytes, "token": _seconds(call, device)})
+        tell({"state_bytes": state.nbytes()})
+        tell({"token": _timed(subject.token(state), device)[0]})
 
 
 def time_together(request: Mapping[str, Any], tell: Tell) -> None:
@@ -115,7 +120,7 @@ def time_together(request: Mapping[str, Any], tell: Tell) -> None:
         for name, subject in subjects.items():
             if kind != "token" or subject.streams:
                 tell({"at": name})
-                call = subject.token()[0] if kind == "token" else getattr(subject, kind)()
+                call = subject.token(subject.prefill()()) if kind == "token" else getattr(subject, kind)()
                 calls[name] = _announced(call, name, tell)
         left = request["budget"] * shares[kind] - (time.perf_counter() - began)
         found = interleave(
@@ -142,13 +147,14 @@ def _announced(call: Callable[[], object], name: str, tell: Tell) -> Callable[[]
     return run
 
 
-def _seconds(call: Callable[[], object], device: str) -> float:
+def _timed(call: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Seconds of a call, and what it gave."""
     wait = _synchronize(device)
     wait()
     began = time.perf_counter()
-    call()
+    found = call()
     wait()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, found
 
 
 def _synchronize(device: str) -> Callable[[], object]:

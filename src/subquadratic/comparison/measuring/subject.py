@@ -21,7 +21,7 @@ from ...models.config import BackboneConfig
 from ...training.configuration import length_limit
 
 Spec = dict[str, Any]
-NEW_TOKENS = 32  # decoded in one call
+NEW_TOKENS = 16  # decoded in one call
 
 
 def build_subject(spec: Spec, *, length: int, vocab_size: int) -> Any:
