@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from subquadratic.cli import spinning
-from subquadratic.cli.neighbours import CHOSEN, SETTINGS, share_processors
-from subquadratic.core.threads import usable_cores, use_threads
+from subquadratic.cli.neighbours import share_processors
+from subquadratic.core.threads import CHOSEN, SLEEPING, usable_cores, use_threads
 
 
 def test_waiting_is_arranged_before_pytorch_is_loaded() -> None:
@@ -41,7 +41,7 @@ def test_the_environment_decides_where_nobody_can_watch(watched: bool, monkeypat
     monkeypatch.setattr(spinning, "watch", started.append)
     environment: dict[str, str] = {}
     assert share_processors(environment)
-    assert environment == ({"KMP_BLOCKTIME": "0"} if watched else SETTINGS)
+    assert environment == ({"KMP_BLOCKTIME": "0"} if watched else SLEEPING)
     assert started == ([usable_cores()] if watched else [])
     assert share_processors(dict(environment))  # in a process that one of ours started
     assert len(started) == 2 * watched

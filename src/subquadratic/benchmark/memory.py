@@ -93,7 +93,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any] | None:
     if request["side"].startswith("self@"):
         build(case.sides[0], case, setting, shared)
     work = build(request["side"], case, setting, shared)
-    _load_libraries()
+    load_libraries()
     return peak_above(work.call)
 
 
@@ -121,7 +121,7 @@ def _very_long(case: Case) -> dict[str, Any]:
     return {"times": times, "peak": resident("VmHWM"), "finite": finite, "parameter_bytes": weights}
 
 
-def _load_libraries() -> None:
+def load_libraries() -> None:
     """One tiny step of everything that models are made of: threads, oneDNN and its buffers are not the model's."""
     import torch
     from torch.nn import functional as F

@@ -16,24 +16,18 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-from ..core.threads import usable_cores
+from ..core.threads import SLEEPING, chosen_waiting, usable_cores
 from . import spinning
-
-# GNU's OpenMP, in PyTorch's packages for Linux, counts turns of a loop; Intel's and Clang's take milliseconds.
-SETTINGS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
-# Whoever has set one of these knows better, whichever OpenMP it is for.
-CHOSEN = (*SETTINGS, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 
 
 def share_processors(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Have OpenMP's threads sleep where others want their processors; whether that was arranged. It was not where the user has chosen, or
     where PyTorch is loaded already, which would not look at the environment again."""
-    chosen = [name for name in CHOSEN if environment.get(name, SETTINGS.get(name)) != SETTINGS.get(name)]  # not by a parent of ours
-    if "torch" in sys.modules or chosen:
+    if "torch" in sys.modules or chosen_waiting(environment):
         return False
     cores = usable_cores()
     watched = "GOMP_SPINCOUNT" not in environment and spinning.can_watch(cores)
-    environment.update({name: value for name, value in SETTINGS.items() if not (watched and name == "GOMP_SPINCOUNT")})
+    environment.update({name: value for name, value in SLEEPING.items() if not (watched and name == "GOMP_SPINCOUNT")})
     if watched:
         spinning.watch(cores)
     return True

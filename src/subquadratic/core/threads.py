@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from .errors import require, require_positive
 
 RANKS = "LOCAL_WORLD_SIZE"  # processes on this machine, as torchrun says it
+# GNU's OpenMP, in PyTorch's packages for Linux, counts turns of a loop; Intel's and Clang's take milliseconds.
+SLEEPING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}  # threads that wait for others soon sleep; OpenMP reads it when it is loaded
+# Whoever has set one of these knows better, whichever OpenMP it is for.
+CHOSEN = (*SLEEPING, "OMP_WAIT_POLICY", "KMP_LIBRARY")
 MOST = 8  # threads for each core, and a hundred anywhere: more than are of use, and few enough for the system to start
 
 
@@ -30,6 +34,16 @@ def use_threads(threads: int | None, environment: Mapping[str, str] = os.environ
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def chosen_waiting(environment: Mapping[str, str]) -> bool:
+    """Whether the user has said how threads wait; a parent process of ours may have."""
+    return any(environment.get(name, SLEEPING.get(name)) != SLEEPING.get(name) for name in CHOSEN)
+
+
+def sleeping_threads(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for a process whose OpenMP threads sleep where others want their processors, unless it says how they wait."""
+    return {**SLEEPING, **environment} if not chosen_waiting(environment) else dict(environment)
 
 
 def check_threads(threads: int | None) -> None:
