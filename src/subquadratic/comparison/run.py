@@ -9,6 +9,7 @@ from .comparing import Comparing
 from .options import CompareOptions, foreign_model, ours
 from .preparing import prepare
 from .results import Comparison
+from .speeds import measure_speeds
 from .trials import examine, is_examined, search_rates, train, waiting_trials
 
 
@@ -28,6 +29,7 @@ def run(made: Comparing) -> Comparison:
         for trial in made.comparison.trials:
             if trial.status == "done" and not is_examined(made, trial):
                 examine(made, trial)
+        measure_speeds(made)
         made.comparison.interrupted = False
         made.keep()
     return made.comparison

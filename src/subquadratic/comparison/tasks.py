@@ -20,20 +20,28 @@ from ..core.threads import use_threads
 from ..costs.cost import parameter_count, training_cost
 from ..costs.memory import available_memory
 from ..evaluation.report import size
-from ..training.entry import carry_out, read_data
+from ..evaluation.windows import TextWindows
+from ..loading import load
+from ..training.configuration import backbone_config, pair_configs
+from ..training.entry import carry_out, read_data, state_problem
 from ..training.estimate import step_seconds
 from ..training.optimizer import make_optimizer
 from ..training.options import TrainOptions
 from ..training.plan import Plan
 from ..training.problems.problem import Problem, evenly, validate
+from ..training.problems.setup import task_of
 from ..training.run_folder import RunFolder
 from .contestants import Contestant, contestant, problem_of, scale
 from .flops import training_flops
+from .foreign import ForeignModel
+from .measuring.contexts import loss_by_context
+from .measuring.positions import loss_by_position
 from .options import CompareOptions
 from .recording import recorded
 from .sizing import sized
 
 SEARCH_SEED = 1 << 30  # of weights and data order while learning rates are tried: none that a run has
+WINDOWS = 64  # in which the loss by position is measured
 TIMED_ITEMS = 4  # of the validation data
 Tell = Callable[..., None]
 
@@ -59,7 +67,8 @@ class Session:
         data = {
             "name": about["name"], "text": problem.text, "digest": about["digest"], "kind": problem.kind, "causal": entry.options.causal,
             "tokenizer": about.get("tokenizer", ""), "train_items": len(problem.train), "validation_items": len(problem.validation),
-            "train_tokens": about.get("train_tokens", problem.size), "validation_tokens": about.get("validation_tokens"),
+            "vocab_size": self._vocab_size(), "train_tokens": about.get("train_tokens", problem.size),
+            "validation_tokens": about.get("validation_tokens"),
             "uniform": problem.uniform * factor if unit != "accuracy" else None,
         }  # fmt: skip
         stated = self._stated(entry).references()
@@ -148,8 +157,40 @@ class Session:
         return found | {"peak_bytes": peak}
 
     def examine(self, entry: dict[str, Any], folder: str, seconds: float, seed: int) -> dict[str, Any]:
-        """What a trained model makes of its past, and a sample of what it writes."""
-        return {"positions": [], "cuts": [], "sample": ""}
+        """What a trained model makes of its past, and a sample of what it writes.
+
+        Args:
+            seconds: half for loss by position, half for loss with the context cut; both are of the same tokens for every model, as far as
+                time allows.
+        """
+        own = self._entry(entry)
+        problem = problem_of(own, self.data, sample_items=1)
+        model = (load(folder) if own.spec is None else ForeignModel.from_pretrained(folder)).to(_device())
+        found: dict[str, Any] = {"positions": [], "cuts": [], "sample": ""}
+        if isinstance(problem.validation, TextWindows):
+            text, length = problem.validation.text, problem.validation.length
+            sizes = self.data.tokenizer.byte_lengths() if scale(own.options, problem)[0] == "bits/byte" else None
+            more: dict[str, Any] = {"length": length, "sizes": sizes}
+            spans = loss_by_position(model, text, windows=WINDOWS, deadline=time.monotonic() + seconds / 2, **more)
+            cuts = loss_by_context(model, text, deadline=time.monotonic() + seconds / 2, **more)
+            found |= {"positions": [dataclasses.asdict(span) for span in spans], "cuts": [dataclasses.asdict(cut) for cut in cuts]}
+        if own.spec is None:
+            found["sample"] = self._stated(own).sample(model, seed)
+        return found
+
+    def spec(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """From what `measuring` builds the model of an entry; of pairs, the encoder's."""
+        own = self._entry(entry)
+        if own.spec is not None:
+            return own.spec
+        pairs = own.options.kind == "sequence_to_sequence"
+        config = pair_configs(own.options)[0] if pairs else backbone_config(own.options)
+        return {"source": "ours", "config": config.to_dict(), "vocab_size": self._vocab_size(), "causal": config.causal}
+
+    def _vocab_size(self) -> int:
+        if self.data is not None:
+            return int(self.data.tokenizer.vocab_size)
+        return task_of(self._contestant("performer", None, None).options)[0].vocab_size
 
     def _run(self, plan: Plan, problem: Problem, seconds: float | None) -> None:
         from .telling import Telling
@@ -166,8 +207,6 @@ class Session:
         return contestant(self.options, name, spec, chosen)
 
     def _stated(self, entry: Contestant) -> Problem:
-        from ..training.entry import state_problem
-
         return state_problem(entry.options, self.data)
 
     def _count(self, entry: Contestant, options: TrainOptions) -> int:
