@@ -30,7 +30,7 @@ QUICK = [
     ["bench", "--list"],
     ["tokenizer", "show", "bytes"],
     *([verb, "--help"] for verb in ("train", "generate", "fill", "evaluate", "predict", "serve")),
-    *([verb, "--help"] for verb in ("bench", "info", "models", "distil", "convert", "completion")),
+    *([verb, "--help"] for verb in ("bench", "compare", "info", "models", "distil", "convert", "completion")),
 ]
 GIVEN = {
     "train": [],

@@ -400,3 +400,8 @@ def test_a_long_example_goes_on_in_the_next_line() -> None:
     command, remark = [line for line in found if "#" not in line], [line for line in found if "#" in line]
     assert shlex.split(" ".join(line.removesuffix("\\") for line in command)) == shlex.split(example.split("    ")[0])
     assert " ".join(line.replace("#", "").strip() for line in remark) == "greedy: the most likely token"
+
+
+def test_a_field_of_a_model_given_as_an_option_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--estimator", "dense"]) == 2
+    assert "it is a field of a model's configuration: give --fields.estimator VALUE" in capsys.readouterr().err

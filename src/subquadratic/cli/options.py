@@ -172,7 +172,7 @@ def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str]
         word = f"--{name}{equals}{value}"
         top = name.partition(".")[0]
         if top not in known:
-            raise UsageError(f"unknown option --{name}{nearest('--' + top, ['--' + flag for flag in known])}")
+            raise UsageError(f"unknown option --{name}{_instead(top, known)}")
         follower = argv[position] if position < len(argv) else None
         if not equals and top in types and types[top] in (bool, bool | None):
             # Where there is nothing else to be, a word after it is its value, and told if it is a wrong one.
@@ -187,6 +187,16 @@ def _normalise(argv: Sequence[str], types: dict[str, Any], alone: dict[str, str]
             word, position = f"{word}={follower}", position + 1
         (first if top == "config" else rest).append(word)
     return first + rest
+
+
+def _instead(name: str, known: Sequence[str]) -> str:
+    """What was perhaps meant by a flag that there is not: one that there is, or a field of a model's configuration."""
+    if "fields" in known:
+        from ..models.config import config_class, model_types
+
+        if any(name == field.name for kind in model_types() for field in dataclasses.fields(config_class(kind))):
+            return f"; it is a field of a model's configuration: give --fields.{name} VALUE"
+    return nearest("--" + name, ["--" + flag for flag in known])
 
 
 def _is_flag(word: str, known: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import heads
 from ..core.errors import an
-from ..heads.files import CONFIG, WEIGHTS, read_config
+from ..heads.files import CONFIG, INDEX, WEIGHTS, read_config
 from .report import shortened
 
 
@@ -42,6 +42,8 @@ def find_saved(path: str) -> Saved:
     """
     folder = find_folder(path)
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing == [WEIGHTS] and (folder / INDEX).is_file():  # in several files, as transformers writes a large model
+        missing = []
     if missing:
         raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
     content = read_config(folder)
