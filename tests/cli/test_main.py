@@ -313,7 +313,8 @@ def test_text_reaches_the_verb_as_it_was_typed(text: str) -> None:
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "jsonargparse.py").write_text("raise ModuleNotFoundError('gone', name='jsonargparse')\n")
-    done = run("train", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run("train", env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 2
     assert "pip install 'subquadratic[train]'" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,7 +1,7 @@
 """Law 8: whatever is put around, into or onto a module acts, in forward, extend, generate and training alike.
 
-Each module of each model is wrapped in turn; parts that models share, like embeddings and feed-forward layers, in each kind of stack once, and
-in every model with `-m slow`. What comes out is compared with the same model made of called modules alone: a hook for all
+Each module of each model is wrapped in turn; parts that models share, like embeddings and feed-forward layers, once in each kind of
+stack, and in every model with `-m slow`. What comes out is compared with the same model made of called modules alone: a hook for all
 modules that does nothing, and PyTorch's operators. Kernels are taken at any size here.
 """
 
