@@ -51,11 +51,11 @@ def test_options_are_saved_and_outputs_come_back(implementation: str, kind: Any,
     assert not [key for key in model.state_dict() if "projection" in key]  # nothing of ours in the checkpoint
 
 
-@pytest.mark.parametrize(("implementation", "kind"), CASES)
-@pytest.mark.parametrize("masked", [False, True])
+GRAPHS = [*((*case, True) for case in CASES), *((*case, False) for case in CASES if case[1] in (bert, llama))]
+
+
+@pytest.mark.parametrize(("implementation", "kind", "masked"), GRAPHS)
 def test_compiles_as_one_graph(implementation: str, kind: Any, masked: bool) -> None:
-    if not masked and kind in (modern_bert, mistral):
-        pytest.skip("among the slow ones, with two layers")
     check_compiled(*small(implementation, of_one_layer(kind)), masked)
 
 
