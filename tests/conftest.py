@@ -10,6 +10,7 @@ others.
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,7 @@ if not torch.cuda.is_available():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # `use_deterministic_algorithms` would import the compiler, for a second or two
     torch.utils.deterministic.fill_uninitialized_memory = True
 
 
@@ -50,6 +51,18 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+class _NoGarbage:
+    """Stands for `gc` in accelerate, which collects after every training: that takes longer than those of the tests."""
+
+    collect = staticmethod(lambda: 0)
+
+
+@pytest.fixture(autouse=True)
+def uncollected() -> None:
+    if (memory := sys.modules.get("accelerate.utils.memory")) is not None:
+        memory.gc = _NoGarbage  # type: ignore[attr-defined]
 
 
 if SANITIZED:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from benchmarks import products
 from benchmarks.products import COLUMNS, Noted, flops_of, measure, replay
 
 from subquadratic.benchmark.cases import Sizes, only_against, registry
 from subquadratic.benchmark.floor import work_of
+from subquadratic.benchmark.machine import measure_rates
 from subquadratic.benchmark.models import build_model
 from subquadratic.benchmark.work import Setting
 from subquadratic.core.backend import use_backend
@@ -13,6 +15,11 @@ from subquadratic.core.backend import use_backend
 SIZES = Sizes(dim=64, depth=1, heads=2, slots=16, memories=16)
 CASES = registry(sizes=SIZES, lengths=(48,))
 SUBJECTS = ("performer", "performer-bidirectional", "linformer-bidirectional", "fastformer-bidirectional", "feedback_transformer")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "measure_rates", lambda: measure_rates(side=256, numbers=1 << 18, tries=2))
 
 
 def counted(noted: Noted) -> float:

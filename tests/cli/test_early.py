@@ -179,7 +179,7 @@ def test_what_needs_no_numbers_needs_no_pytorch(place: Path) -> None:
 
 def test_info_runs_on_shapes_without_the_compiler(place: Path) -> None:
     models = ("performer", "linformer", "fastformer", "feedback_transformer", "perceiver_ar", "gated_linear", "transformer")
-    commands = [["info", "--model", model, "--length", "512"] for model in models]
+    commands = [["info", "--model", model, "--length", "512", "--dim", "64", "--heads", "2", "--depth", "1"] for model in models]
     heavy = ("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "sympy", "triton", "transformers", "matplotlib")
     for argv, (status, output, said, loaded, _) in zip(commands, run(commands, place, heavy), strict=True):
         assert (status, said, loaded) == (0, "", []), argv

@@ -313,7 +313,8 @@ def test_text_reaches_the_verb_as_it_was_typed(text: str) -> None:
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "jsonargparse.py").write_text("raise ModuleNotFoundError('gone', name='jsonargparse')\n")
-    done = run("train", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run("train", env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 2
     assert "pip install 'subquadratic[train]'" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -333,27 +334,27 @@ def test_without_the_extra_every_verb_names_the_extra_alone() -> None:
         assert line == f"subq {verb}: needs packages that are not installed: pip install 'subquadratic[train]'"
 
 
-def test_train_then_generate(tmp_path: Path) -> None:
+def test_train_then_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*argv: object, status: int = 0) -> tuple[str, str]:
+        assert main(list(map(str, argv))) == status
+        return capsys.readouterr()
+
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
     small = ["--dim", 16, "--depth", 1, "--heads", 2, "--context", 32, "--max_steps", 3, "--evaluations", 1]
-    done = run("train", "--data", text, "--out", tmp_path / "run", *small)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    shown, errors = said("train", "--data", text, "--out", tmp_path / "run", *small)
+    assert errors == ""
     for part in ("computes ", "PyTorch ", "data ", "model ", "step ", "bits/byte", "tokens/s", "validation ", "sample ", "subq generate"):
-        assert part in done.stdout
+        assert part in shown
     assert json.loads((tmp_path / "run" / "run.json").read_text())["result"]["steps"] == 3
 
-    again = run("train", "--data", text, "--out", tmp_path / "run", *small)
-    assert again.returncode == 2
-    assert "--overwrite" in again.stderr
+    assert "--overwrite" in said("train", "--data", text, "--out", tmp_path / "run", *small, status=2)[1]
 
     argv = ["generate", tmp_path / "run", "--prompt", "thé ", "--max_new_tokens", 20, "--seed", 7]
-    first, second = run(*argv), run(*argv)
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.startswith("thé ")
-    assert first.stdout == second.stdout
-    assert run("generate", tmp_path / "run", "--max_new_tokens", 5).returncode == 0
+    first = said(*argv)[0]
+    assert first.startswith("thé ")
+    assert run(*argv).stdout == first, "the same in a new process"
+    said("generate", tmp_path / "run", "--max_new_tokens", 5)
 
 
 def test_hyphens_stand_for_underscores() -> None:

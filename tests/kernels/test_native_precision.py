@@ -1,9 +1,11 @@
 """Errors of the C kernels beside those of PyTorch's operators in float32, against float64, at small and at large numbers."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
+from tests.kernels.builds import in_parts
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -83,6 +85,21 @@ def found(op: Op, given: list[Tensor], w: Tensor, dtype: torch.dtype) -> list[Te
     return [y.detach(), *(x for x in gradients if x is not None)]
 
 
+def drawn(std: float, seed: int) -> tuple[list[Tensor], Tensor]:
+    torch.manual_seed(seed)
+    q, k, v = torch.randn(3, 1, 2, N, K)
+    return [q * std, k * std, v], orthogonal_gaussian(256, K)
+
+
+@functools.lru_cache(maxsize=DRAWS)
+def by_pytorch(name: str, std: float, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """In float64 and in float32: the same for all kinds of lanes, which are tried one after another."""
+    with use_backend("torch"):
+        truth, usual = (found(OPS[name], *drawn(std, seed), dtype) for dtype in (torch.float64, torch.float32))
+    return truth, usual
+
+
+@pytest.mark.parametrize("lanes", ["installed", *in_parts()], indirect=True)
 @pytest.mark.parametrize("std", [0.1, 1.0, 5.0, 20.0])
 @pytest.mark.parametrize("name", OPS)
 def test_errors_are_like_those_of_pytorch(name: str, std: float, lanes: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,13 +107,9 @@ def test_errors_are_like_those_of_pytorch(name: str, std: float, lanes: None, mo
     monkeypatch.setattr(feed_forward_native, "FEWEST_ROWS", 1)
     errors = torch.zeros(4, 2, dtype=torch.float64)  # of each result: the squared errors of the kernels, and of PyTorch, relative
     for seed in range(DRAWS):
-        torch.manual_seed(seed)
-        q, k, v = torch.randn(3, 1, 2, N, K)
-        given, w = [q * std, k * std, v], orthogonal_gaussian(256, K)
-        with use_backend("torch"):
-            truth, by_torch = (found(OPS[name], given, w, dtype) for dtype in (torch.float64, torch.float32))
-        by_kernels = found(OPS[name], given, w, torch.float32)
-        for at, (kernels, torch_, true) in enumerate(zip(by_kernels, by_torch, truth, strict=True)):
+        truth, usual = by_pytorch(name, std, seed)
+        by_kernels = found(OPS[name], *drawn(std, seed), torch.float32)
+        for at, (kernels, torch_, true) in enumerate(zip(by_kernels, usual, truth, strict=True)):
             scale = true.square().mean().clamp_min(1e-30)
             errors[at] += torch.stack([(x.double() - true).square().mean() / scale for x in (kernels, torch_)])
     ratios = (errors[:, 0].sqrt() / errors[:, 1].sqrt().clamp_min(1e-7)).tolist()

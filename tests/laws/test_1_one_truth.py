@@ -41,11 +41,22 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "head"), HEADS)
+@pytest.mark.parametrize(("config", "head"), [param for param in HEADS if param.values[1] in ("language_model", "encoder_decoder")])
 @settings(max_examples=4, deadline=None)
 @given(data=st.data())
 def test_forward_equals_extend_over_any_split(config: sq.BackboneConfig, head: str, data: st.DataObject) -> None:
     """Single tokens and longer pieces in any order, with and without gradients and padding."""
+    check_any_split(config, head, data)
+
+
+@pytest.mark.parametrize(("config", "head"), [param for param in HEADS if param.values[1] in ("backbone", "classifier")])
+@settings(max_examples=2, deadline=None)
+@given(data=st.data())
+def test_so_it_does_without_a_head_and_with_another(config: sq.BackboneConfig, head: str, data: st.DataObject) -> None:
+    check_any_split(config, head, data)
+
+
+def check_any_split(config: sq.BackboneConfig, head: str, data: st.DataObject) -> None:
     length = length_for(config)
     check_law(built(head, config, torch.float64), config, data.draw(plans(length)), data.draw(masks(length)), tolerance=1e-6)
 

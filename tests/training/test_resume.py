@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from subquadratic import LanguageModel
+from subquadratic.cli.main import main
 from subquadratic.training import TrainOptions
 from subquadratic.training import run as run_module
 from subquadratic.training.checkpoints import Checkpoints
@@ -77,26 +78,45 @@ CASES: dict[str, dict[str, Any]] = {
     "everything random": {"fields": {"dropout": 0.2, "redraw_interval": 3}, "accumulation": 3, "ema": 0.9},
     "masked": {"causal": False, "model": "fastformer", "fields": {"dropout": 0.1}},
     "task": {"task": "copy", "model": "transformer", "schedule": "constant"},
-    "rows": {"data": "rows.jsonl", "label": "class", "model": "fastformer", "context": None, "fields": {"dropout": 0.1}},
-    "pairs": {"data": "rows.jsonl", "target": "answer", "model": "linformer", "context": None},
+    "rows": {"label": "class", "model": "fastformer", "context": None, "fields": {"dropout": 0.1}},
+    "pairs": {"target": "answer", "model": "linformer", "context": None},
 }
 
 
-@pytest.fixture
-def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`rows.jsonl` in the working folder."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for this file, and beside it the runs that are made once."""
+    path = tmp_path_factory.mktemp("resume") / "text.txt"
+    path.write_text("def brown(fox):\n    return jumps.over(lazy_dog)\n" * 100)
+    return path
+
+
+@pytest.fixture(scope="module")
+def options_of(text: Path) -> Callable[[str], dict[str, Any]]:
+    """The options of a case, with `rows.jsonl` for those that read rows."""
     rows = [{"text": f"{'good' if i % 2 else 'bad'} day {i}", "class": i % 2, "answer": f"{i} yad"} for i in range(100)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (path := text.with_name("rows.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return lambda case: {**LONG, **CASES[case], **({"data": str(path)} if case in ("rows", "pairs") else {})}
+
+
+@pytest.fixture(scope="module")
+def whole(trained_on: Any, text: Path) -> Callable[..., Path]:
+    """The folder of a run that nothing stopped, by a name and its options."""
+
+    def whole(name: str, **options: Any) -> Path:
+        if not (folder := text.with_name(name)).exists():
+            trained_on(text)(folder, **options)
+        return folder
+
+    return whole
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("how", ["signal", "crash"])
 def test_a_stopped_run_goes_on_bit_for_bit(
-    how: str, case: str, run: Any, rows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, case: str, run: Any, whole: Any, options_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**LONG, **CASES[case]}
-    run(tmp_path / "whole", **options)
+    options = options_of(case)
     with monkeypatch.context() as patch:
         if how == "signal":
             stopping(patch, 17, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -108,27 +128,26 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     result = train(TrainOptions(resume=str(tmp_path / "parts")))
     assert result is not None
     assert result.steps == 40
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", 40)
+    assert_same_run(whole(case, **options), tmp_path / "parts", 40)
 
 
 def test_stopped_at_the_end_of_an_epoch_and_in_the_first_step(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"max_steps": 30, "fields": {"dropout": 0.2}, "save_every": 1, "batch_size": 64}
+    options = {"max_steps": 20, "fields": {"dropout": 0.2}, "batch_size": 128}
     whole = run(tmp_path / "whole", **options)
     windows = (whole.folder.read_facts()["corpus"]["train_tokens"] - 32) // (32 // OFFSETS) + 1
-    steps_in_epoch = -(-windows // 64)
-    assert 3 < steps_in_epoch < 27, "the run must pass the end of an epoch"
+    steps_in_epoch = -(-windows // options["batch_size"])
+    assert 3 < steps_in_epoch < 17, "the run must pass the end of an epoch"
     for step in (0, 1, steps_in_epoch, steps_in_epoch + 1):
         out = tmp_path / f"at-{step}"
         with monkeypatch.context() as patch:
             stopping(patch, step, crash)
             with pytest.raises(Crash):
-                run(out, **options)
+                run(out, **options, save_every=max(step, 1))
         assert train(TrainOptions(resume=str(out))) is not None
-        assert_same_run(tmp_path / "whole", out, 30)
+        assert_same_run(tmp_path / "whole", out, 20)
 
 
-def test_killed_in_the_middle_of_writing_a_checkpoint(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path / "whole", **LONG)
+def test_killed_in_the_middle_of_writing_a_checkpoint(run: Any, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         complete = Checkpoints.complete
         patch.setattr(Checkpoints, "complete", lambda self, step: crash() if step >= 20 else complete(self, step))
@@ -136,33 +155,39 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(run: Any, tmp_path: Path, 
             run(tmp_path / "parts", **LONG)
     assert any(path.name.startswith(".") for path in (tmp_path / "parts" / "checkpoints").iterdir())
     train(TrainOptions(resume=str(tmp_path / "parts")))
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", 40)
+    assert_same_run(whole("plain", **LONG), tmp_path / "parts", 40)
     assert not any(path.name.startswith(".") for path in (tmp_path / "parts" / "checkpoints").iterdir())
 
 
 def test_a_killed_process_goes_on_from_the_command_line(text: Path, tmp_path: Path) -> None:
-    subq = [sys.executable, "-m", "subquadratic", "train"]
     options = ["--data", str(text), "--model", "transformer", "--dim", "16", "--depth", "1", "--heads", "2", "--context", "32"]
-    options += ["--max_steps", "200", "--save_every", "5", "--evaluations", "1"]
-    process = subprocess.Popen([*subq, *options, "--out", str(tmp_path / "parts")], stdout=subprocess.DEVNULL)
+    options += ["--max_steps", "200", "--evaluations", "1", "--quiet"]
+    command = [sys.executable, "-m", "subquadratic", "train", *options, "--save_every", "5", "--out", str(tmp_path / "parts")]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     checkpoints = Checkpoints(tmp_path / "parts")
     while not checkpoints.steps() and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the run must be killed before its end"
-    subprocess.run([*subq, "--resume", str(tmp_path / "parts")], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*subq, *options, "--out", str(tmp_path / "whole")], check=True, stdout=subprocess.DEVNULL)
+    assert main(["train", "--resume", str(tmp_path / "parts"), "--save_every", "100", "--quiet"]) == 0
+    assert main(["train", *options, "--out", str(tmp_path / "whole")]) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 200)
 
 
-@pytest.fixture
-def stopped(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that was stopped after step 17 of 40."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped_once(trained_on: Any, text: Path) -> Path:
+    folder = text.with_name("stopped")
+    with pytest.MonkeyPatch.context() as patch:
         stopping(patch, 17, crash)
         with pytest.raises(Crash):
-            run(tmp_path / "stopped", **LONG)
-    return tmp_path / "stopped"
+            trained_on(text)(folder, **LONG)
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, tmp_path: Path) -> Path:
+    """A run that was stopped after step 17 of 40."""
+    return shutil.copytree(stopped_once, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize(
@@ -182,9 +207,13 @@ def test_what_does_not_touch_the_result_may_change(stopped: Path, run: Any) -> N
 
 
 def test_a_changed_text_is_told(stopped: Path, text: Path) -> None:
-    text.write_text(text.read_text() + "more")
-    with pytest.raises(ValueError, match="resume: data has changed"):
-        train(TrainOptions(resume=str(stopped)))
+    before = text.read_text()
+    text.write_text(before + "more")
+    try:
+        with pytest.raises(ValueError, match="resume: data has changed"):
+            train(TrainOptions(resume=str(stopped)))
+    finally:
+        text.write_text(before)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_the_loss_falls_and_validation_follows(run: Any, tmp_path: Path, measure
     assert (tmp_path / "run" / "samples.txt").read_text().count("===== step") == 3
 
 
-def test_the_run_folder_says_what_was_done_and_can_be_done_again(run: Any, tmp_path: Path) -> None:
+def test_the_run_folder_says_what_was_done_and_can_be_done_again(run: Any, drawn: None, tmp_path: Path) -> None:
     first = run(tmp_path / "first", seed=3)
     facts = json.loads((tmp_path / "first" / "run.json").read_text())
     assert len(facts["corpus"]["digest"]) == 64

@@ -16,18 +16,22 @@ from subquadratic.hf.distil.run import Listener, distil
 
 FEW: dict[str, Any] = {"budget": None, "batch_size": 16, "length": 32, "learning_rate": 1e-3, "longest": 128, "options": {"features": 8}}
 BARE = """\
-import sys, torch
+import json, os, sys, torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
-folder, causal = sys.argv[1], sys.argv[2] == "causal"
 assert "subquadratic" not in sys.modules
-model = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(folder, trust_remote_code=True)
-print(type(model).__name__, model.config._attn_implementation)
-again = sys.argv[3]
-model.save_pretrained(again)
-AutoTokenizer.from_pretrained(folder).save_pretrained(again)
-twice = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(again, trust_remote_code=True)
-tokens = torch.arange(4, 20)[None]
-torch.save([one(input_ids=tokens)[0] for one in (model, twice)], again + "/outputs.pt")
+for source, (folder, again) in json.loads(sys.argv[1]).items():
+    if child := os.fork():  # each has its own, in which only the libraries are loaded
+        assert os.waitpid(child, 0)[1] == 0
+        continue
+    opened = AutoModelForCausalLM if source == "gpt2" else AutoModel
+    model = opened.from_pretrained(folder, trust_remote_code=True)
+    print(type(model).__name__, model.config._attn_implementation)
+    model.save_pretrained(again)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(again)
+    twice = opened.from_pretrained(again, trust_remote_code=True)
+    tokens = torch.arange(4, 20)[None]
+    torch.save([one(input_ids=tokens)[0] for one in (model, twice)], again + "/outputs.pt")
+    break
 """
 
 
@@ -41,10 +45,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def distilled(place: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """Copies that were trained, and what was measured of them."""
+    folders = {source: place / f"distilled-{source}" for source in ("bert", "gpt2")}
+    return {source: (out, distil(place / source, out, data=str(place / "text"), steps=60, **FEW)) for source, out in folders.items()}
+
+
 @pytest.mark.parametrize("source", ["bert", "gpt2"])
-def test_training_brings_the_copy_closer_and_a_bare_process_opens_it(place: Path, tmp_path: Path, source: str) -> None:
-    out = tmp_path / "out"
-    result = distil(place / source, out, data=str(place / "text"), steps=60, **FEW)
+def test_training_brings_the_copy_closer(distilled: dict[str, tuple[Path, dict[str, Any]]], source: str) -> None:
+    out, result = distilled[source]
     before, after = result["swapped"], result["distilled"]
     if source == "bert":
         assert after["cosine"] > before["cosine"] + 0.3 * (1 - before["cosine"])
@@ -54,18 +64,22 @@ def test_training_brings_the_copy_closer_and_a_bare_process_opens_it(place: Path
         assert after["agreement"] > before["agreement"]
     assert json.loads((out / "distil.json").read_text())["distilled"] == after
 
-    again, causal = tmp_path / "again", "causal" if source == "gpt2" else "not"
-    done = subprocess.run([sys.executable, "-c", BARE, str(out), causal, str(again)], capture_output=True, text=True)
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that begin where another is")
+def test_a_bare_process_opens_the_copies(distilled: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path) -> None:
+    asked = {source: [str(out), str(tmp_path / source)] for source, (out, _) in distilled.items()}
+    done = subprocess.run([sys.executable, "-c", BARE, json.dumps(asked)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["BertModel" if source == "bert" else "GPT2LMHeadModel", "subquadratic_favor"]
-    first, second = torch.load(again / "outputs.pt")
-    assert torch.equal(first, second)
+    assert done.stdout.splitlines() == ["BertModel subquadratic_favor", "GPT2LMHeadModel subquadratic_favor"]
 
     from transformers import AutoModel, AutoModelForCausalLM  # here the package is imported: no flag is needed
 
-    model = (AutoModelForCausalLM if causal == "causal" else AutoModel).from_pretrained(out)
-    assert torch.allclose(model(input_ids=torch.arange(4, 20)[None])[0], first, atol=1e-5)
-    assert model.config.subquadratic_attention["features"] == 8
+    for source, (out, again) in asked.items():
+        first, second = torch.load(Path(again) / "outputs.pt")
+        assert torch.equal(first, second)
+        model = (AutoModelForCausalLM if source == "gpt2" else AutoModel).from_pretrained(out)
+        assert torch.allclose(model(input_ids=torch.arange(4, 20)[None])[0], first, atol=1e-5)
+        assert model.config.subquadratic_attention["features"] == 8
 
 
 def test_layers_one_by_one_learn_by_themselves(place: Path, tmp_path: Path) -> None:

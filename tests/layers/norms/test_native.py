@@ -43,10 +43,13 @@ def compare(rows: int, width: int, *, adds: bool, onward: bool, far: float, seed
     # A row whose few numbers are nearly the same makes much of a rounding. Those of the usual norm may happen to cancel: so there is also
     # what a rounding of the inputs does.
     size = ((x + far).abs() + (delta.abs() if adds else 0)).double() * 2**-24
-    moved = [results(defined, torch.float64, size * torch.randn_like(size)) for _ in range(8)]
-    for found, usual, right, *others in zip(mine, theirs, true, *moved, strict=True):
+    moved: list[list[Tensor]] = []
+    for at, (found, usual, right) in enumerate(zip(mine, theirs, true, strict=True)):
         assert found.shape == right.shape
-        assert error(found, right) < max(1e-5, *(4 * error(other, right) for other in (usual, *others)))
+        if error(found, right) < max(1e-5, 4 * error(usual, right)):
+            continue
+        moved = moved or [results(defined, torch.float64, size * torch.randn_like(size)) for _ in range(8)]
+        assert error(found, right) < 4 * max(error(other[at], right) for other in moved)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -177,7 +177,10 @@ def references(corpus: Corpus) -> dict[str, float]:
         symbols = tokens.astype(np.uint8) if corpus.tokenizer.vocab_size <= 256 else tokens
     else:
         symbols = np.frombuffer(corpus.tokenizer.decode_bytes(tokens), dtype=np.uint8)
-    packed = lzma.compress(symbols.tobytes(), preset=9)
+    content = symbols.tobytes()
+    # As `xz -9`, which makes room for 64 MB of what came before, however little there is.
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": min(max(len(content), 1 << 12), 1 << 26)}]
+    packed = lzma.compress(content, filters=filters)
     return {f"unigram_bits_per_{unit}": _entropy(symbols), f"xz_bits_per_{unit}": 8 * len(packed) / max(len(symbols), 1)}
 
 
