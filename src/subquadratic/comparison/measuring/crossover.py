@@ -1,8 +1,8 @@
 """From what length on a model costs less than exact attention, and how costs grow: computed from `Speed`s alone.
 
 Both models' costs are straight lines between measured lengths where both axes are logarithmic, and so is their ratio. Readings of a round
-were taken side by side, so ratios are formed round by round; intervals come from drawing rounds again, with replacement (a bootstrap). Lengths
-were measured one after another: an interval of a slope does not know of a machine that was busier at one length than at another.
+were taken side by side, so ratios are formed round by round; intervals come from drawing rounds again, with replacement (a bootstrap).
+Lengths were measured one after another: the interval of a slope does not know of a machine that was busier at one length than at another.
 """
 
 from __future__ import annotations
