@@ -69,7 +69,7 @@ def test_the_same_targets_in_every_cut_whatever_the_batch(name: str, told: dict[
     cuts = loss_by_context(MODELS[name], TEXT, length=LENGTH)
     places = [sorted(nats) for nats in told.values()]
     assert places[0] == places[1] == places[2]
-    assert len(places[0]) == (len(TOKENS) - 79) // 5 * 5  # all runs whose windows the text has room for
+    assert len(places[0]) == (len(TOKENS) - 79) // 10 * 10  # all runs whose windows the text has room for
     told.clear()
     again = loss_by_context(MODELS[name], TEXT, length=LENGTH, batch_size=1)
     assert [cut.value for cut in again] == pytest.approx([cut.value for cut in cuts], rel=1e-4)
@@ -129,12 +129,12 @@ def test_every_row_lies_in_its_window(length: int, more: int, causal: bool, data
 
 def test_counts_deadlines_bytes_and_short_texts() -> None:
     model = MODELS["fastformer"]
-    few = loss_by_context(model, TEXT, length=LENGTH, targets=8)
-    assert {cut.predicted for cut in few} == {10}  # whole runs
+    few = loss_by_context(model, TEXT, length=LENGTH, targets=18)
+    assert {cut.predicted for cut in few} == {20}  # whole runs
     late = loss_by_context(model, TEXT, length=LENGTH, batch_size=2, deadline=time.monotonic() - 1)
     assert [cut.value for cut in late] == pytest.approx([cut.value for cut in few])
-    per_byte = loss_by_context(model, TEXT, length=LENGTH, targets=8, sizes=np.full(VOCABULARY, 2))
+    per_byte = loss_by_context(model, TEXT, length=LENGTH, targets=18, sizes=np.full(VOCABULARY, 2))
     assert [cut.value for cut in per_byte] == pytest.approx([cut.value / 2 for cut in few])
-    assert [cut.predicted for cut in loss_by_context(model, TEXT.cut(84), length=LENGTH)] == [5] * 3
-    assert loss_by_context(model, TEXT.cut(83), length=LENGTH) == []
+    assert [cut.predicted for cut in loss_by_context(model, TEXT.cut(89), length=LENGTH)] == [10] * 3
+    assert loss_by_context(model, TEXT.cut(88), length=LENGTH) == []
     assert loss_by_context(model, TEXT, length=LENGTH, sizes=np.zeros(VOCABULARY, dtype=np.int64)) == []

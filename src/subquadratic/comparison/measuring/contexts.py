@@ -1,8 +1,8 @@
 """The loss with the context cut: the same tokens predicted from all of a window, from half of it, from a quarter, and so on. Where half
 the context predicts as well as all of it, the model does not use the far half.
 
-Targets are runs of neighbouring tokens. With a context of c tokens a run is cut into pieces of c / 16, and each piece is predicted from the
-c tokens before its last one: a target has between 15/16 of c and c tokens before it, and a run costs about as many tokens as a window
+Targets are runs of neighbouring tokens. With a context of c tokens a run is cut into pieces of c / 8, and each piece is predicted from the
+c tokens before its last one: a target has between 7/8 of c and c tokens before it, and a run costs about as many tokens as a window
 holds, however short the context. A masked model sees half of the context on either side, and the same neighbours of a target are hidden
 in every cut.
 
@@ -29,8 +29,8 @@ from .positions import BATCH
 from .spread import groups_until
 
 SHORTEST = 16  # tokens of context
-FINENESS = 16  # a target's context is less than the cut's by one part in so many, at most
-TARGETS = 8192
+FINENESS = 8  # a target's context is less than the cut's by one part in so many, at most
+TARGETS = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def loss_by_context(
         seed: of which tokens are hidden together from a masked model.
 
     Returns:
-        From the whole window to the shortest context. Nothing where the text is shorter than 17/16 of a window, or the targets stand for no
+        From the whole window to the shortest context. Nothing where the text is shorter than 9/8 of a window, or the targets stand for no
         byte.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Both models' costs are straight lines between measured lengths where both axes are logarithmic, and so is their ratio. Readings of a round
 were taken side by side, so ratios are formed round by round; intervals come from drawing rounds again, with replacement (a bootstrap).
-Lengths were measured one after another: an interval of a slope does not know of a machine that was busier at one length than at another.
+Lengths were measured one after another: the interval of a slope does not know of a machine that was busier at one length than at another.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ class Crossover:
     """Where an entry begins to cost less than the exact one, and stays so as far as both were measured.
 
     Attributes:
-        outcome: "at": at `length`; "always": from `first` on, or earlier; "never": not up to `last`; "unknown": no length was measured
-            of both.
+        outcome: by the medians over rounds. "at": at `length`; "always": from `first` on, or earlier; "never": not up to `last`;
+            "unknown": no length was measured of both.
         length: tokens; None unless the outcome is "at".
-        low, high: of an interval of 95 %. None: it is open there, below `first` or above `last`, or there is only one reading (`rounds`).
+        low, high: of an interval of 95 % for the crossing, whatever the outcome. None: it is open there, below `first` or above `last`; or
+            there is only one reading (`rounds`).
         first, last: the shortest and the longest length that was measured of both; 0 where there is none.
         rounds: the fewest readings that any of these lengths has.
         gain: how many times as much the exact one costs at `last`.

@@ -200,9 +200,13 @@ def _leave_out(plan: Plan, found: dict[str, Speed], costs: dict[str, float], len
         others, own = costs, 0.0
     kept = affordable(others, left - own, growth=plan.growth(length)) | (costs.keys() - others.keys())
     for name in costs.keys() - kept:
-        about = f"about {costs[name]:.2g} s more, with {left:.2g} s left for all of them"
+        about = f"about {_rounded(costs[name])} s more, with {_rounded(left)} s left for all of them"
         found[name].note = f"took too long: {about if left > SETTLE else 'no time was left'}"
         del costs[name]
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.1f}" if seconds < 10 else f"{seconds:,.0f}"
 
 
 def _no_room(plan: Plan, name: str, length: int) -> str:
@@ -236,7 +240,7 @@ def _probe(plan: Plan, worker: Worker, speed: Speed, *, timeout: float) -> Look 
     speed.train_bytes, speed.state_bytes = seen.get("bytes"), seen.get("state_bytes")
     if trouble:
         late = trouble.startswith("took")
-        speed.note = f"took too long: more than the {timeout:.2g} s that were left for it" if late else trouble
+        speed.note = f"took too long: more than the {_rounded(timeout)} s that were left for it" if late else trouble
         return None
     kinds = [seen[kind] for kind in ("train", "prefill", "token") if kind in seen]
     return Look(seconds=sum(max(seconds, SHORT) for seconds in kinds), rereads=seen["rereads"])
