@@ -86,7 +86,8 @@ def test_weights_that_are_no_copy_or_no_numbers_are_one_line(place: Path, tmp_pa
     gpt2_in(tmp_path / "gpt2")
     broken = BertModel.from_pretrained(place / "bert")
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    RobertaModel(RobertaConfig(vocab_size=broken.config.vocab_size, max_position_embeddings=66, **sizes)).save_pretrained(tmp_path / "roberta")
+    other = RobertaModel(RobertaConfig(vocab_size=broken.config.vocab_size, max_position_embeddings=66, **sizes))
+    other.save_pretrained(tmp_path / "roberta")
     with torch.no_grad():
         broken.encoder.layer[1].output.dense.bias.fill_(float("nan"))
     broken.save_pretrained(tmp_path / "nan")
