@@ -101,6 +101,9 @@ def some_slow(configs: Mapping[str, Any], *quick: str) -> list[object]:
 def test_causal_models_at_any_length(config: sq.BackboneConfig, tmp_path: Path) -> None:
     # A Feedback Transformer with large weights is chaotic: at 0.2, PyTorch's float32 and float64 are up to 0.14 apart after 211 tokens.
     model = sharp(sq.LanguageModel(config, vocab_size=11), 0.1 if isinstance(config, sq.FeedbackTransformerConfig) else 0.4)
+    for name, parameter in model.named_parameters():
+        if "decay_up" in name:  # some channels forget everything at once, whose decay is 0 in float32
+            parameter.mul_(400)
     onnx(model, tmp_path / "out", piece_length=4)
     run = OnnxModel.load(tmp_path / "out")
     torch.manual_seed(0)

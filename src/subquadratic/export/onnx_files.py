@@ -15,6 +15,7 @@ from ..layers.modes import evaluating
 from .exported import exported_model
 from .graphs import graphs_of
 from .layout import DESCRIPTION, FORMAT, GRAPHS, TOKENIZER, WEIGHTS, graph_file
+from .programs import longest_source
 
 NAMES = [DESCRIPTION, WEIGHTS, TOKENIZER, *map(graph_file, GRAPHS)]
 SMALL = 256  # bytes from which a weight stands in the file that the graphs share
@@ -72,7 +73,7 @@ def onnx(
     for graph in graphs.values():
         store.take(graph)
     longest = {"max_length": model.max_length} if not isinstance(model, EncoderDecoder) else {
-        "max_length": model.decoder.max_length, "source_max_length": model.embedding.max_length,
+        "max_length": model.decoder.max_length, "source_max_length": longest_source(model),
     }  # fmt: skip
     content = {"format": FORMAT, "class": type(model).__name__, "options": model.options(), "tokens": special, **longest, **described}
     folder.mkdir(parents=True, exist_ok=True)

@@ -86,10 +86,16 @@ def whole(model: Any) -> Program:
 
 def source(model: EncoderDecoder) -> Program:
     """The program that reads a source, of any length that the encoder takes."""
-    longest = model.embedding.max_length
+    longest = longest_source(model)
     tokens, mask = _tokens(LENGTH if longest is None else min(LENGTH, longest))
     axes = {0: "batch", 1: "source_length"}
     return Program(Source(model), (tokens, mask), (axes, axes), ["source", "source_mask"], state_names(first_state(model, 1)), longest)
+
+
+def longest_source(model: EncoderDecoder) -> int | None:
+    """Tokens that encoder and decoder can read of a source; None: any number."""
+    limits = (model.embedding.max_length, getattr(model.decoder_config, "context_length", None))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 @torch.no_grad()

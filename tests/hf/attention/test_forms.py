@@ -268,7 +268,8 @@ def test_layers_have_projections_of_their_own() -> None:
 def test_an_encoder_that_computes_for_itself_in_full_is_refused() -> None:
     from transformers import BigBirdPegasusConfig, BigBirdPegasusForCausalLM, BigBirdPegasusModel
 
-    sizes = {f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 8))}
+    each = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}
+    sizes = {f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in each.items()}
     tokens = torch.arange(20)[None]
     for attention_type in ("original_full", "block_sparse"):
         config = BigBirdPegasusConfig(vocab_size=30, d_model=16, max_position_embeddings=64, attention_type=attention_type, **sizes)
