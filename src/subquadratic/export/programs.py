@@ -61,7 +61,7 @@ class Piece(nn.Module):
         tokens, mask, *before = given
         values = iter(before)
         logits, state = self.model.extend(tokens, self.state.map(lambda _: next(values)), mask=mask)
-        return logits, *state.tensors()
+        return logits, *_copies(state)
 
 
 class Source(nn.Module):
@@ -73,7 +73,7 @@ class Source(nn.Module):
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         source, mask = given
-        return tuple(self.model.init_state(source=source, source_mask=mask).tensors())
+        return _copies(self.model.init_state(source=source, source_mask=mask))
 
 
 def whole(model: Any) -> Program:
@@ -137,6 +137,11 @@ def open_axes_of(model: Any) -> list[dict[int, str]]:
         read = {axis: "source_length" for axis in range(old.dim()) if old.shape[axis] != shorter.shape[axis]}
         found.append(read | {axis: "past" for axis in range(old.dim()) if old.shape[axis] != new.shape[axis]})
     return found
+
+
+def _copies(state: State) -> tuple[Tensor, ...]:
+    """The tensors of a state, of which those that stay as they were are outputs of their own: an input has one name."""
+    return tuple(tensor.clone() for tensor in state.tensors())
 
 
 def _step(key: Any) -> str:
