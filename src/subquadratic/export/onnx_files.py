@@ -66,16 +66,16 @@ def onnx(
     folder = Path(path)
     _check_free(folder, overwrite)
     text, special = _described(tokenizer)
-    model = exported_model(model)
-    with evaluating(model), torch.no_grad():
-        graphs, described = graphs_of(model, piece_length)
+    exported = exported_model(model)
+    with evaluating(exported), torch.no_grad():
+        graphs, described = graphs_of(exported, piece_length)
     store = _Weights()
     for graph in graphs.values():
         store.take(graph)
-    longest = {"max_length": model.max_length} if not isinstance(model, EncoderDecoder) else {
-        "max_length": model.decoder.max_length, "source_max_length": longest_source(model),
+    longest = {"max_length": exported.max_length} if not isinstance(exported, EncoderDecoder) else {
+        "max_length": exported.decoder.max_length, "source_max_length": longest_source(exported),
     }  # fmt: skip
-    content = {"format": FORMAT, "class": type(model).__name__, "options": model.options(), "tokens": special, **longest, **described}
+    content = {"format": FORMAT, "class": type(exported).__name__, "options": exported.options(), "tokens": special, **longest, **described}
     folder.mkdir(parents=True, exist_ok=True)
     import onnx_ir as ir
 
