@@ -13,7 +13,7 @@ import torch
 
 import subquadratic as sq
 from subquadratic.export import OnnxEncoderDecoder, OnnxModel, onnx
-from subquadratic.export.programs import state_names
+from subquadratic.export.programs import state_names, whole
 
 from .feedback_places import read_places
 
@@ -130,6 +130,16 @@ def test_bidirectional_models_at_any_length(config: sq.BackboneConfig, tmp_path:
     check_classifier(config, tmp_path)
     with pytest.raises(ValueError, match="bidirectional"):
         OnnxModel.load(tmp_path / "out").init_state(1)
+
+
+@torch.no_grad()
+def test_what_onnx_has_no_operator_for_is_a_program_of_pytorch_at_any_length() -> None:
+    config = sq.PerformerConfig(**SMALL, features=4, estimator="dense", center=True, balance="full", causal=False)
+    model = sharp(sq.LanguageModel(config, vocab_size=11))
+    program = whole(model).exported().module()
+    for batch, length in ((2, 2), (2, 5), (3, 64)):  # fewer than the channels of a head, and more
+        tokens, mask = drawn("none", batch, length)
+        torch.testing.assert_close(program(tokens, mask), model(tokens, mask=mask), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
