@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,24 @@ def test_packed_examples_teach_completions_and_stay_apart() -> None:
     figures = load("trl_sft").main(["--steps", "12"])
     assert figures["after"] < figures["before"] - 1
     assert figures["examples"] > 4 and figures["difference"] < 1e-4
+
+
+def test_an_exported_model_reads_and_writes_without_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    figures = load("onnx_runtime").main(["--steps", "8"])
+    assert figures["difference"] < 1e-4 and figures["onnx"] == pytest.approx(figures["torch"], abs=1e-4)
+    assert "def __init__(" in capsys.readouterr().out
+
+
+def test_a_served_model_writes_the_same_to_every_client(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openai")
+    pytest.importorskip("uvicorn")
+    before = threading.active_count()
+    figures = load("serve_openai").main(["--steps", "8"])
+    assert figures["parts"] > 10 and figures["same"]
+    assert "/v1 has tiny" in capsys.readouterr().out
+    assert threading.active_count() <= before + 1  # the server's is gone, one of PyTorch's may stay
 
 
 @pytest.mark.slow

@@ -132,6 +132,27 @@ def test_a_model_for_onnx_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--from is for checkpoints of published packages" in capsys.readouterr().err
 
 
+def test_a_run_for_onnx_runtime_goes_from_text_to_text(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from tokenizers import Tokenizer
+
+    from subquadratic.export import OnnxModel
+    from subquadratic.hf.tokenizers import stock_tokenizer
+
+    torch.manual_seed(0)
+    sizes = {"dim": 16, "depth": 1, "heads": 2}
+    encoder, decoder = sq.PerformerConfig(**sizes, causal=False), sq.TransformerConfig(**sizes, cross_attention=True)
+    model = sq.EncoderDecoder(encoder, decoder, vocab_size=260).eval()
+    model.save_pretrained(tmp_path / "run")
+    assert main(["convert", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
+    assert Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("né").ids == [110, 195, 169]
+    source, start = torch.tensor([list(b"some text")]), torch.tensor([[stock_tokenizer(None, first="bos").bos_token_id]])
+    wanted = model.generate(source, start, max_new_tokens=7, temperature=0, eos_token=258)[0, 1:].tolist()
+    written = OnnxModel.load(tmp_path / "out").generate_text("some text", max_new_tokens=7)
+    assert written == bytes(token for token in wanted if token < 248).decode(errors="replace")
+
+
 def test_what_onnx_does_not_take_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sq.LanguageModel(sq.PerceiverARConfig(dim=16, depth=1, heads=2, latents=4), vocab_size=260).save_pretrained(tmp_path / "run")
     assert main(["convert", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "out")]) == 2

@@ -74,3 +74,34 @@ def test_a_model_whose_attention_cannot_be_replaced_is_one_line(
     assert said.startswith("subq distil: ")
     assert "causal" in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_no_copy_or_no_numbers_are_one_line(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from tests.hf.distil.tiny import gpt2_in, tokenizer_in
+    from transformers import BertModel, RobertaConfig, RobertaModel
+
+    gpt2_in(tmp_path / "gpt2")
+    broken = BertModel.from_pretrained(place / "bert")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    other = RobertaModel(RobertaConfig(vocab_size=broken.config.vocab_size, max_position_embeddings=66, **sizes))
+    other.save_pretrained(tmp_path / "roberta")
+    with torch.no_grad():
+        broken.encoder.layer[1].output.dense.bias.fill_(float("nan"))
+    broken.save_pretrained(tmp_path / "nan")
+    for name in ("nan", "roberta"):
+        tokenizer_in(tmp_path / name)
+    common = ["--data", str(place / "text"), "--steps", "1", "--longest", "64", "--quiet"]
+    for original, options, wanted in (
+        (place / "bert", ["--weights", str(tmp_path / "gpt2")], "no copy of the model"),
+        (place / "bert", ["--weights", str(tmp_path / "roberta")], "no copy of the model"),
+        (place / "bert", ["--weights", str(tmp_path / "nan")], "encoder.layer.1.output.dense.bias"),
+        (tmp_path / "nan", [], "holds NaN"),
+    ):
+        capsys.readouterr()
+        assert main(["distil", str(original), "--out", str(tmp_path / "out"), *common, *options]) == 2
+        said = capsys.readouterr().err
+        assert wanted in said and said.strip().splitlines()[-1].startswith("subq distil: ") and "Traceback" not in said
+    assert main(["distil", str(place / "bert"), "--out", str(place / "bert" / "inside"), *common]) == 2
+    assert "inside the folder of the original" in capsys.readouterr().err
+    assert not (place / "bert" / "inside").exists() and not (tmp_path / "out").exists()

@@ -53,6 +53,15 @@ def test_an_encoder_decoder_begins_as_its_targets_did(tmp_path: Path) -> None:
     assert model.generate(source, max_new_tokens=6, do_sample=False).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("head", [sq.LanguageModel, sq.SequenceClassifier])
+def test_an_encoder_reads_a_text_as_it_stands(head: type[sq.LanguageModel], tmp_path: Path) -> None:
+    """sentence-transformers takes every text through a chat template where there is one."""
+    size = {} if head is sq.LanguageModel else {"num_classes": 2}
+    head(sq.PerformerConfig(**SMALL, causal=False), vocab_size=260, **size).save_pretrained(tmp_path / "run")
+    out = convert(tmp_path / "run", tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(out).chat_template is None
+
+
 def test_integers_have_no_tokenizer_and_their_special_tokens_all_the_same(tmp_path: Path) -> None:
     ours = IntegerTokenizer(9)
     sq.LanguageModel(sq.PerformerConfig(**SMALL), vocab_size=ours.vocab_size).save_pretrained(tmp_path / "run")

@@ -235,3 +235,10 @@ def test_caches_of_two_texts_do_not_mix() -> None:
                 logits.append(model(text[:, place : place + 1], past_key_values=cache).logits)
     for text, logits in zip((one, two), found, strict=True):
         torch.testing.assert_close(torch.cat(logits, dim=1), model(text, use_cache=False).logits, atol=1e-4, rtol=1e-3)
+
+
+def test_an_empty_prompt_is_said_to_be_empty() -> None:
+    model = SubquadraticForCausalLM(SubquadraticConfig(backbone={"model_type": "performer", "dim": 16, "depth": 1, "heads": 2})).eval()
+    for empty in ({"inputs_embeds": torch.zeros(2, 0, 16)}, {"input_ids": torch.zeros(2, 0, dtype=torch.int64)}):
+        with pytest.raises(ValueError, match="the prompt is empty: give input_ids or inputs_embeds"):
+            model.generate(**empty, max_new_tokens=3)

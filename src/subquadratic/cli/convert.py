@@ -126,10 +126,17 @@ def _for_transformers(folder: Path, out: Path) -> list[str]:
 
 
 def _for_onnx(folder: Path, out: Path, *, overwrite: bool) -> list[str]:
+    from ..data.tokenizers.loading import load_tokenizer
+    from ..data.tokenizers.values import reads_values
     from ..export import onnx
+    from ..heads import EncoderDecoder
+    from ..hf.tokenizers import stock_tokenizer
     from ..loading import load
 
-    onnx(load(folder), out, overwrite=overwrite)
+    model, tokenizer = load(folder), load_tokenizer(folder)
+    pair, size = isinstance(model, EncoderDecoder), getattr(model, "vocab_size", None)
+    stock = None if reads_values(tokenizer) else stock_tokenizer(tokenizer, vocab_size=size, first="bos" if pair else "eos")
+    onnx(model, out, tokenizer=stock, overwrite=overwrite)
     return [f"{folder} is now the folder {out} for ONNX Runtime", f'go on       subquadratic.export.OnnxModel.load("{out}")']
 
 

@@ -78,6 +78,10 @@ class DistilOptions:
         check_free(out, overwrite=self.overwrite)
         if out.exists() and out.samefile(named("checkpoint", self.checkpoint)):
             raise ValueError(f"out: {out} is the folder of the original; name another folder")
+        for option in ("checkpoint", "weights"):
+            place = getattr(self, option)
+            if place is not None and Path(place).expanduser().resolve() in out.resolve().parents:
+                raise ValueError(f"out: {out} is inside the folder of the {'original' if option == 'checkpoint' else option}; name another")
         if self.data is not None:
             from ..data.finding import find_source
 

@@ -6,8 +6,8 @@ from ..lazy import on_first_use
 
 if TYPE_CHECKING:
     from .onnx_files import onnx
-    from .runner import OnnxModel
+    from .runner import OnnxEncoderDecoder, OnnxModel
 
-__all__ = ["OnnxModel", "onnx"]
+__all__ = ["OnnxEncoderDecoder", "OnnxModel", "onnx"]
 
-__getattr__, __dir__ = on_first_use(__name__, globals(), {"OnnxModel": "runner", "onnx": "onnx_files"})
+__getattr__, __dir__ = on_first_use(__name__, globals(), {"OnnxEncoderDecoder": "runner", "OnnxModel": "runner", "onnx": "onnx_files"})

@@ -1,9 +1,10 @@
 """The files of an exported model."""
 
 FORMAT = 1
-DESCRIPTION, WEIGHTS = "onnx.json", "weights.bin"
+DESCRIPTION, WEIGHTS, TOKENIZER = "onnx.json", "weights.bin", "tokenizer.json"
+GRAPHS = ("forward", "encoder", "extend", "step")
 
 
 def graph_file(name: str) -> str:
-    """Of the graph "forward", "extend" or "step"."""
+    """Of one of the :data:`GRAPHS`."""
     return f"{name}.onnx"

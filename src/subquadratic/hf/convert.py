@@ -43,6 +43,7 @@ def convert(folder: Path, out: Path) -> str:
             max_length=model.config.position_limit,
             padding_side="left" if kind is SubquadraticForCausalLM else "right",
             first="bos" if kind is SubquadraticForSeq2SeqLM else "eos",
+            chat=kind in (SubquadraticForCausalLM, SubquadraticForSeq2SeqLM),
         )
         _take_ids(model, {role: getattr(stock, f"{role}_token_id") for role in ROLES})
         if kind is SubquadraticForCausalLM:

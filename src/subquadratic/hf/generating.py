@@ -109,6 +109,7 @@ class Generating(GenerationMixin):
         past_key_values = kwargs.get(CACHE)
         if past_key_values is not None and next_sequence_length is not None and next_sequence_length <= 0:
             held = past_key_values.get_seq_length()
+            require(held > 0, "the prompt is empty: give input_ids or inputs_embeds of at least one token, such as bos_token_id")
             raise ValueError(
                 f"past_key_values holds {held} tokens, and the prompt has {held + next_sequence_length}: a state cannot read a token "
                 "twice, nor forget one. Pass what `generate` returned together, sequences and past_key_values (which lacks the last "

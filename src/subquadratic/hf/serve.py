@@ -56,11 +56,23 @@ class OneModel(model_manager.ModelManager):
         Raises:
             HTTPException: 404, for another name.
         """
-        if model_id_and_revision != self.force_model:
-            raise HTTPException(404, f"there is no model {model_id_and_revision!r} here, only {self.force_model!r}")
+        self._require_known(model_id_and_revision)
         if progress_callback is not None:
             progress_callback({"status": "ready", "model": self.force_model, "cached": True})
         return self._pair
+
+    def load_model_streaming(self, model_id_and_revision: str, gguf_file: str | None = None) -> Any:
+        """What /load_model streams.
+
+        Raises:
+            HTTPException: 404, for another name: before the answer begins, which could not become an error any more.
+        """
+        self._require_known(model_id_and_revision)
+        return super().load_model_streaming(model_id_and_revision, gguf_file)
+
+    def _require_known(self, name: str) -> None:
+        if name != self.force_model:
+            raise HTTPException(404, f"there is no model {name!r} here, only {self.force_model!r}")
 
     def get_gen_models(self, cache_dir: str | None = None) -> list[dict[str, Any]]:  # type: ignore[override]
         """What /v1/models lists."""

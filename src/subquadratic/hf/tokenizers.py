@@ -33,6 +33,7 @@ def save_tokenizer(
     max_length: int | None = None,
     padding_side: str = "left",
     first: str = "eos",
+    chat: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Write `source` into the folder `out` as transformers does, and return what `AutoTokenizer.from_pretrained(out)` gives.
 
@@ -44,11 +45,13 @@ def save_tokenizer(
         padding_side: "left" to generate, "right" as encoders are mostly used; the models take both.
         first: what `bos_token` is: "eos" for a language model, for which a document begins where another has ended; "bos" for an
             encoder-decoder, whose targets begin with a token of their own.
+        chat: have a chat template, where the vocabulary is byte-level. An encoder's must not: sentence-transformers passes every text
+            through one.
 
     Raises:
         ValueError: tokens of values, which are no text; or more tokens than the model has.
     """
-    tokenizer = stock_tokenizer(source, vocab_size=vocab_size, max_length=max_length, padding_side=padding_side, first=first)
+    tokenizer = stock_tokenizer(source, vocab_size=vocab_size, max_length=max_length, padding_side=padding_side, first=first, chat=chat)
     tokenizer.save_pretrained(str(out))
     return tokenizer
 
@@ -60,6 +63,7 @@ def stock_tokenizer(
     max_length: int | None = None,
     padding_side: str = "left",
     first: str = "eos",
+    chat: bool = True,
 ) -> PreTrainedTokenizerFast:
     """What `save_tokenizer` writes, in memory, with the same arguments and errors."""
     from transformers import PreTrainedTokenizerFast
@@ -78,13 +82,14 @@ def stock_tokenizer(
     require_choice("first", first, ("bos", "eos"))
     chosen = names | {"bos_token": names[f"{first}_token"]}
     spare = sorted({*names.values()} - {*chosen.values()})
-    chat = {"chat_template": CHAT_TEMPLATE} if all(backend.token_to_id(mark) is not None for mark in MARK_BYTES) else {}
+    marked = chat and all(backend.token_to_id(mark) is not None for mark in MARK_BYTES)
+    template = {"chat_template": CHAT_TEMPLATE} if marked else {}
     limit = {} if max_length is None else {"model_max_length": max_length}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **chosen,
         extra_special_tokens=spare,
-        **chat,
+        **template,
         **limit,
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,

@@ -286,3 +286,18 @@ def test_layers_have_projections_of_their_own() -> None:
     assert torch.equal(one, projection(8, 4, 0, 0, 0, torch.device("cpu")))
     assert not torch.equal(one, projection(8, 4, 0, 1, 0, torch.device("cpu")))
     assert families()["llama"][0] is llama()[0]
+
+
+def test_an_encoder_that_computes_for_itself_in_full_is_refused() -> None:
+    from transformers import BigBirdPegasusConfig, BigBirdPegasusForCausalLM, BigBirdPegasusModel
+
+    each = {"layers": 1, "attention_heads": 2, "ffn_dim": 8}
+    sizes = {f"{part}_{what}": size for part in ("encoder", "decoder") for what, size in each.items()}
+    tokens = torch.arange(20)[None]
+    for attention_type in ("original_full", "block_sparse"):
+        config = BigBirdPegasusConfig(vocab_size=30, d_model=16, max_position_embeddings=64, attention_type=attention_type, **sizes)
+        model = BigBirdPegasusModel._from_config(config, attn_implementation="subquadratic_favor")
+        with pytest.raises(NotImplementedError, match="BigBirdPegasus with attention_type"):
+            model(input_ids=tokens)
+        decoder = BigBirdPegasusForCausalLM._from_config(config, attn_implementation="subquadratic_favor")
+        assert decoder(input_ids=tokens).logits.shape == (1, 20, 30)

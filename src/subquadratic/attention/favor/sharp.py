@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ...core.choices import check_estimator
 from ...core.numerics import exact_dtype, no_autocast
+from ...core.tracing import is_open
 from .formula import zero_keys
 from .geometry import Geometry, apply, combined, feature_bias, geometry_of, moments_of
 from .op import causal_favor, read_favor, summarise_favor
@@ -151,7 +152,7 @@ def _keys(x: Tensor, geometry: Geometry, heads: int = 0) -> Tensor:
 
 def _mapped(x: Tensor, first: Tensor | None, second: Tensor | None, factor: float, *, blank: int = 0) -> Tensor:
     """Both maps and a factor, and channels of zeros behind: one matrix for many positions, one map after the other for few."""
-    if x.shape[2] < x.shape[3]:
+    if not is_open(x.shape[2]) and x.shape[2] < x.shape[3]:
         return F.pad(apply(apply(x, first), second) * factor, (0, blank))
     return x @ F.pad(combined(first, second, x) * factor, (0, blank))
 

@@ -157,7 +157,10 @@ class GatedLinearAttention(Float32Buffers, Streaming):
         if self.decay_up is None or self.decay_down is None:
             return self.log_decay.to(exact_dtype(x)).expand(x.shape[0], -1, x.shape[1], -1)
         logits = split_heads(self.decay_up(self.decay_down(x)), width=self.key_width if self.decay == "channel" else 1)
-        return F.logsigmoid(logits.to(exact_dtype(logits))) / self.decay_temperature
+        logits = logits.to(exact_dtype(logits))
+        # ONNX has no logsigmoid: exporters write the logarithm of a sigmoid that may be 0
+        decay = -F.softplus(-logits) if torch.compiler.is_exporting() else F.logsigmoid(logits)
+        return decay / self.decay_temperature
 
 
 class HeadNorm(nn.Module):

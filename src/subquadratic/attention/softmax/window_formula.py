@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ...core.chunking import cut, missing
 from ...core.padding import pack, pack_left, unpack
+from ...core.tracing import is_open
 from .op import softmax_attention
 
 
@@ -49,9 +50,9 @@ def _plain_blocks(
     padding = missing(length, window)
     queries, keys, values = (cut(F.pad(tensor, (0, 0, 0, padding)), window) for tensor in (queries, keys, values))
     blocks = queries.shape[2]
-    places = torch.arange(blocks * window, device=queries.device).unflatten(0, (blocks, window))
+    places = cut(torch.arange(blocks * window, device=queries.device), window, dim=-1)
     # (G, W) or (B, 1, G, W)
-    block_mask = places < length if mask is None else F.pad(mask, (0, padding)).unflatten(1, (blocks, window))[:, None]
+    block_mask = places < length if mask is None else cut(F.pad(mask, (0, padding)), window, dim=-1)[:, None]
     sides = (1, 0) if causal else (1, 1)
     keys, values = (_look_around(tensor, *sides, dim=2) for tensor in (keys, values))  # (B, H, G, 2 W or 3 W, K)
     key_places = _look_around(places, *sides, dim=0, fill=-(10**9))  # a place beyond either end is nobody's neighbour
@@ -59,13 +60,16 @@ def _plain_blocks(
         places[..., :, None], key_places[..., None, :], window, causal, sliding
     )
     if documents is not None:
-        own = F.pad(documents, (0, padding), value=-1).unflatten(1, (blocks, window))[:, None]  # (B, 1, G, W)
+        own = cut(F.pad(documents, (0, padding), value=-1), window, dim=-1)[:, None]  # (B, 1, G, W)
         allowed = allowed & (own[..., :, None] == _look_around(own, *sides, dim=2)[..., None, :])
     allowed = allowed.expand(batch, heads, -1, -1, -1) if allowed.dim() == 5 else allowed.expand(1, heads, -1, -1, -1)
     output = softmax_attention(
         queries.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), allowed=allowed.flatten(1, 2), dropout=dropout
     )  # blocks as heads
-    return output.unflatten(1, (heads, blocks)).flatten(2, 3)[..., :length, :]
+    output = output.unflatten(1, (heads, blocks)).flatten(2, 3)
+    if is_open(length):  # a view of which an export would ask whether it is the whole
+        return output.index_select(2, torch.arange(length, device=output.device))
+    return output[..., :length, :]
 
 
 def near(query_places: Tensor, key_places: Tensor, window: int, causal: bool, sliding: bool) -> Tensor:

@@ -27,6 +27,19 @@ def refuse_by_config(config: Any) -> None:
         raise NotImplementedError(_never(getattr(config, "model_type", kind.__name__)))
 
 
+def refuse_full_encoder(config: Any, queries: int, keys: int) -> None:
+    """Raises NotImplementedError for a bidirectional mask of BigBirdPegasus among equally many tokens: its encoder asks for one where it
+    attends in full, and then computes for itself. Its decoder calls the interface."""
+    if getattr(config, "model_type", None) != "bigbird_pegasus" or not config.is_encoder_decoder or queries != keys:
+        return
+    reach = (5 + 2 * config.num_random_blocks) * config.block_size  # up to which it attends in full anyway
+    if config.attention_type == "original_full" or keys <= reach:
+        raise NotImplementedError(
+            f'BigBirdPegasus with attention_type="original_full", which it has for sources of up to {reach} tokens whatever it is told, '
+            'computes the attention of its encoder for itself: load this model with "eager"'
+        )
+
+
 def refuse_by_model(model: nn.Module) -> None:
     """Raises NotImplementedError if no module of a model has a file that calls the interface."""
     files = {type(module).__module__ for module in model.modules()}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import masking_utils
 
 from ...core.tracing import may_look
-from .callers import refuse_by_config
+from .callers import refuse_by_config, refuse_full_encoder
 from .sight import Flags, encode
 
 PARTS = {
@@ -61,6 +61,8 @@ def sight_mask(
         flags = _flags_by_name(mask_function, local_size, config, causal=allow_is_bidirectional_skip is None, packed=packed)
     else:
         flags = _flags(mask_function, config)
+    if Flags.CAUSAL not in flags:
+        refuse_full_encoder(config, q_length, kv_length)
     keys = torch.arange(kv_length, device=device)
     positions = keys + (kv_offset - q_offset)
     documents = torch.ones(batch_size, kv_length, dtype=torch.int32, device=device)

@@ -67,7 +67,8 @@ def open_pair(folder: Path, weights: Path | None, implementation: str, options: 
         options: of it, as :func:`subquadratic.hf.attention.configure` takes them.
 
     Raises:
-        ValueError: if transformers cannot open the folder, or the model is an encoder-decoder.
+        ValueError: if transformers cannot open the folder, the model is an encoder-decoder or has weights that are NaN or infinite, or
+            ``weights`` is of another model.
         NotImplementedError: if its attention cannot be replaced by this one.
     """
     place = folder / transformer_folder(folder)
@@ -76,12 +77,20 @@ def open_pair(folder: Path, weights: Path | None, implementation: str, options: 
         tokenizer = AutoTokenizer.from_pretrained(place)
         teacher = getattr(transformers, name).from_pretrained(place, dtype=torch.float32, attn_implementation="sdpa").eval()
         student_folder = place if weights is None else weights / transformer_folder(weights)
-        student = keeping(name).from_pretrained(student_folder, dtype=torch.float32, attn_implementation=implementation).eval()
+        student, loaded = keeping(name).from_pretrained(
+            student_folder, dtype=torch.float32, attn_implementation=implementation, output_loading_info=True
+        )
+        student.eval()
     except (OSError, KeyError, RuntimeError) as error:
         raise ValueError(f"checkpoint: transformers cannot open {place}: {error}") from error
     if getattr(teacher.config, "is_encoder_decoder", False):
         raise ValueError(f"checkpoint: {name} is an encoder-decoder, which is not supported: name an encoder or a language model")
-    if weights is not None:  # which were trained with the projections that they were saved with
+    _check_finite("checkpoint", place, teacher)
+    if weights is not None:
+        _check_finite("weights", weights, student)
+        if loaded["missing_keys"] or _shapes(student) != _shapes(teacher):
+            raise ValueError(f"weights: {weights} is no copy of the model in {place}: its weights have other names or shapes")
+        # its weights were trained with the projections that they were saved with
         options = {name: value for name, value in options.items() if name != "seed"}
     configure(student, **options)
     causal = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and name.endswith(("LMHeadModel", "ForCausalLM"))
@@ -97,6 +106,17 @@ def open_pair(folder: Path, weights: Path | None, implementation: str, options: 
     except RuntimeError as error:
         raise NotImplementedError(f"checkpoint: {error}") from error
     return Pair(teacher, student, tokenizer, list(called), causal, pooling_of(folder), _length(teacher.config, tokenizer))
+
+
+def _check_finite(option: str, folder: Path, model: nn.Module) -> None:
+    """Raises ValueError for a model that gives nothing but NaN."""
+    wrong = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+    if wrong is not None:
+        raise ValueError(f"{option}: {wrong} in {folder} holds NaN or infinity; name a model whose weights are numbers")
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def without_bars() -> None:
