@@ -32,8 +32,8 @@ def estimates(kind: str, x: Tensor, y: Tensor, projection: Tensor) -> Tensor:
     if kind == "hyperbolic":
         return ((log_x + log_y).exp() + (log_x + log_y - 2 * (of_x + of_y)).exp()) / 2
     radius = (of_x - log_x + of_y - log_y).exp()  # w.x - (w.x - |x|^2 / 2)
-    sine, cosine = (trigonometric(of_x)[i] * trigonometric(of_y)[i] for i in (0, 1))
-    return radius * (sine + cosine)
+    (sin_x, cos_x), (sin_y, cos_y) = trigonometric(of_x), trigonometric(of_y)
+    return radius * (sin_x * sin_y + cos_x * cos_y)
 
 
 def trigonometric(projected: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,7 +146,8 @@ def trained(setting: Setting) -> Measurement:
             series={name: found[name, 16][1].curve() for name in configs(length)},
         ),
         setup=(
-            f"{length} tokens, {KEYS} keys, {KEYS} values, each pair asked for once; width 64, 2 layers of 2 heads; at most {plan.steps:,} steps "
+            f"{length} tokens, {KEYS} keys, {KEYS} values, each pair asked for once; width 64, 2 layers of 2 heads; at most "
+            f"{plan.steps:,} steps "
             f"of {plan.batch} sequences, none twice, ended at 99.8%"
         ),
     )  # fmt: skip
