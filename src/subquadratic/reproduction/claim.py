@@ -49,8 +49,8 @@ class Condition:
     def bounds(self) -> str:
         """`0.98 to 1.02`, `at least 5`, `at most 0.9`."""
         if math.isinf(self.least):
-            return f"at most {figure(self.most)}"
-        return f"at least {figure(self.least)}" if math.isinf(self.most) else f"{figure(self.least)} to {figure(self.most)}"
+            return f"at most {self.most:g}"
+        return f"at least {self.least:g}" if math.isinf(self.most) else f"{self.least:g} to {self.most:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,4 +175,6 @@ def figure(value: float) -> str:
         return f"{value:.2g}"
     if size >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if size < 100 else f"{value:.0f}"
+    if value == 0:
+        return "0"
+    return f"{value:#.3g}" if size < 100 else f"{value:.0f}"

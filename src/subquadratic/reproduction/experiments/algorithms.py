@@ -46,7 +46,7 @@ def _programs(setting: Setting, forms: dict[str, Any]) -> dict[str, tuple[float,
     task = make_task("variables", length=LENGTH, variables=2, seed=setting.seed)
     plan, found = Plan(steps=setting.scaled(3000, least=2), batch=64, rate=1e-3, every=200), {}
     for name, config in forms.items():
-        model = seeded(setting, lambda config=config: LanguageModel(config, vocab_size=task.vocab_size, max_length=LENGTH))
+        model = seeded(setting, LanguageModel, config, vocab_size=task.vocab_size, max_length=LENGTH)
         until = solved(model, task, setting, enough=0.995)
         done = train(model, batches(task, plan.batch), plan, setting, until=until, name=name)
         found[name] = accuracy(model, task, setting), done, parameters(model)
@@ -70,7 +70,7 @@ def listops_ceiling(setting: Setting) -> Measurement:
     """What the first token of an expression, the outermost operator, says of its value."""
     task = make_task("listops", length=300, min_length=100, seed=setting.seed)
     count = setting.scaled(8000, least=200)
-    items = [task.train[i] for i in range(count)]
+    items: list[Any] = [task.train[i] for i in range(count)]
     pairs = [(int(item["tokens"][0]), int(item["label"])) for item in items]
     half = count // 2  # what is learned on one half is asked of the other
     best = {
@@ -101,9 +101,7 @@ def listops(setting: Setting) -> Measurement:
     }
     plan, found = Plan(steps=setting.scaled(3000, least=2), batch=32, rate=1e-3, every=300), {}
     for name, config in forms.items():
-        model = seeded(
-            setting, lambda config=config: SequenceClassifier(config, vocab_size=task.vocab_size, num_classes=10, max_length=length)
-        )
+        model = seeded(setting, SequenceClassifier, config, vocab_size=task.vocab_size, num_classes=10, max_length=length)
         done = train(model, batches(task, plan.batch), plan, setting, name=name)
         found[name] = accuracy(model, task, setting, count=1000), done
     rows = [[name, f"{score:.1%}", f"{done.last:.3f}", f"{done.seconds:,.0f} s"] for name, (score, done) in found.items()]

@@ -43,7 +43,7 @@ def trained(name: str, seed: int, effort: float) -> tuple[float, Done]:
     setting = Setting(seed=seed, effort=effort)
     texts, held_out = packages(PACKAGES, LENGTH)
     plan = Plan(steps=setting.scaled(STEPS, least=2), batch=BATCH, rate=2e-3)
-    model = seeded(setting, lambda: build(name))
+    model = seeded(setting, build, name)
     done = train(model, lambda step: labelled(texts, LENGTH, BATCH, seed=10_000 * (seed + 1) + step), plan, setting, name=name)
     count = setting.scaled(16, least=1)
     return class_accuracy(model, [labelled(held_out, LENGTH, 64, seed=i) for i in range(count)]), done

@@ -33,7 +33,7 @@ def _copied(length: int, seed: int, effort: float) -> tuple[float, Done]:
     setting = Setting(seed=seed, effort=effort)
     task = make_task("mirror", length=length, symbols=SYMBOLS, seed=seed)
     plan = Plan(steps=setting.scaled(6000, least=2), batch=64, rate=1e-3, every=250)
-    model = seeded(setting, lambda: model_for(length))
+    model = seeded(setting, model_for, length)
     until = solved(model, task, setting, enough=1.0, count=256)
     done = train(model, batches(task, plan.batch), plan, setting, until=until)
     return accuracy(model, task, setting, count=1000), done
@@ -62,7 +62,7 @@ def mirror(setting: Setting) -> Measurement:
 def curriculum(setting: Setting) -> Measurement:
     """Lengths doubled from 64 to 8,192, each trained until it is copied; the same weights throughout."""
     lengths = [2**power for power in range(6, 14)] if setting.effort >= 1 else [16, 32]
-    model = seeded(setting, lambda: model_for(lengths[-1]))
+    model = seeded(setting, model_for, lengths[-1])
     numbers, rows, series = {}, [], {}
     for length in lengths:
         task = make_task("mirror", length=length, symbols=SYMBOLS, seed=setting.seed)
@@ -90,7 +90,7 @@ def prefix_dropout(setting: Setting) -> Measurement:
     sides, losses, rows = {}, {}, []
     for share in (0.0, 0.5):
         config = models.PerceiverARConfig(dim=128, depth=1, heads=4, latents=latents, prefix_dropout=share)
-        model = seeded(setting, lambda config=config: LanguageModel(config, vocab_size=256))
+        model = seeded(setting, LanguageModel, config, vocab_size=256)
         plan = Plan(steps=setting.scaled(300, least=2), batch=1, rate=1e-3)
 
         def batch(step: int) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def prefix_dropout(setting: Setting) -> Measurement:
         train(model, batch, plan, setting, name=f"prefix dropout {share:g}")
         losses[share] = _text_loss(model, corpus.validation, length, setting)
         tokens = windows(corpus.train, length + 1, 1, seed=setting.seed)
-        sides[share] = training_step(model.train(), lambda model=model, tokens=tokens: model.loss(tokens))
+        sides[share] = training_step(model.train(), functools.partial(model.loss, tokens))
     found = interleave({str(share): call for share, call in sides.items()}, rounds=9, budget=20.0)
     times = {share: median(found.seconds[str(share)]) for share in sides}
     for share in sides:

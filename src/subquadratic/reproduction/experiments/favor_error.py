@@ -21,6 +21,7 @@ from .kernels import trigonometric
 
 LENGTH, WIDTH, SAMPLES = 4096, 16, 15  # figure 4
 COUNTS = (16, 32, 64, 128, 256)
+Series = dict[str, list[tuple[float, float]]]
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -68,7 +69,9 @@ def positive_small(setting: Setting) -> Measurement:
 
 def orthogonality(setting: Setting) -> Measurement:
     """Orthogonal beside independent projections, for positive features."""
-    numbers, rows, series = {}, [], {}
+    numbers: dict[str, float] = {}
+    rows = []
+    series: Series = {}
     for size in (0.25, 0.5):
         found = _errors(setting, size, ("positive, orthogonal", "positive, independent"))
         ratios = [_mean(found["positive, independent"][m]) / _mean(found["positive, orthogonal"][m]) for m in COUNTS]
@@ -86,7 +89,9 @@ def orthogonality(setting: Setting) -> Measurement:
 
 def by_size(setting: Setting) -> Measurement:
     """Relative squared error of positive orthogonal features by the size of queries and keys."""
-    numbers, rows, series = {}, [], {}
+    numbers: dict[str, float] = {}
+    rows = []
+    series: Series = {}
     for size in (0.25, 0.5, 0.75, 1.0):
         found = _errors(setting, size, ("positive, orthogonal",))["positive, orthogonal"]
         errors = [statistics.median(found[m]) for m in COUNTS]
@@ -105,7 +110,9 @@ def by_size(setting: Setting) -> Measurement:
 def estimators(setting: Setting) -> Measurement:
     """The options `estimator="optimal"` and `"dense"` of `FavorAttention`, beside positive features."""
     ways: dict[str, dict[str, Any]] = {"positive": {}, "optimal": {"estimator": "optimal"}, "dense": {"estimator": "dense"}}
-    numbers, rows, series = {}, [], {name: [] for name in ways}
+    numbers: dict[str, float] = {}
+    rows = []
+    series: Series = {name: [] for name in ways}
     for size in (0.25, 0.5, 0.75, 1.0):
         errors: dict[str, list[float]] = {name: [] for name in ways}
         for sample in range(setting.scaled(SAMPLES, least=2)):

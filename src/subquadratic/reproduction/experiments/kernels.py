@@ -45,7 +45,8 @@ def lemma2(setting: Setting) -> Measurement:
     """Measured mean squared error of one feature over that of the lemma, for pairs x, y of several norms of x + y."""
     draws = setting.scaled(1 << 22, least=BLOCK)
     numbers: dict[str, float] = {}
-    rows, series = [], {f"{kind}, measured": [] for kind in KINDS} | {f"{kind}, Lemma 2": [] for kind in KINDS}
+    rows: list[list[str]] = []
+    series: dict[str, list[tuple[float, float]]] = {f"{kind}, measured": [] for kind in KINDS} | {f"{kind}, Lemma 2": [] for kind in KINDS}
     for norm in NORMS:
         x, y = _pair(norm, setting.seed)
         exact, distance = math.exp(float(x @ y)), float((x - y).square().sum())
@@ -85,7 +86,8 @@ def theorem2(setting: Setting) -> Measurement:
     draws = setting.scaled(100_000, least=2_000)
     generator = torch.Generator().manual_seed(setting.seed)
     projection = favor.orthogonal_gaussian(draws * WIDTH, WIDTH, generator=generator, dtype=torch.float64)  # blocks are independent
-    numbers, rows = {}, []
+    numbers: dict[str, float] = {}
+    rows = []
     for norm in (0.33, 1.46):
         x, y = _pair(norm, setting.seed)
         exact = math.exp(float(x @ y))

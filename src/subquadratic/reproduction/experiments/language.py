@@ -36,7 +36,7 @@ def trained(name: str, seed: int, effort: float) -> tuple[LanguageModel, Done]:
     """A causal model and its run; once for all claims that ask."""
     setting = Setting(seed=seed, effort=effort)
     config = FORMS[name](dim=128, depth=2, heads=4)
-    model = seeded(setting, lambda: LanguageModel(config, vocab_size=256, max_length=LENGTH if name == "Linformer" else None))
+    model = seeded(setting, LanguageModel, config, vocab_size=256, max_length=LENGTH if name == "Linformer" else None)
     train_bytes = bytes_of_stdlib(setting).train
     plan = Plan(steps=setting.scaled(STEPS, least=2), batch=BATCH, rate=2e-3)
 
@@ -49,7 +49,8 @@ def trained(name: str, seed: int, effort: float) -> tuple[LanguageModel, Done]:
 def by_position(setting: Setting) -> Measurement:
     """Loss in windows of validation text, by the number of bytes before."""
     text = validation_text(bytes_of_stdlib(setting)).cut(setting.scaled(131_072, least=LENGTH + 1))
-    numbers, lines, rows = {}, {}, []
+    numbers: dict[str, float] = {}
+    lines, rows = {}, []
     for name in FORMS:
         setting.say(f"training {name}")
         model, done = trained(name, setting.seed, setting.effort)
@@ -72,7 +73,8 @@ def long_range(setting: Setting) -> Measurement:
     length = FAR if setting.effort >= 1 else 2 * LENGTH
     corpus = bytes_of_stdlib(setting)
     text = validation_text(corpus).cut(length)
-    numbers, lines, rows = {}, {}, []
+    numbers: dict[str, float] = {}
+    lines, rows = {}, []
     marks = [2**power for power in range(8, int(math.log2(length)))]
     for name in STREAMS:
         setting.say(f"training {name}")

@@ -29,7 +29,7 @@ SLOTS = (16, 32, 64, 128, 256)
 def projections(setting: Setting) -> Measurement:
     """Error of P R^T R w against P w, for attention P of Gaussian queries and keys and a Gaussian w."""
     generator = torch.Generator().manual_seed(setting.seed)
-    samples = setting.scaled(20, least=2)
+    samples = setting.scaled(100, least=10)
     epsilon = 0.5
     enough = math.ceil(5 * math.log(LENGTH) / (epsilon**2 - epsilon**3))
     counts = (*SLOTS, enough)

@@ -140,11 +140,11 @@ def _measured(setting: Setting, pair: Pair, *, steps: int = STEPS) -> Measuremen
             package = installed(pair.package)
         except NotAvailable as error:
             return Measurement(unavailable=str(error))
-        theirs = seeded(setting, lambda: getattr(package, pair.name)(**pair.options))
+        theirs = seeded(setting, getattr(package, pair.name), **pair.options)
         twin = getattr(importlib.import_module(f"subquadratic.compat.{pair.package}"), pair.name)(**pair.options)
         twin.load_state_dict(theirs.state_dict(), strict=True)
         need = pair.length if pair.config.positions == "learned" else None
-        ours = seeded(setting, lambda: LanguageModel(pair.config, vocab_size=256, max_length=need))
+        ours = seeded(setting, LanguageModel, pair.config, vocab_size=256, max_length=need)
         plan = Plan(steps=setting.scaled(steps, least=2), batch=BATCH, rate=2e-3)
         runs = {
             name: train(model, _batches(setting, pair), plan, setting, loss=loss, name=name)

@@ -27,7 +27,9 @@ from .training import Plan, parameters, seeded, train
 CODES = 64  # different values
 VALUE_WIDTH = 64
 ENOUGH = 0.9  # of the pairs recalled
-STATES = (16, 32, 64, 128)
+WIDTHS = (16, 32, 64, 128)  # of keys
+FEATURES = (64, 128, 256, 512)
+DRAWS = 48
 KEYS = 32  # and as many values, of the trained models' task
 SYMBOLS = 1 + 2 * KEYS
 Recall = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
@@ -51,10 +53,10 @@ def favor(keys: Tensor, values: Tensor, size: int, generator: torch.Generator) -
 def state_size(setting: Setting) -> Measurement:
     """How many random pairs are recalled through states of several sizes, without any training."""
     lines = {
-        "linear attention, key width": [(float(k), capacity(linear, k, setting, width=k)) for k in STATES],
-        "FAVOR+, features": [(float(m), capacity(favor, m, setting, width=16, length=4.0)) for m in STATES],
+        "linear attention, key width": [(float(k), capacity(linear, k, setting, width=k)) for k in WIDTHS],
+        "FAVOR+, features": [(float(m), capacity(favor, m, setting, width=16, length=4.0)) for m in FEATURES],
     }
-    rows = [[str(size), *(figure(dict(line)[float(size)]) for line in lines.values())] for size in STATES]
+    rows = [[name.partition(", ")[0], f"{size:.0f}", figure(pairs)] for name, line in lines.items() for size, pairs in line]
     line = lines["linear attention, key width"]
     through = [(x, line[-1][1] * x / line[-1][0]) for x, _ in line]
     return Measurement(
@@ -63,12 +65,12 @@ def state_size(setting: Setting) -> Measurement:
             "favor slope": slope(lines["FAVOR+, features"]),
             "pairs per key channel": statistics.fmean(y / x for x, y in line),
         },
-        columns=["size", *(f"pairs through {name.partition(', ')[0]}" for name in lines)],
+        columns=["state", "size", "pairs recalled"],
         rows=rows,
         plot=Plot(x="size of the state", y="pairs recalled", series={**lines, "proportional": through}, dashed=("proportional",)),
         setup=(
             f"pairs of a random key and one of {CODES} random values of width {VALUE_WIDTH}; the most of which {ENOUGH:.0%} are decoded "
-            f"right, over {setting.scaled(24, least=4)} draws; FAVOR+ with keys of width 16 and length 4"
+            f"right, over {setting.scaled(DRAWS, least=4)} draws; FAVOR+ with keys of width 16 and length 4"
         ),
     )
 
@@ -77,9 +79,9 @@ def capacity(recall: Recall, size: int, setting: Setting, *, width: int, length:
     """The number of pairs at which the share recalled falls below `ENOUGH`, between two numbers a quarter apart."""
     before = (0.0, 1.0)
     pairs = 2.0
-    while pairs < 16 * max(STATES):
+    while pairs < 16 * max(WIDTHS):
         share = statistics.fmean(
-            _share(recall, round(pairs), size, width, length, setting.seed, draw) for draw in range(setting.scaled(24, least=4))
+            _share(recall, round(pairs), size, width, length, setting.seed, draw) for draw in range(setting.scaled(DRAWS, least=4))
         )
         if share < ENOUGH:
             part = (before[1] - ENOUGH) / (before[1] - share)
@@ -118,7 +120,7 @@ def trained(setting: Setting) -> Measurement:
     for pairs in (4, 16):
         task = make_task("recall", length=length, pairs=pairs, keys=KEYS, values=KEYS, seed=setting.seed)
         for name, config in configs(length).items():
-            model = seeded(setting, lambda config=config: LanguageModel(config, vocab_size=SYMBOLS, max_length=length))
+            model = seeded(setting, LanguageModel, config, vocab_size=SYMBOLS, max_length=length)
             until = solved(model, task, setting, enough=0.998)
             done = train(model, batches(task, plan.batch), plan, setting, until=until, name=f"{name}, {pairs} pairs,")
             found[name, pairs] = accuracy(model, task, setting), done, parameters(model), _state_numbers(model)

@@ -25,7 +25,7 @@ def _trained(slots: int | None, share: str, seed: int, effort: float) -> tuple[f
         config: Any = models.TransformerConfig(**SIZES)
     else:
         config = models.LinformerConfig(**SIZES, max_length=LENGTH, slots=slots, share=share)
-    model = seeded(setting, lambda: LanguageModel(config, vocab_size=256, max_length=LENGTH))
+    model = seeded(setting, LanguageModel, config, vocab_size=256, max_length=LENGTH)
     corpus = bytes_of_stdlib(setting)
     hiding = torch.Generator().manual_seed(seed)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -105,7 +106,8 @@ def linformer_table3(setting: Setting) -> Measurement:
             times.setdefault(name, []).append((length, statistics.median(found.seconds[name])))
             peak = peak_above(call)
             memory.setdefault(name, {})[length] = math.nan if peak is None else max(peak["above"], 1)
-    numbers, rows = {}, []
+    numbers: dict[str, float] = {}
+    rows = []
     seconds = {name: dict(points) for name, points in times.items()}
     for length in lengths:
         for k in (128, 256):
@@ -136,12 +138,12 @@ def _table3_sides(length: int) -> dict[str, Callable[[], object]]:
     x = torch.randn(1, length, 768)
     exact = models.Transformer(models.TransformerConfig(**common)).eval()
     calls: dict[str, Callable[[], object]] = {
-        "eager": without_gradients(lambda: _within(exact, x, SDPBackend.MATH)),
-        "SDPA": without_gradients(lambda: _within(exact, x, SDPBackend.FLASH_ATTENTION)),
+        "eager": without_gradients(partial(_within, exact, x, SDPBackend.MATH)),
+        "SDPA": without_gradients(partial(_within, exact, x, SDPBackend.FLASH_ATTENTION)),
     }
     for k in (128, 256):
         model = models.Linformer(models.LinformerConfig(**common, max_length=length, slots=k, share="layer")).eval()
-        calls[f"k = {k}"] = without_gradients(lambda model=model: model(x))
+        calls[f"k = {k}"] = without_gradients(partial(model, x))
     return calls
 
 
@@ -154,16 +156,21 @@ def _within(model: nn.Module, x: Tensor, backend: SDPBackend) -> Tensor:
 def _training(build: Callable[[], dict[str, nn.Module]], lengths: list[int], *, width: int) -> Lines:
     """Seconds of a step on one sequence, medians of interleaved rounds."""
     torch.manual_seed(0)
-    sides, lines = build(), {}
+    sides = build()
+    lines: Lines = {}
     for length in lengths:
         x = torch.randn(1, length, width)
-        calls = {name: training_step(model, lambda model=model, x=x: model(x).square().mean()) for name, model in sides.items()}
+        calls = {name: training_step(model, partial(_mean_square, model, x)) for name, model in sides.items()}
         found = interleave(calls, rounds=5, least=2, budget=20.0, cap=15.0)
         for name, seconds in found.seconds.items():
             lines.setdefault(name, []).append((length, statistics.median(seconds)))
         for name in found.dropped:
             sides.pop(name)
     return lines
+
+
+def _mean_square(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).square().mean()
 
 
 def _lengths(setting: Setting, last: int) -> list[int]:

@@ -117,10 +117,10 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def seeded(setting: Setting, build: Callable[[], Any]) -> Any:
-    """A model whose weights follow from the seed alone."""
+def seeded(setting: Setting, build: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """What `build(*given, **options)` gives, a model whose weights follow from the seed alone."""
     torch.manual_seed(setting.seed)
-    return build()
+    return build(*given, **options)
 
 
 def _share(step: int, steps: int) -> float:
