@@ -81,7 +81,8 @@ def test_the_catalogue_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.87234, "0.872"), (12_400.0, "12,400"), (1.25e-6, "1.2e-06"), (0.0, "0"), (145.4, "145"), (math.nan, "nan")]
+    ("value", "text"),
+    [(0.87234, "0.872"), (12_400.0, "12,400"), (1.2e-6, "1.2e-06"), (1.0, "1.00"), (0.0, "0"), (145.4, "145"), (math.nan, "nan")],
 )
 def test_figures_have_three_digits(value: float, text: str) -> None:
     assert figure(value) == text

@@ -14,7 +14,7 @@ from ...benchmark.work import training_step
 from ...data.tasks import make_task
 from ...heads.language_model import LanguageModel
 from ..claim import Measurement, Plot, Setting
-from .stdlib import bytes_of_stdlib, windows
+from .stdlib import VOCABULARY, bytes_of_stdlib, windows
 from .tasks import accuracy, batches, solved
 from .training import Done, Plan, seeded, train
 
@@ -90,7 +90,7 @@ def prefix_dropout(setting: Setting) -> Measurement:
     sides, losses, rows = {}, {}, []
     for share in (0.0, 0.5):
         config = models.PerceiverARConfig(dim=128, depth=1, heads=4, latents=latents, prefix_dropout=share)
-        model = seeded(setting, LanguageModel, config, vocab_size=256)
+        model = seeded(setting, LanguageModel, config, vocab_size=VOCABULARY)
         plan = Plan(steps=setting.scaled(300, least=2), batch=1, rate=1e-3)
 
         def batch(step: int) -> dict[str, Any]:

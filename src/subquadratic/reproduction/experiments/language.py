@@ -16,7 +16,7 @@ from ...evaluation.score import evaluate_text
 from ...evaluation.tally import TextScore
 from ...heads.language_model import LanguageModel
 from ..claim import Measurement, Plot, Setting
-from .stdlib import bytes_of_stdlib, windows
+from .stdlib import VOCABULARY, bytes_of_stdlib, windows
 from .training import Done, Plan, seeded, train
 
 LENGTH, BATCH, STEPS = 512, 8, 400
@@ -36,7 +36,7 @@ def trained(name: str, seed: int, effort: float) -> tuple[LanguageModel, Done]:
     """A causal model and its run; once for all claims that ask."""
     setting = Setting(seed=seed, effort=effort)
     config = FORMS[name](dim=128, depth=2, heads=4)
-    model = seeded(setting, LanguageModel, config, vocab_size=256, max_length=LENGTH if name == "Linformer" else None)
+    model = seeded(setting, LanguageModel, config, vocab_size=VOCABULARY, max_length=LENGTH if name == "Linformer" else None)
     train_bytes = bytes_of_stdlib(setting).train
     plan = Plan(steps=setting.scaled(STEPS, least=2), batch=BATCH, rate=2e-3)
 

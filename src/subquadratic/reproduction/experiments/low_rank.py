@@ -19,7 +19,7 @@ from ...heads.language_model import LanguageModel
 from ...layers.linear.op import slot_sums
 from ..claim import Measurement, Plot, Setting, figure
 from .speed import slope
-from .stdlib import bytes_of_stdlib, windows
+from .stdlib import VOCABULARY, bytes_of_stdlib, windows
 from .training import Plan, train
 
 LENGTH, WIDTH = 512, 64
@@ -74,7 +74,7 @@ def projected(queries: Tensor, keys: Tensor, w: Tensor, count: int, generator: t
 def spectrum(setting: Setting) -> Measurement:
     """Share of the singular values' sum that the largest have, in the layers of a bidirectional Transformer, before and after training."""
     config = models.TransformerConfig(dim=128, depth=3, heads=4, causal=False, positions="learned")
-    model = LanguageModel(config, vocab_size=256, max_length=LENGTH)
+    model = LanguageModel(config, vocab_size=VOCABULARY, max_length=LENGTH)
     data = bytes_of_stdlib(setting)
     tokens = windows(data.validation, LENGTH, 2, seed=setting.seed)
     before = _cumulative(model, tokens)

@@ -23,11 +23,11 @@ from ...benchmark.competitors import installed
 from ...benchmark.work import NotAvailable
 from ...heads.language_model import LanguageModel
 from ..claim import Measurement, Plot, Setting
-from .stdlib import bytes_of_stdlib, windows
+from .stdlib import VOCABULARY, bytes_of_stdlib, windows
 from .training import Done, Loss, Plan, seeded, train
 
 LENGTH, BATCH, STEPS = 128, 8, 200
-HIDDEN = 256  # the token that stands for a hidden byte in the packages, which know none
+HIDDEN = VOCABULARY  # the token that stands for a hidden byte in the packages, which know none
 SIZES: dict[str, Any] = dict(dim=64, depth=2, heads=2)
 
 
@@ -73,7 +73,7 @@ def labelled(model: Any, batch: dict[str, Any]) -> Tensor:
 
 
 def performer(setting: Setting) -> Measurement:
-    options = dict(num_tokens=256, max_seq_len=LENGTH, dim_head=32, causal=True, feature_redraw_interval=None, **SIZES)
+    options = dict(num_tokens=VOCABULARY, max_seq_len=LENGTH, dim_head=32, causal=True, feature_redraw_interval=None, **SIZES)
     config = models.PerformerConfig(**SIZES)
     return _measured(
         setting,
@@ -82,7 +82,7 @@ def performer(setting: Setting) -> Measurement:
 
 
 def linformer(setting: Setting) -> Measurement:
-    options = dict(num_tokens=257, seq_len=LENGTH, k=32, **SIZES)
+    options = dict(num_tokens=VOCABULARY + 1, seq_len=LENGTH, k=32, **SIZES)
     config = models.LinformerConfig(**SIZES, causal=False, max_length=LENGTH, slots=32)
     return _measured(
         setting, Pair(package="linformer", name="LinformerLM", options=options, config=config, theirs=hidden_bytes, ours=our_hidden_bytes)
@@ -90,7 +90,7 @@ def linformer(setting: Setting) -> Measurement:
 
 
 def fastformer(setting: Setting) -> Measurement:
-    options = dict(num_tokens=257, max_seq_len=LENGTH, dim_head=32, absolute_pos_emb=True, **SIZES)
+    options = dict(num_tokens=VOCABULARY + 1, max_seq_len=LENGTH, dim_head=32, absolute_pos_emb=True, **SIZES)
     config = models.FastformerConfig(**SIZES, causal=False, positions="learned")
     return _measured(
         setting,
@@ -107,7 +107,7 @@ def fastformer(setting: Setting) -> Measurement:
 
 def feedback(setting: Setting) -> Measurement:
     length = 48
-    options = dict(num_tokens=256, seq_len=1, mem_len=length, dim_head=32, **SIZES)
+    options = dict(num_tokens=VOCABULARY, seq_len=1, mem_len=length, dim_head=32, **SIZES)
     config = models.FeedbackTransformerConfig(**SIZES, memory_length=length)
     return _measured(
         setting,
@@ -125,7 +125,7 @@ def feedback(setting: Setting) -> Measurement:
 
 
 def perceiver(setting: Setting) -> Measurement:
-    options = dict(num_tokens=256, max_seq_len=LENGTH, cross_attn_seq_len=LENGTH // 2, dim_head=32, **SIZES)
+    options = dict(num_tokens=VOCABULARY, max_seq_len=LENGTH, cross_attn_seq_len=LENGTH // 2, dim_head=32, **SIZES)
     config = models.PerceiverARConfig(**SIZES, latents=LENGTH // 2)
     return _measured(
         setting,
@@ -144,7 +144,7 @@ def _measured(setting: Setting, pair: Pair, *, steps: int = STEPS) -> Measuremen
         twin = getattr(importlib.import_module(f"subquadratic.compat.{pair.package}"), pair.name)(**pair.options)
         twin.load_state_dict(theirs.state_dict(), strict=True)
         need = pair.length if pair.config.positions == "learned" else None
-        ours = seeded(setting, LanguageModel, pair.config, vocab_size=256, max_length=need)
+        ours = seeded(setting, LanguageModel, pair.config, vocab_size=VOCABULARY, max_length=need)
         plan = Plan(steps=setting.scaled(steps, least=2), batch=BATCH, rate=2e-3)
         runs = {
             name: train(model, _batches(setting, pair), plan, setting, loss=loss, name=name)

@@ -10,7 +10,7 @@ import torch
 from ... import models
 from ...heads.language_model import LanguageModel
 from ..claim import Measurement, Plot, Setting
-from .stdlib import bytes_of_stdlib, windows
+from .stdlib import VOCABULARY, bytes_of_stdlib, windows
 from .training import Done, Plan, parameters, seeded, train
 
 LENGTH, BATCH, STEPS = 256, 16, 400
@@ -25,7 +25,7 @@ def _trained(slots: int | None, share: str, seed: int, effort: float) -> tuple[f
         config: Any = models.TransformerConfig(**SIZES)
     else:
         config = models.LinformerConfig(**SIZES, max_length=LENGTH, slots=slots, share=share)
-    model = seeded(setting, LanguageModel, config, vocab_size=256, max_length=LENGTH)
+    model = seeded(setting, LanguageModel, config, vocab_size=VOCABULARY, max_length=LENGTH)
     corpus = bytes_of_stdlib(setting)
     hiding = torch.Generator().manual_seed(seed)
 

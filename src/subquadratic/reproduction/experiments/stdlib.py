@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from ...data import Corpus, load_corpus
+from ...data.tokenizers.bytes import ByteTokenizer
 from ..claim import Setting
+
+VOCABULARY = ByteTokenizer().vocab_size
+"""Bytes, and what stands between files."""
 
 
 def bytes_of_stdlib(setting: Setting) -> Corpus:
