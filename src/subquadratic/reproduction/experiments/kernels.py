@@ -46,7 +46,7 @@ def lemma2(setting: Setting) -> Measurement:
     draws = setting.scaled(1 << 22, least=BLOCK)
     numbers: dict[str, float] = {}
     rows: list[list[str]] = []
-    series: dict[str, list[tuple[float, float]]] = {f"{kind}, measured": [] for kind in KINDS} | {f"{kind}, Lemma 2": [] for kind in KINDS}
+    series: dict[str, list[tuple[float, float]]] = {f"{kind}, {what}": [] for what in ("measured", "Lemma 2") for kind in KINDS}
     for norm in NORMS:
         x, y = _pair(norm, setting.seed)
         exact, distance = math.exp(float(x @ y)), float((x - y).square().sum())
