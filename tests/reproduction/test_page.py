@@ -7,7 +7,7 @@ import pytest
 
 from subquadratic.reproduction import page
 from subquadratic.reproduction.catalogue import CLAIMS
-from subquadratic.reproduction.claim import FAILS, HOLDS, NOT_RUN, UNMEASURABLE, Measurement, Plot
+from subquadratic.reproduction.claim import FAILS, HOLDS, NOT_RUN, UNMEASURABLE, Measurement, Plot, counted
 from subquadratic.reproduction.results import Result, load_folder
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +39,17 @@ def test_each_verdict_is_told_as_it_is() -> None:
     name = "fastformer.equations"
     good, bad = ({"error": error, "raw keys": 0.1} for error in (1e-15, 0.1))
     found = page.page({name: made(name, numbers=good)})
-    assert f"Of {len(CLAIMS)} claims: 1 {HOLDS}, {len(CLAIMS) - 1} {NOT_RUN}." in found and f"**Verdict: {HOLDS}.**" in found
+    assert f"Of {len(CLAIMS)} claims: 1 holds, {len(CLAIMS) - 1} not run yet." in found and f"**Verdict: {HOLDS}.**" in found
     found = page.page({name: made(name, numbers=bad)})
     assert f"**Verdict: {FAILS}.**" in found and "| **no** |" in found and f"1 {FAILS}" in found and r"x\|y" in found
     found = page.page({name: made(name, unavailable="it needs a GPU")})
     assert f"**Verdict: {UNMEASURABLE}.**" in found and "it needs a GPU." in found
     assert f"**Verdict: {NOT_RUN}.**" in found and f"`subq reproduce {name}`" not in found
+
+
+def test_counts_are_english() -> None:
+    assert counted([FAILS, HOLDS, NOT_RUN, HOLDS]) == "2 hold, 1 does not hold, 1 not run yet"
+    assert counted([FAILS, FAILS, UNMEASURABLE]) == "2 do not hold, 1 not measurable here"
 
 
 def test_the_page_and_its_plots_are_written_the_same_each_time(tmp_path: Path) -> None:

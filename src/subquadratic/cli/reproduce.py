@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..reproduction.catalogue import CLAIMS, select, within
-from ..reproduction.claim import NOT_RUN, SOURCES, Claim, Setting, figure
+from ..reproduction.claim import NOT_RUN, SOURCES, Claim, Setting, counted, figure
 from ..training.options import parse_duration
 from .options import parse
 from .text_io import notify, print_text
@@ -207,10 +207,7 @@ def _told(claim: Claim, result: Result) -> Iterator[str]:
 def _summary(found: Run, left: dict[str, str], folder: Path) -> Iterator[str]:
     """How many hold, what broke, what was left out, and where the results are."""
     width = _width()
-    counts: dict[str, int] = {}
-    for result in found.results:
-        counts[result.verdict] = counts.get(result.verdict, 0) + 1
-    said = [f"{count} {verdict}" for verdict, count in counts.items()]
+    said = [counted(result.verdict for result in found.results)] * bool(found.results)
     said += [f"{len(found.kept)} kept as measured before"] * bool(found.kept)
     yield ", ".join(said) or "nothing was measured"
     for title, reasons in (("broke", found.broken), ("left out", left)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 HOLDS, FAILS, UNMEASURABLE = "holds", "does not hold", "not measurable here"
@@ -164,6 +165,14 @@ class Claim:
             return Outcome(verdict=UNMEASURABLE, measurement=measurement)
         met = [condition.met(measurement.numbers) for condition in self.conditions]
         return Outcome(verdict=HOLDS if all(met) else FAILS, measurement=measurement, met=met)
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """How many of each: `7 hold, 1 does not hold, 2 not run yet`."""
+    found = Counter(verdicts)
+    several = {HOLDS: "hold", FAILS: "do not hold"}
+    names = [name for name in (HOLDS, FAILS, UNMEASURABLE, NOT_RUN) if found[name]]
+    return ", ".join(f"{found[name]} {several.get(name, name) if found[name] > 1 else name}" for name in names)
 
 
 def figure(value: float) -> str:

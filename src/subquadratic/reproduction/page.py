@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import CLAIMS
-from .claim import FAILS, HOLDS, NOT_RUN, SOURCES, UNMEASURABLE, Claim, Outcome, figure
+from .claim import FAILS, NOT_RUN, SOURCES, Claim, Outcome, counted, figure
 from .results import Result, load_folder
 
 RESULTS, PAGE, IMAGES = Path("benchmarks/results/reproduction"), Path("docs/reproduction.md"), Path("docs/images/reproduction")
@@ -91,17 +91,16 @@ HEADINGS = {
 
 def _overview(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
     verdicts = {name: outcomes[name].verdict if name in outcomes else NOT_RUN for name in CLAIMS}
-    counts = [(verdict, sum(found == verdict for found in verdicts.values())) for verdict in (HOLDS, FAILS, UNMEASURABLE, NOT_RUN)]
-    yield f"Of {len(CLAIMS)} claims: " + ", ".join(f"{count} {verdict}" for verdict, count in counts if count) + "."
+    yield f"Of {len(CLAIMS)} claims: {counted(verdicts.values())}."
     yield ""
-    yield "| claim | | verdict |"
+    yield "| | claim | verdict |"
     yield "|---|---|---|"
     for name, verdict in verdicts.items():
         yield f"| [`{name}`](#{_anchor(name)}) | {_cell(CLAIMS[name].text)} | {_strong(verdict)} |"
 
 
 def _section(claim: Claim, result: Result | None, outcome: Outcome | None) -> Iterator[str]:
-    yield f"### `{claim.id}` {{ #{_anchor(claim.id)} }}"
+    yield f"### `{claim.id}`"
     yield ""
     where = f"[{claim.paper.name}](https://arxiv.org/abs/{claim.paper.arxiv})" if claim.paper.arxiv else claim.paper.name
     yield f"{claim.text} ({where}{f', {claim.place}' if claim.place else '; the claim is ours'})"
@@ -157,7 +156,7 @@ def _where(result: Result, claim: Claim) -> str:
 
 
 def _anchor(name: str) -> str:
-    return name.replace(".", "-").replace("_", "-")
+    return name.replace(".", "")  # as GitHub and MkDocs make it of the heading
 
 
 def _cell(text: str) -> str:
