@@ -68,8 +68,8 @@ def _told(setting: Setting, found: dict[str, tuple[float, Done, int]], numbers: 
 
 def listops_ceiling(setting: Setting) -> Measurement:
     """What the first token of an expression, the outermost operator, says of its value."""
-    task = make_task("listops", length=300, min_length=100, seed=setting.seed)
-    count = setting.scaled(8000, least=200)
+    task = make_task("listops", length=2000, min_length=500, seed=setting.seed)
+    count = setting.scaled(24_000, least=200)
     items: list[Any] = [task.train[i] for i in range(count)]
     pairs = [(int(item["tokens"][0]), int(item["label"])) for item in items]
     half = count // 2  # what is learned on one half is asked of the other
@@ -85,7 +85,7 @@ def listops_ceiling(setting: Setting) -> Measurement:
         numbers={"first token": first, "majority": majority},
         columns=["what is read", "accuracy"],
         rows=[["nothing (most common value)", f"{majority:.1%}"], ["the first token", f"{first:.1%}"]],
-        setup=f"{count:,} expressions of 100 to 300 tokens, rules from one half, accuracy on the other",
+        setup=f"{count:,} expressions of 500 to 2,000 tokens, rules from one half, accuracy on the other",
     )
 
 
