@@ -36,7 +36,8 @@ def draw(plot: Plot, path: Path) -> None:
     axes.set_xlabel(plot.x, color=INK)
     axes.set_ylabel(plot.y, color=INK)
     figure.legend(fontsize=8, frameon=False, labelcolor=INK, loc="outside right upper")
-    with matplotlib.rc_context({"svg.hashsalt": "subquadratic"}):  # else names inside differ from one drawing to the next
+    # Without a salt names inside differ from one drawing to the next; letters as letters are read aloud, and take less than their outlines.
+    with matplotlib.rc_context({"svg.hashsalt": "subquadratic", "svg.fonttype": "none"}):
         replace_file(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True))
 
 

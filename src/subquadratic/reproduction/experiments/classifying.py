@@ -18,7 +18,7 @@ from .tasks import class_accuracy
 from .training import Done, Plan, seeded, train
 
 PACKAGES = ("asyncio", "email", "encodings", "http", "importlib", "multiprocessing", "unittest", "xml")
-LENGTH, BATCH, STEPS = 512, 16, 400
+LENGTH, BATCH, STEPS = 512, 16, 1200
 SIZES: dict[str, Any] = dict(dim=64, depth=2, heads=4, positions="learned")
 
 
