@@ -14,6 +14,7 @@ from subquadratic.reproduction.claim import FAILS, HOLDS, UNMEASURABLE, Claim, S
 from subquadratic.reproduction.experiments import additive, favor_error, kernels, low_rank, recall
 
 QUICK = Setting(seed=1, effort=0.25)
+ROUGH = Setting(seed=1, effort=0.0625)  # what is true need not hold to the tolerance
 LEAST = Setting(seed=0, effort=1e-3)
 
 
@@ -25,15 +26,15 @@ def test_lemma_2_holds_and_other_features_do_not_have_its_errors(monkeypatch: py
     assert verdict("performer.lemma2") == HOLDS
     with monkeypatch.context() as patch:
         patch.setattr(kernels, "trigonometric", lambda x: ((2 * math.pi * x).sin(), (2 * math.pi * x).cos()))
-        outcome = CLAIMS["performer.lemma2"].measure(QUICK)
-        assert outcome.verdict == FAILS and outcome.met == [True, False, True]
+        outcome = CLAIMS["performer.lemma2"].measure(ROUGH)
+        assert outcome.verdict == FAILS and outcome.measurement.numbers["trigonometric"] > 2
     own = features.softmax_exponents
 
     def without_norm(x: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
         return own(x, projection)[1], own(x, projection)[1]
 
     monkeypatch.setattr(features, "softmax_exponents", without_norm)
-    assert verdict("performer.lemma2") == FAILS
+    assert CLAIMS["performer.lemma2"].measure(ROUGH).met == [False, False, False]
 
 
 def test_theorem_2_holds_of_orthogonal_features_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def segments(setting: Setting) -> Measurement:
 
 def _programs(setting: Setting, forms: dict[str, Any]) -> dict[str, tuple[float, Done, int]]:
     task = make_task("variables", length=LENGTH, variables=2, seed=setting.seed)
-    plan, found = Plan(steps=setting.scaled(3000, least=2), batch=64, rate=1e-3, every=200), {}
+    plan, found = Plan(steps=setting.scaled(3000, least=2), batch=setting.scaled(64, least=2), rate=1e-3, every=200), {}
     for name, config in forms.items():
         model = seeded(setting, LanguageModel, config, vocab_size=task.vocab_size, max_length=LENGTH)
         until = solved(model, task, setting, enough=0.995)
@@ -99,7 +99,7 @@ def listops(setting: Setting) -> Measurement:
         "Performer": models.PerformerConfig(**common, features=64),
         "Linformer": models.LinformerConfig(**common, max_length=length, slots=64),
     }
-    plan, found = Plan(steps=setting.scaled(3000, least=2), batch=32, rate=1e-3, every=300), {}
+    plan, found = Plan(steps=setting.scaled(3000, least=2), batch=setting.scaled(32, least=2), rate=1e-3, every=300), {}
     for name, config in forms.items():
         model = seeded(setting, SequenceClassifier, config, vocab_size=task.vocab_size, num_classes=10, max_length=length)
         done = train(model, batches(task, plan.batch), plan, setting, name=name)

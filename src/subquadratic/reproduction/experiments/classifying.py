@@ -42,9 +42,9 @@ def trained(name: str, seed: int, effort: float) -> tuple[float, Done]:
     """Accuracy on files that were not trained on, and the run; once for all claims that ask."""
     setting = Setting(seed=seed, effort=effort)
     texts, held_out = packages(PACKAGES, LENGTH)
-    plan = Plan(steps=setting.scaled(STEPS, least=2), batch=BATCH, rate=2e-3)
+    plan = Plan(steps=setting.scaled(STEPS, least=2), batch=setting.scaled(BATCH, least=2), rate=2e-3)
     model = seeded(setting, build, name)
-    done = train(model, lambda step: labelled(texts, LENGTH, BATCH, seed=10_000 * (seed + 1) + step), plan, setting, name=name)
+    done = train(model, lambda step: labelled(texts, LENGTH, plan.batch, seed=10_000 * (seed + 1) + step), plan, setting, name=name)
     count = setting.scaled(16, least=1)
     return class_accuracy(model, [labelled(held_out, LENGTH, 64, seed=i) for i in range(count)]), done
 

@@ -73,7 +73,7 @@ def projected(queries: Tensor, keys: Tensor, w: Tensor, count: int, generator: t
 
 def spectrum(setting: Setting) -> Measurement:
     """Share of the singular values' sum that the largest have, in the layers of a bidirectional Transformer, before and after training."""
-    config = models.TransformerConfig(dim=128, depth=3, heads=4, causal=False, positions="learned")
+    config = models.TransformerConfig(dim=128, depth=3, heads=4, causal=False, positions="learned", token_shift=True)
     model = LanguageModel(config, vocab_size=VOCABULARY, max_length=LENGTH)
     data = bytes_of_stdlib(setting)
     tokens = windows(data.validation, LENGTH, 2, seed=setting.seed)
@@ -93,7 +93,7 @@ def spectrum(setting: Setting) -> Measurement:
             series={f"{name} training": list(zip(map(float, marks), shares[name], strict=True)) for name in shares},
         ),
         setup=(
-            f"3 layers of 4 heads, width 128, {plan.steps:,} steps of {plan.batch} x {LENGTH} bytes of the standard library "
+            f"3 layers of 4 heads, width 128, half of the channels shifted by a byte, {plan.steps:,} steps of {plan.batch} x {LENGTH} bytes of the standard library "
             "with 15% hidden "
             f"(training loss {done.last:.2f} nats at the end); mean over layers, heads and two windows of validation text"
         ),

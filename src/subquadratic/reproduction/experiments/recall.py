@@ -115,7 +115,7 @@ def configs(length: int) -> dict[str, Any]:
 
 def trained(setting: Setting) -> Measurement:
     """Models trained to recall 4 and 16 pairs from 64 tokens."""
-    length, plan = 64, Plan(steps=setting.scaled(1500, least=2), batch=64, rate=3e-3, every=150)
+    length, plan = 64, Plan(steps=setting.scaled(1500, least=2), batch=setting.scaled(64, least=2), rate=3e-3, every=150)
     numbers, found = {}, {}
     for pairs in (4, 16):
         task = make_task("recall", length=length, pairs=pairs, keys=KEYS, values=KEYS, seed=setting.seed)

@@ -55,7 +55,7 @@ def performer(setting: Setting) -> Measurement:
             "exact": models.Transformer(models.TransformerConfig(**common)),
         }
 
-    lines = _training(build, lengths, width=512)
+    lines = _training(build, lengths, setting, width=512)
     longest = lengths[-1]
     times = {name: dict(points) for name, points in lines.items()}
     return Measurement(
@@ -81,7 +81,7 @@ def fastformer(setting: Setting) -> Measurement:
             "exact": models.Transformer(models.TransformerConfig(**common)),
         }
 
-    lines = _training(build, lengths, width=256)
+    lines = _training(build, lengths, setting, width=256)
     times = {name: dict(points) for name, points in lines.items()}
     last = max(times["exact"])
     return Measurement(
@@ -108,7 +108,7 @@ def _table3(full: bool, threads: int) -> Measurement:
     memory: dict[str, dict[int, float]] = {}
     for length in lengths:
         calls = _table3_sides(length, part)
-        found = interleave(calls, rounds=5, least=2, budget=25.0, clock=time.process_time)
+        found = interleave(calls, rounds=5 if full else 1, least=2 if full else 1, budget=25.0, clock=time.process_time)
         for name, call in calls.items():
             times.setdefault(name, []).append((length, min(found.seconds[name])))
             peak = peak_above(call)
@@ -162,7 +162,7 @@ def _within(model: nn.Module, x: Tensor, backend: SDPBackend) -> Tensor:
         return model(x)
 
 
-def _training(build: Callable[[], dict[str, nn.Module]], lengths: list[int], *, width: int) -> Lines:
+def _training(build: Callable[[], dict[str, nn.Module]], lengths: list[int], setting: Setting, *, width: int) -> Lines:
     """CPU seconds of a step on one sequence, of interleaved rounds the least."""
     torch.manual_seed(0)
     sides = build()
@@ -170,7 +170,7 @@ def _training(build: Callable[[], dict[str, nn.Module]], lengths: list[int], *, 
     for length in lengths:
         x = torch.randn(1, length, width)
         calls = {name: training_step(model, partial(_mean_square, model, x)) for name, model in sides.items()}
-        found = interleave(calls, rounds=9, least=3, budget=25.0, cap=15.0, clock=time.process_time)
+        found = interleave(calls, rounds=setting.scaled(9), least=setting.scaled(3), budget=25.0, cap=15.0, clock=time.process_time)
         for name, seconds in found.seconds.items():
             lines.setdefault(name, []).append((length, min(seconds)))  # other programs only make it longer
         for name in found.dropped:
