@@ -93,7 +93,8 @@ def spectrum(setting: Setting) -> Measurement:
             series={f"{name} training": list(zip(map(float, marks), shares[name], strict=True)) for name in shares},
         ),
         setup=(
-            f"3 layers of 4 heads, width 128, half of the channels shifted by a byte, {plan.steps:,} steps of {plan.batch} x {LENGTH} bytes of the standard library "
+            f"3 layers of 4 heads, width 128, half of the channels shifted by a byte, "
+            f"{plan.steps:,} steps of {plan.batch} x {LENGTH} bytes of the standard library "
             "with 15% hidden "
             f"(training loss {done.last:.2f} nats at the end); mean over layers, heads and two windows of validation text"
         ),

@@ -68,7 +68,7 @@ def _told(setting: Setting, runs: dict[str, tuple[float, Done, int]], numbers: d
         columns=["model", "parameters", "validation loss, nats per hidden byte", "training"],
         rows=[[name, f"{count:,}", f"{loss:.3f}", f"{done.seconds:.0f} s"] for name, (loss, done, count) in runs.items()],
         setup=(
-            f"windows of {LENGTH} bytes of the standard library, 15% hidden; width 64, 3 layers of 4 heads, half of the channels shifted by a byte; "
-            f"{setting.scaled(STEPS, least=2):,} steps of {BATCH} windows"
+            f"windows of {LENGTH} bytes of the standard library, 15% hidden; width 64, 3 layers of 4 heads, "
+            f"half of the channels shifted by a byte; {setting.scaled(STEPS, least=2):,} steps of {BATCH} windows"
         ),
     )
