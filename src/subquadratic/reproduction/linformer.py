@@ -24,7 +24,7 @@ CLAIMS = (
             Condition(number="slope", text="slope of log error against log k", least=-0.55, most=-0.45),
             Condition(number="within", text="share of outputs within ε ‖row of P‖ ‖w‖ at that k, ε = 0.5", least=0.99),
         ),
-        seconds=15,
+        seconds=5,
         note=(
             "The error is judged against the norms of what is multiplied, as the lemma of Johnson and Lindenstrauss bounds it. Against the "
             "output itself, the last column, it is far larger: attention averages, and an average of random numbers is small."

@@ -9,7 +9,7 @@ PACKAGES = {
         "Performer",
         "2009.14794",
         "performer-pytorch",
-        120.0,
+        50.0,
         "Its causal stabiliser looks at keys to come; the twin's does not, so the curves part.",
     ),
     "linformer": ("Linformer", "2006.04768", "linformer", 60.0, ""),
