@@ -5,6 +5,7 @@ from __future__ import annotations
 from .claim import Claim, Condition, Paper
 
 PAPER = Paper(name="Fastformer", arxiv="2108.09084")
+CHANCE = "one in eight by chance"
 ONLY = (
     "Windows of source code instead of the paper's reviews and news, which are not on this machine; the paper's "
     "own scores say nothing here."
@@ -51,9 +52,12 @@ CLAIMS = (
             "the published package does."
         ),
         experiment="classifying.raw_keys",
-        conditions=(Condition(number="least difference", text="accuracy less that with raw keys, in each of three seeds", least=0.0),),
-        seconds=150,
-        note=ONLY,
+        conditions=(
+            Condition(number="least difference", text="accuracy less that with raw keys, in each of three seeds", least=0.0),
+            Condition(number="Fastformer", text=f"accuracy as the paper has it, mean of three seeds ({CHANCE})", least=0.25),
+        ),
+        seconds=200,
+        note=f"{ONLY} Of 1,024 windows three percent either way are chance.",
     ),
     Claim(
         id="fastformer.text",
@@ -61,8 +65,11 @@ CLAIMS = (
         place="abstract",
         text="A Fastformer classifies text about as well as exact attention.",
         experiment="classifying.fastformer",
-        conditions=(Condition(number="difference", text="accuracy less that of exact attention, mean of two seeds", least=-0.02),),
-        seconds=100,
+        conditions=(
+            Condition(number="difference", text="accuracy less that of exact attention, mean of two seeds", least=-0.02),
+            Condition(number="exact attention", text=f"accuracy of exact attention, mean of two seeds ({CHANCE})", least=0.25),
+        ),
+        seconds=160,
         note=ONLY,
     ),
 )
