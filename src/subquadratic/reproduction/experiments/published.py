@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ... import models
 from ...benchmark.competitors import installed
 from ...benchmark.work import NotAvailable
 from ...heads.language_model import LanguageModel
-from ..claim import Measurement, Plot, Setting
+from ..claim import Measurement, Plot, Setting, figure
 from .stdlib import VOCABULARY, bytes_of_stdlib, windows
 from .training import Done, Loss, Plan, seeded, train
 
@@ -146,11 +147,22 @@ def _measured(setting: Setting, pair: Pair, *, steps: int = STEPS) -> Measuremen
         need = pair.length if pair.config.positions == "learned" else None
         ours = seeded(setting, LanguageModel, pair.config, vocab_size=VOCABULARY, max_length=need)
         plan = Plan(steps=setting.scaled(steps, least=2), batch=BATCH, rate=2e-3)
-        runs = {
-            name: train(model, _batches(setting, pair), plan, setting, loss=loss, name=name)
-            for name, model, loss in (("published", theirs, pair.theirs), ("twin", twin, pair.theirs), ("ours", ours, pair.ours))
-        }
-    return _told(runs, pair, plan)
+        sides = {"published": (theirs, pair.theirs), "twin": (twin, pair.theirs), "ours": (ours, pair.ours)}
+        data = _batches(setting, pair)
+        runs = {name: train(model, data, plan, setting, loss=loss, name=name) for name, (model, loss) in sides.items()}
+        causal = pair.theirs is not hidden_bytes
+        tokens = data(plan.steps)["tokens"][:, : pair.length]
+        leaks = {name: leak(model, tokens) if causal else math.nan for name, (model, _) in sides.items()}
+    return _told(runs, leaks, pair, plan)
+
+
+@torch.no_grad()
+def leak(model: Any, tokens: Tensor) -> float:
+    """How far logits of a causal model move when the last token, which they may not see, becomes another."""
+    model.eval()
+    other = tokens.clone()
+    other[:, -1] = (other[:, -1] + 1) % 256
+    return float((model(other) - model(tokens))[:, :-1].abs().max())
 
 
 def _batches(setting: Setting, pair: Pair) -> Callable[[int], dict[str, Tensor]]:
@@ -168,7 +180,7 @@ def _batches(setting: Setting, pair: Pair) -> Callable[[int], dict[str, Tensor]]
     return batch
 
 
-def _told(runs: dict[str, Done], pair: Pair, plan: Plan) -> Measurement:
+def _told(runs: dict[str, Done], leaks: dict[str, float], pair: Pair, plan: Plan) -> Measurement:
     apart = max(abs(a - b) for a, b in zip(runs["published"].losses, runs["twin"].losses, strict=True))
     speed = {name: runs["published"].seconds / done.seconds for name, done in runs.items()}
     return Measurement(
@@ -176,9 +188,14 @@ def _told(runs: dict[str, Done], pair: Pair, plan: Plan) -> Measurement:
             "twin": apart,
             "ours": runs["ours"].last - runs["published"].last,
             "faster": speed["ours"],
+            "leak": leaks["published"],
+            "leak of ours": leaks["ours"],
         },
-        columns=["model", "loss of the last steps, nats", "training", "times as fast"],
-        rows=[[name, f"{done.last:.4f}", f"{done.seconds:.1f} s", f"{speed[name]:.2f}"] for name, done in runs.items()],
+        columns=["model", "loss of the last steps, nats", "training", "times as fast", "logits moved by a later token"],
+        rows=[
+            [name, f"{done.last:.4f}", f"{done.seconds:.1f} s", f"{speed[name]:.2f}", "-" if math.isnan(leaks[name]) else figure(leaks[name])]
+            for name, done in runs.items()
+        ],
         plot=Plot(
             x="step", y="training loss, nats", x_log=False, y_log=False, dashed=("published",),
             series={name: done.curve() for name, done in runs.items()},
