@@ -193,7 +193,7 @@ def _told(runs: dict[str, Done], leaks: dict[str, float], pair: Pair, plan: Plan
         },
         columns=["model", "loss of the last steps, nats", "training", "times as fast", "logits moved by a later token"],
         rows=[
-            [name, f"{done.last:.4f}", f"{done.seconds:.1f} s", f"{speed[name]:.2f}", "-" if math.isnan(leaks[name]) else figure(leaks[name])]
+            [name, f"{done.last:.4f}", f"{done.seconds:.1f} s", f"{speed[name]:.2f}", figure(leaks[name]).replace("nan", "-")]
             for name, done in runs.items()
         ],
         plot=Plot(
