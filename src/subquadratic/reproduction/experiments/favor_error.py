@@ -76,7 +76,7 @@ def orthogonality(setting: Setting) -> Measurement:
         found = _errors(setting, size, ("positive, orthogonal", "positive, independent"))
         ratios = [_mean(found["positive, independent"][m]) / _mean(found["positive, orthogonal"][m]) for m in COUNTS]
         numbers[f"independent over orthogonal at {size}"] = statistics.geometric_mean(ratios)
-        rows.append([figure(size), *(f"{ratio:.2f}" for ratio in ratios)])
+        rows.append([f"{size:g}", *(f"{ratio:.2f}" for ratio in ratios)])
         series |= {f"{name.partition(', ')[2]}, std {size}": [(m, _mean(found[name][m])) for m in COUNTS] for name in found}
     return Measurement(
         numbers=numbers,
@@ -96,7 +96,7 @@ def by_size(setting: Setting) -> Measurement:
         found = _errors(setting, size, ("positive, orthogonal",))["positive, orthogonal"]
         errors = [statistics.median(found[m]) for m in COUNTS]
         numbers |= {f"error at {size}": errors[-1], f"gain at {size}": errors[0] / errors[-1]}
-        rows.append([figure(size), *map(figure, errors)])
+        rows.append([f"{size:g}", *map(figure, errors)])
         series[f"std {size}"] = list(zip(map(float, COUNTS), errors, strict=True))
     return Measurement(
         numbers=numbers,
@@ -122,7 +122,7 @@ def estimators(setting: Setting) -> Measurement:
                 errors[name].append(_relative(favor_attention(q, k, v, projection, **options), exact))
         middle = {name: statistics.median(found) for name, found in errors.items()}
         numbers |= {f"{name} at {size}": middle["positive"] / middle[name] for name in ("optimal", "dense")}
-        rows.append([figure(size), *(figure(middle[name]) for name in ways)])
+        rows.append([f"{size:g}", *(figure(middle[name]) for name in ways)])
         for name in ways:
             series[name].append((size, middle[name]))
     return Measurement(
@@ -148,7 +148,7 @@ def _positive_against_trigonometric(setting: Setting, size: float) -> Measuremen
             series={name: [(float(m), middle[name][m]) for m in counts] for name in WAYS},
             dashed=tuple(name for name in WAYS if name.startswith("trig")),
         ),
-        setup=f"{_setup(setting)}; std of q and k {figure(size)}; medians of mean squared error over mean square of the exact output",
+        setup=f"{_setup(setting)}; std of q and k {size:g}; medians of mean squared error over mean square of the exact output",
     )  # fmt: skip
 
 

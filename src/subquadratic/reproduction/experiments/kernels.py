@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...attention.favor import features as favor
-from ..claim import Measurement, Plot, Setting, figure
+from ..claim import Measurement, Plot, Setting
 
 WIDTH = 16
 KINDS = ("positive", "trigonometric", "hyperbolic")
@@ -51,7 +51,7 @@ def lemma2(setting: Setting) -> Measurement:
         x, y = _pair(norm, setting.seed)
         exact, distance = math.exp(float(x @ y)), float((x - y).square().sum())
         found = _mean_squares(x, y, exact, draws, setting.seed)
-        row = [figure(norm)]
+        row = [f"{norm:g}"]
         for kind in KINDS:
             theory = closed_form(kind, exact, norm, distance)
             ratio = found[kind] / theory
@@ -97,7 +97,7 @@ def theorem2(setting: Setting) -> Measurement:
         gap = 2 * (WIDTH - 1) / (WIDTH * (WIDTH + 2)) * (exact * (1 - math.exp(-norm / 2))) ** 2
         ratio, bound = orthogonal / independent, 1 - gap / independent
         numbers |= {f"ratio at {norm}": ratio, f"ratio over bound at {norm}": ratio / bound}
-        rows.append([figure(norm), f"{ratio:.3f}", f"{bound:.3f}"])
+        rows.append([f"{norm:g}", f"{ratio:.3f}", f"{bound:.3f}"])
     return Measurement(
         numbers=numbers,
         columns=["‖x + y‖²", "orthogonal / independent", "the theorem allows"],
