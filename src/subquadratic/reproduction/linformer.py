@@ -102,7 +102,7 @@ CLAIMS = (
             Condition(number="k = 8 less k = 128", text="validation loss of k = 8 less that of k = 128, nats", least=0.0),
             Condition(number="gap to exact", text="validation loss of k = 128 less that of exact attention, nats", most=0.05),
         ),
-        seconds=150,
+        seconds=110,
         note="One seed, and minutes of training instead of days: what a Linformer learns later is not seen here.",
     ),
     Claim(
@@ -118,7 +118,7 @@ CLAIMS = (
             Condition(number="kv", text="validation loss with one projection a layer less that with two, nats", most=0.03),
             Condition(number="layer", text="the same with one for all layers, nats", most=0.03),
         ),
-        seconds=100,
+        seconds=60,
         note="One seed; the tolerance is about what seeds differ by.",
     ),
 )
