@@ -40,6 +40,6 @@ CLAIMS = (
             Condition(number="time", text="time of a step over that with the whole prefix", most=0.9),
             Condition(number="loss", text="validation loss less that with the whole prefix, nats per byte", most=0.05),
         ),
-        seconds=120,
+        seconds=20,
     ),
 )

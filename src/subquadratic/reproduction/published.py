@@ -12,16 +12,16 @@ PACKAGES = {
         50.0,
         "Its causal stabiliser looks at keys to come; the twin's does not, so the curves part.",
     ),
-    "linformer": ("Linformer", "2006.04768", "linformer", 60.0, ""),
+    "linformer": ("Linformer", "2006.04768", "linformer", 10.0, ""),
     "fastformer": (
         "Fastformer",
         "2108.09084",
         "fast-transformer-pytorch",
-        60.0,
+        10.0,
         "The package sums raw keys; the twin keeps that, our model does not.",
     ),
-    "feedback": ("Feedback Transformer", "2002.09402", "feedback-transformer-pytorch", 200.0, ""),
-    "perceiver": ("Perceiver AR", "2202.07765", "perceiver-ar-pytorch", 60.0, ""),
+    "feedback": ("Feedback Transformer", "2002.09402", "feedback-transformer-pytorch", 95.0, ""),
+    "perceiver": ("Perceiver AR", "2202.07765", "perceiver-ar-pytorch", 10.0, ""),
 }
 
 CLAIMS = tuple(

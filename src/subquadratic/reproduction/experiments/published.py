@@ -121,7 +121,7 @@ def feedback(setting: Setting) -> Measurement:
             ours=our_next_token,
             length=length,
         ),
-        steps=STEPS // 2,
+        steps=2 * STEPS,
     )
 
 
