@@ -99,23 +99,25 @@ def _published(subject: str, case: Case) -> tuple[nn.Module, Loss]:
     if subject not in PUBLISHED:
         raise NotAvailable(f"no published package has a {subject}")
     if plain == "linformer":
-        return _package("linformer").LinformerLM(**common, seq_len=length, k=sizes.slots), _own_place
+        return installed("linformer").LinformerLM(**common, seq_len=length, k=sizes.slots), _own_place
     common["dim_head"] = sizes.width
     if plain == "performer":
-        model = _package("performer_pytorch").PerformerLM(**common, max_seq_len=length, causal=subject == plain, nb_features=sizes.features)
+        model = installed("performer_pytorch").PerformerLM(
+            **common, max_seq_len=length, causal=subject == plain, nb_features=sizes.features
+        )
         return model, _next_token if subject == plain else _own_place
     if plain == "fastformer":
-        model = _package("fast_transformer_pytorch").FastTransformer(**common, max_seq_len=length, absolute_pos_emb=True)
+        model = installed("fast_transformer_pytorch").FastTransformer(**common, max_seq_len=length, absolute_pos_emb=True)
         return model, _own_place
     if plain == "feedback_transformer":
-        return _package("feedback_transformer_pytorch").FeedbackTransformer(**common, seq_len=1, mem_len=sizes.memories), _next_token
+        return installed("feedback_transformer_pytorch").FeedbackTransformer(**common, seq_len=1, mem_len=sizes.memories), _next_token
     prefix = length - case.latent_count
-    model = _package("perceiver_ar_pytorch").PerceiverAR(**common, max_seq_len=length, cross_attn_seq_len=prefix, cross_attn_dropout=0.0)
+    model = installed("perceiver_ar_pytorch").PerceiverAR(**common, max_seq_len=length, cross_attn_seq_len=prefix, cross_attn_dropout=0.0)
     return model, lambda model, tokens: model(tokens[:, :-1], labels=tokens[:, 1:])
 
 
 def _x_transformers(case: Case) -> nn.Module:
-    package = _package("x_transformers")
+    package = installed("x_transformers")
     sizes = case.sizes
     layers = package.Encoder if case.sides[0].endswith(BACK) else package.Decoder
     stack = layers(dim=sizes.dim, depth=sizes.depth, heads=sizes.heads, attn_dim_head=sizes.width, attn_flash=True)
@@ -128,7 +130,7 @@ def _published_decoding(side: str, model: nn.Module, case: Case, setting: Settin
     if side != "published" or case.sides[0] != "performer":
         raise NotAvailable(f"{label(side, case)} is not asked to decode")
     with _quiet():
-        generator = _package("performer_pytorch").AutoregressiveWrapper(model.eval())
+        generator = installed("performer_pytorch").AutoregressiveWrapper(model.eval())
     context = make_tokens(case, setting)
 
     def call() -> Tensor:
@@ -142,7 +144,12 @@ def _published_decoding(side: str, model: nn.Module, case: Case, setting: Settin
     return Work(call=call, tokens=case.batch, check=check, parameter_bytes=bytes_of(model))
 
 
-def _package(name: str) -> Any:
+def installed(name: str) -> Any:
+    """A published package, imported.
+
+    Raises:
+        NotAvailable: it is not installed, or does not import here.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -21,7 +21,7 @@ from .config_file import read_config
 from .text_io import fitted, help_width, print_text
 from .values import check_values
 
-COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "serve", "bench", "info", "distil", "compare")  # verbs
+COMPUTING = ("train", "generate", "fill", "evaluate", "predict", "serve", "bench", "compare", "reproduce", "info", "distil")  # verbs
 T = TypeVar("T")
 Groups = Mapping[str, Sequence[str]]
 

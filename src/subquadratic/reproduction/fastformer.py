@@ -1,0 +1,75 @@
+"""Claims of "Fastformer: Additive Attention Can Be All You Need"."""
+
+from __future__ import annotations
+
+from .claim import Claim, Condition, Paper
+
+PAPER = Paper(name="Fastformer", arxiv="2108.09084")
+CHANCE = "one in eight by chance"
+ONLY = (
+    "Windows of source code instead of the paper's reviews and news, which are not on this machine; the paper's "
+    "own scores say nothing here."
+)
+
+CLAIMS = (
+    Claim(
+        id="fastformer.equations",
+        paper=PAPER,
+        place="equations 3 to 7",
+        text=(
+            "The layer computes the paper's equations; summing raw keys, as the package fast-transformer-pytorch does, is another function."
+        ),
+        experiment="additive.equations",
+        conditions=(
+            Condition(number="error", text="relative error of our layer, at worst", most=1e-9),
+            Condition(number="raw keys", text="relative difference that raw keys make, at least", least=1e-3),
+        ),
+        seconds=1,
+    ),
+    Claim(
+        id="fastformer.linear",
+        paper=PAPER,
+        place="abstract",
+        text="Time grows linearly with the length, and is below that of exact attention on long sequences.",
+        experiment="speed.fastformer",
+        conditions=(
+            Condition(number="slope", text="slope of log time against log length, 1,024 to 16,384", most=1.15),
+            Condition(
+                number="exact over Fastformer",
+                text="time of exact attention over Fastformer's at the longest both were measured",
+                least=2.0,
+            ),
+        ),
+        seconds=80,
+        note="The paper's speeds are figures without numbers; the bounds are ours.",
+    ),
+    Claim(
+        id="fastformer.raw_keys",
+        paper=PAPER,
+        place="equation 6",
+        text=(
+            "Averaging the keys times the global query, as the paper has it, classifies better than averaging raw keys, as "
+            "the published package does."
+        ),
+        experiment="classifying.raw_keys",
+        conditions=(
+            Condition(number="least difference", text="accuracy less that with raw keys, in each of three seeds", least=0.0),
+            Condition(number="Fastformer", text=f"accuracy as the paper has it, mean of three seeds ({CHANCE})", least=0.25),
+        ),
+        seconds=200,
+        note=f"{ONLY} Of 1,024 windows three percent either way are chance.",
+    ),
+    Claim(
+        id="fastformer.text",
+        paper=PAPER,
+        place="abstract",
+        text="A Fastformer classifies text about as well as exact attention.",
+        experiment="classifying.fastformer",
+        conditions=(
+            Condition(number="difference", text="accuracy less that of exact attention, mean of two seeds", least=-0.02),
+            Condition(number="exact attention", text=f"accuracy of exact attention, mean of two seeds ({CHANCE})", least=0.25),
+        ),
+        seconds=160,
+        note=ONLY,
+    ),
+)

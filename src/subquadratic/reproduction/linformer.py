@@ -1,0 +1,124 @@
+"""Claims of "Linformer: Self-Attention with Linear Complexity"."""
+
+from __future__ import annotations
+
+from .claim import Claim, Condition, Paper
+
+PAPER = Paper(name="Linformer", arxiv="2006.04768")
+LEARNED = "validation loss, nats per hidden byte (byte frequencies alone give 3.1)"
+GRID = tuple((n, k) for n in (512, 1024, 2048, 4096) for k in (128, 256))
+
+CLAIMS = (
+    Claim(
+        id="linformer.projection",
+        paper=PAPER,
+        place="Theorem 1",
+        text=(
+            "Attention can be replaced by one of rank k: the error of a random projection falls as 1/√k, and k = 5 log n / "
+            "(ε² − ε³) suffices."
+        ),
+        printed="k = 5 log(n) / (ε² − ε³)",
+        source="read",
+        experiment="low_rank.projections",
+        conditions=(
+            Condition(number="slope", text="slope of log error against log k", least=-0.55, most=-0.45),
+            Condition(number="within", text="share of outputs within ε ‖row of P‖ ‖w‖ at that k, ε = 0.5", least=0.99),
+        ),
+        seconds=5,
+        note=(
+            "The error is judged against the norms of what is multiplied, as the lemma of Johnson and Lindenstrauss bounds it. Against the "
+            "output itself, the last column, it is far larger: attention averages, and an average of random numbers is small."
+        ),
+    ),
+    Claim(
+        id="linformer.spectrum",
+        paper=PAPER,
+        place="figure 1",
+        text="Most of the mass of a trained model's attention matrices of 512 positions lies in the first 128 singular values.",
+        experiment="low_rank.spectrum",
+        conditions=(
+            Condition(number="share", text="share of the sum of singular values in the first 128, mean over heads", least=0.5),
+            Condition(number="loss", text="training loss at the end, nats per hidden byte (byte frequencies alone give 3.1)", most=2.7),
+        ),
+        seconds=95,
+        note=(
+            "The paper's model is RoBERTa; ours is small and trained for minutes. Before training, attention is nearly "
+            "uniform: of rank one."
+        ),
+    ),
+    Claim(
+        id="linformer.linear",
+        paper=PAPER,
+        place="section 4, table 3",
+        text="With k fixed, time grows linearly with the length.",
+        experiment="speed.linformer_table3",
+        conditions=(Condition(number="slope", text="slope of log time against log length, k = 256, 1,024 to 4,096", least=0.8, most=1.15),),
+        seconds=80,
+    ),
+    Claim(
+        id="linformer.table3_time",
+        paper=PAPER,
+        place="table 3",
+        text="Inference is 1.3 to 3.4 times as fast as with exact attention at 512 to 4,096 positions, k = 128 and 256.",
+        printed="1.5, 1.3 (n = 512); 1.7, 1.6; 2.6, 2.4; 3.4, 3.2 (n = 4,096)",
+        source="read",
+        experiment="speed.linformer_table3",
+        conditions=tuple(
+            Condition(
+                number=f"time, n = {n}, k = {k}", text=f"times as fast as eager attention over printed, n = {n:,}, k = {k}", least=0.75
+            )
+            for n, k in GRID
+        ),
+        seconds=80,
+        note="On a CPU instead of a V100, with a batch of one; the width is ours, since the paper's text names none for this table.",
+    ),
+    Claim(
+        id="linformer.table3_memory",
+        paper=PAPER,
+        place="table 3",
+        text="Inference takes 1.5 to 14 times less memory than exact attention at 512 to 4,096 positions, k = 128 and 256.",
+        printed="1.7, 1.5 (n = 512); 3.0, 2.9; 6.1, 5.6; 14, 13 (n = 4,096)",
+        source="read",
+        experiment="speed.linformer_table3",
+        conditions=tuple(
+            Condition(
+                number=f"memory, n = {n}, k = {k}",
+                text=f"times less memory than eager attention over printed, n = {n:,}, k = {k}",
+                least=0.75,
+            )
+            for n, k in GRID
+        ),
+        seconds=80,
+        note="The paper counts how many sequences fit into 16 GB; here it is the peak of one forward pass above what was there before.",
+    ),
+    Claim(
+        id="linformer.slots",
+        paper=PAPER,
+        place="figure 3, table 2",
+        text="Quality grows with k, and at half of the length is nearly that of exact attention.",
+        experiment="slots.by_count",
+        conditions=(
+            Condition(number="exact", text=f"{LEARNED}, exact attention", most=2.7),
+            Condition(number="k = 8 less k = 128", text="validation loss of k = 8 less that of k = 128, nats", least=0.0),
+            Condition(number="gap to exact", text="validation loss of k = 128 less that of exact attention, nats", most=0.05),
+        ),
+        seconds=110,
+        note="One seed, and minutes of training instead of days: what a Linformer learns later is not seen here.",
+    ),
+    Claim(
+        id="linformer.sharing",
+        paper=PAPER,
+        place="section 4, table 2",
+        text="Sharing the projection between keys and values, or between all layers, costs no quality.",
+        printed="mean accuracy at n = 512, k = 256: 92.08, shared 92.03, one for all layers 92.30",
+        source="read",
+        experiment="slots.sharing",
+        conditions=(
+            Condition(number="none", text=f"{LEARNED}, two projections in each layer", most=2.7),
+            Condition(number="kv", text="validation loss with one projection a layer less that with two, nats", most=0.03),
+            Condition(number="layer", text="the same with one for all layers, nats", most=0.03),
+        ),
+        seconds=60,
+        note="One seed; the tolerance is about what seeds differ by.",
+    ),
+)

@@ -1,0 +1,46 @@
+"""Claims of "General-purpose, long-context autoregressive modeling with Perceiver AR"."""
+
+from __future__ import annotations
+
+from .claim import Claim, Condition, Paper
+
+PAPER = Paper(name="Perceiver AR", arxiv="2202.07765")
+
+CLAIMS = (
+    Claim(
+        id="perceiver.mirror",
+        paper=PAPER,
+        place="copy task",
+        text="It learns to copy a sequence backwards without error, with half of the positions as latents.",
+        printed="8 of 8 sequences of 131,072 positions copied without error, after 25,000 steps",
+        source="repository",
+        experiment="copying.mirror",
+        conditions=tuple(
+            Condition(number=f"accuracy at {n}", text=f"right in the second half, length {n}", least=0.999) for n in (32, 64, 128)
+        ),
+        seconds=650,
+        note="At most 6,000 steps of 64 sequences; the plot shows whether it was still learning when they were used up.",
+    ),
+    Claim(
+        id="perceiver.curriculum",
+        paper=PAPER,
+        place="copy task",
+        text="Taught shorter sequences first, a small model copies 8,192 positions.",
+        experiment="copying.curriculum",
+        conditions=(Condition(number="accuracy at the end", text="right in the second half, length 8,192", least=0.999),),
+        seconds=7200,
+        note="The curriculum is ours; the authors train on the full length with batches of 4,096 sequences.",
+    ),
+    Claim(
+        id="perceiver.prefix_dropout",
+        paper=PAPER,
+        place="",
+        text="Leaving out half of the prefix in training saves time and costs little quality.",
+        experiment="copying.prefix_dropout",
+        conditions=(
+            Condition(number="time", text="time of a step over that with the whole prefix", most=0.9),
+            Condition(number="loss", text="validation loss less that with the whole prefix, nats per byte", most=0.05),
+        ),
+        seconds=20,
+    ),
+)

@@ -1,0 +1,92 @@
+"""The file that keeps what was measured: `results.json`, one result a claim, each replaced whole by a later one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.plain_json import to_json
+from ..heads.files import replace_file
+from .claim import Measurement, Plot
+
+FORMAT = 1
+PROGRAM = "subq reproduce"
+NAME = "results.json"
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One claim, measured once. The verdict stands here for whoever reads the file; a page judges the numbers again.
+
+    Args:
+        id: of the claim.
+        seed: it was measured with.
+        seconds: it took, as a clock says.
+        cpu_seconds: of all threads; on a busy machine the better measure.
+        machine: of `benchmark.machine.facts()`.
+        measurement, verdict, met: see `claim.Outcome`.
+    """
+
+    id: str
+    seed: int
+    seconds: float
+    cpu_seconds: float
+    verdict: str
+    met: list[bool]
+    machine: dict[str, Any]
+    measurement: Measurement
+
+
+def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
+    """The results of both, by claim the later one."""
+    found = {result.id: result for result in old}
+    return list((found | {result.id: result for result in new}).values())
+
+
+def save(results: Iterable[Result], path: Path) -> None:
+    """Write the file whole or not at all."""
+    content = {"format": FORMAT, "program": PROGRAM, "results": [dataclasses.asdict(result) for result in results]}
+    text = to_json(content, indent=1, ensure_ascii=False) + "\n"
+    replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def load(path: Path) -> list[Result]:
+    """What `save` wrote.
+
+    Raises:
+        ValueError: no such file, or another kind of file.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT or content["program"] != PROGRAM:
+            raise ValueError(f"this version reads format {FORMAT} of {PROGRAM}")
+        return [_result(values) for values in content["results"]]
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no results of subq reproduce: {error}") from error
+
+
+def load_folder(folder: Path) -> list[Result]:
+    """The results of all files of a folder, of each claim the latest."""
+    found = [result for path in sorted(folder.glob("*.json")) for result in load(path)]
+    return merged([], sorted(found, key=lambda result: str(result.machine.get("date"))))
+
+
+def _result(values: dict[str, Any]) -> Result:
+    measurement = dict(values["measurement"])
+    plot = measurement.get("plot")
+    if plot is not None:
+        series = {name: [(_number(x), _number(y)) for x, y in points] for name, points in plot["series"].items()}
+        measurement["plot"] = Plot(**{**plot, "series": series, "dashed": tuple(plot["dashed"])})
+    measurement["numbers"] = {name: _number(value) for name, value in measurement["numbers"].items()}
+    return Result(**{**values, "measurement": Measurement(**measurement)})
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,94 @@
+"""`subq reproduce`: what it lists, measures, keeps and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from subquadratic.cli import main as entry
+from subquadratic.cli.reproduce import gathered
+from subquadratic.reproduction.catalogue import CLAIMS
+from subquadratic.reproduction.experiments import additive
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(entry.VERBS, "reproduce", "measure claims")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_the_list_fits_the_terminal(columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert entry.main(["reproduce", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert [line.split()[0] for line in lines if line.startswith(tuple(CLAIMS))] == list(CLAIMS)
+    assert all("not run yet" in line for line in lines if line.startswith(tuple(CLAIMS)))
+    assert entry.main(["reproduce", "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
+
+
+def test_a_claim_is_measured_told_and_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert entry.main(["reproduce", "fastformer.equations", "--out", "found", "--threads", "1"]) == 0
+    told = capsys.readouterr()
+    assert "fastformer.equations: holds" in told.out and "yes relative error of our layer" in told.out and "1 holds" in told.out
+    assert "1 of 1: fastformer.equations" in told.err
+    assert entry.main(["reproduce", "--list", "fastformer.equations", "--out", "found", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed["verdict"] == "holds" and listed["id"] == "fastformer.equations"
+    assert entry.main(["reproduce", "--resume", "fastformer.equations", "--out", "found"]) == 0
+    assert "1 kept as measured before" in capsys.readouterr().out
+
+
+def test_a_failing_claim_is_a_result(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(additive.AdditiveAttention, "_mix", additive.RawKeyAttention._mix)
+    assert entry.main(["reproduce", "fastformer.equations", "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["verdict"] == "does not hold" and result["met"] == [False, True]
+    assert entry.main(["reproduce", "fastformer.equations"]) == 0
+    assert "NO  relative error of our layer" in capsys.readouterr().out
+
+
+def test_a_broken_measurement_is_exit_status_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(additive, "by_equations", lambda *_, **__: 1 / 0)
+    assert entry.main(["reproduce", "fastformer.equations"]) == 1
+    assert "broke: fastformer.equations: ZeroDivisionError" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_budget_leaves_out_what_does_not_fit_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["reproduce", "fastformer.equations", "perceiver.curriculum", "--budget", "30s"]) == 0
+    told = capsys.readouterr().out
+    assert "left out: perceiver.curriculum: takes 2.0 h" in told and "fastformer.equations: holds" in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        ([], "name a claim, or give --all"),
+        (["performer.lema2"], "did you mean 'performer.lemma2'?"),
+        (["performer.lemma2", "--all"], "leave out the names of claims, or --all"),
+        (["--all", "--budget", "soon"], "budget must be a time such as"),
+        (["--all", "--budget", "0.1s"], "budget: nothing fits into 0.1s"),
+        (["performer.lemma2", "--seed", "-1"], "seed must be at least 0, got -1"),
+        (["performer.lemma2", "--threads", "0"], "threads must be at least 1, got 0"),
+        (["performer.lemma2", "--sed", "1"], "did you mean --seed?"),
+    ],
+)
+def test_bad_input_is_exit_status_2(argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["reproduce", *argv]) == 2
+    told = capsys.readouterr()
+    assert text in told.err and not told.out
+
+
+def test_another_programs_results_are_not_replaced(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"format": 1, "cases": []}')
+    assert entry.main(["reproduce", "fastformer.equations", "--out", "."]) == 2
+    assert "holds no results of subq reproduce" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == '{"format": 1, "cases": []}'
+
+
+def test_claims_may_stand_anywhere() -> None:
+    assert gathered(["a.b", "--seed", "1", "c.*", "--json", "d.e"]) == ["--seed", "1", "--json", "--claims=a.b,c.*,d.e"]
+    assert gathered(["--list", "a.b"]) == ["--list", "--claims=a.b"]
+    assert gathered(["--all=true", "--budget=1h"]) == ["--all=true", "--budget=1h"]
