@@ -24,6 +24,7 @@ PLACES = {
     "prompt_file": "a file",
     "by_position": "an SVG file",
     "plot": "results.json files",
+    "folder": "the folder of a comparison",
 }
 
 

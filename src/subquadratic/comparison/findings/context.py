@@ -1,0 +1,79 @@
+"""How much of the context an entry uses: the same predictions from the last tokens alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..observed import by_context, tried
+from ..results import Comparison
+from ..statistics import Estimate, estimate
+from ..wording import gap, label
+
+MARGIN = 0.005  # of the score, or of all rows where it is an accuracy: worse by less is no use of the context
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextUse:
+    """`enough` is the shortest context that serves as well as the whole; `losing` the longest that does not, `loss` how much worse it is
+    than the whole (positive). Either may be None: not measured, or not decided."""
+
+    whole: int
+    enough: int | None = None
+    losing: int | None = None
+    loss: Estimate | None = None
+
+
+def losses(comparison: Comparison, name: str) -> dict[int, Estimate]:
+    """By context: how much worse than with the whole window, over seeds; positive is worse."""
+    found = by_context(comparison, name)
+    if len(found) < 2:
+        return {}
+    sign = -1 if comparison.more_is_better else 1
+    whole = found[max(found)]
+    each = {
+        context: estimate(sign * (by_seed[seed] - whole[seed]) for seed in sorted(set(by_seed) & set(whole)))
+        for context, by_seed in found.items()
+        if context != max(found)
+    }
+    return {context: loss for context, loss in each.items() if loss is not None}
+
+
+def context_use(comparison: Comparison, name: str) -> ContextUse | None:
+    """From the longest cut to the shortest: as long as one is worse by less than `MARGIN` (its interval's end; of one seed the number
+    itself), it is enough, and the first that is not ends the search. In this fixed order each interval may have 95 %."""
+    found = losses(comparison, name)
+    if not found:
+        return None
+    cuts = by_context(comparison, name)
+    values = list(cuts[max(cuts)].values())
+    margin = MARGIN if comparison.more_is_better else MARGIN * abs(sum(values) / len(values))
+    enough, losing, loss = None, None, None
+    for context in sorted(found, reverse=True):
+        here = found[context]
+        if (here.mean if here.high is None else here.high) < margin:
+            enough = context
+            continue
+        if (here.mean if here.low is None else here.low) > 0:
+            losing, loss = context, here
+        break
+    return ContextUse(whole=max(cuts), enough=enough, losing=losing, loss=loss)
+
+
+def context_sentences(comparison: Comparison) -> list[str]:
+    """A sentence for every entry of which it is known."""
+    lines = []
+    for name in tried(comparison):
+        use = context_use(comparison, name)
+        if use is None or (use.enough is None and use.losing is None):
+            continue
+        seeds = next(iter(losses(comparison, name).values())).count
+        once = " (one run)" if seeds == 1 else ""
+        worse = None if use.loss is None else f"{gap(use.loss, comparison.unit)} worse"
+        who = label(comparison, name)
+        who = who[:1].upper() + who[1:] if who != name else who
+        if use.enough is not None:
+            rest = f"; with {use.losing:,} it is {worse}" if worse else ""
+            lines.append(f"{who} does not use more than the last {use.enough:,} of {use.whole:,} tokens{once}{rest}.")
+        else:
+            lines.append(f"{who} uses more than the last {use.losing:,} tokens: with no more than these it is {worse}{once}.")
+    return lines

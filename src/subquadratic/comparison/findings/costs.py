@@ -1,0 +1,49 @@
+"""How long a sequence may be, and what was measured at one length."""
+
+from __future__ import annotations
+
+from ..observed import measured, speeds, tried
+from ..results import Comparison, Speed
+from ..wording import label, labels, one_line, sentence
+
+
+def reach(comparison: Comparison, name: str) -> tuple[int, Speed | None] | None:
+    """The longest length at which an entry's training step was measured, and the first longer one at which it was not, with its note; None
+    where none was measured."""
+    found = speeds(comparison, name)
+    longest = max((speed.length for speed in found if speed.train_seconds), default=None)
+    if longest is None:
+        return None
+    return longest, next((speed for speed in found if speed.length > longest and speed.note), None)
+
+
+def fits(comparison: Comparison) -> dict[str, str]:
+    """How long a sequence each can be trained on, as far as lengths were tried: by entry; those that end equally stand under the first
+    of them."""
+    ends = {name: end for name in tried(comparison) if (end := reach(comparison, name)) is not None}
+    lines = {}
+    for name, (longest, next_) in ends.items():
+        if next_ is not None:
+            lines[name] = sentence(f"{label(comparison, name)} {_end(longest, next_)}")
+    rest: dict[int, list[str]] = {}
+    for name, (longest, next_) in ends.items():
+        if next_ is None:
+            rest.setdefault(longest, []).append(name)
+    for longest, names in sorted(rest.items(), reverse=True):
+        lines[names[0]] = sentence(f"{labels(comparison, names)} trained on up to {longest:,} tokens, the longest tried")
+    return {name: text for name, text in lines.items() if text}
+
+
+def at_length(comparison: Comparison, name: str, quantity: str, length: int) -> float | None:
+    """One measured number of an entry at one length."""
+    found = (measured(speed, quantity) for speed in speeds(comparison, name) if speed.length == length)
+    return next((number for number in found if number is not None), None)
+
+
+def _end(longest: int, following: Speed) -> str:
+    """What took too long to measure may fit."""
+    note = one_line(following.note).rstrip(".")
+    if note.startswith("does not fit"):
+        return f"trains on up to {longest:,} tokens; at {following.length:,} it {note}"
+    what = f"it {note}" if note.startswith(("took", "failed")) else f"not measured: {note}"
+    return f"was measured on up to {longest:,} tokens; at {following.length:,} {what}"

@@ -1,0 +1,1 @@
+"""The page of a comparison, its tables as CSV and its charts as SVG."""
