@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ..comparison.against import against
 from ..comparison.comparing import Comparing
 from ..comparison.display import Display
 from ..comparison.folder import choose_folder, remove_comparison, resumed
 from ..comparison.options import CompareOptions, resolved, training_options
+from ..comparison.report.write import write_report
 from ..comparison.results import Comparison, load
 from ..comparison.run import added, dry_run
 from ..comparison.run import run as run_comparison
+from ..comparison.terminal import lines
 from ..comparison.workers import WorkError
 from ..training.display import make_display
 from ..training.plan import check_sources
@@ -66,10 +70,10 @@ def run(argv: Sequence[str]) -> int:
         options = resolved(given)
         check_sources(training_options(options))
         folder = choose_folder(options)
-    _check_against(given.against)
+    other = None if given.against is None else load(Path(given.against).expanduser())
     if before is not None and not before.interrupted and given.add_model is None:
         display.say(f"finished    the comparison in {folder} is complete; --add_model adds to it")
-        _draw(before, folder, given.against)
+        _draw(before, folder, other)
         return 0
     words = ["subq", "compare", *argv] if before is None else before.command
     began = time.monotonic()
@@ -79,18 +83,18 @@ def run(argv: Sequence[str]) -> int:
             if given.dry_run:
                 dry_run(Comparing(options, None, shown))
                 return 0
-            comparison = _compare(options, folder, shown, before, words, given)
+            comparison = _compare(options, folder, shown, before, words, other)
         except KeyboardInterrupt:
             display.say(f"stopped     continue with: subq compare --resume {folder}")
             return 128 + (received[0] if received else signal.SIGINT)
         except WorkError as error:
             raise OutputError(str(error)) from error
-    display.say(_closing(comparison, folder))
+    display.report("finished", _closing(comparison, folder, other), folder=str(folder), report=str(folder / "report.html"))
     return 0
 
 
 def _compare(
-    options: CompareOptions, folder: Path, display: Display, before: Comparison | None, words: list[str], given: CompareOptions
+    options: CompareOptions, folder: Path, display: Display, before: Comparison | None, words: list[str], other: Comparison | None
 ) -> Comparison:
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,17 +103,22 @@ def _compare(
             remove_comparison(folder)
 
         def draw(comparison: Comparison, folder: Path) -> None:
-            _draw(comparison, folder, given.against)
+            _draw(comparison, folder, other)
 
         return run_comparison(Comparing(options, folder, display, comparison=before, command=words, after=draw))
 
 
-def _draw(comparison: Comparison, folder: Path, against: str | None) -> None:
-    """The page beside the results."""
+def _draw(comparison: Comparison, folder: Path, other: Comparison | None) -> None:
+    """The page beside the results, as far as it can be drawn: results that are there are worth more than a page of them."""
+    if comparison.trials:
+        write_report(comparison, folder, against=None if other is None else against(comparison, other))
 
 
-def _closing(comparison: Comparison, folder: Path) -> str:
-    return f"report      {folder / 'report.html'}"
+def _closing(comparison: Comparison, folder: Path, other: Comparison | None) -> str:
+    """The verdict, and where the page is."""
+    columns = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
+    said = lines(comparison, width=columns, against=None if other is None else against(comparison, other))
+    return "\n".join(["", *said, "", f"report      {folder / 'report.html'}"])
 
 
 def _check_alone(given: CompareOptions) -> None:
@@ -119,11 +128,6 @@ def _check_alone(given: CompareOptions) -> None:
         usual = each.default if each.default is not dataclasses.MISSING else {}
         if each.name not in free and getattr(given, each.name) != usual:
             raise ValueError(f"{each.name} is decided by the comparison that --resume goes on with: leave it out, or begin another")
-
-
-def _check_against(path: str | None) -> None:
-    if path is not None:
-        load(Path(path).expanduser())
 
 
 @contextmanager

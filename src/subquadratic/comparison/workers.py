@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..core.threads import sleeping_threads
 from .options import CompareOptions
 
 GRACE = 30.0  # seconds in which an interrupted worker writes its checkpoint
@@ -86,7 +87,7 @@ class Workers:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", f"{__package__}.worker"],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                    env={**sleeping_threads(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                     start_new_session=True,  # Ctrl-C reaches it through `close`, once
                 )  # fmt: skip
             assert self._process.stdin is not None
