@@ -11,16 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from ..comparison.against import against
 from ..comparison.comparing import Comparing
 from ..comparison.display import Display
 from ..comparison.folder import choose_folder, remove_comparison, resumed
 from ..comparison.options import CompareOptions, resolved, training_options
-from ..comparison.report.write import write_report
 from ..comparison.results import Comparison, load
 from ..comparison.run import added, dry_run
 from ..comparison.run import run as run_comparison
-from ..comparison.terminal import lines
 from ..comparison.workers import WorkError
 from ..training.display import make_display
 from ..training.plan import check_sources
@@ -110,12 +107,18 @@ def _compare(
 
 def _draw(comparison: Comparison, folder: Path, other: Comparison | None) -> None:
     """The page beside the results, as far as it can be drawn: results that are there are worth more than a page of them."""
+    from ..comparison.against import against
+    from ..comparison.report.write import write_report
+
     if comparison.trials:
         write_report(comparison, folder, against=None if other is None else against(comparison, other))
 
 
 def _closing(comparison: Comparison, folder: Path, other: Comparison | None) -> str:
     """The verdict, and where the page is."""
+    from ..comparison.against import against
+    from ..comparison.terminal import lines
+
     columns = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
     said = lines(comparison, width=columns, against=None if other is None else against(comparison, other))
     return "\n".join(["", *said, "", f"report      {folder / 'report.html'}"])
