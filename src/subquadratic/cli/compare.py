@@ -20,7 +20,6 @@ from ..comparison.run import added, dry_run
 from ..comparison.run import run as run_comparison
 from ..comparison.workers import WorkError
 from ..training.display import make_display
-from ..training.plan import check_sources
 from ..training.run_folder import RunFolder
 from .options import parse
 from .text_io import OutputError
@@ -64,6 +63,8 @@ def run(argv: Sequence[str]) -> int:
             options = added(options, given.add_model)
             options.check()
     else:
+        from ..training.plan import check_sources
+
         options = resolved(given)
         check_sources(training_options(options))
         folder = choose_folder(options)
