@@ -7,6 +7,8 @@ from ..results import Comparison
 from ..statistics import differences
 from ..wording import label, listed, one_line, sentence
 
+LATENTS = "perceiver_ar"
+
 
 def not_tried(comparison: Comparison) -> list[tuple[str, str]]:
     """(label, reason) of every entry that was skipped."""
@@ -32,9 +34,10 @@ def unfinished(comparison: Comparison) -> list[str]:
     lines = []
     if waiting:
         each = listed([f"{label(comparison, name)} {_seeds(comparison, name)}" for name in tried(comparison) if _seeds(comparison, name)])
-        lines.append(f"This comparison is not finished: {len(waiting)} of {len(comparison.trials)} runs are still to be done ({each}).")
+        what = f"{len(waiting)} of {len(comparison.trials)} runs are still to be done ({each})"
+        lines.append(f"This comparison is not finished: {what}; subq compare --resume with its folder goes on.")
     elif comparison.interrupted:
-        lines.append("This comparison is not finished.")
+        lines.append("This comparison is not finished: subq compare --resume with its folder goes on.")
     if comparison.interrupted and not comparison.speeds:
         lines.append("Speed and memory against length have not been measured yet.")
     return lines
@@ -58,6 +61,12 @@ def caveats(comparison: Comparison) -> list[str]:
         lines.append("Of two seeds an interval is wide: of three (--seeds 3) it would be less than a third as wide, with the same spread.")
     if found and seeds == {1}:
         lines.append("Every model has one finished run: differences may be chance, and no better or worse is claimed.")
+    if any(speed.entry == LATENTS and speed.train_seconds for speed in comparison.speeds):
+        latents = comparison.entry(LATENTS).options.get("fields", {}).get("latents", "a part")
+        lines.append(
+            f"{label(comparison, LATENTS)} predicts {latents} tokens of a sequence in a training step, those at its latents, however long "
+            "the sequence is: what a step costs is not what a predicted token costs."
+        )
     if found:
         lines.append(
             "All this is about this data, length, budget and size of model: longer training or larger models may change the order."
