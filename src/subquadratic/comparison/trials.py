@@ -32,7 +32,7 @@ def search_rates(made: Comparing, entry: Entry) -> None:
     else:
         shown = ", ".join(f"{rate.rate:.2g}: {'diverged' if rate.score is None else format(rate.score, '.3f')}" for rate in entry.rates)
         rates = [dataclasses.asdict(rate) for rate in entry.rates]
-        text = f"rates       {entry.name}: {shown}; taken {entry.rate:.2g}"
+        text = f"rates       {entry.name}: {shown} nats in training; taken {entry.rate:.2g}"
         made.display.report("rates", text, entry=entry.name, rates=rates, taken=entry.rate)
     made.keep()
 
