@@ -17,14 +17,14 @@ from ..benchmark.machine import facts
 from ..benchmark.memory import peak_above
 from ..core.schedule import Schedule
 from ..core.threads import use_threads
-from ..costs.cost import parameter_count, training_cost
+from ..costs.cost import TrainingCost, parameter_count
 from ..costs.memory import available_memory
 from ..evaluation.report import size
 from ..evaluation.windows import TextWindows
 from ..loading import load
 from ..training.configuration import backbone_config, pair_configs
 from ..training.entry import carry_out, read_data, state_problem
-from ..training.estimate import step_seconds
+from ..training.estimate import run_device, step_cost, step_seconds
 from ..training.optimizer import make_optimizer
 from ..training.options import TrainOptions
 from ..training.plan import Plan
@@ -32,7 +32,7 @@ from ..training.problems.problem import Problem, evenly, validate
 from ..training.problems.setup import task_of
 from ..training.run_folder import RunFolder
 from .contestants import Contestant, contestant, problem_of, scale
-from .flops import training_flops
+from .flops import counted_flops
 from .foreign import ForeignModel
 from .measuring.contexts import loss_by_context
 from .measuring.positions import loss_by_position
@@ -90,11 +90,11 @@ class Session:
         if spec is None and parameters is not None:
             entry = dataclasses.replace(entry, options=sized(entry.options, parameters, lambda options: self._count(entry, options)))
         problem = problem_of(entry, self.data, sample_items=1)
-        needed = self._check_memory(entry, problem)
+        cost = self._affordable_step(entry, problem)
         torch.manual_seed(SEARCH_SEED)
-        model = problem.build().to(_device())
+        model = problem.build().to(run_device())
         tokens = problem.tokens * (entry.options.batch_size or 1)
-        flops = training_flops(model, problem, entry.options)
+        flops = counted_flops(model, problem, entry.options) if cost is None else cost.flops
         seconds = step_seconds(model, problem, entry.options)
         began = time.perf_counter()
         items = evenly(problem.validation, TIMED_ITEMS)
@@ -102,7 +102,8 @@ class Session:
         options = {key: getattr(entry.options, key) for key in ("dim", "depth", "heads", "fields")} if spec is None else dict(spec)
         return {
             "options": options, "parameters": parameter_count(model), "flops_per_token": flops / tokens, "step_seconds": seconds,
-            "memory_bytes": needed, "item_seconds": (time.perf_counter() - began) / len(items), "tokens_per_step": tokens,
+            "memory_bytes": None if cost is None else cost.total_bytes,
+            "item_seconds": (time.perf_counter() - began) / len(items), "tokens_per_step": tokens,
             "learning_rate": entry.options.learning_rate,
         }  # fmt: skip
 
@@ -112,7 +113,7 @@ class Session:
         options = dataclasses.replace(own.options, learning_rate=rate)
         problem = problem_of(own, self.data, sample_items=1)
         torch.manual_seed(SEARCH_SEED)
-        model = problem.build().to(_device())
+        model = problem.build().to(run_device())
         losses, began = [], time.monotonic()
         for loss in _brief(model, problem, options, seconds=seconds, steps=steps):
             losses.append(loss)
@@ -148,7 +149,7 @@ class Session:
         if not place.finished():
             resumed = options if began is None else dataclasses.replace(options, resume=folder)
             plan = Plan(resumed, began, place, 1, True)
-            found = peak_above(lambda: self._run(plan, problem, seconds), device=_device())
+            found = peak_above(lambda: self._run(plan, problem, seconds), device=run_device())
             peak = None if found is None else found["peak"]
         unit, factor = scale(options, problem)
         per_step = problem.tokens * (options.batch_size or 1)
@@ -165,7 +166,7 @@ class Session:
         """
         own = self._entry(entry)
         problem = problem_of(own, self.data, sample_items=1)
-        model = (load(folder) if own.spec is None else ForeignModel.from_pretrained(folder)).to(_device())
+        model = (load(folder) if own.spec is None else ForeignModel.from_pretrained(folder)).to(run_device())
         found: dict[str, Any] = {"positions": [], "cuts": [], "sample": ""}
         if isinstance(problem.validation, TextWindows):
             text, length = problem.validation.text, problem.validation.length
@@ -213,22 +214,20 @@ class Session:
         with torch.device("meta"):
             return parameter_count(problem_of(dataclasses.replace(entry, options=options), self.data, sample_items=1).build())
 
-    def _check_memory(self, entry: Contestant, problem: Problem) -> int | None:
-        """Bytes that training takes; None for a module of somebody else, which cannot be run on shapes alone.
+    def _affordable_step(self, entry: Contestant, problem: Problem) -> TrainingCost | None:
+        """What a training step takes; None for a module of somebody else, which cannot be run on shapes alone.
 
         Raises:
-            ValueError: more than there are.
+            ValueError: more memory than there is.
         """
         if entry.spec is not None:
             return None
         with torch.device("meta"):
             model = problem.build()
-        length = problem.tokens if problem.kind != "sequence_to_sequence" else math.ceil(problem.tokens / 2)
-        needed = training_cost(model, batch_size=entry.options.batch_size or 1, length=length).total_bytes
-        room = available_memory(_device())
-        if needed > room:
-            raise ValueError(f"training needs about {size(needed)}, and {size(room)} are available")
-        return needed
+        cost, room = step_cost(model, problem, entry.options), available_memory(run_device())
+        if cost.total_bytes > room:
+            raise ValueError(f"training needs about {size(cost.total_bytes)}, and {size(room)} are available")
+        return cost
 
 
 def _brief(model: Any, problem: Problem, options: TrainOptions, *, seconds: float | None, steps: int | None) -> Any:
@@ -245,7 +244,7 @@ def _brief(model: Any, problem: Problem, options: TrainOptions, *, seconds: floa
         ):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * schedule.factor(step)
-            loss = problem.loss(model, {name: value.to(_device()) for name, value in batch.items()})
+            loss = problem.loss(model, {name: value.to(run_device()) for name, value in batch.items()})
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip or math.inf)
             optimizer.step()
@@ -254,7 +253,3 @@ def _brief(model: Any, problem: Problem, options: TrainOptions, *, seconds: floa
             yield float(loss.detach())
             if schedule.progress(step) >= 1:
                 return
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

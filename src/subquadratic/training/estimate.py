@@ -29,7 +29,7 @@ def check_memory(problem: Problem, options: TrainOptions) -> None:
     Raises:
         ValueError: it does not fit; says how much it needs and how much there is.
     """
-    room = available_memory(_device())
+    room = available_memory(run_device())
     if (least := _at_least(options)) > room:  # to count a model of millions of layers, or of features, takes hours
         raise ValueError(
             f"model: training needs more than {size(least)}, but {size(room)} are available: give a smaller --dim or --depth, "
@@ -46,7 +46,7 @@ def check_memory(problem: Problem, options: TrainOptions) -> None:
     guess = 4 * weights + options.batch_size * problem.tokens * options.dim * options.depth * 400
     if max(guess, SMALL) <= room // 4:
         return
-    cost = _cost(model, problem, options)
+    cost = step_cost(model, problem, options)
     if cost.total_bytes > room:
         raise ValueError(
             f"model: training needs about {size(cost.total_bytes)} ({_parts(cost, options)}), but {size(room)} are available: "
@@ -65,9 +65,9 @@ def _at_least(options: TrainOptions) -> int:
 def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> dict[str, Any]:
     """Shapes, parameters, memory, and time from a few measured steps; nothing is written. What was said, as plain values."""
     torch.manual_seed(options.seed)
-    model = problem.build().to(_device())
-    cost = _cost(model, problem, options)
-    room = available_memory(_device())
+    model = problem.build().to(run_device())
+    cost = step_cost(model, problem, options)
+    room = available_memory(run_device())
     display.say("parameters")
     for name, shape, count in _shapes(model):
         display.say(f"  {count:>12,}  {shape:<18} {name}")
@@ -98,7 +98,8 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
     return found
 
 
-def _cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:
+def step_cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:
+    """What a training step takes; of a batch of very many tokens, from a smaller one."""
     bfloat16 = options.precision == "bfloat16" or (options.precision == "auto" and torch.cuda.is_available())
     length = problem.tokens if problem.kind != "sequence_to_sequence" else math.ceil(problem.tokens / 2)
     batch = options.batch_size or 1
@@ -155,5 +156,6 @@ def step_seconds(model: Any, problem: Problem, options: TrainOptions) -> float:
     return statistics.median(times[WARM:])
 
 
-def _device() -> str:
+def run_device() -> str:
+    """Where a run computes."""
     return "cuda" if torch.cuda.is_available() else "cpu"
