@@ -101,6 +101,12 @@ def _decoding(comparison: Comparison) -> int | None:
     return max(found, key=lambda length: (timed[length], length), default=None)
 
 
+def lines_of(comparison: Comparison, marks: Callable[[str], list[Mark]]) -> list[Line]:
+    """A line for each entry that has marks."""
+    found = ((name, marks(name)) for name in tried(comparison))
+    return [Line(name=label(comparison, name), style=styles(comparison)[name], marks=own) for name, own in found if own]
+
+
 def pareto(comparison: Comparison) -> tuple[list[Chart], list[str]]:
     """Quality against each cost, and the costs that are equal for all and so have no chart."""
     found = {name: whole for name, by_seed in scores(comparison).items() if (whole := estimate(by_seed.values())) is not None}
@@ -182,16 +188,16 @@ def curves(comparison: Comparison) -> list[Chart]:
 
 def rates(comparison: Comparison) -> Chart | None:
     """The search for a learning rate."""
-    lines = []
-    for name in tried(comparison):
+
+    def marks(name: str) -> list[Mark]:
         entry = comparison.entry(name)
-        marks = [
+        return [
             Mark(x=rate.rate, y=rate.score, note="chosen" if rate.rate == entry.rate else "")
             for rate in sorted(entry.rates, key=lambda rate: rate.rate)
             if rate.score is not None and rate.score == rate.score
         ]
-        if marks:
-            lines.append(Line(name=label(comparison, name), style=styles(comparison)[name], marks=marks))
+
+    lines = lines_of(comparison, marks)
     if not any(len(line.marks) > 1 for line in lines):
         return None
     return Chart(

@@ -12,7 +12,7 @@ from ..observed import BYTES, ROUNDS, by_context, by_position, measured, speeds,
 from ..results import Comparison, Speed
 from ..statistics import estimate
 from ..wording import label, listed
-from .charts import axis, spread_mark, styles, written
+from .charts import axis, lines_of, spread_mark, styles, written
 from .drawing import Chart, Line, Mark
 
 TITLES = {
@@ -26,15 +26,14 @@ TITLES = {
 
 def positions(comparison: Comparison) -> Chart | None:
     """Does a prediction gain from more tokens before it?"""
-    lines = []
-    for name in tried(comparison):
-        found = by_position(comparison, name)
-        marks = [
+
+    def marks(name: str) -> list[Mark]:
+        return [
             spread_mark(math.sqrt(max(start, 1) * max(stop - 1, 1)), whole, note=f"{start:,} to {stop - 1:,}")
-            for start, stop, whole in found
+            for start, stop, whole in by_position(comparison, name)
         ]
-        if marks:
-            lines.append(Line(name=label(comparison, name), style=styles(comparison)[name], marks=marks))
+
+    lines = lines_of(comparison, marks)
     if not any(len(line.marks) > 1 for line in lines):
         return None
     return Chart(
@@ -53,12 +52,12 @@ def positions(comparison: Comparison) -> Chart | None:
 
 def cuts(comparison: Comparison) -> Chart | None:
     """The same predictions from less context."""
-    lines = []
-    for name in tried(comparison):
+
+    def marks(name: str) -> list[Mark]:
         found = by_context(comparison, name)
-        marks = [spread_mark(context, whole) for context, by_seed in found.items() if (whole := estimate(by_seed.values())) is not None]
-        if marks:
-            lines.append(Line(name=label(comparison, name), style=styles(comparison)[name], marks=marks))
+        return [spread_mark(context, whole) for context, by_seed in found.items() if (whole := estimate(by_seed.values())) is not None]
+
+    lines = lines_of(comparison, marks)
     if not any(len(line.marks) > 1 for line in lines):
         return None
     return Chart(
