@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from ..comparison.workers import WorkError
 from ..training.display import make_display
 from ..training.run_folder import RunFolder
 from .options import parse
-from .text_io import OutputError
+from .text_io import OutputError, output_width
 
 GROUPS = {
     "data": (
@@ -120,8 +119,7 @@ def _closing(comparison: Comparison, folder: Path, other: Comparison | None) -> 
     from ..comparison.against import against
     from ..comparison.terminal import lines
 
-    columns = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
-    said = lines(comparison, width=columns, against=None if other is None else against(comparison, other))
+    said = lines(comparison, width=output_width(), against=None if other is None else against(comparison, other))
     return "\n".join(["", *said, "", f"report      {folder / 'report.html'}"])
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..training.outputs import named
 from .options import parse
-from .text_io import print_text
+from .text_io import output_width, print_text
 
 EXAMPLES = """\
 examples:
@@ -45,6 +44,5 @@ def run(argv: Sequence[str]) -> int:
     other = None if options.against is None else against(comparison, load(Path(options.against).expanduser()))
     folder = Path(options.out).expanduser() if options.out is not None else place if place.is_dir() else place.parent
     page, *_ = write_report(comparison, folder, against=other)
-    columns = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
-    print_text("\n".join([*lines(comparison, width=columns, against=other), "", f"page: {page}"]) + "\n")
+    print_text("\n".join([*lines(comparison, width=output_width(), against=other), "", f"page: {page}"]) + "\n")
     return 0

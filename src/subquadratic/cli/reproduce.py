@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from ..reproduction.catalogue import CLAIMS, select, within
 from ..reproduction.claim import NOT_RUN, SOURCES, Claim, Setting, counted, figure
 from ..training.options import parse_duration
 from .options import parse
-from .text_io import notify, print_text
+from .text_io import notify, output_width, print_text
 
 if TYPE_CHECKING:
     from ..reproduction.results import Result
     from ..reproduction.run import Run
 
 OUT = "runs/reproduction"
-WIDEST, NARROWEST = 100, 40
 EXAMPLES = """\
 examples:
   subq reproduce --list                                   every claim, its cost on two cores, and its last verdict
@@ -154,10 +152,6 @@ def _known(folder: Path) -> list[Result]:
     return load(name)
 
 
-def _width() -> int:
-    return max(NARROWEST, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
-
-
 def _listed(claim: Claim, known: dict[str, Result]) -> dict[str, Any]:
     return {
         "id": claim.id,
@@ -174,7 +168,7 @@ def _listed(claim: Claim, known: dict[str, Result]) -> dict[str, Any]:
 
 def _table(claims: list[Claim], known: dict[str, Result]) -> Iterator[str]:
     """Id, cost and last verdict in columns, and the claim below, within the terminal's width."""
-    width = _width()
+    width = output_width()
     longest = max(len(claim.id) for claim in claims)
     yield f"{'claim':<{longest}}  {'cost':>6}  last verdict"
     yield "-" * min(width, longest + 2 + 6 + 2 + 19)
@@ -190,7 +184,7 @@ def _told(claim: Claim, result: Result) -> Iterator[str]:
     """One result: the verdict, what was asked, what was measured, and the table."""
     from ..evaluation.report import table
 
-    width, measurement = _width(), result.measurement
+    width, measurement = output_width(), result.measurement
     yield f"{claim.id}: {result.verdict} ({result.seconds:.0f} s)"
     yield from textwrap.wrap(claim.text, width, initial_indent="  ", subsequent_indent="  ")
     if measurement.unavailable:
@@ -206,7 +200,7 @@ def _told(claim: Claim, result: Result) -> Iterator[str]:
 
 def _summary(found: Run, left: dict[str, str], folder: Path) -> Iterator[str]:
     """How many hold, what broke, what was left out, and where the results are."""
-    width = _width()
+    width = output_width()
     said = [counted(result.verdict for result in found.results)] * bool(found.results)
     said += [f"{len(found.kept)} kept as measured before"] * bool(found.kept)
     yield ", ".join(said) or "nothing was measured"

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import re
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -85,6 +86,11 @@ def help_width() -> int:
     """Columns of a help text: those of the terminal, as COLUMNS says it, 100 at most."""
     said = os.environ.get("COLUMNS", "")
     return max(40, min(100, int(said) if said.isdecimal() and int(said) else 100))
+
+
+def output_width() -> int:
+    """Columns of what is printed for people: those of the terminal, from 40 to 100."""
+    return max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
 
 
 def fitted(line: str, width: int) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..training.outputs import check_folder, check_outside, named
 from ..training.replacing import holds_run, remove_run
+from ..training.run_folder import first_free
 from .options import CompareOptions
 from .results import NAME, Comparison, load
 
@@ -20,7 +21,7 @@ def choose_folder(options: CompareOptions) -> Path:
     Raises:
         ValueError: it cannot be written, or has something in it that `overwrite` may not replace.
     """
-    path = _free() if options.out is None else named("out", options.out)
+    path = first_free(PLACE) if options.out is None else named("out", options.out)
     check_folder("out", path)
     for source in (options.data, options.validation_data):
         check_outside("out", path, source)
@@ -80,10 +81,3 @@ def run_folder(name: str, seed: int) -> str:
 def _remove_empty(path: Path) -> None:
     if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         path.rmdir()
-
-
-def _free() -> Path:
-    number = 1
-    while (path := Path(f"{PLACE}-{number}")).exists():
-        number += 1
-    return path

@@ -124,7 +124,7 @@ def ours(options: CompareOptions) -> list[str]:
     """
     if options.models.strip() == "none":
         return []
-    names = _listed(options.models)
+    names = comma_separated(options.models)
     if names == ["all"]:
         return list(MODELS)
     for name in names:
@@ -141,7 +141,7 @@ def foreign(options: CompareOptions) -> list[Foreign]:
     Raises:
         ValueError: a file or folder that is not there, or is no model.
     """
-    return [foreign_model(text) for text in _listed(options.model or "")]
+    return [foreign_model(text) for text in comma_separated(options.model or "")]
 
 
 def foreign_model(text: str) -> Foreign:
@@ -193,5 +193,6 @@ def resolved(options: CompareOptions) -> CompareOptions:
     return dataclasses.replace(options, **paths)
 
 
-def _listed(text: str) -> list[str]:
+def comma_separated(text: str) -> list[str]:
+    """The names in a value that may hold several."""
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -6,7 +6,7 @@ import dataclasses
 
 from ..training.defaults import MODELS
 from .comparing import Comparing
-from .options import CompareOptions, foreign_model, ours
+from .options import CompareOptions, comma_separated, foreign_model, ours
 from .preparing import prepare
 from .results import Comparison
 from .speeds import measure_speeds
@@ -52,9 +52,8 @@ def added(options: CompareOptions, names: str) -> CompareOptions:
     Raises:
         ValueError: a model that is no model.
     """
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
     mine, others = [], []
-    for name in wanted:
+    for name in comma_separated(names):
         if name in MODELS:
             mine.append(name)
         else:

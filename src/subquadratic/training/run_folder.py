@@ -52,7 +52,7 @@ class RunFolder:
             ValueError: `out` is empty or a file, a folder with something in it and `overwrite` is false or something would be lost that
                 no run made, or it cannot be written.
         """
-        path = _free(f"runs/{model}") if out is None else named("out", out)
+        path = first_free(f"runs/{model}") if out is None else named("out", out)
         check_folder("out", path)
         check_replaceable(path, overwrite=overwrite)
         return cls(path, writes=writes, numbered=out is None)
@@ -75,7 +75,7 @@ class RunFolder:
                     self.path.mkdir()
                     break
                 except FileExistsError:
-                    self.path = _free(str(self.path).rpartition("-")[0])
+                    self.path = first_free(str(self.path).rpartition("-")[0])
             made = self.numbered or not self.path.is_dir()
             self.path.mkdir(exist_ok=True)
         except OSError as error:
@@ -234,7 +234,7 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
 
-def _free(start: str) -> Path:
+def first_free(start: str) -> Path:
     """The first of `start-1`, `start-2` ... that is not there."""
     number = 1
     while (path := Path(f"{start}-{number}")).exists():

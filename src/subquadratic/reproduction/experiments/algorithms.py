@@ -9,12 +9,13 @@ from collections import Counter
 from typing import Any
 
 from ... import models
+from ...costs.cost import parameter_count
 from ...data.tasks import make_task
 from ...heads.language_model import LanguageModel
 from ...heads.sequence_classifier import SequenceClassifier
 from ..claim import Measurement, Plot, Setting
 from .tasks import accuracy, batches, solved
-from .training import Done, Plan, parameters, seeded, train
+from .training import Done, Plan, seeded, train
 
 LENGTH = 128  # of a program
 
@@ -49,7 +50,7 @@ def _programs(setting: Setting, forms: dict[str, Any]) -> dict[str, tuple[float,
         model = seeded(setting, LanguageModel, config, vocab_size=task.vocab_size, max_length=LENGTH)
         until = solved(model, task, setting, enough=0.995)
         done = train(model, batches(task, plan.batch), plan, setting, until=until, name=name)
-        found[name] = accuracy(model, task, setting), done, parameters(model)
+        found[name] = accuracy(model, task, setting), done, parameter_count(model)
     return found
 
 

@@ -17,12 +17,13 @@ from ... import models
 from ...attention.favor.features import orthogonal_gaussian
 from ...attention.favor.sharp import favor_attention
 from ...attention.gated_linear.op import gated_linear_attention
+from ...costs.cost import parameter_count
 from ...data.tasks import make_task
 from ...heads.language_model import LanguageModel
 from ..claim import Measurement, Plot, Setting, figure
 from .speed import slope
 from .tasks import accuracy, batches, solved
-from .training import Plan, parameters, seeded, train
+from .training import Plan, seeded, train
 
 CODES = 64  # different values
 VALUE_WIDTH = 64
@@ -123,7 +124,7 @@ def trained(setting: Setting) -> Measurement:
             model = seeded(setting, LanguageModel, config, vocab_size=SYMBOLS, max_length=length)
             until = solved(model, task, setting, enough=0.998)
             done = train(model, batches(task, plan.batch), plan, setting, until=until, name=f"{name}, {pairs} pairs,")
-            found[name, pairs] = accuracy(model, task, setting), done, parameters(model), _state_numbers(model)
+            found[name, pairs] = accuracy(model, task, setting), done, parameter_count(model), _state_numbers(model)
             numbers[f"{name}, {pairs} pairs"] = found[name, pairs][0]
     rivals = [name for name in configs(length) if name != "exact attention"]
     numbers["best of the others, 16 pairs"] = max(numbers[f"{name}, 16 pairs"] for name in rivals)

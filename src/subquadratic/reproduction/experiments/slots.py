@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from ... import models
+from ...costs.cost import parameter_count
 from ...heads.language_model import LanguageModel
 from ..claim import Measurement, Plot, Setting
 from .stdlib import VOCABULARY, bytes_of_stdlib, windows
-from .training import Done, Plan, parameters, seeded, train
+from .training import Done, Plan, seeded, train
 
 LENGTH, BATCH, STEPS = 256, 16, 600
 SIZES: dict[str, Any] = dict(dim=64, depth=3, heads=4, causal=False, positions="learned", token_shift=True)
@@ -39,7 +40,7 @@ def _trained(slots: int | None, share: str, seed: int, effort: float) -> tuple[f
         generator = torch.Generator().manual_seed(1)
         groups = [windows(corpus.validation, LENGTH, 64, seed=i) for i in range(setting.scaled(8, least=1))]
         loss = sum(float(model.loss(group, generator=generator)) for group in groups) / len(groups)
-    return loss, done, parameters(model)
+    return loss, done, parameter_count(model)
 
 
 def by_count(setting: Setting) -> Measurement:

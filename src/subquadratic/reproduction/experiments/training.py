@@ -113,10 +113,6 @@ def train(
     return done
 
 
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def seeded(setting: Setting, build: Callable[..., Any], *given: Any, **options: Any) -> Any:
     """What `build(*given, **options)` gives, a model whose weights follow from the seed alone."""
     torch.manual_seed(setting.seed)
