@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.plain_json import load_results
 from .cases import Case, label
 from .timing import median, ratios
 
@@ -105,15 +106,7 @@ def load(path: Path) -> Run:
     Raises:
         ValueError: no such file, or another kind of file.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
-        return Run(machine=content["machine"], settings=content["settings"], results=[_result(values) for values in content["cases"]])
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no results of subq bench: {error}") from error
+    return load_results(path, _run, program="subq bench", format=FORMAT)
 
 
 def same_conditions(old: Run, new: Run) -> str | None:
@@ -127,6 +120,10 @@ def same_conditions(old: Run, new: Run) -> str | None:
         if old.settings.get(name) != new.settings.get(name):
             return f"{name} was {old.settings.get(name)}, and is {new.settings.get(name)}"
     return None
+
+
+def _run(content: dict[str, Any]) -> Run:
+    return Run(machine=content["machine"], settings=content["settings"], results=[_result(values) for values in content["cases"]])
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.plain_json import load_results
 from ..heads.files import replace_file
 
 FORMAT = 1
@@ -190,19 +191,14 @@ def load(path: Path) -> Comparison:
     Raises:
         ValueError: no such file, or another kind of file.
     """
-    path = path / NAME if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            raise ValueError(f"this version reads format {FORMAT}")
-        entries = [Entry(**{**values, "rates": [Rate(**rate) for rate in values["rates"]]}) for values in content.pop("entries")]
-        trials = [_trial(values) for values in content.pop("trials")]
-        speeds = [Speed(**values) for values in content.pop("speeds")]
-        return Comparison(entries=entries, trials=trials, speeds=speeds, **content)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no results of subq compare: {error}") from error
+    return load_results(path / NAME if path.is_dir() else path, _comparison, program="subq compare", format=FORMAT)
+
+
+def _comparison(content: dict[str, Any]) -> Comparison:
+    entries = [Entry(**{**values, "rates": [Rate(**rate) for rate in values["rates"]]}) for values in content.pop("entries")]
+    trials = [_trial(values) for values in content.pop("trials")]
+    speeds = [Speed(**values) for values in content.pop("speeds")]
+    return Comparison(entries=entries, trials=trials, speeds=speeds, **content)
 
 
 def _trial(values: dict[str, Any]) -> Trial:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.plain_json import to_json
+from ..core.plain_json import load_results, to_json
 from ..heads.files import replace_file
 from .claim import Measurement, Plot
 
@@ -61,21 +60,19 @@ def load(path: Path) -> list[Result]:
     Raises:
         ValueError: no such file, or another kind of file.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT or content["program"] != PROGRAM:
-            raise ValueError(f"this version reads format {FORMAT} of {PROGRAM}")
-        return [_result(values) for values in content["results"]]
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no results of subq reproduce: {error}") from error
+    return load_results(path, _results, program=PROGRAM, format=FORMAT)
 
 
 def load_folder(folder: Path) -> list[Result]:
     """The results of all files of a folder, of each claim the latest."""
     found = [result for path in sorted(folder.glob("*.json")) for result in load(path)]
     return merged([], sorted(found, key=lambda result: str(result.machine.get("date"))))
+
+
+def _results(content: dict[str, Any]) -> list[Result]:
+    if content["program"] != PROGRAM:
+        raise ValueError(f"{content['program']} wrote it")
+    return [_result(values) for values in content["results"]]
 
 
 def _result(values: dict[str, Any]) -> Result:
