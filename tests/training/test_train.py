@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.shards import split_weights
 from transformers import TrainerCallback
 
 from subquadratic import LanguageModel, SequenceClassifier
@@ -342,6 +343,9 @@ def test_weights_of_another_run_are_a_start(run: Any, tmp_path: Path, measuremen
     assert second.steps == 3
     with pytest.raises(ValueError, match=r"weights: the model in .* has config.dim=16, the one asked for 32"):
         run(tmp_path / "third", weights=str(tmp_path / "first"), dim=32)
+    split_weights(tmp_path / "first")
+    third = run(tmp_path / "third", weights=str(tmp_path / "first"))
+    assert third.score.loss == second.score.loss
 
 
 def test_trackers_get_what_is_measured(run: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import heads
 from ..core.errors import an
-from ..heads.files import CONFIG, INDEX, WEIGHTS, read_config
+from ..heads.files import CONFIG, missing_files, read_config
 from .report import shortened
 
 
@@ -41,10 +41,7 @@ def find_saved(path: str) -> Saved:
         ValueError: there is none, or none of this package.
     """
     folder = find_folder(path)
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing == [WEIGHTS] and (folder / INDEX).is_file():  # in several files, as transformers writes a large model
-        missing = []
-    if missing:
+    if missing := missing_files(folder):
         raise ValueError(f"run: {folder} holds no model ({' and '.join(missing)} missing); train one with subq train")
     content = read_config(folder)
     head = str(content.pop("class"))

@@ -45,6 +45,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def missing_files(folder: Path) -> list[str]:
+    """Names of what a saved model has and this folder has not; weights in several files, with their index, are weights."""
+    weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    return [name for name, there in ((CONFIG, (folder / CONFIG).is_file()), (WEIGHTS, weights)) if not there]
+
+
 def parts_of_weights(folder: Path, weights: str = WEIGHTS) -> list[Path]:
     """The files of a model in several files, and their index; none where it is in one."""
     parts = rf"{re.escape(weights.removesuffix('.safetensors'))}-\d{{5}}-of-\d{{5}}\.safetensors"

@@ -13,7 +13,7 @@ from ..data.finding import find_sources, fitting, of_validation
 from ..data.tokenizers.loading import find_tokenizer
 from ..data.value_files import INTEGER, NUMBER
 from ..data.ways import ROW_WAYS, WAYS
-from ..heads.files import CONFIG, WEIGHTS, read_config
+from ..heads.files import missing_files, read_config
 from ..models.config import config_class
 from .configuration import backbone_config, pair_configs
 from .options import PATHS, TrainOptions
@@ -111,8 +111,7 @@ def check_sources(options: TrainOptions) -> None:
 
 def _check_weights(folder: Path) -> None:
     """Raises ValueError where there are none."""
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
+    if missing := missing_files(folder):
         raise ValueError(f"weights: {folder} is not a saved model: it has no {' and no '.join(missing)}")
     read_config(folder)
 
