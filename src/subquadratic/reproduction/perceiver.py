@@ -19,7 +19,7 @@ CLAIMS = (
             Condition(number=f"accuracy at {n}", text=f"right in the second half, length {n}", least=0.999) for n in (32, 64, 128)
         ),
         seconds=1700,
-        note="At most 16,000 steps of 64 sequences; the plot shows whether it was still learning when they were used up.",
+        note="At most 15,000 steps of 64 sequences; the plot shows whether it was still learning when they were used up.",
     ),
     Claim(
         id="perceiver.curriculum",

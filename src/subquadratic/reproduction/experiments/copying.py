@@ -32,7 +32,7 @@ def model_for(length: int, **options: Any) -> LanguageModel:
 def _copied(length: int, seed: int, effort: float) -> tuple[float, Done]:
     setting = Setting(seed=seed, effort=effort)
     task = make_task("mirror", length=length, symbols=SYMBOLS, seed=seed)
-    plan = Plan(steps=setting.scaled(16_000, least=2), batch=setting.scaled(64, least=2), rate=1e-3, every=250)
+    plan = Plan(steps=setting.scaled(15_000, least=2), batch=setting.scaled(64, least=2), rate=1e-3, every=250)
     model = seeded(setting, model_for, length)
     until = solved(model, task, setting, enough=1.0, count=256)
     done = train(model, batches(task, plan.batch), plan, setting, until=until)
