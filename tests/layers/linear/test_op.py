@@ -95,13 +95,15 @@ def test_biases_alone_need_no_product(library: None, monkeypatch: pytest.MonkeyP
 def test_second_derivatives(library: None) -> None:
     x, weight, _ = inputs((FEWEST_ROWS,))
 
-    def curvature(f: object) -> torch.Tensor:
-        (slope,) = torch.autograd.grad(f(x, weight).square().sum(), (x,), create_graph=True)  # type: ignore[operator]
-        return torch.autograd.grad(slope.square().sum(), (weight,))[0]
+    def curvature(f: object, *at: torch.Tensor) -> torch.Tensor:
+        (slope,) = torch.autograd.grad(f(*at).square().sum(), at[:1], create_graph=True)  # type: ignore[operator]
+        return torch.autograd.grad(slope.square().sum(), at[1])[0].double()
 
-    torch.testing.assert_close(curvature(linear), curvature(F.linear), rtol=1e-4, atol=1e-1)
-    both = curvature(lambda x, weight: sum(linear_together(x, [(weight, None), (weight, None)])))
-    torch.testing.assert_close(both, curvature(lambda x, weight: 2 * F.linear(x, weight)), rtol=1e-4, atol=10.0)
+    true = curvature(F.linear, x.double(), weight.double())
+    near = {"rtol": 1e-4, "atol": 1e-6 * true.abs().max().item()}
+    torch.testing.assert_close(curvature(linear, x, weight), true, **near)
+    both = curvature(lambda x, weight: sum(linear_together(x, [(weight, None), (weight, None)])), x, weight)
+    torch.testing.assert_close(both, 16 * true, rtol=near["rtol"], atol=16 * near["atol"])
 
 
 def test_autocast_and_torch_func_go_their_own_way(library: None) -> None:

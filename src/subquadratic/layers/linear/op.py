@@ -76,9 +76,11 @@ def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
 def outer_sum(other: Tensor, x: Tensor) -> Tensor:
     """other^T x of (T, F) and (T, D): (F, D), for passes that autograd does not record."""
     many = len(x) >= FEWEST_OF_UNIT and min(other.shape[1], x.shape[1]) >= NARROWEST_OF_UNIT
-    if not (len(other) == len(x) and many and _is_for_unit(x) and _are_plain(x, other, None)):
+    if not (len(other) == len(x) and many and not is_traced() and _are_plain(x, other, None)):
         return other.T @ x
-    return native.outer_sum_by_unit(other, x)
+    if _is_for_unit(x):
+        return native.outer_sum_by_unit(other, x)
+    return _outer_sum_by_onednn(other, x) if onednn_is_faster() else other.T @ x
 
 
 def parts_of(weight: Tensor) -> int | None:
@@ -151,7 +153,13 @@ def onednn_is_faster() -> bool:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    weight = weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+
+def _outer_sum_by_onednn(other: Tensor, x: Tensor) -> Tensor:
+    """other^T x of (T, F) and (T, D). The narrower side gives the rows, which takes up to a third of the time that the other way takes."""
+    return _by_onednn(other.T, x.T) if other.shape[1] <= x.shape[1] else _by_onednn(x.T, other.T).T
 
 
 class _Linear(torch.autograd.Function):
@@ -166,7 +174,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        d_x = None
-        if wants_x:
-            d_x = gradient @ weight if is_followed() else _by_onednn(gradient, weight.T)
-        return d_x, gradient.T @ x if wants_weight else None, gradient.sum(dim=0) if wants_bias else None
+        d_x = d_weight = None
+        if is_followed():
+            d_x, d_weight = gradient @ weight if wants_x else None, gradient.T @ x if wants_weight else None
+        else:
+            d_x = _by_onednn(gradient, weight.T) if wants_x else None
+            d_weight = _outer_sum_by_onednn(gradient, x) if wants_weight else None
+        return d_x, d_weight, gradient.sum(dim=0) if wants_bias else None
