@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from pathspec import GitIgnoreSpec
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -38,11 +39,21 @@ def test_something_uses_what_an_extra_brings(extra: str) -> None:
 
 
 def test_the_sdist_has_what_its_tests_read() -> None:
-    left_out = set(PROJECT["tool"]["scikit-build"]["sdist"]["exclude"])  # of what git keeps
+    left_out = {pattern.strip("/") for pattern in PROJECT["tool"]["scikit-build"]["sdist"]["exclude"]}  # of what git keeps
     code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py")) + (ROOT / "docs" / "_hooks.py").read_text()
     read = set(re.findall(r'(?:ROOT|parent\.parent|parents\[\d\]) / "([^"/]+)', code))
     assert len(read) > 4
     assert not read & left_out
+
+
+def test_nothing_that_python_reads_is_left_out_of_what_is_installed() -> None:
+    """A pattern without a slash in front also means every folder of that name inside the package."""
+    settings = PROJECT["tool"]["scikit-build"]
+    patterns = GitIgnoreSpec.from_lines([*settings["sdist"]["exclude"], *settings["wheel"]["exclude"]])
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "src" / "subquadratic").rglob("*") if path.is_file()]
+    read = [file for file in files if not file.endswith((".c", ".h", ".pyc"))]
+    assert len(read) > 400
+    assert not [file for file in read if patterns.match_file(file)]
 
 
 def test_one_oldest_python_is_named_and_every_one_was_tried() -> None:
