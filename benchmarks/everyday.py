@@ -2,6 +2,7 @@
 
     train/performer/2048                forward and backward of the loss, one sequence
     train/linformer-bidirectional/4096
+    default/performer                   the same of the model and the batch that `subq train` has by default
     padded/performer                    8 sequences of 256 to 2,048 tokens, right-padded; time per real token
     unpadded/performer                  as many real tokens in 8 sequences of equal lengths, without a mask
     masked/transformer-bidirectional    one sequence of 2,048 tokens with a mask that leaves out an eighth of it
@@ -42,6 +43,7 @@ BATCHES, NEW = (1, 32, 128), 64
 CASES = (
     *(f"train/{name}/{length}" for name in (*CAUSAL, *BOTH_WAYS) for length in LENGTHS),
     f"train/{FEEDBACK}/256",
+    *(f"default/{name}" for name in (*CAUSAL, FEEDBACK)),
     *(f"{kind}/{name}" for name in PADDED for kind in ("padded", "unpadded")),
     *(f"{kind}/{name}" for name in (f"transformer{BACK}", "perceiver_ar") for kind in ("masked", "unmasked")),
     "window/64",
@@ -59,6 +61,8 @@ def build(name: str) -> tuple[Call, int]:
         return _window(int(subject)), 2 * LONGEST
     if kind in ("decode", "extend"):
         return _streaming(kind, subject, int(rest[0])), NEW * int(rest[0])
+    if kind == "default":
+        return _default(subject)
     if kind == "train":
         tokens, mask = _tokens(1, int(rest[0])), None
     elif kind in ("masked", "unmasked"):
@@ -109,6 +113,23 @@ def _training(subject: str, tokens: Tensor, mask: Tensor | None) -> Call:
             model.loss(tokens, mask=mask).backward()
 
     return step
+
+
+def _default(subject: str) -> tuple[Call, int]:
+    from subquadratic.training.configuration import backbone_config
+    from subquadratic.training.options import TrainOptions
+    from subquadratic.training.resolving import resolve
+
+    options = resolve(TrainOptions(model=subject))
+    model = sq.LanguageModel(backbone_config(options), vocab_size=VOCABULARY)
+    batch, context = int(options.batch_size or 1), int(options.context or 1)
+    tokens = _tokens(batch, context + 1)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        model.loss(tokens).backward()
+
+    return step, batch * context
 
 
 def _window(window: int) -> Call:

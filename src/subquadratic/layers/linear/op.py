@@ -8,6 +8,7 @@ Axes: B batch, T rows (batch and length together), D width in, F width out, N le
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ from ...kernels.native.library import has_matrix_unit
 from . import native
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
-FEWEST_ROWS, NARROWEST = 1024, 16  # rows and width out below which handing matrices over to oneDNN costs what its kernels save
+ONE_BY_ONE = 4  # so few that oneDNN is never the fastest
+# Multiply-adds below which handing matrices over to oneDNN (some 12 us) costs what its kernels save, by the processor family that
+# /proc/cpuinfo gives: on Zen 5 they take half of MKL's time, on Zen 4 a tenth less.
+ZEN_5, LEAST_WORK, LEAST_WORK_BEFORE = 26, 1 << 21, 1 << 26
+GRADIENTS = 2  # times as many where autograd calls back into Python
 FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whose operands are split first; widths in and out
 
 Maps = Sequence[tuple[Tensor, Tensor | None]]  # weights (F, D), and biases (F,)
@@ -52,14 +57,16 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """By oneDNN or PyTorch, not by the matrix unit."""
     if torch.compiler.is_compiling():  # before a look at sizes, which an export may leave open
         return F.linear(x, weight, bias)
-    rows = x.numel() // max(x.shape[-1], 1)
-    some = FEW_ROWS < rows < FEWEST_ROWS or weight.shape[0] < NARROWEST
-    if some or is_traced() or not _are_plain(x, weight, bias) or not onednn_is_faster():
+    rows, least = x.numel() // max(x.shape[-1], 1), least_work()
+    if least is None or is_traced() or not _are_plain(x, weight, bias):
         return F.linear(x, weight, bias)
-    if rows <= FEW_ROWS:
-        parts = None if rows == 0 or needs_gradient(x, weight, *(() if bias is None else (bias,))) else parts_of(weight)
-        return F.linear(x, weight, bias) if parts is None else _in_bands(x, weight, bias, rows, parts)
-    return _Linear.apply(x.reshape(rows, x.shape[-1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+    recorded = needs_gradient(x, weight, *(() if bias is None else (bias,)))
+    if rows > ONE_BY_ONE and rows * weight.numel() >= least * (GRADIENTS if recorded else 1):
+        flat = x.reshape(rows, x.shape[-1])
+        y = _Linear.apply(flat, weight, bias) if recorded else _by_onednn(flat, weight, bias)
+        return y.view(*x.shape[:-1], weight.shape[0])
+    parts = parts_of(weight) if 0 < rows <= FEW_ROWS and not recorded else None
+    return F.linear(x, weight, bias) if parts is None else _in_bands(x, weight, bias, rows, parts)
 
 
 def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
@@ -80,7 +87,8 @@ def outer_sum(other: Tensor, x: Tensor) -> Tensor:
         return other.T @ x
     if _is_for_unit(x):
         return native.outer_sum_by_unit(other, x)
-    return _outer_sum_by_onednn(other, x) if onednn_is_faster() else other.T @ x
+    least = least_work()
+    return other.T @ x if least is None or other.numel() * x.shape[1] < least else _outer_sum_by_onednn(other, x)
 
 
 def parts_of(weight: Tensor) -> int | None:
@@ -140,16 +148,25 @@ def _are_plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return ours and (bias is None or (bias.is_cpu and bias.dtype is torch.float32))
 
 
-@functools.cache
 def onednn_is_faster() -> bool:
-    """AMD with AVX-512, and a PyTorch that has the operator (a private one, which its own compiler uses)."""
+    """Than MKL, for large matrices."""
+    return least_work() is not None
+
+
+@functools.cache
+def least_work() -> int | None:
+    """Multiply-adds from which oneDNN is the faster library; None: never. AMD with AVX-512, and a PyTorch that has the operator (a private
+    one, which its own compiler uses)."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
+        return None
     try:
-        vendor = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
-        return False
-    return vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        return None
+    if "AuthenticAMD" not in text or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return None
+    family = re.search(r"^cpu family\s*: (\d+)$", text, flags=re.M)
+    return LEAST_WORK if family is not None and int(family[1]) >= ZEN_5 else LEAST_WORK_BEFORE
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
