@@ -1,13 +1,17 @@
 """`subq reproduce`: what it lists, measures, keeps and refuses."""
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from subquadratic.cli import main as entry
+from subquadratic.cli import reproduce
 from subquadratic.cli.reproduce import gathered
 from subquadratic.reproduction.catalogue import CLAIMS
+from subquadratic.reproduction.claim import Measurement, Setting
 from subquadratic.reproduction.experiments import additive
 
 
@@ -41,6 +45,50 @@ def test_a_claim_is_measured_told_and_kept(capsys: pytest.CaptureFixture[str], t
     assert "1 kept as measured before" in capsys.readouterr().out
 
 
+def test_claims_may_be_a_list_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("[fastformer.equations, 'performer.l*']", "performer.lemma2,fastformer.equations"):
+        Path("claims.yaml").write_text(f"claims: {text}\nlist: true\njson: true\n")
+        assert entry.main(["reproduce", "--config", "claims.yaml"]) == 0
+        assert [listed["id"] for listed in json.loads(capsys.readouterr().out)] == ["performer.lemma2", "fastformer.equations"]
+
+
+def test_the_list_shows_what_fits_into_a_budget(capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry.main(["reproduce", "--list", "linformer.table3_time", "linformer.linear", "linformer.sharing", "--budget", "100s"]) == 0
+    told = capsys.readouterr().out
+    assert "left out, since the budget is too small: linformer.linear, linformer.table3_time" in told and "linformer.sharing  " in told
+    assert entry.main(["reproduce", "--list", "linformer.table3_time", "linformer.linear", "--budget", "100s"]) == 0
+    told = capsys.readouterr().out
+    assert "2 claims, 80 s in all" in told and "left out" not in told
+    assert entry.main(["reproduce", "--list", "--budget", "0.1s"]) == 0
+    assert "0 claims" in capsys.readouterr().out
+
+
+def test_a_result_of_an_older_form_is_listed_as_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "fastformer.equations"
+    assert entry.main(["reproduce", name]) == 0
+    changed = dataclasses.replace(CLAIMS[name], conditions=CLAIMS[name].conditions[:1])
+    monkeypatch.setitem(CLAIMS, name, changed)
+    capsys.readouterr()
+    assert entry.main(["reproduce", "--list", name, "--json"]) == 0
+    assert [listed["verdict"] for listed in json.loads(capsys.readouterr().out)] == ["older form"]
+
+
+def test_what_goes_on_is_said_where_nobody_sees_a_line_that_changes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(setting: Setting) -> Measurement:
+        setting.say("step 3 of 9")
+        time.sleep(0.2)
+        return Measurement(numbers={"error": 0.0, "raw keys": 1.0}, finding="It was slow.")
+
+    monkeypatch.setattr(additive, "equations", slow)
+    monkeypatch.setattr(reproduce, "QUIET_FILE", 0.02)
+    assert entry.main(["reproduce", "fastformer.equations"]) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith("1 of 1: fastformer.equations, about 1 s\n")
+    assert "fastformer.equations: 0 s of about 1 s: step 3 of 9\n" in told.err and "  It was slow.\n" in told.out
+
+
 def test_a_failing_claim_is_a_result(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(additive.AdditiveAttention, "_mix", additive.RawKeyAttention._mix)
     assert entry.main(["reproduce", "fastformer.equations", "--json"]) == 0
@@ -69,13 +117,16 @@ def test_a_budget_leaves_out_what_does_not_fit_and_says_so(capsys: pytest.Captur
         (["performer.lema2"], "did you mean 'performer.lemma2'?"),
         (["performer.lemma2", "--all"], "leave out the names of claims, or --all"),
         (["--all", "--budget", "soon"], "budget must be a time such as"),
-        (["--all", "--budget", "0.1s"], "budget: nothing fits into 0.1s"),
-        (["performer.lemma2", "--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--all", "--budget", "0.1s"], "budget: nothing fits into 0.1 s"),
+        (["performer.lemma2", "--seed", "-1"], "seed must be from 0 to 2**32 - 1, got -1"),
+        (["performer.lemma2", "--seed", "2000000000000000"], "seed must be from 0 to 2**32 - 1, got 2000000000000000"),
+        (["--config", "claims.yaml"], "claims must be text or a list of texts, got '3'"),
         (["performer.lemma2", "--threads", "0"], "threads must be at least 1, got 0"),
         (["performer.lemma2", "--sed", "1"], "did you mean --seed?"),
     ],
 )
 def test_bad_input_is_exit_status_2(argv: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("claims.yaml").write_text("claims: 3\n")
     assert entry.main(["reproduce", *argv]) == 2
     told = capsys.readouterr()
     assert text in told.err and not told.out

@@ -1,5 +1,7 @@
 """The page says what the results in the repository say, failures as plainly as the rest."""
 
+import dataclasses
+import math
 import re
 from pathlib import Path
 
@@ -7,17 +9,21 @@ import pytest
 
 from subquadratic.reproduction import page
 from subquadratic.reproduction.catalogue import CLAIMS
-from subquadratic.reproduction.claim import FAILS, HOLDS, NOT_RUN, UNMEASURABLE, Measurement, Plot, counted
+from subquadratic.reproduction.claim import FAILS, HOLDS, NOT_RUN, OLDER, UNDECIDED, UNMEASURABLE, Form, Measurement, Plot, counted
 from subquadratic.reproduction.results import Result, load_folder
+from subquadratic.reproduction.standing import standing
 
 ROOT = Path(__file__).parents[2]
 KEPT = page.by_claim(load_folder(ROOT / page.RESULTS))
 
 
-def made(name: str, **measured: object) -> Result:
+def made(name: str, *, form: Form | None = None, shared: float = 0.0, **measured: object) -> Result:
     machine = {"processor": "P", "threads": 2, "packages": {"torch": "2.13.0"}, "python": "3.11", "revision": "abc", "date": "2026-01-02"}
     measurement = Measurement(setup="made up", columns=["a", "b|c"], rows=[["1", "x|y"]], **measured)  # type: ignore[arg-type]
-    return Result(id=name, seed=0, seconds=1.0, cpu_seconds=1.0, verdict="", met=[], machine=machine, measurement=measurement)
+    return Result(
+        id=name, seed=0, seconds=81.2, cpu_seconds=1.0, verdict="", met=[], machine=machine, measurement=measurement,
+        form=form or CLAIMS[name].form, shared_seconds=shared,
+    )  # fmt: skip
 
 
 def test_the_page_is_what_the_results_give() -> None:
@@ -31,7 +37,7 @@ def test_every_plot_of_the_page_is_there() -> None:
 
 @pytest.mark.parametrize("result", KEPT.values(), ids=lambda result: result.id)
 def test_kept_verdicts_follow_from_kept_numbers(result: Result) -> None:
-    outcome = CLAIMS[result.id].judge(result.measurement)
+    outcome = standing(CLAIMS[result.id], result).outcome
     assert (outcome.verdict, outcome.met) == (result.verdict, result.met)
 
 
@@ -47,9 +53,63 @@ def test_each_verdict_is_told_as_it_is() -> None:
     assert f"**Verdict: {NOT_RUN}.**" in found and f"`subq reproduce {name}`" not in found
 
 
+def test_the_measured_cost_is_told() -> None:
+    name = "fastformer.equations"
+    found = page.page({name: made(name, numbers={"error": 1e-15, "raw keys": 0.1})})
+    assert "Seed 0, 81 seconds; P, 2 threads" in found
+    found = page.page({name: made(name, numbers={"error": 1e-15, "raw keys": 0.1}, shared=80.0)})
+    assert "Seed 0, 81 seconds, of which 80 seconds shared with claims before; P" in found
+
+
+def test_what_is_undecided_missing_or_diverged_is_told() -> None:
+    name = "fastformer.equations"
+    found = page.page({name: made(name, numbers={"error": 1e-10, "raw keys": 0.1}, margins={"error": 1e-9}, finding="It came out so.")})
+    assert f"**Verdict: {UNDECIDED}.** It came out so." in found and "| 1e-10 ± 1e-09 | undecided |" in found
+    found = page.page({name: made(name, numbers={"error": math.nan, "raw keys": 0.1})})
+    assert f"**Verdict: {UNMEASURABLE}.**" in found and f"| - | {UNMEASURABLE} |" in found
+    found = page.page({name: made(name, diverged="the Fastformer: the loss is nan at step 7")})
+    assert f"**Verdict: {FAILS}.**" in found and "the Fastformer: the loss is nan at step 7. Seed 0" in found
+
+
+def test_an_older_form_of_a_claim_is_told_as_it_was() -> None:
+    name = "linformer.slots"
+    claim = CLAIMS[name]
+    numbers = {condition.number: min(condition.most, 0.5) for condition in claim.conditions}
+    old = Form(text="It read otherwise.", note="At most 6,000 steps.", conditions=(dataclasses.replace(claim.conditions[0], most=1.5),))
+    stands = standing(claim, made(name, form=old, numbers=numbers))
+    assert (stands.word, stands.outcome.verdict, stands.outcome.met) == (OLDER, HOLDS, [True])
+    found = page.page({name: made(name, form=old, numbers=numbers)})
+    section = found[found.index(f"### `{name}`") :]
+    section = section[: section.index("###", 5)]
+    assert "**Verdict: holds, of an older form of the claim.** When it was measured, the claim read: It read otherwise." in section
+    assert "At most 6,000 steps." in section and claim.note not in section and "at most 1.5 | 0.500 | yes" in section
+    assert all(condition.text in section for condition in claim.conditions) and f"`subq reproduce {name}`" in section
+    assert f"{OLDER}: {HOLDS} |" in found and "1 was measured in an older form" in found
+
+
+def test_another_note_or_wording_leaves_the_verdict_and_stays_with_its_measurement() -> None:
+    name = "linformer.slots"
+    claim = CLAIMS[name]
+    numbers = {condition.number: min(condition.most, 0.5) for condition in claim.conditions} | {"gap to exact": 0.0}
+    found = page.page({name: made(name, form=dataclasses.replace(claim.form, note="At most 6,000 steps."), numbers=numbers)})
+    assert f"**Verdict: {HOLDS}.** At most 6,000 steps." in found and claim.note not in found and "1 holds" in found
+
+
+def test_a_result_that_does_not_say_what_was_asked_is_judged_by_what_is_asked_now() -> None:
+    name = "linformer.slots"
+    numbers = {condition.number: min(condition.most, 0.5) for condition in CLAIMS[name].conditions} | {"gap to exact": 0.0}
+    result = dataclasses.replace(made(name, numbers=numbers), form=None)
+    found = page.page({name: result})
+    assert f"**Verdict: {HOLDS}.** The result does not say what was asked" in found and CLAIMS[name].note not in found
+    other = dataclasses.replace(made(name, numbers={"something else": 1.0}), form=None)
+    assert standing(CLAIMS[name], other).word == NOT_RUN and page.judged_again(other).verdict == NOT_RUN
+    assert f"Of {len(CLAIMS)} claims: {len(CLAIMS)} not run yet" in page.page({name: other})
+
+
 def test_counts_are_english() -> None:
     assert counted([FAILS, HOLDS, NOT_RUN, HOLDS]) == "2 hold, 1 does not hold, 1 not run yet"
     assert counted([FAILS, FAILS, UNMEASURABLE]) == "2 do not hold, 1 not measurable here"
+    assert counted([UNDECIDED, OLDER, OLDER]) == "1 undecided, 2 were measured in an older form"
 
 
 def test_the_page_and_its_plots_are_written_the_same_each_time(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ examples:
 class ReproduceOptions:
     """Measure claims of the papers: subq reproduce [CLAIM ...]. A claim that does not hold is a result, not an error."""
 
-    claims: list[str] | str | None = None
+    claims: str | tuple[str, ...] | None = None
     """Claims to measure: ids or patterns, such as 'performer.*'."""
     all: bool = False
     """Measure every claim, the cheapest first."""

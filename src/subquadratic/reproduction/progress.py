@@ -48,6 +48,7 @@ class Voice:
         self._tell, self._every, self._at_once, self._clock = tell, every, at_once, clock
         self._over = threading.Event()
         self._lock = threading.Lock()
+        self._on = False
         self._title, self._about, self._word, self._began = "", 0.0, "", clock()
         self._thread = threading.Thread(target=self._keep_telling, daemon=True)
 
@@ -60,14 +61,15 @@ class Voice:
         self._thread.join()
 
     def begin(self, title: str, seconds: float) -> None:
-        """A claim that takes about so long."""
+        """A claim that takes about so long; a title only where its name does not stand above."""
         with self._lock:
+            self._on = True
             self._title, self._about, self._word, self._began = title, seconds, "", self._clock()
 
     def end(self) -> None:
         """It is over."""
         with self._lock:
-            self._title = ""
+            self._on = False
 
     def say(self, text: str) -> None:
         """What goes on from now on."""
@@ -82,7 +84,7 @@ class Voice:
                 self._speak()
 
     def _speak(self) -> None:
-        if self._title:
+        if self._on:
             passed = f"{about(self._clock() - self._began)} of about {about(self._about)}"
             self._tell(": ".join(filter(None, (self._title, passed, self._word))))
 
