@@ -37,16 +37,12 @@ def test_a_table_fits_and_has_all_its_words(cells: list[list[str]], width: int) 
 def test_a_table_that_fits_stays_as_it_is_and_a_wider_one_gets_tall_heads_before_it_is_stacked() -> None:
     head, row = ["n", "faster than eager", "less memory than eager"], ["512", "1.5", "1.7"]
     assert fitting(head, [row], 100) == table([head, row])
-    assert (
-        fitting(head, [row], 36)
-        == [
-            "n    faster than eager   less memory",
-            "                          than eager",
-            "------------------------------------",
-            "512                1.5           1.7",
-        ]
-        or fitting(head, [row], 36)[-1].split() == row
-    )
+    assert fitting(head, [row], 36) == [
+        "                         less memory",
+        "n    faster than eager    than eager",
+        "------------------------------------",
+        "512                1.5           1.7",
+    ]
     assert fitting(head, [row], 18) == ["n: 512", "  faster than", "    eager: 1.5", "  less memory than", "    eager: 1.7"]
 
 

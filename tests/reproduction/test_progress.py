@@ -21,11 +21,14 @@ def test_steps_are_told_once_a_second_with_what_is_left() -> None:
     for count in range(1, 26):
         now = count / 10
         steps.done(count, more)
-    assert heard == ["a model step 10 of 1,000: loss 0.5, 99 s left", "a model step 20 of 1,000: loss 0.5, 98 s left"]
+    assert heard == ["a model step 10 of 1,000, 99 s left: loss 0.5", "a model step 20 of 1,000, 98 s left: loss 0.5"]
     assert asked == [1.0, 2.0]
     now = 50.0
     steps.done(500)
-    assert heard[-1] == "a model step 500 of 1,000: 50 s left"
+    assert heard[-1] == "a model step 500 of 1,000, 50 s left"
+    now = 52.0
+    steps.done(1)
+    assert heard[-1] == "a model step 1 of 1,000"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (5969, "99 min"), (7200, "2.0 h")])

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from .claim import Setting
 
+STEADY = 3  # steps, of which the first is slower than others
+
 
 class Steps:
     """Tells, now and then, how many of a known number of steps are done, and how long the rest will take at this pace.
@@ -30,9 +32,8 @@ class Steps:
         if now < self._next:
             return
         self._next = now + self._every
-        left = (now - self._began) / count * (self._total - count)
-        parts = [text for text in (more(), f"{about(left)} left") if text]
-        self._say(f"{self._name} step {count:,} of {self._total:,}: {', '.join(parts)}".strip())
+        left = f", {about((now - self._began) / count * (self._total - count))} left" if count >= STEADY else ""
+        self._say(": ".join(filter(None, (f"{self._name} step {count:,} of {self._total:,}{left}".strip(), more()))))
 
 
 class Voice:
