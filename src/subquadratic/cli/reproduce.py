@@ -70,7 +70,7 @@ class ReproduceOptions:
             raise ValueError("name a claim, or give --all; --list shows the claims")
         self.seconds()
 
-    def chosen(self) -> list[Claim]:
+    def chosen(self) -> Sequence[Claim]:
         """The claims that are named; all where none is.
 
         Raises:
@@ -120,7 +120,7 @@ def gathered(argv: Sequence[str]) -> list[str]:
     return [*rest, *([f"--claims={','.join(claims)}"] if claims else [])]
 
 
-def _measure(options: ReproduceOptions, chosen: list[Claim], folder: Path) -> int:
+def _measure(options: ReproduceOptions, chosen: Sequence[Claim], folder: Path) -> int:
     from ..training.outputs import check_folder
 
     check_folder("out", folder)
@@ -206,7 +206,7 @@ def _listed(claim: Claim, known: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _table(claims: list[Claim], known: dict[str, str], too_dear: list[Claim]) -> Iterator[str]:
+def _table(claims: Sequence[Claim], known: dict[str, str], too_dear: Sequence[Claim]) -> Iterator[str]:
     """Id, cost and last verdict in columns, and the claim below, within the terminal's width."""
     width = output_width()
     longest = max((len(claim.id) for claim in claims), default=5)

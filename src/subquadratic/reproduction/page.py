@@ -22,8 +22,9 @@ RESULTS, PAGE, IMAGES = Path("benchmarks/results/reproduction"), Path("docs/repr
 TITLE = "# Do the papers' claims hold here?"
 INTRODUCTION = """\
 `subq reproduce` measures claims of the papers with this package's code. Each has a target with a tolerance, a seed and a cost, and a
-verdict that follows from the measured numbers alone. What does not hold stands here as what holds does. Read the setting before the
-verdict: a claim about a model that takes days to train may be true of the paper's model and not of a small one trained for minutes.
+verdict that follows from the measured numbers alone. What does not hold stands here as what holds does; *undecided* is what has a
+number whose 95% interval, after the ±, lies across its bound. Read the setting before the verdict: a claim about a model that takes days
+to train may be true of the paper's model and not of a small one trained for minutes.
 
 ```console
 subq reproduce --list                  # every claim, its cost on two cores, its last verdict

@@ -57,7 +57,7 @@ def looks(plot: Plot) -> dict[str, dict[str, Any]]:
 def _partners(plot: Plot) -> dict[str, str]:
     """Of each dashed line the solid one; nothing unless each has another."""
     solid = [name for name in plot.series if name not in plot.dashed]
-    found = {}
+    found: dict[str, str] = {}
     for name in (name for name in plot.series if name in plot.dashed):
         near = [other for other in solid if set(name.split(", ")) & set(other.split(", ")) and other not in found.values()]
         if not near:
