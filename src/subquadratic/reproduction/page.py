@@ -45,8 +45,8 @@ def main() -> None:
 
 
 def judged_again(result: Result) -> Result:
-    """With the verdict that follows from its numbers."""
-    if result.id not in CLAIMS:
+    """With the verdict that follows from its numbers; as it is where it is none of a claim that there is."""
+    if not by_claim([result]):
         return result
     outcome = standing(CLAIMS[result.id], result).outcome
     return dataclasses.replace(result, verdict=outcome.verdict, met=outcome.met)
@@ -70,9 +70,9 @@ def write(root: Path, results: Mapping[str, Result]) -> None:
 
 
 def by_claim(results: list[Result]) -> dict[str, Result]:
-    """Of claims that still exist, in the catalogue's order."""
+    """Of claims that still exist, in the catalogue's order; not those that neither say what was asked nor have what is asked now."""
     found = {result.id: result for result in results}
-    return {name: found[name] for name in CLAIMS if name in found}
+    return {name: found[name] for name, claim in CLAIMS.items() if name in found and standing(claim, found[name]).word != NOT_RUN}
 
 
 def page(results: Mapping[str, Result]) -> str:
@@ -121,7 +121,7 @@ def _section(claim: Claim, stands: Standing | None) -> Iterator[str]:
     if claim.printed:
         yield f"Printed: {claim.printed} ({SOURCES[claim.source]})."
         yield ""
-    if stands is None or stands.word == NOT_RUN:
+    if stands is None:
         yield " ".join(filter(None, (f"**Verdict: {NOT_RUN}.**", claim.note)))
         yield ""
         yield from _asked(claim)
