@@ -1,5 +1,6 @@
 """A result on the terminal: nothing is dropped, whatever the width."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,10 +10,14 @@ from hypothesis import strategies as st
 from subquadratic.cli.reproduce_report import fitting, told
 from subquadratic.evaluation.report import table
 from subquadratic.reproduction.catalogue import CLAIMS
-from subquadratic.reproduction.claim import Measurement
+from subquadratic.reproduction.claim import Condition, Measurement
 from subquadratic.reproduction.results import Result
 
-CLAIM = CLAIMS["fastformer.equations"]
+CONDITIONS = (
+    Condition(number="error", text="relative error of our layer, at worst", most=1e-9),
+    Condition(number="raw keys", text="relative difference that raw keys make, at least", least=1e-3),
+)
+CLAIM = dataclasses.replace(CLAIMS["fastformer.equations"], conditions=CONDITIONS)
 WORDS = st.text("abcdefgh", min_size=1, max_size=12)
 TEXTS = st.lists(WORDS, min_size=1, max_size=5).map(" ".join)
 

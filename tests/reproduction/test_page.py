@@ -9,7 +9,20 @@ import pytest
 
 from subquadratic.reproduction import page
 from subquadratic.reproduction.catalogue import CLAIMS
-from subquadratic.reproduction.claim import FAILS, HOLDS, NOT_RUN, OLDER, UNDECIDED, UNMEASURABLE, Form, Measurement, Plot, counted
+from subquadratic.reproduction.claim import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    OLDER,
+    UNDECIDED,
+    UNMEASURABLE,
+    Claim,
+    Condition,
+    Form,
+    Measurement,
+    Plot,
+    counted,
+)
 from subquadratic.reproduction.results import Result, load_folder
 from subquadratic.reproduction.standing import standing
 
@@ -24,6 +37,18 @@ def made(name: str, *, form: Form | None = None, shared: float = 0.0, **measured
         id=name, seed=0, seconds=81.2, cpu_seconds=1.0, verdict="", met=[], machine=machine, measurement=measurement,
         form=form or CLAIMS[name].form, shared_seconds=shared,
     )  # fmt: skip
+
+
+@pytest.fixture
+def claim(monkeypatch: pytest.MonkeyPatch) -> Claim:
+    """One of the catalogue's that asks what it is told to."""
+    name = "fastformer.equations"
+    conditions = (Condition(number="error", text="error, at worst", most=1e-9), Condition(number="raw keys", text="difference", least=1e-3))
+    monkeypatch.setitem(CLAIMS, name, dataclasses.replace(CLAIMS[name], conditions=conditions, note="As it is noted now."))
+    return CLAIMS[name]
+
+
+GOOD = {"error": 1e-15, "raw keys": 0.1}
 
 
 def test_the_page_is_what_the_results_give() -> None:
@@ -41,69 +66,59 @@ def test_kept_verdicts_follow_from_kept_numbers(result: Result) -> None:
     assert (outcome.verdict, outcome.met) == (result.verdict, result.met)
 
 
-def test_each_verdict_is_told_as_it_is() -> None:
-    name = "fastformer.equations"
-    good, bad = ({"error": error, "raw keys": 0.1} for error in (1e-15, 0.1))
-    found = page.page({name: made(name, numbers=good)})
-    assert f"Of {len(CLAIMS)} claims: 1 holds, {len(CLAIMS) - 1} not run yet." in found and f"**Verdict: {HOLDS}.**" in found
-    found = page.page({name: made(name, numbers=bad)})
+def test_each_verdict_is_told_as_it_is(claim: Claim) -> None:
+    found = page.page({claim.id: made(claim.id, numbers=GOOD)})
+    assert f"Of {len(CLAIMS)} claims: 1 holds, {len(CLAIMS) - 1} not run yet." in found and f"**Verdict: {HOLDS}.** {claim.note}" in found
+    found = page.page({claim.id: made(claim.id, numbers={**GOOD, "error": 0.1})})
     assert f"**Verdict: {FAILS}.**" in found and "| **no** |" in found and f"1 {FAILS}" in found and r"x\|y" in found
-    found = page.page({name: made(name, unavailable="it needs a GPU")})
+    found = page.page({claim.id: made(claim.id, unavailable="it needs a GPU")})
     assert f"**Verdict: {UNMEASURABLE}.**" in found and "it needs a GPU." in found
-    assert f"**Verdict: {NOT_RUN}.**" in found and f"`subq reproduce {name}`" not in found
+    assert f"**Verdict: {NOT_RUN}.**" in found and f"`subq reproduce {claim.id}`" not in found
 
 
-def test_the_measured_cost_is_told() -> None:
-    name = "fastformer.equations"
-    found = page.page({name: made(name, numbers={"error": 1e-15, "raw keys": 0.1})})
+def test_the_measured_cost_is_told(claim: Claim) -> None:
+    found = page.page({claim.id: made(claim.id, numbers=GOOD)})
     assert "Seed 0, 81 seconds; P, 2 threads" in found
-    found = page.page({name: made(name, numbers={"error": 1e-15, "raw keys": 0.1}, shared=80.0)})
+    found = page.page({claim.id: made(claim.id, numbers=GOOD, shared=80.0)})
     assert "Seed 0, 81 seconds, of which 80 seconds shared with claims before; P" in found
 
 
-def test_what_is_undecided_missing_or_diverged_is_told() -> None:
-    name = "fastformer.equations"
-    found = page.page({name: made(name, numbers={"error": 1e-10, "raw keys": 0.1}, margins={"error": 1e-9}, finding="It came out so.")})
+def test_what_is_undecided_missing_or_diverged_is_told(claim: Claim) -> None:
+    found = page.page({claim.id: made(claim.id, numbers={**GOOD, "error": 1e-10}, margins={"error": 1e-9}, finding="It came out so.")})
     assert f"**Verdict: {UNDECIDED}.** It came out so." in found and "| 1e-10 ± 1e-09 | undecided |" in found
-    found = page.page({name: made(name, numbers={"error": math.nan, "raw keys": 0.1})})
+    found = page.page({claim.id: made(claim.id, numbers={**GOOD, "error": math.nan})})
     assert f"**Verdict: {UNMEASURABLE}.**" in found and f"| - | {UNMEASURABLE} |" in found
-    found = page.page({name: made(name, diverged="the Fastformer: the loss is nan at step 7")})
+    found = page.page({claim.id: made(claim.id, diverged="the Fastformer: the loss is nan at step 7")})
     assert f"**Verdict: {FAILS}.**" in found and "the Fastformer: the loss is nan at step 7. Seed 0" in found
 
 
-def test_an_older_form_of_a_claim_is_told_as_it_was() -> None:
-    name = "linformer.slots"
-    claim = CLAIMS[name]
-    numbers = {condition.number: min(condition.most, 0.5) for condition in claim.conditions}
-    old = Form(text="It read otherwise.", note="At most 6,000 steps.", conditions=(dataclasses.replace(claim.conditions[0], most=1.5),))
-    stands = standing(claim, made(name, form=old, numbers=numbers))
+def test_an_older_form_of_a_claim_is_told_as_it_was(claim: Claim) -> None:
+    old = Form(text="It read otherwise.", note="At most 6,000 steps.", conditions=(dataclasses.replace(claim.conditions[1], least=0.05),))
+    result = made(claim.id, form=old, numbers=GOOD)
+    stands = standing(claim, result)
     assert (stands.word, stands.outcome.verdict, stands.outcome.met) == (OLDER, HOLDS, [True])
-    found = page.page({name: made(name, form=old, numbers=numbers)})
-    section = found[found.index(f"### `{name}`") :]
+    found = page.page({claim.id: result})
+    section = found[found.index(f"### `{claim.id}`") :]
     section = section[: section.index("###", 5)]
     assert "**Verdict: holds, of an older form of the claim.** When it was measured, the claim read: It read otherwise." in section
-    assert "At most 6,000 steps." in section and claim.note not in section and "at most 1.5 | 0.500 | yes" in section
-    assert all(condition.text in section for condition in claim.conditions) and f"`subq reproduce {name}`" in section
+    assert "At most 6,000 steps." in section and claim.note not in section and "at least 0.05 | 0.100 | yes" in section
+    assert all(condition.text in section for condition in claim.conditions) and f"`subq reproduce {claim.id}`" in section
     assert f"{OLDER}: {HOLDS} |" in found and "1 was measured in an older form" in found
 
 
-def test_another_note_or_wording_leaves_the_verdict_and_stays_with_its_measurement() -> None:
-    name = "linformer.slots"
-    claim = CLAIMS[name]
-    numbers = {condition.number: min(condition.most, 0.5) for condition in claim.conditions} | {"gap to exact": 0.0}
-    found = page.page({name: made(name, form=dataclasses.replace(claim.form, note="At most 6,000 steps."), numbers=numbers)})
+def test_another_note_leaves_the_verdict_and_stays_with_its_measurement(claim: Claim) -> None:
+    form = dataclasses.replace(claim.form, note="At most 6,000 steps.")
+    found = page.page({claim.id: made(claim.id, form=form, numbers=GOOD)})
     assert f"**Verdict: {HOLDS}.** At most 6,000 steps." in found and claim.note not in found and "1 holds" in found
 
 
-def test_a_result_that_does_not_say_what_was_asked_is_judged_by_what_is_asked_now() -> None:
-    name = "linformer.slots"
-    numbers = {condition.number: min(condition.most, 0.5) for condition in CLAIMS[name].conditions} | {"gap to exact": 0.0}
-    result = dataclasses.replace(made(name, numbers=numbers), form=None)
-    found = page.page({name: result})
-    assert f"**Verdict: {HOLDS}.** The result does not say what was asked" in found and CLAIMS[name].note not in found
-    other = dataclasses.replace(made(name, numbers={"something else": 1.0}), form=None)
-    assert standing(CLAIMS[name], other).word == NOT_RUN and page.judged_again(other) is other
-    assert page.by_claim([other]) == {} and page.by_claim([result]) == {name: result}
+def test_a_result_that_does_not_say_what_was_asked_is_judged_by_what_is_asked_now(claim: Claim) -> None:
+    result = dataclasses.replace(made(claim.id, numbers=GOOD), form=None)
+    found = page.page({claim.id: result})
+    assert f"**Verdict: {HOLDS}.** The result does not say what was asked" in found and claim.note not in found
+    other = dataclasses.replace(made(claim.id, numbers={"something else": 1.0}), form=None)
+    assert standing(claim, other).word == NOT_RUN and page.judged_again(other) is other
+    assert page.by_claim([other]) == {} and page.by_claim([result]) == {claim.id: result}
 
 
 def test_counts_are_english() -> None:
@@ -112,15 +127,14 @@ def test_counts_are_english() -> None:
     assert counted([UNDECIDED, OLDER, OLDER]) == "1 undecided, 2 were measured in an older form"
 
 
-def test_the_page_and_its_plots_are_written_the_same_each_time(tmp_path: Path) -> None:
-    name = "recall.state_size"
+def test_the_page_and_its_plots_are_written_the_same_each_time(tmp_path: Path, claim: Claim) -> None:
     plot = Plot(x="size", y="pairs", series={"a": [(1.0, 2.0), (2.0, 4.0)], "b": [(1.0, 1.0), (2.0, 2.0)]}, dashed=("b",))
-    result = made(name, numbers={"linear slope": 1.0, "favor slope": 1.0}, plot=plot)
+    result = made(claim.id, numbers=GOOD, plot=plot)
     (tmp_path / "docs").mkdir()
     (tmp_path / page.IMAGES).mkdir(parents=True)
     (tmp_path / page.IMAGES / "gone.svg").write_text("")
     written = []
     for _ in range(2):
-        page.write(tmp_path, {name: result})
-        written.append([path.read_bytes() for path in (tmp_path / page.PAGE, tmp_path / page.IMAGES / f"{name}.svg")])
-    assert written[0] == written[1] and [path.name for path in (tmp_path / page.IMAGES).iterdir()] == [f"{name}.svg"]
+        page.write(tmp_path, {claim.id: result})
+        written.append([path.read_bytes() for path in (tmp_path / page.PAGE, tmp_path / page.IMAGES / f"{claim.id}.svg")])
+    assert written[0] == written[1] and [path.name for path in (tmp_path / page.IMAGES).iterdir()] == [f"{claim.id}.svg"]
