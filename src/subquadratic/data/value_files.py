@@ -171,7 +171,9 @@ def _of_column(found: Iterator[tuple[str, Any]], column: str, passed: PassedOver
         yield place, picked
 
 
-def _elements(rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: PassedOver, *, comma: bool = False) -> Iterator[ValuePiece]:
+def _elements(
+    rows: Iterator[tuple[str, Any]], where: str, wanted: str, passed: PassedOver, *, comma: bool = False
+) -> Iterator[ValuePiece]:
     """Lists are documents; single values one after another are one. `comma`: it is the decimal mark of numbers that are text."""
     waiting: list[Any] = []
     series: ValuePiece | None = None  # what comes before `waiting`

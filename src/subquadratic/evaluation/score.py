@@ -116,7 +116,9 @@ def _windows_length(model: Any, context: int | None, usual: int) -> int:
     return context
 
 
-def _windowed(model: Any, text: Text, tally: Tally, *, context: int, batch_size: int, seed: int, progress: Progress | None) -> None:
+def _windowed(
+    model: Any, text: Text, tally: Tally, *, context: int, batch_size: int, seed: int, progress: Progress | None
+) -> None:
     device = next(model.parameters()).device
     windows = TextWindows(text, length=context, advance=reach(model, context), masked=not is_causal(model), seed=seed)
     for first in range(0, len(windows), batch_size):

@@ -122,3 +122,5 @@ class Tally:
 
 def _per_byte(nats: float, size: float) -> float | None:
     return nats / math.log(2) / size if size else None
+
+

@@ -84,7 +84,9 @@ def reach(model: Any, length: int) -> int:
 
 
 @torch.no_grad()
-def scored_losses(model: Any, tokens: Tensor, scored: Tensor, *, masked: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def scored_losses(
+    model: Any, tokens: Tensor, scored: Tensor, *, masked: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The losses of scored tokens, also of those that one look at a row does not predict.
 
     Args:

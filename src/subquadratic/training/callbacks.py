@@ -115,7 +115,9 @@ class Watch(TrainerCallback):
         self.display.report("step", **line, seconds_left=round(schedule.remaining(step), 1))
         if self.trainer.options.trackers():
             self.trainer.log({name: line[name] for name in TRACKED})
-        self.display.update(step=step, bits=line["bits"], speed=speed, left=schedule.remaining(step), progress=schedule.progress(step))
+        self.display.update(
+            step=step, bits=line["bits"], speed=speed, left=schedule.remaining(step), progress=schedule.progress(step)
+        )
 
 
 class Signals:

@@ -14,7 +14,9 @@ NEAR = 1.6  # a reference so many times above, or below, what else is drawn is n
 Points = list[tuple[int, float]]
 
 
-def plot_run(path: Path, lines: list[dict[str, Any]], *, factor: float, unit: str, references: dict[str, float], title: str) -> None:
+def plot_run(
+    path: Path, lines: list[dict[str, Any]], *, factor: float, unit: str, references: dict[str, float], title: str
+) -> None:
     """Losses against steps, and below them learning rate and tokens a second, from the lines of `metrics.jsonl`.
 
     Args:

@@ -193,7 +193,9 @@ class Run:
         tokens = problem.tokens * (options.batch_size or 1) * options.accumulation * trainer.args.world_size
         self.watch = Watch(trainer, self.folder, self.display, tokens_per_step=tokens, bits=problem.bits[0])
         self.watch.losses = list(self.progress.get("losses", []))
-        milestones = Milestones(self._milestone, self.watch, self.schedule, count=options.evaluations, save_every=options.save_every)
+        milestones = Milestones(
+            self._milestone, self.watch, self.schedule, count=options.evaluations, save_every=options.save_every
+        )
         if not self.begins:
             milestones.marks = list(self.progress.get("marks", milestones.marks))
         trainer.write_more = lambda folder: self._write_progress(folder, milestones.marks)

@@ -4,6 +4,7 @@ cross-attention, whose context is summarised before there are queries.
 Axes: B batch, H heads, N length (queries), S length (keys), K head width, M features.
 """
 
+
 import torch
 from torch import Tensor
 

@@ -70,8 +70,7 @@ def _work_of_slot_attention(queries: Tensor, keys: Tensor, values: Tensor, key_w
 
 @operator(
     work=_work_of_slot_attention,
-    fake=_attended_like,
-    check=asks(**GIVEN, key_slots="B H R K, copied", value_slots="B H R V, copied", require=FITS),
+    fake=_attended_like, check=asks(**GIVEN, key_slots="B H R K, copied", value_slots="B H R V, copied", require=FITS)
 )
 def slot_attention(
     queries: Tensor, keys: Tensor, values: Tensor, key_weights: Tensor, value_weights: Tensor, key_slots: Tensor, value_slots: Tensor,

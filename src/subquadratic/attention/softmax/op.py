@@ -69,7 +69,9 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | Non
     return torch.where(sees_a_key, _fused(queries, keys, values, allowed | ~sees_a_key, False, dropout, eager), 0.0)
 
 
-def _fused(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool, dropout: float, eager: bool) -> Tensor:
+def _fused(
+    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, causal: bool, dropout: float, eager: bool
+) -> Tensor:
     """PyTorch's own. The kernel that it takes on a CPU has one derivative: in eager mode it gets the others."""
     if (
         eager

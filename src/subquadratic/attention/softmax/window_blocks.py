@@ -148,7 +148,9 @@ class _Join(torch.autograd.Function):
         return ctx.layout.cut(gradient), None
 
 
-def _composition(queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, _: list[_Look], causal: bool, sliding: bool) -> Tensor:
+def _composition(
+    queries: Tensor, keys: Tensor, values: Tensor, layout: Layout, _: list[_Look], causal: bool, sliding: bool
+) -> Tensor:
     queries, keys, values = layout.join(queries), layout.join(keys), layout.join(values)
     return layout.cut(windows_by_formula(queries, keys, values, layout.window, causal, sliding, layout.mask, 0.0))
 

@@ -1,6 +1,6 @@
 """Copy and mirror: a random sequence, a separator, and the sequence again, forwards or backwards.
 
-^ c f a a | c f a a         (copy; ^ only where the length is even)
+    ^ c f a a | c f a a         (copy; ^ only where the length is even)
 """
 
 from __future__ import annotations

@@ -124,7 +124,9 @@ def make_task(
     chosen = dataclasses.asdict(generator)
     sizes = (train_size or TRAIN_SIZE, validation_size or VALIDATION_SIZE)
     content = json.dumps([FORMAT, name, chosen, seed, sizes], sort_keys=True)
-    train, validation = (Items(generator, kind=TASK_KINDS[name], seed=seed, side=side, size=size) for side, size in enumerate(sizes))
+    train, validation = (
+        Items(generator, kind=TASK_KINDS[name], seed=seed, side=side, size=size) for side, size in enumerate(sizes)
+    )
     return Task(
         name=name,
         kind=TASK_KINDS[name],

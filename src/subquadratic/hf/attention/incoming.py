@@ -93,7 +93,9 @@ def _of_four_axes(name: str, module: nn.Module, length: int, mask: Tensor) -> Si
     raise refuse(name, module, f"is given a mask of {tuple(mask.shape)} that is neither padding nor causal")
 
 
-def _with_documents(name: str, module: nn.Module, sight: Sight, batch: int, length: int, stretch: int, keywords: dict[str, Any]) -> Sight:
+def _with_documents(
+    name: str, module: nn.Module, sight: Sight, batch: int, length: int, stretch: int, keywords: dict[str, Any]
+) -> Sight:
     """Packed documents that the mask does not know of, from bounds or positions that the model passes on."""
     bounds, positions = keywords.get("cu_seq_lens_q"), keywords.get("position_ids")
     if sight.documents is not None or length != stretch or length == 1:

@@ -89,4 +89,4 @@ def auto_classes(model: PreTrainedModel) -> dict[str, str]:
 def shim_text(names: list[str]) -> str:
     """The file that ``auto_map`` leads to."""
     lines = "".join(f'{name} = keeping("{name}")\n' for name in names)
-    return f'from subquadratic.hf.attention.kept import keeping  # pip install "subquadratic[hf]"\n\n{lines}'
+    return f"from subquadratic.hf.attention.kept import keeping  # pip install \"subquadratic[hf]\"\n\n{lines}"

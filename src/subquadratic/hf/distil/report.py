@@ -59,8 +59,8 @@ def page(content: dict[str, Any], *, sentences: bool) -> str:
     return f"""\
 # A model with attention of linear cost
 
-Distilled with `subq distil` from {content["checkpoint"]}: its attention was replaced by {content["attention"]} ({given})
-and the weights were trained to give what the original gives, on {content["data"]}.
+Distilled with `subq distil` from {content['checkpoint']}: its attention was replaced by {content['attention']} ({given})
+and the weights were trained to give what the original gives, on {content['data']}.
 
 ```python
 {opened}

@@ -51,7 +51,9 @@ VARIANTS = (
 # For tests alone: vectors of four lanes, as on aarch64, and a matrix unit made of vectors.
 TESTED = (
     Variant(name="x86-64-v2", machine="x86_64", needs=frozenset({"sse4_2"}), options=("-march=x86-64-v2",)),
-    Variant(name="x86-64-v4-emulated", machine="x86_64", needs=AVX512, options=("-march=x86-64-v4", "-DMATRIX_UNIT", "-DEMULATED_TILES")),
+    Variant(
+        name="x86-64-v4-emulated", machine="x86_64", needs=AVX512, options=("-march=x86-64-v4", "-DMATRIX_UNIT", "-DEMULATED_TILES")
+    ),
 )
 
 

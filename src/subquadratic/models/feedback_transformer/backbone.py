@@ -5,6 +5,7 @@ Axes: B batch, N length, S length of a context, D width, L layers, G key-value m
 places of the open segment (C, or none for C = 1).
 """
 
+
 import torch
 from torch import Tensor
 
