@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.plain_json import load_results, to_json
 from ..heads.files import replace_file
-from .claim import Measurement, Plot
+from .claim import Condition, Form, Measurement, Plot
 
 FORMAT = 1
 PROGRAM = "subq reproduce"
@@ -25,10 +25,12 @@ class Result:
     Args:
         id: of the claim.
         seed: it was measured with.
-        seconds: it took, as a clock says.
+        seconds: it took, as a clock says, with what it shares with other claims.
         cpu_seconds: of all threads; on a busy machine the better measure.
         machine: of `benchmark.machine.facts()`.
         measurement, verdict, met: see `claim.Outcome`.
+        shared_seconds: of `seconds`, those that another claim of the same run had spent.
+        form: what was asked then; None in files from before it was kept.
     """
 
     id: str
@@ -36,9 +38,11 @@ class Result:
     seconds: float
     cpu_seconds: float
     verdict: str
-    met: list[bool]
+    met: list[bool | None]
     machine: dict[str, Any]
     measurement: Measurement
+    shared_seconds: float = 0.0
+    form: Form | None = None
 
 
 def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
@@ -49,7 +53,7 @@ def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
 
 def save(results: Iterable[Result], path: Path) -> None:
     """Write the file whole or not at all."""
-    content = {"format": FORMAT, "program": PROGRAM, "results": [dataclasses.asdict(result) for result in results]}
+    content = {"format": FORMAT, "program": PROGRAM, "results": [plain(result) for result in results]}
     text = to_json(content, indent=1, ensure_ascii=False) + "\n"
     replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
 
@@ -75,15 +79,33 @@ def _results(content: dict[str, Any]) -> list[Result]:
     return [_result(values) for values in content["results"]]
 
 
+def plain(result: Result) -> dict[str, Any]:
+    """Lists, dictionaries and numbers: with the words `inf` and `-inf`, which `float` reads, since JSON has none for them."""
+    values = dataclasses.asdict(result)
+    numbers = values["measurement"]["numbers"]
+    numbers.update({name: str(value) for name, value in numbers.items() if value is not None and math.isinf(value)})
+    return values
+
+
 def _result(values: dict[str, Any]) -> Result:
     measurement = dict(values["measurement"])
     plot = measurement.get("plot")
     if plot is not None:
         series = {name: [(_number(x), _number(y)) for x, y in points] for name, points in plot["series"].items()}
         measurement["plot"] = Plot(**{**plot, "series": series, "dashed": tuple(plot["dashed"])})
-    measurement["numbers"] = {name: _number(value) for name, value in measurement["numbers"].items()}
-    return Result(**{**values, "measurement": Measurement(**measurement)})
+    for field in ("numbers", "margins"):
+        measurement[field] = {name: _number(value) for name, value in measurement.get(field, {}).items()}
+    form = values.get("form")
+    return Result(**{**values, "measurement": Measurement(**measurement), "form": None if form is None else _form(form)})
 
 
-def _number(value: float | None) -> float:
+def _form(values: dict[str, Any]) -> Form:
+    """A bound that is infinite is null in the file."""
+    conditions = [
+        Condition(**{name: value for name, value in condition.items() if value is not None}) for condition in values["conditions"]
+    ]
+    return Form(**{**values, "conditions": tuple(conditions)})
+
+
+def _number(value: float | str | None) -> float:
     return math.nan if value is None else float(value)
