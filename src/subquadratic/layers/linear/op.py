@@ -27,7 +27,7 @@ FEW_ROWS = 8  # new tokens: the time is that of reading the weights
 ONE_BY_ONE = 4  # so few that oneDNN is never the fastest
 # Multiply-adds below which handing matrices over to oneDNN (some 12 us) costs what its kernels save, by the processor family that
 # /proc/cpuinfo gives: on Zen 5 they take half of MKL's time, on Zen 4 a tenth less.
-ZEN_5, LEAST_WORK, LEAST_WORK_BEFORE = 26, 1 << 21, 1 << 26
+ZEN_5, LEAST_WORK, LEAST_WORK_BEFORE = 26, 1 << 22, 1 << 26
 GRADIENTS = 2  # times as many where autograd calls back into Python
 FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whose operands are split first; widths in and out
 
