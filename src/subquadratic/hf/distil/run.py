@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.schedule import Schedule
+from ...layers.linear.layer import computed_here
 from ..attention.options import ENTRY, PREFIX
 from .costs import LAST, Peak, attention_costs, model_costs
 from .endtoend import all_parameters, end_to_end_loss
@@ -123,7 +124,8 @@ def distil(
     left = None if budget is None else max(1.0, budget - (time.monotonic() - started) - aside * 1.2)
     rates = {"layerwise": FASTER * learning_rate, "end to end": learning_rate}
     validation = held_out_texts(texts, length=length, count=VALIDATED, seed=seed + 1)
-    progress = _train(pair, sampler, listener, left, steps, batch_size, length, layerwise, rates, validation)
+    with computed_here(pair.teacher, pair.student):
+        progress = _train(pair, sampler, listener, left, steps, batch_size, length, layerwise, rates, validation)
     listener.waiting("measuring")
     after = measure(pair, held, length)
     listener.say(f"distilled   {summary(after)}")
