@@ -141,7 +141,7 @@ def slots_by_torch(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("weights", ["each row's", "one row's", "all rows'"])
-def test_sums_of_slots(batch: int, weights: str) -> None:
+def test_sums_of_slots(library: None, batch: int, weights: str) -> None:
     torch.manual_seed(0)
     shape = {"each row's": (batch,), "one row's": (1,), "all rows'": ()}[weights]
     leaves = [torch.randn(*shape, FEWEST_OF_UNIT, 66, requires_grad=True), torch.randn(batch, FEWEST_OF_UNIT, 70, requires_grad=True)]
@@ -162,7 +162,7 @@ def test_sums_of_slots(batch: int, weights: str) -> None:
     torch.testing.assert_close(curvature(slot_sums), curvature(slots_by_torch), rtol=1e-3, atol=1e3)  # of 1e7
 
 
-def test_outer_sum() -> None:
+def test_outer_sum(library: None) -> None:
     torch.manual_seed(0)
     for rows in (5, FEWEST_OF_UNIT):
         other, x = torch.randn(80, rows).T, torch.randn(rows, 70)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...kernels.derivatives import is_followed
 from ...kernels.native.checks import check_tensor, required, whole
@@ -185,40 +184,13 @@ class NativeMaps(torch.autograd.Function):
         return d_x, gradients[0] if wants_plus else None, *d_maps
 
 
-class NativeSlotSums(torch.autograd.Function):
-    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D). Where it is followed its backward is itself differentiated, by PyTorch's
-    operators."""
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, x)
-        rows = weights.expand(len(x), -1, -1)
-        return _joined([outer_sum_by_unit(one, other) for one, other in zip(rows, x, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        weights, x = ctx.saved_tensors
-        product = F.linear if is_followed() else _map
-        d_weights = d_x = None
-        if ctx.needs_input_grad[0]:
-            d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])
-            d_weights = d_weights.sum_to_size(weights.shape) if d_weights.numel() > weights.numel() else d_weights.view(weights.shape)
-        if ctx.needs_input_grad[1]:
-            rows = weights.expand(len(x), -1, -1)
-            d_x = _joined([product(one, given.T) for one, given in zip(rows, gradient, strict=True)])
-        return d_weights, d_x
-
-
-def _joined(rows: list[Tensor]) -> Tensor:
-    return torch.stack(rows) if len(rows) > 1 else rows[0][None]  # of one sequence nothing is copied
-
-
 def _dense_rows(x: Tensor) -> Tensor:
     """With each row's numbers one after the other."""
     return x if x.stride(1) == 1 else x.contiguous()
 
 
-def _map(x: Tensor, weight: Tensor) -> Tensor:
+def map_by_unit(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T of (T, D) and (F, D), without gradient."""
     return linear_maps([_dense_rows(x)], _dense_either_way([weight]), [None], None)[0]
 
 

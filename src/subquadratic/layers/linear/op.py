@@ -9,7 +9,7 @@ Axes: B batch, T rows (batch and length together), D width in, F width out, N le
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ ZEN_5, LEAST_WORK, LEAST_WORK_BEFORE = 26, 1 << 22, 1 << 26
 GRADIENTS = 2  # times as many where autograd calls back into Python
 FEWEST_OF_UNIT, NARROWEST_OF_UNIT = 512, 64  # the same of the matrix unit, whose operands are split first; widths in and out
 
+Product = Callable[[Tensor, Tensor], Tensor]
 Maps = Sequence[tuple[Tensor, Tensor | None]]  # weights (F, D), and biases (F,)
 
 
@@ -75,9 +76,14 @@ def slot_sums(weights: Tensor, x: Tensor) -> Tensor:
         return weights.transpose(-1, -2) @ x
     fits = weights.shape[-2] == x.shape[1] and weights.shape[:-2] in ((), (1,), x.shape[:1])
     many = x.shape[1] >= FEWEST_OF_UNIT and min(weights.shape[-1], x.shape[-1]) >= NARROWEST_OF_UNIT
-    if not (fits and many and _is_for_unit(x) and _are_plain(x, weights, None)):
+    if not (fits and many and not is_traced() and _are_plain(x, weights, None)):
         return weights.transpose(-1, -2) @ x
-    return native.NativeSlotSums.apply(weights, x)
+    if _is_for_unit(x):
+        return _SlotSums.apply(weights, x, native.outer_sum_by_unit, native.map_by_unit)
+    least = least_work()
+    if least is None or GRADIENTS * least > x.shape[1] * x.shape[2] * weights.shape[-1]:
+        return weights.transpose(-1, -2) @ x
+    return _SlotSums.apply(weights, x, _outer_sum_by_onednn, _by_onednn)
 
 
 def outer_sum(other: Tensor, x: Tensor) -> Tensor:
@@ -177,6 +183,35 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _outer_sum_by_onednn(other: Tensor, x: Tensor) -> Tensor:
     """other^T x of (T, F) and (T, D). The narrower side gives the rows, which takes up to a third of the time that the other way takes."""
     return _by_onednn(other.T, x.T) if other.shape[1] <= x.shape[1] else _by_onednn(x.T, other.T).T
+
+
+class _SlotSums(torch.autograd.Function):
+    """E^T x of (N, R), (1, N, R) or (B, N, R) and (B, N, D), by the products given: ``outer(other, x)``, other^T x, and
+    ``linear(x, weight)``, x W^T. Where it is followed its backward is itself differentiated, by PyTorch's operators."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, x: Tensor, outer: Product, linear: Product) -> Tensor:
+        ctx.save_for_backward(weights, x)
+        ctx.linear = linear
+        rows = weights.expand(len(x), -1, -1)
+        return _joined([outer(one, other) for one, other in zip(rows, x, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        weights, x = ctx.saved_tensors
+        product = F.linear if is_followed() else ctx.linear
+        d_weights = d_x = None
+        if ctx.needs_input_grad[0]:
+            d_weights = _joined([product(one, given) for one, given in zip(x, gradient, strict=True)])
+            d_weights = d_weights.sum_to_size(weights.shape) if d_weights.numel() > weights.numel() else d_weights.view(weights.shape)
+        if ctx.needs_input_grad[1]:
+            rows = weights.expand(len(x), -1, -1)
+            d_x = _joined([product(one, given.T) for one, given in zip(rows, gradient, strict=True)])
+        return d_weights, d_x, None, None
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return torch.stack(rows) if len(rows) > 1 else rows[0][None]  # of one sequence nothing is copied
 
 
 class _Linear(torch.autograd.Function):
