@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import subquadratic as sq
+from subquadratic.comparison import looking_ahead
 from subquadratic.comparison.looking_ahead import check_causal
 
 from .measuring.models import CAUSAL, VOCABULARY, build
@@ -64,3 +65,10 @@ def test_so_is_what_mixes_the_rows_of_a_batch() -> None:
 def test_what_draws_random_numbers_is_not() -> None:
     check_causal(Net(torch.rand_like), name="mine", vocab_size=13, length=32)
     check_causal(Net(lambda x: x.cumsum(1)), name="mine", vocab_size=13, length=2)
+
+
+def test_logits_of_long_windows_are_not_all_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking_ahead, "LOGITS", 13 * 2 * 200)
+    seen = []
+    check_causal(Net(lambda x: seen.append(x.shape[1]) or x.cumsum(1)), name="mine", vocab_size=13, length=10**9)
+    assert set(seen) == {200}

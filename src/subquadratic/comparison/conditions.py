@@ -14,6 +14,8 @@ from .results import Comparison, Entry
 SEARCHING, VALIDATING, CHECKING, EXAMINING, MEASURING = 0.14, 0.12, 0.04, 0.06, 0.12
 STARTING = 0.4  # of a run that is no training (building, writing), over the seconds that a process takes to load; measured on two cores
 LOADING = 5.0  # seconds of that, where it was not measured
+LOOKING = 0.5  # of them, that measuring a model at the shortest length takes
+DEAR = 0.25  # of the time left that this may take for all
 CHECKED = 6  # validations of a run on a sample, that of the untrained model among them
 LEAST_ITEMS, ENOUGH_ITEMS, MOST_ITEMS = 8, 64, 4096  # windows or rows in the validation at the end
 COSTLY = 0.25  # of the time left that `ENOUGH_ITEMS` may take
@@ -97,13 +99,14 @@ def divide(
     searching, examining = SEARCHING if trials else 0.0, EXAMINING if examination is not None else EXAMINING / 6
     each = max(sum(probe.item_seconds for probe in probes) * options.seeds, 1e-9)  # seconds of an item in every run
     items, sample = _items(left, each, available_items)
-    training = (1 - searching - examining - MEASURING) * left - (items + CHECKED * sample) * each - starting
+    measuring = max(MEASURING * left, min(LOOKING * loading * len(probes), DEAR * left))
+    training = (1 - searching - examining) * left - measuring - (items + CHECKED * sample) * each - starting
     slowest = max(probe.step_seconds for probe in probes)
     if training < runs * slowest * 10:
         wanted = (runs * slowest * 10 + starting) / (1 - searching - examining - MEASURING - VALIDATING - CHECKING) + loading
         raise ValueError(
-            f"budget: {len(probes)} models with {options.seeds} seeds need {wanted:,.0f} s at least, and {max(left, 0):,.0f} s are left: "
-            "give a larger --budget, fewer --seeds or --models, or a smaller --length or --parameters"
+            f"budget: {len(probes)} models with {options.seeds} seeds need {wanted:,.0f} s at least, and {max(left + loading, 0):,.0f} s "
+            "are left: give a larger --budget, fewer --seeds or --models, or a smaller --length or --parameters"
         )
     share = searching * left / training * options.seeds / max(options.rates, 1)  # of a run, while a rate is tried
     seconds, steps = _equal(options, probes, training, tokens_per_step)
@@ -118,7 +121,7 @@ def divide(
         examine_seconds=examining * left / runs,
         examine_windows=windows,
         examine_targets=targets,
-        speed_seconds=MEASURING * left,
+        speed_seconds=measuring,
         starting_seconds=STARTING * loading,
     )
 

@@ -19,6 +19,7 @@ ROWS = 2
 NOISE = 0.02  # standard deviation of what is added to the weights
 ROUNDING = 1e-3  # of how much outputs differ from each other
 SEED = 1
+LOGITS, SHORTEST = 1 << 25, 128  # most logits that are looked at, but of so many tokens at least
 
 
 @torch.no_grad()
@@ -28,8 +29,9 @@ def check_causal(model: Any, *, name: str, vocab_size: int, length: int) -> None
     Args:
         model: from tokens (B, N) to logits (B, N, V), or of the last positions alone, (B, M, V); or an `EncoderDecoder`. Left as it is.
         name: of the model, for the message.
-        length: N, tokens in a window.
+        length: N, tokens in a window; of a long one with a large vocabulary its beginning.
     """
+    length = min(length, max(SHORTEST, LOGITS // (ROWS * vocab_size)))
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(SEED)
     tokens, others = (torch.randint(vocab_size, (ROWS, length), generator=generator).to(device) for _ in range(2))
