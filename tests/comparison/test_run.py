@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from subquadratic.comparison.adding import added
 from subquadratic.comparison.contestants import contestant, problem_of
 from subquadratic.comparison.options import CompareOptions
 from subquadratic.comparison.preparing import prepare as prepare_comparison
 from subquadratic.comparison.results import NAME, load
-from subquadratic.comparison.run import added, run
+from subquadratic.comparison.run import run
 from subquadratic.comparison.tasks import Session
 from subquadratic.training import TrainOptions
 from subquadratic.training.entry import prepare
@@ -174,7 +175,7 @@ def test_a_model_is_added(comparing: Maker, tmp_path: Path) -> None:
     before = run(comparing("performer", seeds=1, rates=1))
     value = before.trials[0].value
     kept = load(tmp_path / "out")
-    options = added(CompareOptions(**kept.settings["options"]), "gated_linear")
+    options = added(CompareOptions(**kept.settings["options"]), "gated_linear", kept)
     made = comparing(options.models, comparison=kept, seeds=1, rates=1)
     after = run(made)
     assert [(trial.entry, trial.value is not None) for trial in after.trials] == [("performer", True), ("gated_linear", True)]

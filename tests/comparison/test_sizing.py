@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subquadratic.comparison.contestants import contestant
-from subquadratic.comparison.options import CompareOptions
+from subquadratic.comparison.options import CompareOptions, target_parameters
 from subquadratic.comparison.sizing import TOLERANCE, sized
 from subquadratic.costs.cost import parameter_count
 from subquadratic.heads.language_model import LanguageModel
@@ -46,3 +46,12 @@ def test_models_without_a_feed_forward_size_are_still_counted() -> None:
     entry = contestant(CompareOptions(), "transformer", None)
     wide = dataclasses.replace(entry.options, fields={**entry.options.fields, "ff_mult": 1.0})
     assert abs(count(sized(wide, 1_000_000, count)) / 1_000_000 - 1) <= TOLERANCE
+
+
+def test_what_is_nearest_can_be_asked_for() -> None:
+    entry = contestant(CompareOptions(), "performer", None)
+    with pytest.raises(ValueError, match="give --parameters") as caught:
+        sized(entry.options, 1000, count)
+    advised = target_parameters(str(caught.value).rpartition(" ")[2])
+    assert advised is not None
+    assert abs(count(sized(entry.options, advised, count)) / advised - 1) <= TOLERANCE

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ..comparison.adding import added, forget
 from ..comparison.comparing import Comparing
 from ..comparison.display import Display
-from ..comparison.folder import choose_folder, remove_comparison, resumed
+from ..comparison.folder import choose_folder, discard, remove_comparison, resumed
 from ..comparison.options import CompareOptions, resolved, training_options
 from ..comparison.results import Comparison, load
-from ..comparison.run import added, dry_run
+from ..comparison.run import dry_run
 from ..comparison.run import run as run_comparison
 from ..comparison.workers import WorkError
 from ..training.display import make_display
@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         folder, before, options = resumed(given.resume)
         options = dataclasses.replace(options, threads=given.threads or options.threads)
         if given.add_model is not None:
-            options = added(options, given.add_model)
+            options = added(options, given.add_model, before)
             options.check()
     else:
         from ..training.plan import check_sources
@@ -73,14 +73,13 @@ def run(argv: Sequence[str]) -> int:
         _draw(before, folder, other)
         return 0
     words = ["subq", "compare", *argv] if before is None else before.command
-    began = time.monotonic()
-    shown = Display(display, left=lambda: max(0.0, options.seconds() - (before.seconds if before else 0.0) - (time.monotonic() - began)))
+    shown = Display(display, width=output_width())
     with _terminated() as received:
         try:
             if given.dry_run:
                 dry_run(Comparing(options, None, shown))
                 return 0
-            comparison = _compare(options, folder, shown, before, words, other)
+            comparison = _compare(options, folder, shown, before, words, other, again=given.add_model or "")
         except KeyboardInterrupt:
             display.say(f"stopped     continue with: subq compare --resume {folder}")
             return 128 + (received[0] if received else signal.SIGINT)
@@ -91,18 +90,34 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _compare(
-    options: CompareOptions, folder: Path, display: Display, before: Comparison | None, words: list[str], other: Comparison | None
+    options: CompareOptions,
+    folder: Path,
+    display: Display,
+    before: Comparison | None,
+    words: list[str],
+    other: Comparison | None,
+    *,
+    again: str,
 ) -> Comparison:
+    """The comparison, begun or gone on with; entries named `again` that were left out or failed are tried once more."""
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).claimed():
         if before is None:
             remove_comparison(folder)
+        else:
+            forget(before, again, folder)
 
         def draw(comparison: Comparison, folder: Path) -> None:
             _draw(comparison, folder, other)
 
-        return run_comparison(Comparing(options, folder, display, comparison=before, command=words, after=draw))
+        made = Comparing(options, folder, display, comparison=before, command=words, after=draw)
+        try:
+            return run_comparison(made)
+        except ValueError:
+            if before is None and "conditions" not in made.comparison.settings:  # what would be gone on with fails as it did
+                discard(folder)
+            raise
 
 
 def _draw(comparison: Comparison, folder: Path, other: Comparison | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from .display import Display
 from .folder import LOG
 from .options import CompareOptions, foreign, ours
+from .remaining import remaining
 from .results import NAME, Comparison, Entry, save
 from .workers import WorkError, Workers
 
@@ -46,9 +48,12 @@ class Comparing:
             settings = {"options": dataclasses.asdict(options), "length": options.length, "equal": options.equal, "seeds": options.seeds}
             comparison = Comparison(settings=settings, machine={}, data={}, unit="", command=command or [], started=now)
         comparison.settings["options"] = dataclasses.asdict(options)  # with models that were added
+        self.complete_before = bool(comparison.data) and not comparison.interrupted
         comparison.interrupted = True
         self.comparison = comparison
         self._before = comparison.seconds
+        self._expected, self._takes, self._since = 0.0, 0.0, self.began
+        display.left = self.left
         known = {entry.name for entry in comparison.entries}
         for name in [*ours(options), *self.foreign]:
             if name not in known:
@@ -62,17 +67,35 @@ class Comparing:
             save(self.comparison, self.folder / NAME)
             self.after(self.comparison, self.folder)
 
+    def expect(self, takes: float = 0.0) -> None:
+        """Something begins that takes about so many seconds."""
+        found = remaining(self.comparison, seeds=self.options.seeds, rates=self.options.rates)
+        self._expected = max(0.0, self.options.seconds() - (time.monotonic() - self.began)) if found is None else found
+        self._takes, self._since = takes, time.monotonic()
+
+    def left(self) -> float:
+        """About how many seconds the comparison still takes."""
+        passed = time.monotonic() - self._since
+        return max(0.0, self._expected - (min(passed, self._takes) if self._takes else passed))
+
+    def budget_left(self) -> float:
+        """Seconds of the budget, of which what was interrupted has had its part; without end for what is added to a complete comparison."""
+        if self.complete_before:
+            return math.inf
+        return self.options.seconds() - self._before - (time.monotonic() - self.began)
+
     def taking_part(self) -> list[Entry]:
         return [entry for entry in self.comparison.entries if entry.parameters and not entry.skipped]
 
-    def ask(self, what: str, do: str, **arguments: Any) -> dict[str, Any]:
-        """What a worker answers to `do`; `what` it does, in words.
+    def ask(self, what: str, do: str, *, takes: float = 0.0, **arguments: Any) -> dict[str, Any]:
+        """What a worker answers to `do`; `what` it does, in words, and about how many seconds it `takes`.
 
         Raises:
             WorkError: it failed, or its process died.
             ValueError: the data cannot be used.
             KeyboardInterrupt: it was interrupted, and has written its checkpoint.
         """
+        self.expect(takes)
         self.display.doing(what)
         try:
             return self.workers.ask(do, self.display.progress, **arguments)
@@ -91,7 +114,6 @@ class Comparing:
             yield
         except BaseException as error:
             self.workers.close(interrupted=isinstance(error, KeyboardInterrupt))
-            if self.comparison.entries and self.comparison.data:
-                self.keep()
+            self.keep()
             raise
         self.workers.close()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from ..training.display import PlainDisplay, clock
+
+INDENT = " " * 12  # of what a line says, after its first word
 
 
 class Display:
@@ -13,15 +16,19 @@ class Display:
 
     Args:
         inner: where they go.
-        left: seconds that the comparison still takes.
+        width: columns of a line; None: as many as it has letters.
+
+    Attributes:
+        left: seconds that the comparison still takes; `Comparing` knows.
     """
 
-    def __init__(self, inner: PlainDisplay, left: Callable[[], float] = lambda: 0.0) -> None:
-        self.inner, self.left = inner, left
+    def __init__(self, inner: PlainDisplay, width: int | None = None) -> None:
+        self.inner, self.width = inner, width
+        self.left: Callable[[], float] = lambda: 0.0
         self._what = ""
 
     def say(self, text: str) -> None:
-        self.inner.say(text)
+        self.inner.say(self._fitted(text))
 
     def doing(self, what: str) -> None:
         """What begins now."""
@@ -42,7 +49,13 @@ class Display:
 
     def report(self, event: str, text: str, **values: Any) -> None:
         """Something that happened: a line for people, `values` for programs."""
-        self.inner.report(event, text, **values)
+        self.inner.report(event, self._fitted(text), **values)
+
+    def _fitted(self, text: str) -> str:
+        """In lines of `width` columns at most, as far as its words allow it."""
+        if self.width is None:
+            return text
+        return "\n".join(textwrap.wrap(text, self.width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)) or text
 
     @staticmethod
     def value(value: float | None, unit: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ..training.outputs import check_folder, check_outside, named
@@ -26,11 +27,16 @@ def choose_folder(options: CompareOptions) -> Path:
     for source in (options.data, options.validation_data):
         check_outside("out", path, source)
     inside = sorted(path.iterdir()) if path.is_dir() else []
-    if not inside:
+    if all(each.name == LOG for each in inside):  # nothing, or what is left of a comparison that was killed as it began
         return path
+    if not (path / NAME).is_file():
+        raise ValueError(f"out: {path} is not empty, and holds no comparison ({inside[0].name} is in it): name another folder")
     if not options.overwrite:
-        go_on = f", or go on with --resume {path}" if (path / NAME).is_file() else ""
-        raise ValueError(f"out: {path} is not empty; name another folder, or give --overwrite to replace the comparison in it{go_on}")
+        where = shlex.quote(str(path))
+        raise ValueError(
+            f"out: {path} holds a comparison already: go on with it by subq compare --resume {where}, give --overwrite to replace it, "
+            "or name another folder"
+        )
     try:
         load(path)
     except ValueError as error:
@@ -55,6 +61,12 @@ def remove_comparison(path: Path) -> None:
     _remove_empty(path / RUNS)
 
 
+def discard(path: Path) -> None:
+    """Take away a comparison that was refused before anything was measured."""
+    remove_comparison(path)
+    _remove_empty(path)
+
+
 def resumed(folder: str) -> tuple[Path, Comparison, CompareOptions]:
     """A comparison to go on with, and the options that it began with.
 
@@ -64,6 +76,11 @@ def resumed(folder: str) -> tuple[Path, Comparison, CompareOptions]:
     path = named("resume", folder, "the folder of a comparison")
     if not path.is_dir():
         raise ValueError(f"resume: no such folder: {path}")
+    if not (path / NAME).is_file():
+        raise ValueError(
+            f"resume: there is no comparison in {path} (no {NAME}): name the folder of one, or begin one there with --out "
+            f"{shlex.quote(str(path))}"
+        )
     comparison = load(path)
     try:
         options = CompareOptions(**comparison.settings["options"])

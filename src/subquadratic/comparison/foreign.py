@@ -129,7 +129,7 @@ def build(spec: dict[str, Any], *, vocab_size: int, length: int) -> nn.Module:
     """The module that `spec` names, with new weights.
 
     Args:
-        spec: `{"source": "file", "path", "function"}` or `{"source": "transformers", "path"}`.
+        spec: `{"source": "file", "path", "function"}` or `{"source": "transformers", "path"}`, perhaps with `"sizes"` in place of its own.
         vocab_size: V.
         length: tokens in a window.
 
@@ -142,7 +142,7 @@ def build(spec: dict[str, Any], *, vocab_size: int, length: int) -> nn.Module:
         else:
             from ..hf.architecture import causal_architecture
 
-            net = causal_architecture(spec["path"], vocab_size=vocab_size, length=length)
+            net = causal_architecture(spec["path"], vocab_size=vocab_size, length=length, sizes=spec.get("sizes"))
     except Exception as error:  # of somebody else's code
         raise ValueError(f"model: {name_of(spec)} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):

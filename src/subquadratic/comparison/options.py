@@ -39,8 +39,8 @@ class CompareOptions(DataOptions):
     equal: Literal["time", "tokens", "flops"] = "time"
     """What every run gets alike: seconds of training, tokens, or floating-point operations (forward and backward)."""
     parameters: str | None = None
-    """Parameters of every model, within 2 %, such as 1000000, 500k or 3m; models of this package are sized to have them. Default: those of
-    the first --model, else 1m."""
+    """Parameters of every model, within 2 %, such as 1000000, 500k or 3m. Models of this package and architectures of transformers are
+    sized to have them; what FILE.py:FUNCTION gives has its own size. Default: those of the first --model, else 1m."""
     budget: str = "10m"
     """Time for all of it, such as 10m or 2h: searching learning rates, training, measuring."""
     seeds: int = 3
@@ -48,7 +48,7 @@ class CompareOptions(DataOptions):
     rates: int = 3
     """Learning rates tried for each model, from its default up or down, by factors of 2; 1 takes the default as it is."""
     batch_size: int | None = None
-    """Windows, rows or pairs in a batch. Default: as many as make 512 tokens, 16 rows or pairs."""
+    """Windows, rows or pairs in a batch. Default: as many windows as make 512 tokens; 16 rows or pairs."""
     longest: int | None = None
     """Tokens up to which speed and memory are measured. Default: as far as time and memory allow."""
 
@@ -59,7 +59,7 @@ class CompareOptions(DataOptions):
     resume: str | None = None
     """Go on with a comparison that was stopped: its folder. Its own options hold."""
     add_model: str | None = None
-    """With --resume: models to add, comma-separated, as in --models or --model."""
+    """With --resume: models to add, comma-separated, as in --models or --model; one that was left out or failed is tried again."""
     against: str | None = None
     """results.json of another comparison of the same data, from another machine, version or budget, to show beside this one."""
     threads: int | None = None
@@ -190,7 +190,14 @@ def training_options(options: CompareOptions, **more: Any) -> TrainOptions:
 def resolved(options: CompareOptions) -> CompareOptions:
     """The same with paths that hold from any folder."""
     paths: dict[str, Any] = {name: absolute_name(getattr(options, name)) for name in PATHS}
-    return dataclasses.replace(options, **paths)
+    model = None if options.model is None else ",".join(absolute_model(text) for text in comma_separated(options.model))
+    return dataclasses.replace(options, **paths, model=model)
+
+
+def absolute_model(text: str) -> str:
+    """What one name in `--model` stands for, from any folder."""
+    found = foreign_model(text)
+    return f"{found.path}:{found.function}" if found.function else found.path
 
 
 def comma_separated(text: str) -> list[str]:

@@ -6,9 +6,11 @@ import dataclasses
 import time
 
 from .comparing import Comparing
-from .conditions import Probe, divide
+from .conditions import LOADING, Examination, Probe, divide
 from .options import target_parameters
+from .remaining import TRYING
 from .results import Entry
+from .sizing import TOLERANCE
 from .workers import WorkError
 
 PARAMETERS = 1_000_000
@@ -24,11 +26,14 @@ def prepare(made: Comparing) -> None:
             "begin another with --out"
         )
     made.comparison.data, made.comparison.unit, made.comparison.machine = data, found["unit"], found["machine"]
-    made.comparison.settings |= {"batch_size": found["batch_size"], "length": found["length"]}
+    known_references = known.get("references")
+    made.comparison.settings |= {name: found[name] for name in ("batch_size", "length", "examination", "loading_seconds")}
     made.display.report("data", f"data        {data['text']}", **{key: value for key, value in data.items() if key != "text"})
     _probe(made)
     if "conditions" not in made.comparison.settings:
         _set_conditions(made)
+    items = made.comparison.settings["conditions"]["items"]
+    data["references"] = known_references or made.ask("reading what is scored", "references", items=items)
     made.keep()
 
 
@@ -44,7 +49,7 @@ def _probe(made: Comparing) -> None:
             parameters = PARAMETERS
         try:
             spec = None if model is None else model.spec()
-            found = made.ask(f"trying {entry.name}", "probe", name=entry.name, spec=spec, parameters=parameters)
+            found = made.ask(f"trying {entry.name}", "probe", takes=TRYING, name=entry.name, spec=spec, parameters=parameters)
         except WorkError as error:
             entry.skipped = str(error)
             made.display.report("left_out", f"left out    {entry.name}: {error}", entry=entry.name, why=str(error))
@@ -55,7 +60,12 @@ def _probe(made: Comparing) -> None:
         settings.setdefault("default_rates", {})[entry.name] = found["learning_rate"]
         settings["tokens_per_step"] = found["tokens_per_step"]
         settings["parameters"] = parameters or entry.parameters
+        off = entry.parameters / settings["parameters"] - 1
+        entry.size_off = off if abs(off) > TOLERANCE else None
         made.display.report("model", f"model       {_described(entry)}", **dataclasses.asdict(entry))
+        if entry.size_off is not None:
+            text = f"note        {entry.name} is not of equal size: {_size_off(entry, settings['parameters'])}"
+            made.display.report("note", text, entry=entry.name, size_off=off)
     if not any(entry.parameters for entry in made.comparison.entries):
         raise ValueError("models: none of them can be compared on these data; the lines above say why")
 
@@ -66,10 +76,12 @@ def _set_conditions(made: Comparing) -> None:
         Probe(entry.name, entry.step_seconds or 1.0, settings["item_seconds"][entry.name], entry.flops_per_token)
         for entry in made.taking_part()
     ]
-    left = made.options.seconds() - (time.monotonic() - made.began)
+    examination = settings["examination"]
     conditions = divide(
-        made.options, probes, left=left, tokens_per_step=settings["tokens_per_step"], available_items=data["validation_items"]
-    )
+        made.options, probes, left=made.options.seconds() - (time.monotonic() - made.began), tokens_per_step=settings["tokens_per_step"],
+        available_items=data["validation_items"], loading=settings["loading_seconds"] or LOADING,
+        examination=None if examination is None else Examination(**examination),
+    )  # fmt: skip
     settings["conditions"] = conditions.to_dict()
     made.display.report("conditions", f"each run    {_each_run(made)}", **conditions.to_dict())
 
@@ -83,6 +95,12 @@ def _each_run(made: Comparing) -> str:
         return f"{next(iter(steps.values())) * made.comparison.settings['tokens_per_step']:,} tokens"
     name, count = next(iter(steps.items()))
     return f"{count * made.comparison.settings['tokens_per_step'] * made.comparison.entry(name).flops_per_token:.2e} FLOP"
+
+
+def _size_off(entry: Entry, parameters: int) -> str:
+    more = "more" if entry.parameters > parameters else "fewer"
+    own = "a function in a Python file has its own size" if entry.source == "file" else "no width comes nearer"
+    return f"{abs(entry.parameters / parameters - 1):.1%} {more} parameters than the {parameters:,} of the others ({own})"
 
 
 def _described(entry: Entry) -> str:

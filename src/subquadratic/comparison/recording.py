@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,31 @@ def recorded(folder: RunFolder, *, unit: str, factor: float, tokens_per_step: in
     if result is None or not math.isfinite(result["validation_loss"]):
         raise ValueError(f"{folder.path} has no result")
     lines = folder.measurements()
+    return {
+        **_until(lines, int(result["steps"]), unit, factor, tokens_per_step, flops_per_token),
+        "value": _value(result, unit, factor),
+        "loss": result["validation_loss"],
+        "accuracy": result["validation_accuracy"],
+        "predicted": result["validation_predicted"],
+    }
+
+
+def so_far(folder: Path, *, unit: str, tokens_per_step: int, flops_per_token: float) -> dict[str, Any]:
+    """The same of a run that failed, as far as it came: curve, steps, tokens, operations and seconds. Nothing where there is no run."""
+    try:
+        lines = RunFolder(folder).measurements()
+        finite = [line for line in lines if _is_finite(line.get("validation_loss", 0.0))]
+        steps = max((int(line["step"]) for line in lines), default=0)
+        return _until(finite, steps, unit, 1 / math.log(2), tokens_per_step, flops_per_token)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _until(
+    lines: list[dict[str, Any]], steps: int, unit: str, factor: float, tokens_per_step: int, flops_per_token: float
+) -> dict[str, Any]:
+    """What training until `steps` took, and its curve."""
     timed = [line for line in lines if "seconds" in line]
-    steps = int(result["steps"])
     elapsed = _clock(timed)
     losses = [(line["step"], line["loss"]) for line in timed if line.get("loss") is not None]
     curve = []
@@ -46,12 +70,12 @@ def recorded(folder: RunFolder, *, unit: str, factor: float, tokens_per_step: in
         "tokens": steps * tokens_per_step,
         "flops": steps * tokens_per_step * flops_per_token,
         "seconds": elapsed(steps),
-        "value": _value(result, unit, factor),
-        "loss": result["validation_loss"],
-        "accuracy": result["validation_accuracy"],
-        "predicted": result["validation_predicted"],
         "curve": curve,
     }
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _value(line: dict[str, Any], unit: str, factor: float) -> float:

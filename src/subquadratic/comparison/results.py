@@ -22,12 +22,13 @@ NAME = "results.json"
 @dataclass(kw_only=True)
 class Rate:
     """One learning rate that was tried. `score` is the mean training loss in nats per prediction over the last quarter of the trial; None
-    where it diverged."""
+    where it diverged, or where the trial failed, as `error` says."""
 
     rate: float
     score: float | None
     steps: int
     seconds: float
+    error: str = ""
 
 
 @dataclass(kw_only=True)
@@ -41,6 +42,9 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
     """Of ours: dim, depth, heads and fields of the configuration; else where it came from."""
     parameters: int = 0
+    size_off: float | None = None
+    """Its parameters over those asked for (`settings["parameters"]`), less 1, where that is more than 2 % and the model could not be made
+    to fit; None: of equal size."""
     flops_per_token: float = 0.0
     """Of a training step, forward and backward, at the comparison's length."""
     step_seconds: float | None = None
@@ -48,7 +52,7 @@ class Entry:
     memory_bytes: int | None = None
     """That training was estimated to take."""
     skipped: str = ""
-    """Why it was not tried; nothing else is known of it then."""
+    """Why it was not compared."""
     rates: list[Rate] = field(default_factory=list)
     rate: float | None = None
     """The learning rate that its runs had."""
@@ -94,7 +98,7 @@ class Trial:
     entry: str
     seed: int
     status: str = "waiting"
-    """"waiting", "done" or "failed"."""
+    """"waiting", "done" or "failed"; a failed one keeps its curve, steps, tokens and seconds until then."""
     error: str = ""
     folder: str = ""
     """Beside results.json."""
@@ -115,6 +119,9 @@ class Trial:
     sample: str = ""
     peak_bytes: int | None = None
     """Of the process that trained, at most resident (on a GPU, allocated)."""
+    waited: float | None = None
+    """The share of the run's time in which its main thread was ready to compute and the system had no processor for it: other programs
+    had them, and equal seconds were no equal time. None: this system does not tell."""
 
 
 @dataclass(kw_only=True)
@@ -132,6 +139,8 @@ class Speed:
     state_bytes: int | None = None
     note: str = ""
     """Why something is missing: "does not fit", "took too long" ..."""
+    session: int = 0
+    """Which measurement it belongs to: rounds are interleaved within one alone, and an entry that is added later is measured in another."""
 
 
 @dataclass(kw_only=True)
@@ -139,12 +148,13 @@ class Comparison:
     """Everything that was measured.
 
     Args:
-        settings: `options` (`options.py`, resolved); `length`, `batch_size`, `tokens_per_step`, `equal` ("time", "tokens" or "flops"),
-            `seeds`, `parameters`, and `conditions`: what each run got (`conditions.py`).
+        settings: `options` (`options.py`, resolved); `length`, `batch_size`, `tokens_per_step` (of rows and pairs the mean, without
+            padding), `equal` ("time", "tokens" or "flops"), `seeds`, `parameters`, and `conditions`: what each run got (`conditions.py`).
         machine: of `benchmark.machine.facts()`.
         data: `name`, `text` (one line), `digest`, `kind` ("language", "classification" or "sequence_to_sequence"), `causal`,
             `tokenizer`, `train_items`, `validation_items`, `train_tokens`, `validation_tokens` (None of rows), `uniform` (a guess among
-            all tokens alike, in the unit; None of accuracy), `references` (by name, in the unit: xz, most common class ...).
+            all tokens alike, in the unit; None of accuracy), `references` (by name, in the unit: xz, most common class ...), of the
+            very items that are scored.
         unit: "bits/byte", "bits/token", "bits/value" or "accuracy"; of the last, more is better, of the others less.
         entries: in the order in which they were asked for.
         trials: of every entry that was not skipped and every seed.

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from ..training.defaults import MODELS
 from .comparing import Comparing
-from .options import CompareOptions, comma_separated, foreign_model, ours
 from .preparing import prepare
 from .results import Comparison
 from .speeds import measure_speeds
@@ -21,6 +17,7 @@ def run(made: Comparing) -> Comparison:
         WorkError: the data could not be read.
     """
     with made.closing():
+        made.keep()  # from now on it can be gone on with
         prepare(made)
         for entry in made.taking_part():
             search_rates(made, entry)
@@ -44,23 +41,3 @@ def dry_run(made: Comparing) -> None:
         count = len(made.taking_part()) * made.options.seeds
         made.display.say(f"runs        {count}, each validated on {items} windows or rows")
         made.display.say("nothing was written; leave --dry_run out to compare")
-
-
-def added(options: CompareOptions, names: str) -> CompareOptions:
-    """The options with further models, of `--add_model`.
-
-    Raises:
-        ValueError: a model that is no model.
-    """
-    mine, others = [], []
-    for name in comma_separated(names):
-        if name in MODELS:
-            mine.append(name)
-        else:
-            foreign_model(name)
-            others.append(name)
-    models = options.models
-    if mine:
-        models = ",".join([*ours(options), *mine])
-    model = ",".join([*([options.model] if options.model else []), *others]) or None
-    return dataclasses.replace(options, models=models, model=model)

@@ -37,6 +37,14 @@ def best_rate(scores: Mapping[float, float | None]) -> float | None:
     return min(finite, key=lambda rate: finite[rate]) if finite else None
 
 
+def at_the_end(scores: Mapping[float, float | None]) -> str:
+    """ "highest" or "lowest" where the best rate is that of all that were tried, and what lies beyond is not known; else ""."""
+    best = best_rate(scores)
+    if best is None or len(scores) < 2:
+        return ""
+    return "highest" if best == max(scores) else "lowest" if best == min(scores) else ""
+
+
 def _beside(rate: float, scores: Mapping[float, float | None]) -> float:
     """What the nearest rate on that side came to."""
     nearest = min(scores, key=lambda tried: abs(math.log(tried / rate)))

@@ -31,17 +31,22 @@ from ..training.plan import Plan
 from ..training.problems.problem import Problem, evenly, validate
 from ..training.problems.setup import task_of
 from ..training.run_folder import RunFolder
+from .architecture_size import sized_architecture
 from .contestants import Contestant, contestant, problem_of, scale
-from .flops import counted_flops
+from .flops import counted_flops, spared_flops
 from .foreign import ForeignModel
-from .measuring.contexts import loss_by_context
+from .lengths import item_lengths
+from .looking_ahead import check_causal
+from .measuring.contexts import FINENESS, contexts, loss_by_context
 from .measuring.positions import loss_by_position
 from .options import CompareOptions
 from .recording import recorded
+from .references import references
 from .sizing import sized
+from .waiting import waited_seconds
 
 SEARCH_SEED = 1 << 30  # of weights and data order while learning rates are tried: none that a run has
-WINDOWS = 64  # in which the loss by position is measured
+SHORTEST = 2  # tokens of the longest row
 TIMED_ITEMS = 4  # of the validation data
 Tell = Callable[..., None]
 
@@ -49,17 +54,19 @@ Tell = Callable[..., None]
 class Session:
     """The data, read once, and what is asked about them."""
 
-    def __init__(self, options: CompareOptions, tell: Tell) -> None:
-        self.options, self.tell = options, tell
+    def __init__(self, options: CompareOptions, tell: Tell, *, loading: float = 0.0) -> None:
+        self.options, self.tell, self.loading = options, tell, loading
         use_threads(options.threads)
         first = contestant(options, "performer", None)
         read, self.data = read_data(first.options, lambda done, total: tell(reading=done, of=total))
         self.length = read.context
+        if read.kind != "language" and read.context is not None and read.context < SHORTEST:
+            raise ValueError(f"data: the longest text has {read.context} token, and models are compared on texts of {SHORTEST} at least")
         if read.kind != "language" and read.context is not None:
             self.options = dataclasses.replace(options, length=read.context)
 
     def facts(self) -> dict[str, Any]:
-        """Of the data: what `Comparison.data` keeps, the unit, and the batch."""
+        """Of the data: what `Comparison.data` keeps but for references, the unit, the batch, and what examining a model takes."""
         entry = self._contestant("performer", None, None)
         problem = problem_of(entry, self.data, sample_items=1)
         unit, factor = scale(entry.options, problem)
@@ -71,14 +78,21 @@ class Session:
             "validation_tokens": about.get("validation_tokens"),
             "uniform": problem.uniform * factor if unit != "accuracy" else None,
         }  # fmt: skip
-        stated = self._stated(entry).references()
-        references = {name: value for name, value in stated.items() if name.endswith(unit.replace("/", "_per_").replace("value", "token"))}
-        if not unit.startswith("bits"):
-            references = stated
+        examination = None
+        if isinstance(windows := problem.validation, TextWindows):
+            passes = max(windows.passes, 1)
+            size = max(1, windows.length // FINENESS)
+            examination = {"passes": passes, "targets": size, "windows": passes * len(contexts(windows.length))}
         return {
-            "data": {**data, "references": references}, "unit": unit, "batch_size": entry.options.batch_size, "length": self.length,
-            "machine": facts(),
+            "data": data, "unit": unit, "batch_size": entry.options.batch_size, "length": self.length, "machine": facts(),
+            "examination": examination, "loading_seconds": self.loading,
         }  # fmt: skip
+
+    def references(self, items: int) -> dict[str, float]:
+        """Of the items that are scored."""
+        entry = self._contestant("performer", None, None)
+        problem = problem_of(entry, self.data, sample_items=1)
+        return references(problem, items, getattr(self.data, "tokenizer", None), scale(entry.options, problem)[0])
 
     def probe(self, name: str, spec: dict[str, Any] | None, parameters: int | None) -> dict[str, Any]:
         """The entry at its size, and what a step and a validation take.
@@ -86,24 +100,22 @@ class Session:
         Raises:
             ValueError: it cannot have that size, cannot learn these data, or does not fit into memory.
         """
-        entry = self._contestant(name, spec, None)
-        if spec is None and parameters is not None:
-            entry = dataclasses.replace(entry, options=sized(entry.options, parameters, lambda options: self._count(entry, options)))
+        entry = self._sized(self._contestant(name, spec, None), parameters)
         problem = problem_of(entry, self.data, sample_items=1)
         cost = self._affordable_step(entry, problem)
         torch.manual_seed(SEARCH_SEED)
         model = problem.build().to(run_device())
-        tokens = problem.tokens * (entry.options.batch_size or 1)
-        flops = counted_flops(model, problem, entry.options) if cost is None else cost.flops
-        seconds = step_seconds(model, problem, entry.options)
-        began = time.perf_counter()
-        items = evenly(problem.validation, TIMED_ITEMS)
-        validate(problem, model, items, batch_size=entry.options.batch_size or 1, seed=0)
-        options = {key: getattr(entry.options, key) for key in ("dim", "depth", "heads", "fields")} if spec is None else dict(spec)
+        if problem.kind == "sequence_to_sequence" or (problem.kind == "language" and model.config.causal):
+            length = min(problem.tokens - 1, self.length or problem.tokens)  # of pairs, that of the longer side
+            check_causal(model, name=name, vocab_size=self._vocab_size(), length=length)
+        batch = entry.options.batch_size or 1
+        lengths = item_lengths(problem, batch)
+        options = {key: getattr(entry.options, key) for key in ("dim", "depth", "heads", "fields")} if entry.spec is None else entry.spec
         return {
-            "options": options, "parameters": parameter_count(model), "flops_per_token": flops / tokens, "step_seconds": seconds,
-            "memory_bytes": None if cost is None else cost.total_bytes,
-            "item_seconds": (time.perf_counter() - began) / len(items), "tokens_per_step": tokens,
+            "options": options, "parameters": parameter_count(model),
+            "flops_per_token": self._flops(entry, problem, model, lengths.padded) / (lengths.mean * batch),
+            "step_seconds": step_seconds(model, problem, entry.options), "memory_bytes": None if cost is None else cost.total_bytes,
+            "item_seconds": _item_seconds(problem, model, batch), "tokens_per_step": round(lengths.mean * batch),
             "learning_rate": entry.options.learning_rate,
         }  # fmt: skip
 
@@ -145,24 +157,25 @@ class Session:
         )  # fmt: skip
         place = RunFolder(Path(folder))
         began = options if (place.path / "run.yaml").is_file() else None
-        peak = None
+        peak, waited = None, None
         if not place.finished():
             resumed = options if began is None else dataclasses.replace(options, resume=folder)
             plan = Plan(resumed, began, place, 1, True)
+            clock, idle = time.monotonic(), waited_seconds()
             found = peak_above(lambda: self._run(plan, problem, seconds), device=run_device())
             peak = None if found is None else found["peak"]
+            waited = None if idle is None else ((waited_seconds() or idle) - idle) / (time.monotonic() - clock)
         unit, factor = scale(options, problem)
-        per_step = problem.tokens * (options.batch_size or 1)
-        flops = entry["flops_per_token"]
+        batch = options.batch_size or 1
+        per_step, flops = round(item_lengths(problem, batch).mean * batch), entry["flops_per_token"]
         found = recorded(place, unit=unit, factor=factor, tokens_per_step=per_step, flops_per_token=flops)
-        return found | {"peak_bytes": peak}
+        return found | {"peak_bytes": peak, "waited": waited}
 
-    def examine(self, entry: dict[str, Any], folder: str, seconds: float, seed: int) -> dict[str, Any]:
+    def examine(self, entry: dict[str, Any], folder: str, seed: int, windows: int, targets: int) -> dict[str, Any]:
         """What a trained model makes of its past, and a sample of what it writes.
 
         Args:
-            seconds: half for loss by position, half for loss with the context cut; both are of the same tokens for every model, as far as
-                time allows.
+            windows, targets: of the loss by position, and with the context cut: the same tokens for every model.
         """
         own = self._entry(entry)
         problem = problem_of(own, self.data, sample_items=1)
@@ -171,9 +184,8 @@ class Session:
         if isinstance(problem.validation, TextWindows):
             text, length = problem.validation.text, problem.validation.length
             sizes = self.data.tokenizer.byte_lengths() if scale(own.options, problem)[0] == "bits/byte" else None
-            more: dict[str, Any] = {"length": length, "sizes": sizes}
-            spans = loss_by_position(model, text, windows=WINDOWS, deadline=time.monotonic() + seconds / 2, **more)
-            cuts = loss_by_context(model, text, deadline=time.monotonic() + seconds / 2, **more)
+            spans = loss_by_position(model, text, length=length, sizes=sizes, windows=windows)
+            cuts = loss_by_context(model, text, length=length, sizes=sizes, targets=targets)
             found |= {"positions": [dataclasses.asdict(span) for span in spans], "cuts": [dataclasses.asdict(cut) for cut in cuts]}
         if own.spec is None:
             found["sample"] = self._stated(own).sample(model, seed)
@@ -214,6 +226,24 @@ class Session:
         with torch.device("meta"):
             return parameter_count(problem_of(dataclasses.replace(entry, options=options), self.data, sample_items=1).build())
 
+    def _sized(self, entry: Contestant, parameters: int | None) -> Contestant:
+        """The entry with so many parameters, as far as it can have them: what a function in a file gives is as it is."""
+        if parameters is None or (entry.spec is not None and entry.spec["source"] == "file"):
+            return entry
+        if entry.spec is None:
+            return dataclasses.replace(entry, options=sized(entry.options, parameters, lambda options: self._count(entry, options)))
+        fitted = sized_architecture(entry.spec, parameters, vocab_size=self._vocab_size(), length=self.length or 1)
+        return dataclasses.replace(entry, spec=fitted)
+
+    def _flops(self, entry: Contestant, problem: Problem, model: Any, tokens: int) -> float:
+        """Of a training step on items of so many tokens, padding among them."""
+        if entry.spec is not None:
+            return counted_flops(model, problem, entry.options)
+        problem = dataclasses.replace(problem, tokens=tokens)
+        with torch.device("meta"):
+            shapes = problem.build()
+        return step_cost(shapes, problem, entry.options).flops - spared_flops(shapes, problem, entry.options)
+
     def _affordable_step(self, entry: Contestant, problem: Problem) -> TrainingCost | None:
         """What a training step takes; None for a module of somebody else, which cannot be run on shapes alone.
 
@@ -228,6 +258,13 @@ class Session:
         if cost.total_bytes > room:
             raise ValueError(f"training needs about {size(cost.total_bytes)}, and {size(room)} are available")
         return cost
+
+
+def _item_seconds(problem: Problem, model: Any, batch_size: int) -> float:
+    """Of a validation, for an item among many."""
+    items = evenly(problem.validation, max(batch_size, TIMED_ITEMS))
+    validate(problem, model, evenly(items, 1), batch_size=1, seed=0)  # what comes first takes longer
+    return validate(problem, model, items, batch_size=batch_size, seed=0).seconds / len(items)
 
 
 def _brief(model: Any, problem: Problem, options: TrainOptions, *, seconds: float | None, steps: int | None) -> Any:

@@ -6,12 +6,17 @@ import dataclasses
 from collections.abc import Iterator
 
 from .comparing import Comparing
+from .conditions import TARGETS, WINDOWS, seconds_of, steps_of
 from .folder import run_folder
+from .recording import so_far
+from .remaining import run_seconds
 from .results import Cut, Entry, Point, Rate, Span, Trial
-from .search import best_rate, next_rate
+from .search import at_the_end, best_rate, next_rate
 from .workers import WorkError
 
 HOPELESS = "not run: seed {seed} ended without a result"
+BUSY = 0.1  # of a run's time spent waiting for a processor, above which equal time is not equal
+DIVERGED = "the loss became infinite or NaN"
 
 
 def search_rates(made: Comparing, entry: Entry) -> None:
@@ -22,33 +27,41 @@ def search_rates(made: Comparing, entry: Entry) -> None:
     if made.options.rates == 1:
         entry.rate = usual
         return
-    while len(entry.rates) < made.options.rates:
-        _try_rate(made, entry, next_rate(usual, {rate.rate: rate.score for rate in entry.rates}))
-    entry.rate = best_rate({rate.rate: rate.score for rate in entry.rates})
+    while len(entry.rates) < made.options.rates and not (entry.rates and entry.rates[-1].error):
+        entry.rates.append(_tried(made, entry, next_rate(usual, {rate.rate: rate.score for rate in entry.rates})))
+    scores = {rate.rate: rate.score for rate in entry.rates}
+    entry.rate = best_rate(scores)
     if entry.rate is None:
-        errors = made.comparison.settings.get("rate_errors", {}).get(entry.name, "the loss became infinite or NaN")
-        entry.skipped = f"none of the learning rates tried gave a finite loss: {errors}"
+        failed = next((rate for rate in entry.rates if rate.error), None)
+        tried = ", ".join(f"{rate:.2g}" for rate in scores)
+        entry.skipped = f"{DIVERGED} at every learning rate tried ({tried})" if failed is None else f"failed in training: {failed.error}"
         made.display.report("left_out", f"left out    {entry.name}: {entry.skipped}", entry=entry.name, why=entry.skipped)
     else:
-        shown = ", ".join(f"{rate.rate:.2g}: {'diverged' if rate.score is None else format(rate.score, '.3f')}" for rate in entry.rates)
+        shown = ", ".join(f"{rate.rate:.2g}: {_said(rate)}" for rate in entry.rates)
+        end = at_the_end(scores)
+        beyond = f", the {end} tried: a better one may lie beyond (more --rates would tell)" if end else ""
+        text = f"rates       {entry.name}: {shown} nats in training; taken {entry.rate:.2g}{beyond}"
         rates = [dataclasses.asdict(rate) for rate in entry.rates]
-        text = f"rates       {entry.name}: {shown} nats in training; taken {entry.rate:.2g}"
         made.display.report("rates", text, entry=entry.name, rates=rates, taken=entry.rate)
     made.keep()
 
 
-def _try_rate(made: Comparing, entry: Entry, rate: float) -> None:
-    conditions = made.comparison.settings["conditions"]
-    steps = None if conditions["rate_steps"] is None else conditions["rate_steps"].get(entry.name)
+def _said(rate: Rate) -> str:
+    return "failed" if rate.error else "diverged" if rate.score is None else format(rate.score, ".3f")
+
+
+def _tried(made: Comparing, entry: Entry, rate: float) -> Rate:
+    """A rate and what it came to. Diverged is only what gave a loss that is not finite; what was raised is kept as it was said."""
+    comparison = made.comparison
     try:
         found = made.ask(
-            f"{entry.name}, learning rate {rate:.2g}", "rate",
-            entry=dataclasses.asdict(entry), rate=rate, seconds=conditions["rate_seconds"], steps=steps,
+            f"{entry.name}, learning rate {rate:.2g}", "rate", takes=seconds_of(comparison, entry, "rate"),
+            entry=dataclasses.asdict(entry), rate=rate, seconds=comparison.settings["conditions"]["rate_seconds"],
+            steps=steps_of(comparison, entry, "rate"),
         )  # fmt: skip
     except WorkError as error:
-        made.comparison.settings.setdefault("rate_errors", {})[entry.name] = str(error)
-        found = {"score": None, "steps": 0, "seconds": 0.0}
-    entry.rates.append(Rate(rate=rate, **found))
+        return Rate(rate=rate, score=None, steps=0, seconds=0.0, error=str(error))
+    return Rate(rate=rate, **found)
 
 
 def waiting_trials(made: Comparing) -> Iterator[Trial]:
@@ -63,56 +76,63 @@ def waiting_trials(made: Comparing) -> Iterator[Trial]:
 
 def train(made: Comparing, trial: Trial) -> None:
     assert made.folder is not None
-    entry, conditions = made.comparison.entry(trial.entry), made.comparison.settings["conditions"]
-    lost = next((other for other in made.comparison.trials if other.entry == entry.name and other.status == "failed"), None)
+    comparison, folder = made.comparison, made.folder / trial.folder
+    entry, conditions = comparison.entry(trial.entry), comparison.settings["conditions"]
+    lost = next((other for other in comparison.trials if other.entry == entry.name and other.status == "failed"), None)
     if lost is not None and lost.error.startswith("its process"):  # out of memory: it would be again
         trial.status, trial.error = "failed", HOPELESS.format(seed=lost.seed)
         return
-    number = 1 + sum(other.status != "waiting" for other in made.comparison.trials)
-    what = f"run {number} of {len(made.comparison.trials)}: {entry.name}, seed {trial.seed}"
+    number = 1 + sum(other.status != "waiting" for other in comparison.trials)
     try:
         found = made.ask(
-            what, "train", entry=dataclasses.asdict(entry), seed=trial.seed, rate=entry.rate, folder=str(made.folder / trial.folder),
-            seconds=conditions["run_seconds"], steps=None if conditions["run_steps"] is None else _steps(made, entry),
+            f"run {number} of {len(comparison.trials)}: {entry.name}, seed {trial.seed}", "train", takes=run_seconds(comparison, entry),
+            entry=dataclasses.asdict(entry), seed=trial.seed, rate=entry.rate, folder=str(folder),
+            seconds=conditions["run_seconds"], steps=steps_of(comparison, entry),
             items=conditions["items"], sample=conditions["sample_items"],
         )  # fmt: skip
     except WorkError as error:
         trial.status, trial.error = "failed", str(error)
+        per_step, flops = comparison.settings["tokens_per_step"], entry.flops_per_token
+        _fill(trial, so_far(folder, unit=comparison.unit, tokens_per_step=per_step, flops_per_token=flops))
         text = f"failed      {entry.name}, seed {trial.seed}: {error}"
         made.display.report("failed", text, entry=entry.name, seed=trial.seed, why=str(error))
     else:
-        found["curve"] = [Point(**point) for point in found["curve"]]
-        for name, value in found.items():
-            setattr(trial, name, value)
+        _fill(trial, found)
         trial.status = "done"
-        value = made.display.value(trial.value, made.comparison.unit)
-        text = f"run         {number} of {len(made.comparison.trials)}: {entry.name}, seed {trial.seed}: {value}"
+        value = made.display.value(trial.value, comparison.unit)
+        text = f"run         {number} of {len(comparison.trials)}: {entry.name}, seed {trial.seed}: {value}"
         made.display.report("run", text, **dataclasses.asdict(trial))
+        _note_busy(made, trial)
     made.keep()
 
 
-def _steps(made: Comparing, entry: Entry) -> int:
-    """Of a run, where not time is equal; of an entry that was added later, from what the others get."""
-    settings = made.comparison.settings
-    steps: dict[str, int] = settings["conditions"]["run_steps"]
-    if entry.name not in steps:
-        name, count = next(iter(steps.items()))
-        per_flop = made.comparison.entry(name).flops_per_token / entry.flops_per_token if made.options.equal == "flops" else 1.0
-        steps[entry.name] = max(1, round(count * per_flop))
-    return steps[entry.name]
+def _fill(trial: Trial, found: dict[str, object]) -> None:
+    for name, value in found.items():
+        setattr(trial, name, [Point(**point) for point in value] if name == "curve" else value)  # type: ignore[attr-defined]
+
+
+def _note_busy(made: Comparing, trial: Trial) -> None:
+    """Say where others had the processor: seconds are then no equal share of it."""
+    if trial.waited is not None and trial.waited > BUSY:
+        unequal = "; seconds are not equal time then, --equal tokens or flops are" if made.options.equal == "time" else ""
+        text = f"note        it waited {trial.waited:.0%} of its time for a processor that other programs had{unequal}"
+        made.display.report("note", text, entry=trial.entry, seed=trial.seed, waited=trial.waited)
 
 
 def examine(made: Comparing, trial: Trial) -> None:
     """Loss by position, with the context cut, and a sample of text."""
     assert made.folder is not None
-    entry = made.comparison.entry(trial.entry)
+    entry, conditions = made.comparison.entry(trial.entry), made.comparison.settings["conditions"]
     try:
         found = made.ask(
-            f"examining {entry.name}, seed {trial.seed}", "examine", entry=dataclasses.asdict(entry),
-            folder=str(made.folder / trial.folder), seconds=made.comparison.settings["conditions"]["examine_seconds"], seed=trial.seed,
+            f"examining {entry.name}, seed {trial.seed}", "examine", takes=conditions["examine_seconds"],
+            entry=dataclasses.asdict(entry), folder=str(made.folder / trial.folder), seed=trial.seed,
+            windows=conditions.get("examine_windows", WINDOWS), targets=conditions.get("examine_targets", TARGETS),
         )  # fmt: skip
     except WorkError as error:
         made.comparison.settings.setdefault("not_examined", {})[f"{trial.entry} {trial.seed}"] = str(error)
+        text = f"note        {trial.entry}, seed {trial.seed}, could not be examined: {error}"
+        made.display.report("note", text, entry=trial.entry, seed=trial.seed, why=str(error))
     else:
         trial.positions = [Span(**span) for span in found["positions"]]
         trial.cuts = [Cut(**cut) for cut in found["cuts"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -23,6 +24,7 @@ def main() -> None:
         print(json.dumps(content), file=channel, flush=True)
 
     first = json.loads(sys.stdin.readline())
+    began = time.monotonic()
     from ..benchmark.memory import end_with
 
     end_with(first["parent"])
@@ -31,12 +33,13 @@ def main() -> None:
     from .tasks import Session
 
     keep_freed_memory()
+    loading = time.monotonic() - began
     session: Session | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             if session is None:
-                session = Session(CompareOptions(**first["options"]), lambda **values: write(progress=values))
+                session = Session(CompareOptions(**first["options"]), lambda **values: write(progress=values), loading=loading)
             write(answer=getattr(session, request["do"])(**request["with"]))
         except FATAL:
             write(error="interrupted", kind="KeyboardInterrupt")
@@ -51,7 +54,7 @@ def _said(error: Exception) -> str:
 
     known = {kind.__name__ for kind in type(error).__mro__} & {"ValueError", "TrainingError"}
     said = None if known else out_of_memory(error)
-    text = " ".join(str(error).split()) or "no message"
+    text = " ".join(str(error).split()).replace("--context", "--length") or "no message"  # the name that it has here
     return said or (text if known else f"{type(error).__name__}: {text}")[:600]
 
 

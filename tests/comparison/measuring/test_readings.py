@@ -1,5 +1,6 @@
 """What one process tells of its models."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,11 @@ from torch.nn import functional as F
 
 import subquadratic as sq
 from subquadratic.comparison.measuring import readings
+from subquadratic.comparison.measuring.cached import further, read
 from subquadratic.comparison.measuring.readings import probe, time_together
+from subquadratic.comparison.measuring.subject import build_subject
+
+from ..architectures import NAMES, architecture
 
 SIZES: dict[str, Any] = {"dim": 8, "depth": 1, "heads": 1}
 COMMON: dict[str, Any] = {"length": 40, "vocab_size": 11, "device": "cpu", "threads": None}
@@ -87,3 +92,39 @@ def test_a_model_that_raises_is_dropped_and_the_others_go_on(plain: Plain, monke
         message for message in told(time_together, specs={"file": FILE, "ours": OURS}, rounds=1, least=1, budget=0.0) if "kind" in message
     )
     assert sorted(first["seconds"]) == ["ours"] and "RuntimeError" in first["dropped"]["file"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_architecture_of_transformers_decodes_with_its_cache(name: str, tmp_path: Path) -> None:
+    spec = architecture(name, tmp_path)
+    seen = {name: value for message in told(probe, spec=spec) for name, value in message.items()}
+    assert seen["rereads"] is False and all(seen[kind] > 0 for kind in ("train", "prefill", "token"))
+    heads = 2 if name == "llama" else 4
+    assert seen["state_bytes"] == 2 * 2 * heads * 8 * 40 * 4, "keys and values, two layers, heads of 8, 40 tokens, float32"
+    kinds = {
+        message["kind"]: message for message in told(time_together, specs={name: spec}, rounds=2, least=1, budget=9.0) if "kind" in message
+    }
+    assert set(kinds) == {"train", "prefill", "token"} and not any(message["dropped"] for message in kinds.values())
+    assert all(len(message["seconds"][name]) == 2 for message in kinds.values())
+
+
+def test_a_cache_is_as_before_after_decoding(tmp_path: Path) -> None:
+    model = build_subject(architecture("llama", tmp_path), length=40, vocab_size=11).eval()
+    tokens = torch.randint(0, 11, (1, 40))
+    cache = read(model, tokens)
+    size, last = cache.nbytes(), torch.tensor([[3]])
+    decode = further(model, last, cache, 3)
+    first = decode()
+    assert cache.nbytes() == size and torch.equal(decode(), first)
+    text = torch.cat((tokens, last), dim=1)
+    with torch.no_grad():
+        for _ in range(3):  # reading everything again
+            text = torch.cat((text, model(text)[:, -1:].argmax(-1)), dim=1)
+    assert int(first) == int(text[0, -1])
+
+
+def test_a_module_of_somebody_reads_everything_again(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\ndef build(vocab_size): return nn.Embedding(vocab_size, vocab_size)\n")
+    spec = {"source": "file", "path": str(tmp_path / "net.py"), "function": "build"}
+    seen = {name: value for message in told(probe, spec=spec) for name, value in message.items()}
+    assert seen["rereads"] is True and seen["train"] > 0 and seen["prefill"] > 0 and "state_bytes" not in seen

@@ -14,6 +14,8 @@ from subquadratic.comparison.results import Speed
 
 SPEC = {"source": "ours", "config": sq.FastformerConfig(dim=8, depth=1, heads=1).to_dict()}
 
+LOADING = 1000.0  # seconds
+
 
 class Machine:
     """In the place of processes: entries that take as long as they say, on a clock of its own."""
@@ -36,6 +38,10 @@ class Machine:
 
     def readings(self, name: str, kind: str, request: dict[str, Any]) -> list[float]:
         return [self.seconds[name](request["length"]) / (NEW_TOKENS if kind == "token" else 1)] * request["rounds"]
+
+    def start(self, *modules: str) -> None:
+        """Loading takes seconds, which no measurement has to do without."""
+        self.now += LOADING
 
     def ask(self, request: dict[str, Any], *, timeout: float) -> tuple[list[dict[str, Any]], str]:
         length, task = request["length"], request["task"]
@@ -92,7 +98,7 @@ def measure(names: tuple[str, ...], budget: float, **options: Any) -> dict[str, 
 @pytest.mark.parametrize("budget", [20.0, 100.0, 1000.0])
 def test_each_goes_as_far_as_its_share_allows(machine: Machine, budget: float) -> None:
     found = measure(("fast", "slow"), budget)
-    assert budget / 3 < machine.now <= 1.1 * budget
+    assert budget / 3 < machine.now - LOADING <= 1.1 * budget
     for speeds in found.values():
         *before, last = sorted(speeds.values(), key=lambda each: each.length)
         assert [each.length for each in (*before, last)] == [512 << power for power in range(len(before) + 1)]
@@ -120,7 +126,7 @@ def test_the_exact_one_is_measured_before_cheaper_ones_at_greater_lengths(machin
             machine.now = 0.0
             found = measure(("fast", "plain", "slow"), budget, exact=exact)["slow"]
             reached[exact] = sum(bool(each.train_seconds) for each in found.values())
-            assert machine.now <= 1.1 * budget
+            assert machine.now - LOADING <= 1.1 * budget
         assert reached["slow"] >= reached["nobody"]
         further.append(reached["slow"] > reached["nobody"])
     assert any(further)

@@ -1,7 +1,6 @@
 """Models are rebuilt for a length, and what they will take is known before."""
 
-import sys
-from types import ModuleType
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import subquadratic as sq
-from subquadratic import comparison
 from subquadratic.comparison.measuring.subject import build_subject, config_for, expected_bytes, extrapolated, room_for
 
 SIZES = {"dim": 8, "depth": 1, "heads": 1}
@@ -25,13 +23,16 @@ def test_weights_of_positions_are_made_for_the_length() -> None:
     assert config_for(free, 83) == sq.FastformerConfig(**SIZES)
 
 
-def test_models_of_others_are_built_by_those_who_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign = ModuleType("subquadratic.comparison.foreign")
-    foreign.build = lambda spec, **sizes: (spec["path"], sizes)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, foreign.__name__, foreign)
-    monkeypatch.setattr(comparison, "foreign", foreign, raising=False)
-    spec = {"source": "file", "path": "net.py", "function": "build"}
-    assert build_subject(spec, length=50, vocab_size=11) == ("net.py", {"vocab_size": 11, "length": room_for(50)})
+def test_models_of_others_can_be_measured(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def build(vocab_size, length):\n    net = nn.Embedding(vocab_size, vocab_size)\n    net.room = length\n    return net\n"
+    )
+    spec = {"source": "file", "path": str(file), "function": "build"}
+    model = build_subject(spec, length=50, vocab_size=11)
+    assert model.config.causal and model.net.room == room_for(50)
+    assert float(model.loss(torch.zeros(1, 51, dtype=torch.int64)).detach()) > 0
     assert expected_bytes(spec, length=50, vocab_size=11, measured={}) is None
     assert expected_bytes(spec, length=8, vocab_size=11, measured={2: 10, 4: 30}) == pytest.approx(90, rel=1e-6)
 

@@ -22,6 +22,7 @@ from ...core.free_memory import keep_freed_memory
 from ...core.state import State
 from ...core.threads import use_threads
 from ...generation.decode import PIECE, generate
+from .cached import Cache, further, keeps_cache, read
 from .subject import NEW_TOKENS, build_subject
 
 Tell = Callable[[dict[str, Any]], None]
@@ -35,11 +36,13 @@ class Subject:
     model: Any
     tokens: Tensor
     causal: bool
+    cached: bool = False
+    """Whether it is a model of transformers with a cache."""
 
     @property
     def streams(self) -> bool:
         """Whether it carries a state from token to token."""
-        return self.causal and hasattr(self.model, "init_state") and hasattr(self.model, "extend")
+        return self.causal and (self.cached or (hasattr(self.model, "init_state") and hasattr(self.model, "extend")))
 
     def train(self) -> Callable[[], object]:
         """Forward and backward over N tokens; a causal model predicts N."""
@@ -57,13 +60,17 @@ class Subject:
         last = {"last_only": True} if self.causal and "last_only" in signature(self.model.forward).parameters else {}
         return without_gradients(lambda: self.model(tokens, **last))
 
-    def token(self, state: State) -> Callable[[], object]:
+    def token(self, state: State | Cache) -> Callable[[], object]:
         """`NEW_TOKENS` tokens after a state, as generating does."""
         self.model.eval()
+        if isinstance(state, Cache):
+            return further(self.model, self.tokens[:, -1:], state, NEW_TOKENS)
         generator = torch.Generator(self.tokens.device).manual_seed(2)
         return partial(generate, self.model, self.tokens[:, -1:], max_new_tokens=NEW_TOKENS, state=state, generator=generator)
 
-    def _read(self, tokens: Tensor) -> State:
+    def _read(self, tokens: Tensor) -> State | Cache:
+        if self.cached:
+            return read(self.model, tokens)
         state = self.model.init_state(1)
         for piece in tokens.split(PIECE, dim=1):
             _, state = self.model.extend(piece, state, last_only=True)
@@ -76,7 +83,11 @@ def subject_of(request: Mapping[str, Any], spec: dict[str, Any]) -> Subject:
     model = build_subject(spec, length=length, vocab_size=vocab_size).to(device)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(vocab_size, (1, length + 1), generator=generator).to(device)
-    return Subject(model=model, tokens=tokens, causal=bool(model.config.causal))
+    return Subject(model=model, tokens=tokens, causal=bool(model.config.causal), cached=keeps_cache(model.eval(), tokens))
+
+
+def ready(request: Mapping[str, Any], tell: Tell) -> None:
+    """Nothing: whoever answers has loaded everything."""
 
 
 def probe(request: Mapping[str, Any], tell: Tell) -> None:

@@ -26,6 +26,7 @@ LEAST, MOST = 3, 5  # rounds
 LOOKS = 2  # what the first look and the warm-up take, in rounds
 SHARE = 0.15  # of the time left, for more rounds at one length than the fewest; longer ones take the rest
 SETTLE = 0.5  # seconds that a process spends on building a model and touching libraries, about
+ARCHITECTURES = "subquadratic.hf.architecture"  # what takes seconds to load, where one of the models is of transformers
 DOUBLINGS = 12  # that are looked ahead
 RECOMPUTES = "no state to carry: each further token reads the whole context again, which is what token_seconds says"
 
@@ -40,9 +41,10 @@ class Plan:
     vocab_size: int
     device: str
     threads: int | None
-    deadline: float
     lengths: Sequence[int] | None
     exact: str
+    deadline: float = 0.0
+    """Of the monotonic clock."""
     speeds: list[Speed] = field(default_factory=list)
 
     def left(self) -> float:
@@ -89,7 +91,7 @@ def measure_speed(
     Args:
         specs: the entries by name, as `subject.build_subject` takes them.
         vocab_size: tokens of the vocabulary.
-        budget: seconds, for all of it; a process that does not end in time is ended.
+        budget: seconds, for all of it but loading PyTorch anew; a process that does not end in time is ended.
         lengths: of a sequence, in tokens. None: 512, 1024, 2048 ... for as long as an entry is left.
         known: what an earlier call gave to `save`: not measured again.
         save: gets the results of a length, of all entries together, as soon as they are there.
@@ -102,18 +104,18 @@ def measure_speed(
         `known` and what was measured, in this order.
     """
     lengths = None if lengths is None else sorted(lengths)
-    deadline = time.monotonic() + budget
     plan = Plan(
         specs=specs,
         vocab_size=vocab_size,
         device=device,
         threads=threads,
-        deadline=deadline,
         lengths=lengths,
         exact=exact,
         speeds=list(known),
     )
     with Worker() as worker:
+        worker.start(*({ARCHITECTURES} if any(spec.get("source") == "transformers" for spec in specs.values()) else ()))
+        plan.deadline = time.monotonic() + budget
         for length in doubling(SHORTEST) if lengths is None else lengths:
             waiting = [name for name in specs if _in_the_race(plan.history(name), length)]
             if waiting:
@@ -200,7 +202,7 @@ def _leave_out(plan: Plan, found: dict[str, Speed], costs: dict[str, float], len
         others, own = costs, 0.0
     kept = affordable(others, left - own, growth=plan.growth(length)) | (costs.keys() - others.keys())
     for name in costs.keys() - kept:
-        about = f"about {_rounded(costs[name])} s more, with {_rounded(left)} s left for all of them"
+        about = f"it would take about {_rounded(costs[name])} s, and the {_rounded(left)} s left are for others and longer ones too"
         found[name].note = f"took too long: {about if left > SETTLE else 'no time was left'}"
         del costs[name]
 

@@ -33,9 +33,9 @@ def build_subject(spec: Spec, *, length: int, vocab_size: int) -> Any:
     room = room_for(length)
     torch.manual_seed(0)
     if spec["source"] != "ours":
-        from .. import foreign
+        from ..foreign import ForeignModel
 
-        return foreign.build(spec, vocab_size=vocab_size, length=room)
+        return ForeignModel(spec, vocab_size=vocab_size, length=room)
     config = config_for(spec, room)
     return LanguageModel(config, vocab_size=vocab_size, max_length=length_limit(config, room), tie_embeddings=True)
 

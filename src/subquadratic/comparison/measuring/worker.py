@@ -9,6 +9,7 @@ systems than Linux), every request has a new Python.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import queue
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any, Self
 
@@ -38,6 +40,7 @@ class Worker:
         self._server: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._errors: IO[str] | None = None
+        self._modules: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +76,12 @@ class Worker:
             self._end()
         return [message for message in told if "error" not in message], trouble
 
+    def start(self, *modules: str) -> None:
+        """Load what measuring takes, and these modules, before its time counts. Where every request has a new Python this is of no use."""
+        self._modules = modules
+        if FORKS:
+            self.ask({"task": "ready", "device": ""}, timeout=START)
+
     def _send(self, request: dict[str, Any]) -> dict[str, Any]:
         """The first answer of the server, started where none is there: the process that carries out the request.
 
@@ -83,7 +92,7 @@ class Worker:
             self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # until the server ends
             environment = {**sleeping_threads(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(os.getpid())],
+                [sys.executable, "-m", __name__, str(os.getpid()), *self._modules],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment,
             )  # fmt: skip
             threading.Thread(target=_pass_on, args=(self._server.stdout, self._lines), daemon=True).start()
@@ -138,8 +147,12 @@ def _pass_on(pipe: IO[str], lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-def serve(parent: int) -> None:
-    """The server's side: requests on standard input, a line each, until it ends or the parent does."""
+def serve(parent: int, modules: Sequence[str] = ()) -> None:
+    """The server's side: requests on standard input, a line each, until it ends or the parent does.
+
+    Args:
+        modules: to load before the first request, once for all.
+    """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever packages print is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -150,6 +163,8 @@ def serve(parent: int) -> None:
 
     from . import readings  # noqa: F401  # loaded before the fork
 
+    for module in modules:
+        importlib.import_module(module)
     if not FORKS:
         end_with(parent)
     for line in sys.stdin:
@@ -201,4 +216,4 @@ def _keep_within_memory() -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), sys.argv[2:])

@@ -171,12 +171,16 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 def references(corpus: Corpus) -> dict[str, float]:
     """Bits per byte of the validation text by its byte frequencies, and by xz; of integers and numbers, bits per token."""
-    tokens = corpus.validation[:REFERENCE_TOKENS]
-    unit = "token" if reads_values(corpus.tokenizer) else "byte"
+    return token_references(corpus.validation[:REFERENCE_TOKENS], corpus.tokenizer)
+
+
+def token_references(tokens: NDArray[Any], tokenizer: Tokenizer) -> dict[str, float]:
+    """The same of any tokens, in their order."""
+    unit = "token" if reads_values(tokenizer) else "byte"
     if unit == "token":
-        symbols = tokens.astype(np.uint8) if corpus.tokenizer.vocab_size <= 256 else tokens
+        symbols = tokens.astype(np.uint8) if tokenizer.vocab_size <= 256 else tokens
     else:
-        symbols = np.frombuffer(corpus.tokenizer.decode_bytes(tokens), dtype=np.uint8)
+        symbols = np.frombuffer(tokenizer.decode_bytes(tokens), dtype=np.uint8)
     content = symbols.tobytes()
     # As `xz -9`, which makes room for 64 MB of what came before, however little there is.
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": min(max(len(content), 1 << 12), 1 << 26)}]
