@@ -65,7 +65,7 @@ def comparison(
     )
     order = [draw.gauss(0, noise / 2) for _ in range(seeds)]  # what all models with one seed have in common: the order of the data
     result.trials = [trial(name, number, draw, unit, noise, order[number]) for name in names for number in range(seeds)]
-    result.speeds = [found for name in names for found in speeds(name, draw)]
+    result.speeds = sorted((found for name in names for found in speeds(name, draw)), key=lambda speed: speed.length)  # as in a session
     for name, value in changes.items():
         setattr(result, name, value)
     return result

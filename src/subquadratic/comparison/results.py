@@ -132,6 +132,8 @@ class Speed:
     state_bytes: int | None = None
     note: str = ""
     """Why something is missing: "does not fit", "took too long" ..."""
+    session: int = 0
+    """Which measurement it belongs to: rounds are interleaved within one alone, and an entry that is added later is measured in another."""
 
 
 @dataclass(kw_only=True)

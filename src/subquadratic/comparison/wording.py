@@ -109,9 +109,11 @@ def factors(number: Estimate) -> str:
 
 
 def duration(length: float) -> str:
-    """`45 seconds`, `2 minutes`, `1.5 hours`; below ten seconds with three digits and the unit's sign."""
-    if length < 10:
+    """`45 seconds`, `2 minutes`, `1.5 hours`; below ten seconds with a decimal, below one with three digits and the unit's sign."""
+    if length < 1:
         return seconds(length)
+    if length < 9.95:
+        return f"{length:.1f} seconds"
     if length < 90:
         return f"{length:.0f} seconds"
     number, unit = (length / 60, "minutes") if length < 5400 else (length / 3600, "hours")
