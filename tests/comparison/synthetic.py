@@ -157,6 +157,19 @@ def speeds(name: str, draw: random.Random) -> list[Speed]:
     return found
 
 
+def plain(values: dict[str, list[float | None]], **changes: object) -> Comparison:
+    """A comparison with these scores, by entry and seed, and nothing else; None is a run that failed."""
+    found = comparison(names=tuple(values), seeds=1, speeds=[], **changes)
+    found.trials = [
+        Trial(entry=name, seed=seed, status="failed", error="ValueError: bad")
+        if score is None
+        else Trial(entry=name, seed=seed, status="done", value=score)
+        for name, scores in values.items()
+        for seed, score in enumerate(scores)
+    ]
+    return found
+
+
 def one_failed_one_skipped() -> Comparison:
     """Linformer failed with one seed, Feedback Transformer was not tried, Perceiver AR failed with all."""
     found = comparison()
