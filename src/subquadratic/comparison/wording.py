@@ -129,8 +129,17 @@ def budget(comparison: Comparison) -> str:
     number = given if isinstance(given, int | float) else median(got) if got else 0
     if not number:
         return f"equal {equal} of training"
-    words = {"seconds": duration, "tokens": lambda count: f"{amount(count)} tokens", "flops": lambda count: f"{amount(count)}FLOP"}
+    words = {
+        "seconds": duration,
+        "tokens": lambda count: f"{amount(count)} {tokens(comparison)}",
+        "flops": lambda count: f"{amount(count)}FLOP",
+    }
     return f"{words[name](number)} of training each"
+
+
+def tokens(comparison: Comparison) -> str:
+    """What is counted as tokens: rows are padded to one length."""
+    return "tokens" if comparison.data.get("kind", "language") == "language" else "tokens (with padding)"
 
 
 def reference(name: str) -> str:

@@ -75,14 +75,26 @@ def common(comparison: Comparison) -> bool:
 
 def counts_note(comparison: Comparison) -> str:
     """Of how many predictions the cuts are, where that differs."""
-    if common(comparison):
+    return _apart(comparison, predictions(comparison))
+
+
+def positions_note(comparison: Comparison) -> str:
+    """Of how many predictions the scores by position are, where that differs."""
+    found = {
+        entry.name: {sum(span.predicted for span in trial.positions) for trial in comparison.done(entry.name) if trial.positions}
+        for entry in comparison.entries
+    }
+    return _apart(comparison, {name: counts for name, counts in found.items() if counts})
+
+
+def _apart(comparison: Comparison, found: dict[str, set[int]]) -> str:
+    if len(set().union(*found.values())) <= 1:
         return ""
     each = [
-        f"{label(comparison, name)} {min(counts):,}" + (f" to {max(counts):,}" if len(counts) > 1 else "")
-        for name, counts in predictions(comparison).items()
+        f"{label(comparison, name)} {min(counts):,}" + (f" to {max(counts):,}" if len(counts) > 1 else "") for name, counts in found.items()
     ]
     return (
-        f"Time ended before all models had made the same predictions (in a run: {listed(each)}), so the figures of different models are of "
+        f"Time ended before all models had made the same predictions (in a run: {listed(each)}), so figures of different models are of "
         "different tokens: each line stands for itself."
     )
 

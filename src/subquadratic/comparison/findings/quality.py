@@ -164,7 +164,8 @@ def why_open(comparison: Comparison, pairs: list[Difference], best: str, names: 
         same = f"the same difference to {label(comparison, name)} ({gap(pair, comparison.unit)})"
         parts.append(f"every seed has {same}, which gives no interval")
     if without:
-        parts.append(f"{labels(comparison, without)} {'has' if len(without) == 1 else 'have'} fewer than two seeds in common with it")
+        have = "has" if len(without) == 1 else "have"
+        parts.append(f"{labels(comparison, without)} {have} fewer than two seeds in common with {label(comparison, best)}")
     if ahead:
         parts.append(f"over the seeds in common {labels(comparison, ahead)} {'is' if len(ahead) == 1 else 'are'} better")
     return ", and ".join(parts)

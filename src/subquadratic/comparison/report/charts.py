@@ -12,7 +12,7 @@ from ..findings.costs import at_length
 from ..observed import Dot, averages, curve, exact, front, lengths, of_trials, tried
 from ..results import Comparison, Point
 from ..statistics import Estimate
-from ..wording import duration, label, listed, reference, value
+from ..wording import duration, label, listed, reference, tokens, value
 from .drawing import Chart, Line, Mark
 from .scales import number_word
 
@@ -65,7 +65,13 @@ def costs(comparison: Comparison) -> list[Cost]:
 
     found = [
         Cost(slug="seconds", name="training time", axis="training time (s)", read=lambda name: of_runs(name, "seconds"), write=duration),
-        Cost(slug="tokens", name="training tokens", axis="training tokens", read=lambda name: of_runs(name, "tokens"), write=amount),
+        Cost(
+            slug="tokens",
+            name="training tokens",
+            axis=f"training {tokens(comparison)}",
+            read=lambda name: of_runs(name, "tokens"),
+            write=amount,
+        ),
         Cost(
             slug="flops",
             name="training FLOPs",
@@ -154,7 +160,7 @@ def curves(comparison: Comparison) -> list[Chart]:
     """Validations during training against time, tokens and FLOPs."""
     axes: tuple[tuple[str, str, str, Callable[[Point], float], Callable[[float], str]], ...] = (
         ("seconds", "training time", "training time (s)", lambda point: point.seconds, number_word),
-        ("tokens", "tokens", "training tokens", lambda point: point.tokens, number_word),
+        ("tokens", "tokens", f"training {tokens(comparison)}", lambda point: point.tokens, number_word),
         ("flops", "FLOPs", "training FLOPs", lambda point: point.flops, number_word),
     )
     charts = []

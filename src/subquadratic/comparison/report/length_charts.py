@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ...benchmark.report import seconds
 from ...evaluation.report import size
-from ..findings.context import common, counts_note, losses, masked
+from ..findings.context import common, counts_note, losses, masked, positions_note
 from ..findings.crossings import growth
 from ..observed import BYTES, ROUNDS, by_context, by_position, measured, speeds, tried
 from ..results import Comparison, Speed
@@ -48,6 +48,7 @@ def positions(comparison: Comparison) -> Chart | None:
         write_y=written(comparison),
         description="Means over seeds, with a band of one standard deviation to each side."
         + ("" if masked(comparison) else " A line that goes on improving to the right belongs to a model that uses what is far back."),
+        note=positions_note(comparison),
     )
 
 
@@ -81,7 +82,8 @@ def cuts(comparison: Comparison) -> Chart | None:
         write_x=_whole,
         write_y=written(comparison),
         description="Means over seeds, with a band of one standard deviation to each side. Where a line is flat, more context does not "
-        f"help the model. {counts_note(comparison)}".strip(),
+        "help the model.",
+        note=counts_note(comparison),
     )
 
 

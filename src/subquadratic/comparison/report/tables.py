@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ...benchmark.report import seconds
 from ...evaluation.report import amount, size
-from ..findings.context import counts_note, losses, masked
+from ..findings.context import losses, masked
 from ..findings.costs import reach, why_not
 from ..findings.crossings import QUANTITIES, growth, in_words
 from ..findings.fairness import rates_at_the_edge
@@ -16,7 +16,7 @@ from ..findings.standings import NEAR, Standing
 from ..observed import averages, compared, exact, of_trials, ranked, sampling, scored, scores, speeds, tried, why_failed
 from ..results import Comparison, Trial
 from ..statistics import between
-from ..wording import digits, label, signed, value
+from ..wording import digits, label, signed, tokens, value
 from .drawing import Chart
 
 NONE = "–"
@@ -81,7 +81,7 @@ def results(comparison: Comparison) -> Table:
             "runs",
             "parameters",
             "steps",
-            tokens_word(comparison),
+            tokens(comparison),
             "tokens/s",
             "peak memory",
         ],
@@ -166,13 +166,7 @@ def contexts(comparison: Comparison) -> Table | None:
         caption=f"With no more than so many {what}: {unit} than with the whole window (95% interval)",
         head=["model", *(f"{context:,}" for context in all_)],
         groups=[("", rows)],
-        note=counts_note(comparison),
     )
-
-
-def tokens_word(comparison: Comparison) -> str:
-    """What is counted as tokens: rows are padded to one length."""
-    return "tokens" if comparison.data.get("kind", "language") == "language" else "tokens (with padding)"
 
 
 def runs(comparison: Comparison) -> Table:
@@ -207,7 +201,7 @@ def runs(comparison: Comparison) -> Table:
         "accuracy",
         "predictions",
         "steps",
-        tokens_word(comparison),
+        tokens(comparison),
         "FLOPs",
         "training time",
         "peak memory",
