@@ -65,7 +65,7 @@ def comparison(
     )
     order = [draw.gauss(0, noise / 2) for _ in range(seeds)]  # what all models with one seed have in common: the order of the data
     result.trials = [trial(name, number, draw, unit, noise, order[number]) for name in names for number in range(seeds)]
-    result.speeds = [found for name in names for found in speeds(name, draw)]
+    result.speeds = sorted((found for name in names for found in speeds(name, draw)), key=lambda speed: speed.length)  # as in a session
     for name, value in changes.items():
         setattr(result, name, value)
     return result
@@ -154,6 +154,19 @@ def speeds(name: str, draw: random.Random) -> list[Speed]:
                 state_bytes=int(2e5 if power == 1 else 8192 * length),
             )
         )
+    return found
+
+
+def plain(values: dict[str, list[float | None]], **changes: object) -> Comparison:
+    """A comparison with these scores, by entry and seed, and nothing else; None is a run that failed."""
+    found = comparison(names=tuple(values), seeds=1, speeds=[], **changes)
+    found.trials = [
+        Trial(entry=name, seed=seed, status="failed", error="ValueError: bad")
+        if score is None
+        else Trial(entry=name, seed=seed, status="done", value=score)
+        for name, scores in values.items()
+        for seed, score in enumerate(scores)
+    ]
     return found
 
 

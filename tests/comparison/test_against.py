@@ -33,7 +33,7 @@ def test_what_differs() -> None:
     there.entries[0].parameters = 1_000_000
     ours = f"{here.entries[0].parameters:,}"
     assert against(here, there).conditions == [
-        ("run_seconds", "120.0", "600.0"), ("torch", "2.13.0+cpu", "9.9"), ("parameters of performer", ours, "1,000,000"),
+        ("training of a run, s", "120", "600"), ("torch", "2.13.0+cpu", "9.9"), ("parameters of performer", ours, "1,000,000"),
     ]  # fmt: skip
 
 

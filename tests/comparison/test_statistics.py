@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from subquadratic.comparison.statistics import Difference, between, differences, estimate, unpaired
+from subquadratic.comparison.statistics import Difference, Sampling, between, differences, estimate, unpaired
 
 NUMBERS = st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=2, max_size=8)
 
@@ -20,6 +20,7 @@ def test_an_estimate_is_the_t_interval_of_scipy(values: list[float]) -> None:
     assert found is not None and found.spread is not None
     assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
     assert found.spread == pytest.approx(np.std(values, ddof=1), abs=1e-9)
+    assert (found.low is None) == (len(set(values)) == 1)
     if found.spread > 1e-6:
         low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
         assert (found.low, found.high) == pytest.approx((low, high), abs=1e-7)
@@ -88,7 +89,39 @@ def test_only_common_seeds_are_compared() -> None:
 def test_differences_without_spread_give_no_verdict() -> None:
     """As accuracies on a few rows do."""
     (found,) = differences({"a": {0: 0.35, 1: 0.4, 2: 0.45}, "b": {0: 0.25, 1: 0.3, 2: 0.35}})
-    assert found.mean == pytest.approx(0.1) and found.low is None and not found.counts
+    assert found.mean == pytest.approx(0.1) and found.low is None and not found.counts and found.constant
+
+
+@given(st.integers(0, 999), st.integers(2, 6), st.floats(0, 1))
+def test_rows_widen_an_interval_and_never_narrow_it(seed: int, seeds: int, variance: float) -> None:
+    draw = np.random.default_rng(seed)
+    scores = {name: dict(enumerate(draw.normal(size=seeds))) for name in "ab"}
+    (plain,) = differences(scores)
+    (whole,) = differences(scores, {name: Sampling(variance=variance, rows=50) for name in "ab"})
+    error = stats.sem([scores["a"][n] - scores["b"][n] for n in range(seeds)])
+    parts = [(error**2, seeds - 1), (variance, 49), (variance, 49)]
+    freedom = sum(part for part, _ in parts) ** 2 / sum(part**2 / own for part, own in parts)
+    low, high = stats.t.interval(0.95, freedom, loc=plain.mean, scale=math.sqrt(error**2 + 2 * variance))
+    assert (whole.low, whole.high) == pytest.approx((low, high), rel=1e-6)
+    if variance == 0:
+        assert (whole.low, whole.high) == pytest.approx((plain.low, plain.high))
+    (fixed,) = differences({name: dict.fromkeys(range(seeds), 1.0) for name in "ab"}, {"a": Sampling(variance=variance, rows=9)})
+    assert fixed.constant and fixed.low is None  # rows do not stand for seeds
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_equal_classifiers_scored_on_few_rows_are_seldom_told_apart(seeds: int) -> None:
+    """Two that are right on 60 % of all rows, and each on its own share of the 60 that were scored, whatever its seed."""
+    draw, made, rows = np.random.default_rng(0), [], 60
+    for _ in range(1500):
+        easy = draw.random((2, rows)) < 0.6  # rows that the trained models are right on, most of the time
+        right = np.where(draw.random((2, seeds, rows)) < 0.9, easy[:, None], draw.random((2, seeds, rows)) < 0.6).mean(-1)
+        values = {name: dict(enumerate(row)) for name, row in zip("ab", right, strict=True)}
+        own = {name: Sampling(variance=(share := right.mean()) * (1 - share) / rows, rows=rows) for name in "ab"}
+        made.append((differences(values)[0].counts, differences(values, own)[0].counts))
+    blind, aware = np.mean(made, axis=0)
+    assert aware <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(made))
+    assert blind > 0.1 or seeds == 2  # what an interval over seeds alone would say
 
 
 def simulate(spreads: list[float], *, repeats: int = 1500, seeds: int = 3) -> list[list[Difference]]:

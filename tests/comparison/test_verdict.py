@@ -5,25 +5,13 @@ import re
 
 import pytest
 from tests.comparison import synthetic
+from tests.comparison.synthetic import plain
 
 from subquadratic.comparison.findings.quality import share_of_time
 from subquadratic.comparison.results import Comparison, Cut, Point, Speed, Trial
 from subquadratic.comparison.verdict import Verdict, judge
 
 BETTER = re.compile(r"\b(better|worse|lowest|highest|reaches what|times as fast)\b")
-
-
-def plain(values: dict[str, list[float | None]], **changes: object) -> Comparison:
-    """A comparison with these scores, by entry and seed, and nothing else; None is a run that failed."""
-    found = synthetic.comparison(names=tuple(values), seeds=1, speeds=[], **changes)
-    found.trials = [
-        Trial(entry=name, seed=seed, status="failed", error="ValueError: bad")
-        if score is None
-        else Trial(entry=name, seed=seed, status="done", value=score)
-        for name, scores in values.items()
-        for seed, score in enumerate(scores)
-    ]
-    return found
 
 
 def said(verdict: Verdict) -> str:
@@ -167,11 +155,12 @@ def test_use_of_the_context() -> None:
     found = plain({"performer": [2.0] * 3, "transformer": [2.0] * 3})
     for trial in found.trials:
         shift = 0.001 * trial.seed
-        cuts = {64: 2.001, 512: 2.0005} if trial.entry == "performer" else {64: 2.3 + shift, 512: 2.1 + shift}
+        cuts = {64: 2.001 + shift, 512: 2.0005 + shift / 9} if trial.entry == "performer" else {64: 2.3 + shift, 512: 2.1 + shift}
         trial.cuts = [Cut(context=context, predicted=100, value=value) for context, value in {**cuts, 4096: 2.0}.items()]
     assert judge(found).context == [
-        "Performer does not use more than the last 64 of 4,096 tokens.",
-        "Exact attention uses more than the last 512 tokens: with no more than these it is 0.101 (0.099 to 0.103) worse.",
+        "Performer does not use more than the last 64 of 4,096 tokens (on 100 predictions in each of 3 runs).",
+        "Exact attention uses more than the last 512 tokens: with no more than these it is 0.101 (0.099 to 0.103) worse (on 100 "
+        "predictions in each of 3 runs).",
     ]
     for trial in found.trials:
         trial.cuts = [
@@ -197,16 +186,17 @@ def with_times(rounds: int = 5) -> Comparison:
 
 def test_lengths_and_crossings() -> None:
     found = judge(with_times())
-    performer, own, exact = found.lengths
+    performer, exact, own = found.lengths
     assert re.fullmatch(
         r"Performer overtakes exact attention in training time from 1,000 tokens on \((960|970|980|990) to 1,000\) and in training "
-        r"memory from 700 tokens on\. It costs less than exact attention at every length measured, in memory of the state\.",
+        r"memory from 700 tokens on\. It costs less than exact attention in memory of the state at every length measured \(256 to 4,096 "
+        r"tokens\)\.",
         performer,
     )
     assert exact == (
         "Exact attention trains on up to 4,096 tokens; at 16,384 it does not fit: a training step takes about 40 GB, and 12 GB are free."
     )
-    assert own.startswith("Performer was measured on up to 4,096 tokens; at 16,384 it took too long: about 99 s more")
+    assert own == "For longer sequences there was no time; measured were up to 4,096 tokens Performer."
     assert exact in found.more and performer in found.more
 
 
@@ -221,7 +211,8 @@ def test_choices_for_cost_say_what_they_cost_in_quality() -> None:
     assert speed.names == ["fastformer"]
     assert "times as fast as exact attention" in speed.text and "worse than that of gated linear attention" in speed.text
     assert set(found["memory while decoding after 65,536 tokens"].names) == {"performer", "linformer", "fastformer", "gated_linear"}
-    assert found["decoding after 65,536 tokens"].text.startswith("about equally fast")
+    decoding = found["decoding after 65,536 tokens"]  # 1.2 ms of each, measured to 2 % a round: they may differ by more than 2 %
+    assert decoding.undecided and "7 measurements do not tell them apart" in decoding.text
 
 
 def test_a_time_measured_once_gives_no_verdict() -> None:

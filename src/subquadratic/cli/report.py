@@ -36,13 +36,14 @@ def run(argv: Sequence[str]) -> int:
         named("against", options.against, "the folder of a comparison, or its results.json")
     from ..comparison.against import against
     from ..comparison.report.write import write_report
-    from ..comparison.results import load
+    from ..comparison.results import NAME, load
     from ..comparison.terminal import lines
 
     place = Path(options.folder).expanduser()
     comparison = load(place)
     other = None if options.against is None else against(comparison, load(Path(options.against).expanduser()))
     folder = Path(options.out).expanduser() if options.out is not None else place if place.is_dir() else place.parent
-    page, *_ = write_report(comparison, folder, against=other)
+    source = place / NAME if place.is_dir() else place
+    page, *_ = write_report(comparison, folder, against=other, source=source)
     print_text("\n".join([*lines(comparison, width=output_width(), against=other), "", f"page: {page}"]) + "\n")
     return 0

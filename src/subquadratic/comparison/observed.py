@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from .results import Comparison, Point, Speed, Trial
-from .statistics import Estimate, Scores, estimate
+from .statistics import Difference, Estimate, Sampling, Scores, differences, estimate
 from .wording import is_exact
 
 GRID = 60  # places along a curve at which runs are averaged
 ROUNDS = ("train_seconds", "prefill_seconds", "token_seconds")
+SESSION = 1_000_000  # more rounds than any session has
 BYTES = ("train_bytes", "state_bytes")
 
 
@@ -54,6 +55,40 @@ def scores(comparison: Comparison) -> dict[str, dict[int, float]]:
         for name in tried(comparison)
     }
     return {name: by_seed for name, by_seed in found.items() if by_seed}
+
+
+def rows_of(comparison: Comparison, trial: Trial) -> int:
+    """Rows or windows that a run was scored on, as far as it is known; else predictions, of which a row has one at least."""
+    items = (comparison.settings.get("conditions") or {}).get("items")
+    return min(trial.predicted, items) if isinstance(items, int) and items > 0 else trial.predicted
+
+
+def sampling(comparison: Comparison) -> dict[str, Sampling]:
+    """By entry, how much an accuracy would vary with other rows of the same kind: binomially, with two rows right and two wrong added
+    (Agresti and Coull 1998), so that a model that is right on all rows is not thought certain. Of losses it is not known: a run keeps
+    none of single rows."""
+    found: dict[str, Sampling] = {}
+    for name, by_seed in scores(comparison).items() if comparison.more_is_better else ():
+        rows = min(rows_of(comparison, trial) for trial in comparison.done(name) if scored(trial))
+        if rows > 1:
+            right = (rows * sum(by_seed.values()) / len(by_seed) + 2) / (rows + 4)
+            found[name] = Sampling(variance=right * (1 - right) / (rows + 4), rows=rows)
+    return found
+
+
+def compared(comparison: Comparison) -> list[Difference]:
+    """The differences of all pairs of entries in score, over seeds and, where that is known, rows."""
+    return differences(scores(comparison), sampling(comparison))
+
+
+def averages(comparison: Comparison) -> dict[str, Estimate]:
+    """By entry: its mean score, with an interval over seeds and, where that is known, rows."""
+    rows = sampling(comparison)
+    return {
+        name: whole
+        for name, by_seed in scores(comparison).items()
+        if (whole := estimate(by_seed.values(), sampling=rows.get(name))) is not None
+    }
 
 
 def ranked(comparison: Comparison, found: Scores) -> list[str]:
@@ -123,13 +158,27 @@ def speeds(comparison: Comparison, name: str) -> list[Speed]:
 
 
 def rounds(comparison: Comparison, quantity: str, length: int) -> dict[str, dict[int, float]]:
-    """Logarithms of times at one length, by entry and round: rounds are interleaved, so that they are compared in pairs."""
+    """Logarithms of times at one length, by entry and round: rounds are interleaved, so that they are compared in pairs. Those of another
+    session have other numbers: they have nothing in common."""
     found = {}
-    for speed in comparison.speeds:
+    for speed, session in zip(comparison.speeds, sessions(comparison), strict=True):
         times = getattr(speed, quantity)
         if speed.length == length and times and all(math.isfinite(second) and second > 0 for second in times):
-            found[speed.entry] = {index: math.log(second) for index, second in enumerate(times)}
+            found[speed.entry] = {session * SESSION + index: math.log(second) for index, second in enumerate(times)}
     return {name: found[name] for name in tried(comparison) if name in found}
+
+
+def sessions(comparison: Comparison) -> list[int]:
+    """In which session each of `Comparison.speeds` was measured. One goes from short lengths to long ones, which tells sessions of files
+    apart that do not name them."""
+    found: list[int] = []
+    last, session = None, 0
+    for speed in comparison.speeds:
+        if last is not None and (speed.length < last.length or speed.session != last.session):
+            session += 1
+        found.append(session)
+        last = speed
+    return found
 
 
 def lengths(comparison: Comparison, quantity: str, *, least: int = 1) -> list[int]:

@@ -28,7 +28,11 @@ def measure_speeds(made: Comparing) -> None:
     made.workers.close()  # its memory is for those that are measured
     from .measuring.speed import SHORTEST, doubling, measure_speed
 
+    session = 1 + max((speed.session for speed in made.comparison.speeds), default=-1)
+
     def save(speeds: list[Speed]) -> None:
+        for speed in speeds:
+            speed.session = session
         made.comparison.speeds += speeds
         made.keep()
 

@@ -8,20 +8,34 @@ The interval of a difference has the level at which Holm's procedure tests that 
 and holds with 95 % at least for each pair by itself; of two entries alone it is the plain paired t-interval. The test supposes normal
 differences, but neither equal spreads nor independent entries: all entries see the same data in the same order with the same seed.
 
-No interval and no verdict come of one seed, nor of differences without any spread: scores that can take few values, as accuracies on a few
-rows do, agree by chance.
+Seeds are not all that chance decides: other rows would have given other scores. Where the variance of that is known (`sampling`, of
+accuracies), it is added to that of the seeds, as if the rows of two entries were drawn apart; both are right on the same rows more often
+than that, so such an interval is too wide rather than too narrow.
+
+No interval and no verdict come of one seed, nor of differences without any spread (`constant`): scores that can take few values, as
+accuracies on a few rows do, agree by chance.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
+ROUNDING = 1e-12  # of the values: a spread below it is no spread
 Scores = Mapping[str, Mapping[int, float]]
 """By entry, then by seed (or round)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The variance of a mean over `rows` rows, had other rows been drawn."""
+
+    variance: float
+    rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +65,33 @@ class Difference(Estimate):
     """Of the interval: more than 95 % where several pairs were tested."""
     p: float | None = None
     """Of the paired t-test, for this pair alone."""
+    error: float | None = None
+    """Standard error of the mean, and `freedom` the degrees of freedom of its t."""
+    freedom: float = 0.0
 
     @property
     def counts(self) -> bool:
         """Whether the interval excludes zero: there is a verdict."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def constant(self) -> bool:
+        """Whether it is the same in every one of several seeds, so that nothing tells how much it would vary."""
+        return self.count > 1 and self.p is None
+
+    def within(self, margin: float) -> bool:
+        """Whether the interval excludes a difference of `margin` or more: evidence that both are about equal."""
+        return self.low is not None and self.high is not None and -margin < self.low and self.high < margin
+
     def reversed(self) -> Difference:
         """`second` less `first`."""
         low, high = (None if end is None else -end for end in (self.high, self.low))
-        return Difference(
-            count=self.count,
-            mean=-self.mean,
-            spread=self.spread,
-            low=low,
-            high=high,
-            first=self.second,
-            second=self.first,
-            level=self.level,
-            p=self.p,
-        )
+        return dataclasses.replace(self, mean=-self.mean, low=low, high=high, first=self.second, second=self.first)
 
 
-def estimate(values: Iterable[float | None], *, level: float = LEVEL) -> Estimate | None:
-    """Mean, spread and t-interval of the values that are finite numbers; None where none is."""
+def estimate(values: Iterable[float | None], *, level: float = LEVEL, sampling: Sampling | None = None) -> Estimate | None:
+    """Mean, spread and t-interval of the values that are finite numbers; None where none is. No interval of one value, nor of values that
+    are all the same."""
     found = [value for value in values if value is not None and math.isfinite(value)]
     if not found:
         return None
@@ -82,13 +99,21 @@ def estimate(values: Iterable[float | None], *, level: float = LEVEL) -> Estimat
     if count == 1:
         return Estimate(count=1, mean=mean)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in found) / (count - 1))
-    half = t_quantile(level, count - 1) * spread / math.sqrt(count)
+    error, freedom = _error(spread, count, [] if sampling is None else [sampling])
+    if error <= ROUNDING * max(map(abs, found)):
+        return Estimate(count=count, mean=mean, spread=spread)
+    half = t_quantile(level, freedom) * error
     return Estimate(count=count, mean=mean, spread=spread, low=mean - half, high=mean + half)
 
 
-def differences(scores: Scores) -> list[Difference]:
-    """Of every two entries that have a seed in common, first less second in the order given, with Holm's verdict over all of them."""
-    plain = [found for first, second in itertools.combinations(scores, 2) if (found := _paired(first, second, scores)) is not None]
+def differences(scores: Scores, sampling: Mapping[str, Sampling] | None = None) -> list[Difference]:
+    """Of every two entries that have a seed in common, first less second in the order given, with Holm's verdict over all of them.
+
+    Args:
+        sampling: by entry, how much its mean varies with the rows that were drawn.
+    """
+    rows = sampling or {}
+    plain = [found for first, second in itertools.combinations(scores, 2) if (found := _paired(first, second, scores, rows)) is not None]
     tested = sorted((pair for pair in plain if pair.p is not None), key=lambda pair: pair.p or 0.0)
     levels: dict[tuple[str, str], float] = {}
     level, rejecting = LEVEL, True
@@ -132,28 +157,34 @@ def t_quantile(level: float, freedom: float) -> float:
     return float(stdtrit(freedom, (1 + level) / 2))
 
 
-def _paired(first: str, second: str, scores: Scores) -> Difference | None:
+def _paired(first: str, second: str, scores: Scores, sampling: Mapping[str, Sampling]) -> Difference | None:
     common = sorted(set(scores[first]) & set(scores[second]))
     found = [scores[first][seed] - scores[second][seed] for seed in common]
     found = [value for value in found if math.isfinite(value)]
     whole = estimate(found)
     if whole is None:
         return None
-    p = None
-    least = 1e-12 * max(abs(scores[name][seed]) for name in (first, second) for seed in common if math.isfinite(scores[name][seed]))
-    if whole.spread is not None and whole.spread > least:  # less is rounding
-        from scipy.special import stdtr
+    plain = Difference(count=whole.count, mean=whole.mean, spread=whole.spread, first=first, second=second)
+    least = ROUNDING * max(abs(scores[name][seed]) for name in (first, second) for seed in common if math.isfinite(scores[name][seed]))
+    if whole.spread is None or whole.spread <= least:
+        return plain
+    from scipy.special import stdtr
 
-        p = float(2 * stdtr(whole.count - 1, -abs(whole.mean) * math.sqrt(whole.count) / whole.spread))
-    return Difference(count=whole.count, mean=whole.mean, spread=whole.spread, first=first, second=second, p=p)
+    error, freedom = _error(whole.spread, whole.count, [sampling[name] for name in (first, second) if name in sampling])
+    return dataclasses.replace(plain, p=float(2 * stdtr(freedom, -abs(whole.mean) / error)), error=error, freedom=freedom)
+
+
+def _error(spread: float, count: int, sampling: Sequence[Sampling]) -> tuple[float, float]:
+    """The standard error of a mean over seeds and rows, and its degrees of freedom by Welch and Satterthwaite."""
+    parts = [(spread**2 / count, count - 1), *((each.variance, max(each.rows - 1, 1)) for each in sampling)]
+    whole = math.fsum(variance for variance, _ in parts)
+    below = math.fsum(variance**2 / freedom for variance, freedom in parts)
+    return math.sqrt(whole), whole**2 / below if below else count - 1
 
 
 def _at(pair: Difference, level: float) -> Difference:
     """With the interval of that level, where it has one."""
-    if pair.p is None or pair.spread is None:
+    if pair.p is None or pair.error is None:
         return pair
-    half = t_quantile(level, pair.count - 1) * pair.spread / math.sqrt(pair.count)
-    ends = {"low": pair.mean - half, "high": pair.mean + half}
-    return Difference(
-        count=pair.count, mean=pair.mean, spread=pair.spread, first=pair.first, second=pair.second, p=pair.p, level=level, **ends
-    )
+    half = t_quantile(level, pair.freedom) * pair.error
+    return dataclasses.replace(pair, low=pair.mean - half, high=pair.mean + half, level=level)

@@ -109,9 +109,11 @@ def factors(number: Estimate) -> str:
 
 
 def duration(length: float) -> str:
-    """`45 seconds`, `2 minutes`, `1.5 hours`; below ten seconds with three digits and the unit's sign."""
-    if length < 10:
+    """`45 seconds`, `2 minutes`, `1.5 hours`; below ten seconds with a decimal, below one with three digits and the unit's sign."""
+    if length < 1:
         return seconds(length)
+    if length < 9.95:
+        return f"{length:.1f} seconds"
     if length < 90:
         return f"{length:.0f} seconds"
     number, unit = (length / 60, "minutes") if length < 5400 else (length / 3600, "hours")
@@ -127,8 +129,17 @@ def budget(comparison: Comparison) -> str:
     number = given if isinstance(given, int | float) else median(got) if got else 0
     if not number:
         return f"equal {equal} of training"
-    words = {"seconds": duration, "tokens": lambda count: f"{amount(count)} tokens", "flops": lambda count: f"{amount(count)}FLOP"}
+    words = {
+        "seconds": duration,
+        "tokens": lambda count: f"{amount(count)} {tokens(comparison)}",
+        "flops": lambda count: f"{amount(count)}FLOP",
+    }
     return f"{words[name](number)} of training each"
+
+
+def tokens(comparison: Comparison) -> str:
+    """What is counted as tokens: rows are padded to one length."""
+    return "tokens" if comparison.data.get("kind", "language") == "language" else "tokens (with padding)"
 
 
 def reference(name: str) -> str:

@@ -157,4 +157,4 @@ def test_two_comparisons_on_one_page() -> None:
     here, there = synthetic.comparison(), synthetic.comparison(seed=3, names=("performer", "transformer"))
     there.settings["run_seconds"], there.machine["packages"] = 600.0, {**there.machine["packages"], "torch": "9.9"}
     text = " ".join(" ".join(Reader(render(material(here, against(here, there)))).text).split())
-    assert "Beside the other comparison" in text and "run_seconds 120.0 600.0" in text and "torch 2.13.0+cpu 9.9" in text
+    assert "Beside the other comparison" in text and "training of a run, s 120 600" in text and "torch 2.13.0+cpu 9.9" in text

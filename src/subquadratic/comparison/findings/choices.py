@@ -9,15 +9,16 @@ from dataclasses import dataclass
 
 from ...benchmark.report import seconds
 from ...evaluation.report import amount, size
-from ..observed import exact, lengths, of_trials, ranked, rounds, scores, tried
+from ..observed import compared, exact, lengths, of_trials, ranked, rounds, scores, speeds, tried
 from ..results import Comparison
 from ..statistics import Difference, Scores, between, differences, estimate
-from ..wording import factors, gap, label, labels
+from ..wording import factors, gap, label, labels, listed
 from .costs import at_length
-from .quality import is_better, score, verdict
+from .learned import none_learned, not_learned, nothing_learned
+from .quality import is_better, score, verdict, why_open
+from .standings import NEAR
 
 UNDECIDED = "no verdict between"
-NEAR = 0.02  # costs that differ by less are called equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +52,18 @@ def _for_loss(comparison: Comparison) -> Choice | None:
     purpose = "highest accuracy" if comparison.more_is_better else "lowest loss"
     if len(found) < 2:
         return None
-    pairs, order = differences(found), ranked(comparison, found)
+    pairs, order = compared(comparison), ranked(comparison, found)
+    if nothing_learned(comparison):
+        return Choice(purpose=purpose, names=order, who=UNDECIDED, text=f"{labels(comparison, order)}: {none_learned(comparison)}")
     ties = [name for name in order[1:] if not is_better(comparison, pairs, order[0], name)]
     if ties:
         names = [order[0], *ties]
-        apart = [pair for name in ties if (pair := between(pairs, order[0], name)) is not None and pair.low is not None]
-        why = "the seeds do not tell them apart" if apart else "they have fewer than two seeds in common"
-        return Choice(purpose=purpose, names=names, who=UNDECIDED, text=f"{labels(comparison, names)}; {why}")
+        return Choice(
+            purpose=purpose,
+            names=names,
+            who=UNDECIDED,
+            text=f"{labels(comparison, names)}: {why_open(comparison, pairs, order[0], ties)}",
+        )
     pair = between(pairs, order[0], order[1])
     more = "" if pair is None else f", {gap(pair, comparison.unit)} better than {label(comparison, order[1])}, the next"
     return Choice(purpose=purpose, names=order[:1], who=label(comparison, order[0]), text=score(comparison, order[0]) + more)
@@ -101,20 +107,24 @@ def _for_decoding(comparison: Comparison) -> Choice | None:
 def _for_memory(comparison: Comparison) -> Choice | None:
     length = nearest(comparison, "train_bytes")
     if length is not None:
-        need = {name: at_length(comparison, name, "train_bytes", length) for name in tried(comparison)}
+        need = {name: at_length(comparison, name, "train_bytes", length) for name in _asked(comparison)}
         return _smallest(comparison, f"training memory at {length:,} tokens", need, "above the weights")
-    peaks = {name: of_trials(comparison, name, lambda trial: trial.peak_bytes) for name in tried(comparison)}
-    return _smallest(
-        comparison, "training memory", {name: peak.mean for name, peak in peaks.items() if peak is not None}, "of the whole process"
-    )
+    peaks = {name: of_trials(comparison, name, lambda trial: trial.peak_bytes) for name in scores(comparison)}
+    need = {name: None if peak is None else peak.mean for name, peak in peaks.items()}
+    return _smallest(comparison, "training memory", need, "of the whole process")
 
 
 def _for_state(comparison: Comparison) -> Choice | None:
     found = lengths(comparison, "state_bytes", least=2)
     if not found:
         return None
-    need = {name: at_length(comparison, name, "state_bytes", found[-1]) for name in tried(comparison)}
+    need = {name: at_length(comparison, name, "state_bytes", found[-1]) for name in _asked(comparison)}
     return _smallest(comparison, f"memory while decoding after {found[-1]:,} tokens", need, "of state")
+
+
+def _asked(comparison: Comparison) -> list[str]:
+    """Entries that were at least begun to be measured."""
+    return [name for name in tried(comparison) if speeds(comparison, name) or name in scores(comparison)]
 
 
 def nearest(comparison: Comparison, quantity: str) -> int | None:
@@ -131,24 +141,57 @@ def _time(found: Scores, name: str) -> float:
 
 
 def _fastest(comparison: Comparison, purpose: str, found: Scores, rate: Callable[[str], str], done: str = "train") -> Choice | None:
+    """The fastest, those about as fast where that is shown, or no verdict where the rounds leave open who is the fastest."""
     if len(found) < 2:
         return None
+    apart = _other_sessions(comparison, found)
+    if apart and len(found) - len(apart) > 1:  # rounds were interleaved among the others alone
+        choice = _fastest(comparison, purpose, {name: times for name, times in found.items() if name not in apart}, rate, done)
+        text = listed([f"{label(comparison, name)} ({rate(name)})" for name in apart])
+        return None if choice is None else dataclasses.replace(choice, text=f"{choice.text}; timed in another session: {text}")
     pairs, order = differences(found), sorted(found, key=lambda name: _time(found, name))
     first = order[0]
-    ties = [name for name in order[1:] if (pair := between(pairs, name, first)) is None or not pair.counts or pair.mean < NEAR]
-    names = [first, *ties]
-    who = labels(comparison, names)
-    if any((pair := between(pairs, name, first)) is None or pair.low is None for name in ties):
-        text = ", ".join(f"{label(comparison, name)} ({rate(name)})" for name in names)
-        return Choice(purpose=purpose, names=names, who=UNDECIDED, text=f"{text}; measured once")
-    text = f"about equally fast: {rate(first)}" if ties else rate(first)
+    others = {name: between(pairs, name, first) for name in order[1:]}
+    alike = [name for name, pair in others.items() if pair is not None and pair.within(NEAR)]
+    open_ = [name for name, pair in others.items() if name not in alike and not (pair is not None and pair.counts and pair.mean > 0)]
+    if open_:
+        names = [name for name in order if name in (first, *alike, *open_)]
+        text = listed([f"{label(comparison, name)} ({rate(name)})" for name in names])
+        why = _why_undecided(comparison, open_, others)
+        return Choice(purpose=purpose, names=names, who=UNDECIDED, text=f"{text}: {why}{_behind(comparison, names, order)}")
+    names = [first, *alike]
+    text = f"about equally fast: {rate(first)}" if alike else rate(first)
     base = exact(comparison)
     other = base if base in found and base not in names else next((name for name in order if name not in names), None)
-    pair = None if other is None else between(pairs, other, first)
+    pair = None if other is None else others[other]
     if other is not None and pair is not None:
-        they = f"{label(comparison, first)} {done}s" if ties else f"it {done}s"
+        they = f"{label(comparison, first)} {done}s" if alike else f"it {done}s"
         text += f"; {they} {factors(pair)} times as fast as {label(comparison, other)}"
-    return Choice(purpose=purpose, names=names, who=who, text=text + _price(comparison, names))
+    return Choice(purpose=purpose, names=names, who=labels(comparison, names), text=text + _price(comparison, names))
+
+
+def _other_sessions(comparison: Comparison, found: Scores) -> list[str]:
+    """Those that have no round in common with exact attention, or else with whoever has most to be compared with."""
+    together = {name: [other for other in found if set(found[name]) & set(found[other])] for name in found}
+    base = exact(comparison)
+    middle = max(found, key=lambda name: (len(together[name]), name == base))
+    return [name for name in found if name not in together[middle]]
+
+
+def _why_undecided(comparison: Comparison, names: list[str], others: dict[str, Difference | None]) -> str:
+    """Why it is open whether the first is faster than these."""
+    apart = [name for name in names if others[name] is None]
+    counts = {pair.count for name in names if (pair := others[name]) is not None}
+    parts = ["timed in different sessions"] if apart else []
+    if counts:
+        parts.append("measured once" if counts == {1} else f"{min(counts)} measurements do not tell them apart")
+    return " and ".join(parts)
+
+
+def _behind(comparison: Comparison, names: list[str], order: list[str]) -> str:
+    """Those that are slower than the first for certain."""
+    rest = [name for name in order if name not in names]
+    return f"; slower than {label(comparison, names[0])}: {labels(comparison, rest)}" if rest else ""
 
 
 def _smallest(comparison: Comparison, purpose: str, need: dict[str, float | None], of: str) -> Choice | None:
@@ -162,7 +205,13 @@ def _smallest(comparison: Comparison, purpose: str, need: dict[str, float | None
     other = base if base in known and base not in names else None
     if other is not None:
         text += f"; {label(comparison, other)} takes {size(known[other])}"
-    who = "all alike" if len(names) == len(known) else labels(comparison, names)
+    unknown = [name for name in need if name not in known]
+    if len(names) == len(known):
+        who = labels(comparison, names) if unknown else "all alike"
+        text = f"alike within {NEAR:.0%}, {text}" if unknown else text
+    else:
+        who = labels(comparison, names)
+    text += f"; not measured: {labels(comparison, unknown)}" if unknown else ""
     return Choice(purpose=purpose, names=names, who=who, text=text + _price(comparison, names))
 
 
@@ -171,8 +220,10 @@ def _price(comparison: Comparison, names: list[str]) -> str:
     found = scores(comparison)
     if len(names) > 1 or names[0] not in found:
         return "" if len(names) > 1 else "; no run of it has a score"
+    if not nothing_learned(comparison) and (why := not_learned(comparison, names[0])):
+        return f"; {why}"
     order = ranked(comparison, found)
-    pair: Difference | None = between(differences(found), names[0], order[0])
+    pair: Difference | None = between(compared(comparison), names[0], order[0])
     if pair is None or order[0] == names[0] or verdict(comparison, pair) != "worse":
         return ""
     what = "accuracy is" if comparison.more_is_better else "loss is"

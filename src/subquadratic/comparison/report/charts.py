@@ -9,14 +9,14 @@ from ...benchmark.report import seconds
 from ...evaluation.report import amount, size
 from ..findings.choices import nearest
 from ..findings.costs import at_length
-from ..observed import Dot, curve, exact, front, lengths, of_trials, scores, tried
+from ..observed import Dot, averages, curve, exact, front, lengths, of_trials, tried
 from ..results import Comparison, Point
-from ..statistics import Estimate, estimate
-from ..wording import duration, label, listed, reference, value
+from ..statistics import Estimate
+from ..wording import duration, label, listed, reference, tokens, value
 from .drawing import Chart, Line, Mark
 from .scales import number_word
 
-SAME = 1.05  # costs within this factor are equal, as a comparison makes them
+SAME = 1.05  # costs within this factor make no chart
 BEGINNING = 0.2  # of a curve, which decides nothing of the axis of losses
 
 
@@ -64,8 +64,14 @@ def costs(comparison: Comparison) -> list[Cost]:
         return None if whole is None else whole.mean
 
     found = [
-        Cost(slug="seconds", name="training time", axis="training time", read=lambda name: of_runs(name, "seconds"), write=duration),
-        Cost(slug="tokens", name="training tokens", axis="training tokens", read=lambda name: of_runs(name, "tokens"), write=amount),
+        Cost(slug="seconds", name="training time", axis="training time (s)", read=lambda name: of_runs(name, "seconds"), write=duration),
+        Cost(
+            slug="tokens",
+            name="training tokens",
+            axis=f"training {tokens(comparison)}",
+            read=lambda name: of_runs(name, "tokens"),
+            write=amount,
+        ),
         Cost(
             slug="flops",
             name="training FLOPs",
@@ -108,15 +114,16 @@ def lines_of(comparison: Comparison, marks: Callable[[str], list[Mark]]) -> list
 
 
 def pareto(comparison: Comparison) -> tuple[list[Chart], list[str]]:
-    """Quality against each cost, and the costs that are equal for all and so have no chart."""
-    found = {name: whole for name, by_seed in scores(comparison).items() if (whole := estimate(by_seed.values())) is not None}
+    """Quality against each cost, and the costs that are within 5 % of each other for all and so have no chart."""
+    found = averages(comparison)
     charts, equal = [], []
     for cost in costs(comparison):
         known = {name: number for name in found if (number := cost.read(name))}
         if len(known) < 2:
             continue
         if max(known.values()) <= SAME * min(known.values()):
-            equal.append(f"{cost.name} ({cost.write(sum(known.values()) / len(known))})")
+            ends = list(dict.fromkeys(map(cost.write, (min(known.values()), max(known.values())))))
+            equal.append(f"{cost.name} ({' to '.join(ends)})")
             continue
         best = front([(name, number, found[name].mean) for name, number in known.items()], more_is_better=comparison.more_is_better)
         lines = [
@@ -140,7 +147,7 @@ def pareto(comparison: Comparison) -> tuple[list[Chart], list[str]]:
                 log_x=max(known.values()) > 3 * min(known.values()),
                 scattered=True,
                 front=steps if len(steps) > 1 else [],
-                write_x=cost.write if cost.slug in ("memory", "decoding", "seconds") else number_word,
+                write_x=cost.write if cost.slug in ("memory", "decoding") else number_word,
                 write_y=written(comparison),
                 description=f"One point for each of {len(lines)} models; bars are one standard deviation over seeds to each side. On the "
                 f"Pareto front (filled: no other is as cheap and as good) from the cheapest: {names}.",
@@ -153,7 +160,7 @@ def curves(comparison: Comparison) -> list[Chart]:
     """Validations during training against time, tokens and FLOPs."""
     axes: tuple[tuple[str, str, str, Callable[[Point], float], Callable[[float], str]], ...] = (
         ("seconds", "training time", "training time (s)", lambda point: point.seconds, number_word),
-        ("tokens", "tokens", "training tokens", lambda point: point.tokens, number_word),
+        ("tokens", "tokens", f"training {tokens(comparison)}", lambda point: point.tokens, number_word),
         ("flops", "FLOPs", "training FLOPs", lambda point: point.flops, number_word),
     )
     charts = []

@@ -61,6 +61,8 @@ class Chart:
     references: dict[str, float] = field(default_factory=dict)
     front: list[tuple[float, float]] = field(default_factory=list)
     focus: list[float] | None = None
+    note: str = ""
+    """What must be known to read it, beside it."""
     write_x: Callable[[float], str] = number_word
     write_y: Callable[[float], str] = number_word
 

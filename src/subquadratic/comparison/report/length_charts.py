@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ...benchmark.report import seconds
 from ...evaluation.report import size
+from ..findings.context import common, counts_note, losses, masked, positions_note
 from ..findings.crossings import growth
 from ..observed import BYTES, ROUNDS, by_context, by_position, measured, speeds, tried
 from ..results import Comparison, Speed
@@ -39,32 +40,42 @@ def positions(comparison: Comparison) -> Chart | None:
     return Chart(
         slug="positions",
         title="Score by position in the window",
-        across="position of the prediction (tokens before it)",
+        across="position of the prediction in the window" if masked(comparison) else "position of the prediction (tokens before it)",
         up=axis(comparison),
         lines=lines,
         log_x=True,
         write_x=_whole,
         write_y=written(comparison),
-        description="Means over seeds, with a band of one standard deviation to each side. A line that goes on improving to the right "
-        "belongs to a model that uses what is far back.",
+        description="Means over seeds, with a band of one standard deviation to each side."
+        + ("" if masked(comparison) else " A line that goes on improving to the right belongs to a model that uses what is far back."),
+        note=positions_note(comparison),
     )
 
 
 def cuts(comparison: Comparison) -> Chart | None:
     """The same predictions from less context."""
 
+    alike = common(comparison)
+
     def marks(name: str) -> list[Mark]:
-        found = by_context(comparison, name)
-        return [spread_mark(context, whole) for context, by_seed in found.items() if (whole := estimate(by_seed.values())) is not None]
+        if not alike:  # heights would be those of different tokens: how much worse than the whole window, each by itself
+            lost = losses(comparison, name)
+            found = {context: spread_mark(context, loss) for context, loss in lost.items()}
+            whole = [Mark(x=max(by_context(comparison, name)), y=0.0)] if lost else []
+            return [*found.values(), *whole]
+        values = by_context(comparison, name)
+        return [spread_mark(context, mean) for context, by_seed in values.items() if (mean := estimate(by_seed.values())) is not None]
 
     lines = lines_of(comparison, marks)
     if not any(len(line.marks) > 1 for line in lines):
         return None
+    less = "less accuracy" if comparison.more_is_better else f"{comparison.unit} more"
+    beside = "the nearest tokens that were left, half of them on either side" if masked(comparison) else "tokens of context that were left"
     return Chart(
         slug="context",
-        title="The same predictions with the context cut",
-        across="tokens of context that were left",
-        up=axis(comparison),
+        title="The same predictions with the context cut" if alike else "How much worse with the context cut",
+        across=beside,
+        up=axis(comparison) if alike else f"{less} than with the whole window",
         lines=lines,
         log_x=True,
         ticks=_ticks([mark.x for line in lines for mark in line.marks]),
@@ -72,6 +83,7 @@ def cuts(comparison: Comparison) -> Chart | None:
         write_y=written(comparison),
         description="Means over seeds, with a band of one standard deviation to each side. Where a line is flat, more context does not "
         "help the model.",
+        note=counts_note(comparison),
     )
 
 

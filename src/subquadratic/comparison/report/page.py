@@ -11,6 +11,7 @@ from typing import Any
 from ...benchmark.report import seconds
 from ..against import Against, settings
 from ..findings.crossings import QUANTITIES
+from ..findings.fairness import scored_rows, unequal_parameters
 from ..findings.missing import runs_done
 from ..observed import tried, why_failed
 from ..results import Comparison
@@ -39,14 +40,16 @@ class Material:
     lengths: list[Chart]
     rates: list[Chart]
     against: Against | None
+    source: str = "results.json"
+    """Where the numbers are, from the folder of the page."""
 
     @property
     def charts(self) -> list[Chart]:
         return [*self.pareto, *self.curves, *self.context, *self.lengths, *self.rates]
 
 
-def material(comparison: Comparison, against: Against | None = None) -> Material:
-    """Sentences and charts of a comparison, finished or not."""
+def material(comparison: Comparison, against: Against | None = None, *, source: str = "results.json") -> Material:
+    """Sentences and charts of a comparison, finished or not; `source` is where the page finds its numbers."""
     pareto, equal = charts.pareto(comparison)
     rates = charts.rates(comparison)
     return Material(
@@ -59,6 +62,7 @@ def material(comparison: Comparison, against: Against | None = None) -> Material
         lengths=length_charts.against_length(comparison),
         rates=[] if rates is None else [rates],
         against=against,
+        source=source,
     )
 
 
@@ -107,7 +111,8 @@ def _content(found: Material) -> dict[str, Any]:
         "failures": _failures(comparison),
         "samples": _samples(comparison),
         "against": None if found.against is None else against_tables(found.against),
-        "commands": _commands(comparison),
+        "commands": _commands(comparison, found.source),
+        "source": found.source,
         "made": _made(comparison),
     }
 
@@ -116,10 +121,13 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     """At a glance, under the title."""
     settings, machine = comparison.settings, comparison.machine
     asked, seeds = settings.get("parameters"), settings.get("seeds") or len({trial.seed for trial in comparison.trials})
+    alike = isinstance(asked, int) and not unequal_parameters(comparison)
     words = [
         ("data", str(comparison.data.get("text") or comparison.data.get("name", ""))),
         ("length", f"{settings['length']:,} tokens" if settings.get("length") else ""),
-        ("equal for all", ", ".join(filter(None, (budget(comparison), f"about {asked:,} parameters" if isinstance(asked, int) else "")))),
+        ("equal for all", ", ".join(filter(None, (budget(comparison), f"about {asked:,} parameters" if alike else "")))),
+        ("not equal", "parameters" if not alike and isinstance(asked, int) else ""),
+        ("scored on", scored_rows(comparison) or ""),
         ("runs", f"{runs_done(comparison)}, {seeds} seed{'s' * (seeds != 1)} a model"),
         ("machine", str(machine.get("gpu") or machine.get("processor") or "")),
         ("took", duration(comparison.seconds) if comparison.seconds else ""),
@@ -147,13 +155,11 @@ def _samples(comparison: Comparison) -> list[tuple[str, str]]:
     return found
 
 
-def _commands(comparison: Comparison) -> list[tuple[str, str]]:
+def _commands(comparison: Comparison, source: str) -> list[tuple[str, str]]:
     found = [("the whole comparison, anew", shlex.join(comparison.command))] if comparison.command else []
-    return [
-        *found,
-        ("this page from results.json, in its folder", "subq report ."),
-        ("beside another comparison", "subq report . --against OTHER"),
-    ]
+    here = source == "results.json"
+    draw = "subq report ." if here else f"subq report {shlex.quote(source)} --out ."
+    return [*found, (f"this page from {source}, in the folder of the page", draw), ("beside another comparison", f"{draw} --against OTHER")]
 
 
 def _made(comparison: Comparison) -> list[Table]:
@@ -220,9 +226,10 @@ def against_tables(found: Against) -> list[Table]:
         ),
         Table(
             caption=f"Scores of the two, {unit}",
-            head=["model", "this", "the other", "difference (interval)", "this is"],
+            head=["model", "this", "the other", "this minus the other (interval)", "this is"],
             groups=[("", scores)],
-            note="Welch's intervals, at 95% for all models together: the runs of two comparisons have nothing in common.",
+            note=" ".join(found.notes)
+            or "Welch's intervals, at 95% for all models together: the runs of two comparisons have nothing in common.",
         ),
     ]
     if found.ratios:

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 from ...benchmark.report import seconds
 from ...evaluation.report import amount, size
-from ..findings.context import losses
-from ..findings.costs import reach
+from ..findings.context import losses, masked
+from ..findings.costs import reach, why_not
 from ..findings.crossings import QUANTITIES, growth, in_words
+from ..findings.fairness import rates_at_the_edge
 from ..findings.quality import verdict
-from ..measuring.crossover import Crossover
-from ..observed import exact, of_trials, ranked, scored, scores, speeds, tried, why_failed
+from ..findings.standings import NEAR, Standing
+from ..observed import averages, compared, exact, of_trials, ranked, sampling, scored, scores, speeds, tried, why_failed
 from ..results import Comparison, Trial
-from ..statistics import between, differences, estimate
-from ..wording import digits, label, one_line, signed, value
+from ..statistics import between
+from ..wording import digits, label, signed, tokens, value
 from .drawing import Chart
 
 NONE = "–"
@@ -38,12 +39,10 @@ class Table:
 def results(comparison: Comparison) -> Table:
     """One row for each entry that has a result, the best first."""
     found = scores(comparison)
-    pairs, order, unit = differences(found), ranked(comparison, found), comparison.unit
+    pairs, order, unit = compared(comparison), ranked(comparison, found), comparison.unit
     base = exact(comparison) if exact(comparison) in found else next(iter(order), None)
     rows = []
-    for name in order:
-        whole = estimate(found[name].values())
-        assert whole is not None
+    for name, whole in ((name, averages(comparison)[name]) for name in order):
         pair = between(pairs, name, base) if base is not None and name != base else None
         ends = None if whole.low is None or whole.high is None else (whole.low, whole.high)
         runs = len([trial for trial in comparison.trials if trial.entry == name])
@@ -82,25 +81,25 @@ def results(comparison: Comparison) -> Table:
             "runs",
             "parameters",
             "steps",
-            "tokens",
+            tokens(comparison),
             "tokens/s",
             "peak memory",
         ],
         groups=[("", rows)],
         strong={label(comparison, name) for name in order[:1]},
-        note=f"Mean, spread (sample standard deviation) and t-interval over seeds. {_family(comparison)} Peak memory is that of the "
-        "process that trained.",
+        note=f"Mean, spread (sample standard deviation) over seeds and t-interval over {_over(comparison)}. {_family(comparison)} "
+        "Peak memory is that of the process that trained.",
     )
 
 
 def all_pairs(comparison: Comparison) -> Table | None:
     """Every difference that was tested."""
-    found = differences(scores(comparison))
+    found = compared(comparison)
     rows = [
         [
             f"{label(comparison, pair.first)} minus {label(comparison, pair.second)}",
             signed(pair, comparison.unit),
-            f"{pair.level:.2%}",
+            NONE if pair.low is None else f"{pair.level:.2%}",
             NONE if pair.p is None else f"{pair.p:.2g}",
             f"{pair.count}",
             "no verdict" if not pair.counts else verdict(comparison, pair),
@@ -117,7 +116,7 @@ def growths(comparison: Comparison) -> Table | None:
     rows = []
     for name in names:
         end = reach(comparison, name)
-        why = one_line(end[1].note, 120) if end is not None and end[1] is not None else ""
+        why = why_not(end[1]) if end is not None and end[1] is not None else ""
         powers = [_power(growth(comparison, name, quantity)) for quantity in QUANTITIES]
         rows.append([label(comparison, name), why, *powers, NONE if end is None else f"{end[0]:,}"])
     if not rows:
@@ -127,25 +126,27 @@ def growths(comparison: Comparison) -> Table | None:
         head=["model", "at the next length", *QUANTITIES.values(), "longest trained"],
         groups=[("", rows)],
         words=2,
-        note="A power of 1 is linear, 2 quadratic, 0 constant; of a line through the three longest lengths that were measured.",
+        note="A power of 1 is linear, 2 quadratic, 0 constant; of a line through the three longest lengths that were measured, and of none "
+        "where there are fewer.",
     )
 
 
-def overtaking(comparison: Comparison, found: Sequence[Crossover]) -> Table | None:
+def overtaking(comparison: Comparison, found: Sequence[Standing]) -> Table | None:
     """From what length on each costs less than exact attention."""
     words: dict[tuple[str, str], str] = {(each.entry, each.quantity): in_words(each) for each in found}
     names = dict.fromkeys(each.entry for each in found)
     rows = [[label(comparison, name), *(words.get((name, quantity), NONE) for quantity in QUANTITIES)] for name in names]
     if not rows:
         return None
+    apart = " Measured apart: the two were timed in different sessions, and not in turns." if any(each.apart for each in found) else ""
     return Table(
         caption="Where each costs less than exact attention",
         head=["model", *QUANTITIES.values()],
         groups=[("", rows)],
         words=len(QUANTITIES) + 1,
-        note="Between the lengths measured costs are taken for straight lines on logarithmic axes; intervals are of 95%, from drawing "
-        "rounds again (bootstrap). Undecided: the rounds leave open whether it is cheaper at the longest length that both were "
-        "measured at.",
+        note=f"As much: within {NEAR:.0%}. Between the lengths measured costs are taken for straight lines on logarithmic axes; intervals "
+        "are of 95%, from drawing rounds again (bootstrap). Undecided: the rounds leave open which costs less at the longest length that "
+        f"both were measured at.{apart}",
     )
 
 
@@ -160,8 +161,9 @@ def contexts(comparison: Comparison) -> Table | None:
         for name, loss in found.items()
     ]
     unit = "percentage points of accuracy less" if comparison.more_is_better else f"{comparison.unit} more"
+    what = "nearest tokens, half of them on either side" if masked(comparison) else "tokens of context"
     return Table(
-        caption=f"With no more than so many tokens of context: {unit} than with the whole window (95% interval)",
+        caption=f"With no more than so many {what}: {unit} than with the whole window (95% interval)",
         head=["model", *(f"{context:,}" for context in all_)],
         groups=[("", rows)],
     )
@@ -199,7 +201,7 @@ def runs(comparison: Comparison) -> Table:
         "accuracy",
         "predictions",
         "steps",
-        "tokens",
+        tokens(comparison),
         "FLOPs",
         "training time",
         "peak memory",
@@ -223,6 +225,8 @@ def rates(comparison: Comparison) -> Table | None:
         )
     head = ["model", *(f"{rate:g}" for rate in all_), "chosen"]
     note = "Mean training loss, in nats per prediction, over the last quarter of each trial."
+    if rates_at_the_edge(comparison):
+        note += " Where the highest or the lowest was chosen, the best may lie beyond it."
     return Table(caption="Learning rates tried", head=head, groups=[("", rows)], note=note)
 
 
@@ -242,16 +246,23 @@ def numbers(chart: Chart) -> Table:
 
 
 def _family(comparison: Comparison) -> str:
-    tested = [pair for pair in differences(scores(comparison)) if pair.low is not None]
+    pairs = compared(comparison)
+    tested = [pair for pair in pairs if pair.low is not None]
     if not tested:
+        if any(pair.constant for pair in pairs):
+            return "Differences that are the same with every seed give no interval and no verdict."
         return "With fewer than two seeds in common there is no interval and no verdict."
     if len(tested) == 1:
-        return "The difference has the paired t-interval at 95% over the seeds."
+        return f"The difference has the paired t-interval at 95% over {_over(comparison)}."
     return (
-        f"Differences have paired t-intervals over common seeds, at the level at which Holm's procedure tests each of the {len(tested)} "
-        "pairs, so that a false verdict on any of them comes up in at most 5% of comparisons; each interval by itself holds "
+        f"Differences have paired t-intervals over {_over(comparison)}, at the level at which Holm's procedure tests each of the "
+        f"{len(tested)} pairs, so that a false verdict on any of them comes up in at most 5% of comparisons; each interval by itself holds "
         "with 95% at least."
     )
+
+
+def _over(comparison: Comparison) -> str:
+    return "seeds and the rows scored" if sampling(comparison) else "seeds"
 
 
 def _spread(spread: float, unit: str) -> str:

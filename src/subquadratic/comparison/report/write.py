@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ...heads.files import replace_files
@@ -15,7 +16,7 @@ PAGE, CHARTS = "report.html", "charts"
 TABLES = ("results.csv", "speed.csv")
 
 
-def write_report(comparison: Comparison, folder: Path, *, against: Against | None = None) -> list[Path]:
+def write_report(comparison: Comparison, folder: Path, *, against: Against | None = None, source: Path | None = None) -> list[Path]:
     """Write `report.html`, `results.csv`, `speed.csv` and `charts/*.svg` into `folder`, each whole or not at all; charts of ours that the
     comparison no longer has are removed.
 
@@ -23,6 +24,7 @@ def write_report(comparison: Comparison, folder: Path, *, against: Against | Non
         comparison: finished or not; what is missing is said.
         folder: made if it is not there.
         against: another comparison beside it.
+        source: the results.json that the comparison is of. Default: that of `folder`.
 
     Returns:
         The files written, the page first.
@@ -31,7 +33,7 @@ def write_report(comparison: Comparison, folder: Path, *, against: Against | Non
         FileExistsError: the folder has files of these names that are not of a comparison.
     """
     _check_replaceable(folder)
-    found = material(comparison, against)
+    found = material(comparison, against, source="results.json" if source is None else relative(source, folder))
     (folder / CHARTS).mkdir(parents=True, exist_ok=True)
     texts = {
         folder / PAGE: render(found),
@@ -42,6 +44,14 @@ def write_report(comparison: Comparison, folder: Path, *, against: Against | Non
     replace_files({path: lambda file, text=text: file.write_bytes(text.encode("utf-8", errors="replace")) for path, text in texts.items()})  # type: ignore[misc]
     _remove_stale(folder / CHARTS, found)
     return list(texts)
+
+
+def relative(source: Path, folder: Path) -> str:
+    """The file as it is named in the folder; whole where no way leads there."""
+    try:
+        return Path(os.path.relpath(source.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive
+        return str(source.resolve())
 
 
 def _check_replaceable(folder: Path) -> None:
