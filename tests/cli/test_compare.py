@@ -1,10 +1,14 @@
 """`subq compare` from the command line."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from tests.comparison import synthetic
 
 from subquadratic.cli.main import main
+from subquadratic.comparison.options import CompareOptions
+from subquadratic.comparison.results import save
 
 
 @pytest.fixture
@@ -38,3 +42,15 @@ def test_a_comparison_and_its_continuation(text: Path, capsys: pytest.CaptureFix
     dry = ["compare", *options, "--budget", "60s", "--threads", "1", "--dry_run"]
     assert main(dry) == 0
     assert "each run" in capsys.readouterr().out and not (text.parent / "comparisons").exists()
+
+
+def test_another_comparison_beside_one_that_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = synthetic.comparison(names=("performer", "transformer"))
+    made.settings["options"], made.interrupted = dataclasses.asdict(CompareOptions()), False
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        save(made, tmp_path / name / "results.json")
+    assert main(["compare", "--resume", str(tmp_path / "here"), "--against", str(tmp_path / "there" / "results.json")]) == 0
+    said = capsys.readouterr().out
+    assert "is complete" in said and "there" not in said.split("is complete")[0]
+    assert "beside" in said.lower() or "against" in said.lower()

@@ -71,6 +71,8 @@ def run(argv: Sequence[str]) -> int:
     if before is not None and not before.interrupted and given.add_model is None:
         display.say(f"finished    the comparison in {folder} is complete; --add_model adds to it")
         _draw(before, folder, other)
+        if other is not None:
+            display.report("finished", _closing(before, folder, other), folder=str(folder), report=str(folder / "report.html"))
         return 0
     words = ["subq", "compare", *argv] if before is None else before.command
     shown = Display(display, width=output_width())
