@@ -40,7 +40,7 @@ def spectrum(setting: Setting) -> Measurement:
     looked_at = {
         "untrained": before,
         "trained": after,
-        "trained, rows shuffled": after.gather(-1, torch.rand(after.shape, generator=generator).argsort(dim=-1)),
+        "trained, rows shuffled": shuffled(after, generator),
         "random, full rank": _random(generator),
     }
     found = {name: _cumulative(weights) for name, weights in looked_at.items()}
@@ -91,6 +91,11 @@ def _attention(model: LanguageModel, tokens: Tensor) -> Tensor:
             hook.remove()
         model.train()
     return torch.stack(found)
+
+
+def shuffled(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """(..., N, N) with each row in an order of its own."""
+    return weights.gather(-1, torch.rand(weights.shape, generator=generator).argsort(dim=-1))
 
 
 def _random(generator: torch.Generator) -> Tensor:
