@@ -16,6 +16,7 @@ from subquadratic.attention.low_rank import layer as low_rank_layer
 from subquadratic.attention.low_rank import op as low_rank_op
 from subquadratic.attention.low_rank.layer import LowRankAttention
 from subquadratic.kernels.native.library import why_not
+from subquadratic.layers.rotary.op import complex_product
 from subquadratic.reproduction import linformer
 from subquadratic.reproduction.catalogue import CLAIMS
 from subquadratic.reproduction.claim import FAILS, UNMEASURABLE, Outcome, Setting
@@ -251,7 +252,7 @@ ADDITIVE_ALTERED: dict[str, Callable[[Patch], None]] = {
     "1.3 times": of_layer(AdditiveAttention, "_run", lambda y: 1.3 * y),
     "scale": lambda patch: patch.setattr(AdditiveAttention, "_scores", read_raw),
     "causal alone": of_layer(AdditiveAttention, "_running", lambda y: 1.001 * y),
-    "rotary alone": lambda patch: patch.setattr(additive_layer, "complex_product", changed(additive_layer.complex_product, lambda y: 1.001 * y)),
+    "rotary alone": lambda patch: patch.setattr(additive_layer, "complex_product", changed(complex_product, lambda y: 1.001 * y)),
 }
 
 

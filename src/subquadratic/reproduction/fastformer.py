@@ -29,7 +29,10 @@ CLAIMS = (
             Condition(number="raw keys", text="relative difference that raw keys make, at least", least=1e-3),
         ),
         seconds=1,
-        note="The causal and the rotary form are not the authors': they are compared with what our documentation says of them. Rotary angles are float32.",
+        note=(
+            "The causal and the rotary form are not the authors': they are compared with what our documentation says of them. Rotary "
+            "angles are float32."
+        ),
     ),
     Claim(
         id="fastformer.linear",

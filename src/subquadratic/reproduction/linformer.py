@@ -15,7 +15,8 @@ CLAIMS = (
         paper=PAPER,
         place="",
         text=(
-            "The layer computes softmax(Q (EᵀK)ᵀ / √d) (FᵀV), whatever shares a projection; in our causal form, with sums up to each position."
+            "The layer computes softmax(Q (EᵀK)ᵀ / √d) (FᵀV), whatever shares a projection; in our causal form, with sums up to each "
+            "position."
         ),
         experiment="low_rank.equation",
         conditions=(
@@ -37,14 +38,16 @@ CLAIMS = (
         experiment="low_rank.projections",
         conditions=(
             Condition(number="slope", text="slope of log error against log k", least=-0.55, most=-0.45),
-            Condition(number="over theory", text="squared error over what the variance of R gives, float64 or float32", least=0.9, most=1.1),
+            Condition(
+                number="over theory", text="squared error over what the variance of R gives, float64 or float32", least=0.9, most=1.1
+            ),
             Condition(number="within, of one sign", text="share of columns w of one sign within ε ‖Pw‖ at that k, ε = 0.5", least=0.99),
             Condition(number="within, Gaussian", text="the same of Gaussian w", least=0.99),
         ),
         seconds=5,
         note=(
-            "The error of a product a·b under a random projection is about ‖a‖ ‖b‖ / √k, of whatever size a·b is: that is what the lemma of "
-            "Johnson and Lindenstrauss bounds. It is small beside Pw where nothing cancels, as for w of one sign; the average of random "
+            "The error of a product a·b under a random projection is about ‖a‖ ‖b‖ / √k, of whatever size a·b is: that is what the lemma "
+            "of Johnson and Lindenstrauss bounds. It is small beside Pw where nothing cancels, as for w of one sign; the average of random "
             "numbers that attention takes of a Gaussian w is itself small. So the theorem needs a Pw of the size of ‖P‖ ‖w‖."
         ),
     ),
@@ -61,9 +64,9 @@ CLAIMS = (
         ),
         seconds=95,
         note=(
-            "The paper's model is RoBERTa; ours is small and trained for minutes. A large share alone says little: attention that is nearly "
-            "uniform, as before training, is of rank one, and random attention of full rank has about half of its mass there, too. So "
-            "the claim asks for more than the weights would have without their order."
+            "The paper's model is RoBERTa; ours is small and trained for minutes. A large share alone says little: attention that is "
+            "nearly uniform, as before training, is of rank one, and random attention of full rank has about half of its mass there, too. "
+            "So the claim asks for more than the weights would have without their order."
         ),
     ),
     Claim(
@@ -89,7 +92,9 @@ CLAIMS = (
         conditions=(
             *(
                 Condition(
-                    number=f"time, n = {n}, k = {k}", text=f"times as fast as eager attention over printed, n = {n:,}, k = {k:,}", least=0.75
+                    number=f"time, n = {n}, k = {k}",
+                    text=f"times as fast as eager attention over printed, n = {n:,}, k = {k:,}",
+                    least=0.75,
                 )
                 for n, k in GRID
             ),
@@ -97,8 +102,8 @@ CLAIMS = (
         ),
         seconds=150,
         note=(
-            "On a CPU instead of a V100, with a batch of one; the width is ours, since the paper's text names none for this table. Of 8,192 "
-            "positions on, eager attention would take over 10 GB."
+            "On a CPU instead of a V100, with a batch of one; the width is ours, since the paper's text names none for this table. Eager "
+            "attention to 8,192 positions would take about 10 GB."
         ),
     ),
     Claim(

@@ -28,7 +28,7 @@ def _positive(id_: str, size: float, experiment: str, note: str = "") -> Claim:
         text=f"Positive features approximate attention better than trigonometric ones: queries and keys of standard deviation {size:g}.",
         experiment=experiment,
         conditions=(
-            Condition(number="trigonometric over positive", text="error of trigonometric over positive features, worst of five M", least=1.0),
+            Condition(number="trigonometric over positive", text="error of trigonometric over positive features, worst M", least=1.0),
             *same(),
         ),
         seconds=5,
@@ -76,7 +76,8 @@ CLAIMS = (
         ),
         seconds=8,
         note=(
-            "The exact value is ours, in closed form. The tolerances are about four standard errors. Of float64 and float32 the worse one counts."
+            "The exact value is ours, in closed form. The tolerances are about four standard errors. Of float64 and float32 the worse "
+            "one counts."
         ),
     ),
     _positive(
@@ -115,8 +116,8 @@ CLAIMS = (
         ),
         seconds=6,
         note=(
-            "The effect is of some tens of percent, and the figure's fifteen samples are few: here there are four times as many, of a quarter "
-            "of the length. What theory gives is ours, to first order in 1/M. Theorem 2 is the sharper test."
+            "The effect is of some tens of percent, and the figure's fifteen samples are few: here there are four times as many, of a "
+            "quarter of the length. What theory gives is ours, to first order in 1/M. Theorem 2 is the sharper test."
         ),
     ),
     Claim(

@@ -59,10 +59,10 @@ def lemma2(setting: Setting) -> Measurement:
     off: dict[str, list[float]] = {}
     for name, squares in _mean_squares(pairs, exact, draws, setting).items():
         theory = [
-            closed_form(name.partition(",")[0], *given, float((x - y).square().sum()))
-            for *given, (x, y) in zip(exact, NORMS, pairs, strict=True)
+            closed_form(name.partition(",")[0], wanted, norm, float((x - y).square().sum()))
+            for wanted, norm, (x, y) in zip(exact, NORMS, pairs, strict=True)
         ]
-        off[name] = [found / wanted - 1 for found, wanted in zip(squares, theory, strict=True)]
+        off[name] = [found / formula - 1 for found, formula in zip(squares, theory, strict=True)]
     rows = [[f"{norm:g}", *(f"{1 + off[name][place]:.4f}" for name in names)] for place, norm in enumerate(NORMS)]
     series = {name: [(norm, 1 + ratio) for norm, ratio in zip(NORMS, off[name], strict=True)] for name in names}
     return Measurement(
@@ -74,8 +74,8 @@ def lemma2(setting: Setting) -> Measurement:
             series={**series, "Lemma 2": [(norm, 1.0) for norm in NORMS]},
         ),
         setup=(
-            f"d = {WIDTH}, one pair x, y for each norm, {draws:,} Gaussian features each; the first three from the formulas in float64, the "
-            f"last two from the layers' code, in float32 by {computed()}; the table has measured over formula"
+            f"d = {WIDTH}, one pair x, y for each norm, {draws:,} Gaussian features each; the first three from the formulas in float64, "
+            f"the last two from the layers' code, in float32 by {computed()}; the table has measured over formula"
         ),
     )  # fmt: skip
 

@@ -64,8 +64,8 @@ def equation(setting: Setting) -> Measurement:
         columns=["form", "shared", "length", "our layer, float64", "our layer, float32"],
         rows=rows,
         setup=(
-            f"one layer of 4 heads, width 64, 64 slots, fresh weights, float32 by {computed()}; norm of the difference from the equation in "
-            "float64 over norm"
+            f"one layer of 4 heads, width 64, 64 slots, fresh weights, float32 by {computed()}; norm of the difference from the equation "
+            "in float64 over norm"
         ),
     )
 
@@ -74,7 +74,7 @@ def equation(setting: Setting) -> Measurement:
 def difference_of(layer: LowRankAttention, key_weights: Tensor) -> float:
     """The same of a layer whose projection comes from outside, for as many positions as E (N, R) has."""
     x = torch.randn(1, len(key_weights), layer.dim, generator=torch.Generator().manual_seed(1))
-    return relative_error(layer(x, key_weights=key_weights), by_equation(layer, x, key_weights, key_weights))  # type: ignore[arg-type]
+    return relative_error(layer(x, key_weights=key_weights), by_equation(layer, x, key_weights, key_weights))
 
 
 @torch.no_grad()

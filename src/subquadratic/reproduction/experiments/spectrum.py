@@ -24,8 +24,8 @@ LENGTH = 512
 def spectrum(setting: Setting) -> Measurement:
     """Share of the singular values' sum that the largest have, in the layers of a bidirectional Transformer.
 
-    Before training attention is nearly uniform, of rank one, and after it what is flat still is. So the same weights are looked at with each
-    row shuffled for itself, which is as flat and has no structure; and attention of independent Gaussian queries and keys of as many
+    Before training attention is nearly uniform, of rank one, and after it what is flat still is. So the same weights are looked at with
+    each row shuffled for itself, which is as flat and has no structure; and attention of independent Gaussian queries and keys of as many
     channels as positions, which is of full rank.
     """
     config = models.TransformerConfig(dim=128, depth=3, heads=4, causal=False, positions="learned", token_shift=True)
@@ -60,7 +60,8 @@ def spectrum(setting: Setting) -> Measurement:
         columns=["largest of 512", *shares],
         rows=[[str(mark), *(f"{shares[name][i]:.3f}" for name in shares)] for i, mark in enumerate(marks)],
         plot=Plot(
-            x="singular values, largest first", y="share of their sum", y_log=False, dashed=tuple(name for name in shares if name != "trained"),
+            x="singular values, largest first", y="share of their sum", y_log=False,
+            dashed=tuple(name for name in shares if name != "trained"),
             series={name: list(zip(map(float, marks), shares[name], strict=True)) for name in shares},
         ),
         setup=(

@@ -51,6 +51,7 @@ def performer(setting: Setting) -> Measurement:
 
     lines, sides = _training(build, lengths, setting, width=512)
     timed = next(module for module in sides["Performer"].modules() if isinstance(module, FavorAttention))
+    assert timed.favor is not None
     longest = lengths[-1]
     times = {name: dict(points) for name, points in lines.items()}
     return Measurement(
@@ -99,7 +100,9 @@ def slope(points: list[tuple[float, float]]) -> float:
     return statistics.linear_regression([math.log(x) for x, _ in points], [math.log(y) for _, y in points]).slope
 
 
-def _training(build: Callable[[], dict[str, nn.Module]], lengths: list[int], setting: Setting, *, width: int) -> tuple[Lines, dict[str, nn.Module]]:
+def _training(
+    build: Callable[[], dict[str, nn.Module]], lengths: list[int], setting: Setting, *, width: int
+) -> tuple[Lines, dict[str, nn.Module]]:
     """CPU seconds of a step on one sequence, of interleaved rounds the least; and the models."""
     torch.manual_seed(0)
     sides = build()
