@@ -9,7 +9,7 @@ import torch
 from tests.reproduction.altered import LEAST, changed, measured, met, needs_kernels
 from torch import Tensor
 
-from subquadratic.attention.favor import features, mixing, op, sharp
+from subquadratic.attention.favor import features, formula, mixing, op, sharp
 from subquadratic.attention.favor.state import FeatureState
 from subquadratic.reproduction.claim import Setting
 from subquadratic.reproduction.experiments import favor_error, favor_formula, kernels
@@ -73,9 +73,16 @@ def test_a_broken_kernel_of_favor_is_seen(monkeypatch: Patch, kernel: str) -> No
 
 
 def test_one_form_alone_is_seen(monkeypatch: Patch) -> None:
-    for name in ("read_favor", "causal_favor"):
+    ways = (
+        (mixing, "read_favor"),
+        (mixing, "causal_favor"),
+        (sharp, "read_favor"),
+        (formula, "normalise"),
+        (favor_formula, "favor_attention"),
+    )
+    for module, name in ways:
         with monkeypatch.context() as patch:
-            patch.setattr(mixing, name, changed(getattr(mixing, name), lambda y: 1.001 * y))
+            patch.setattr(module, name, changed(getattr(module, name), lambda y: 1.001 * y))
             assert not met("performer.positive_large")["float32"]
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ...attention.favor import features as favor
+from ...attention.favor.formula import causal_linear_attention, read_features, summarise_features
 from ...attention.favor.mixing import FavorHeads
+from ...attention.favor.sharp import favor_attention
 from ...benchmark.work import relative_error
 from ...core.backend import takes_native
 from ..claim import Setting
@@ -58,8 +60,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *,
 
 @torch.no_grad()
 def differences(setting: Setting, size: float, *, estimator: str = "positive") -> dict[str, float]:
-    """Relative RMS difference of the layers' code from `weights`, in float64 and in float32: of the bidirectional and the causal form the
-    larger one, for Gaussian queries and keys of standard deviation `size`."""
+    """Relative RMS difference of the package's code from `weights`, in float64 and in float32, for Gaussian queries and keys of standard
+    deviation `size`: the largest of the bidirectional and the causal form, as a layer has them, as an operation, and as the formula that
+    stands in for it where a compiler looks on."""
     generator = torch.Generator().manual_seed(20_000 + setting.seed)
     length = LENGTH if setting.effort >= 1 else 200
     q, k, v = torch.randn(3, 1, 2, length, WIDTH, generator=generator, dtype=torch.float64)
@@ -73,8 +76,20 @@ def differences(setting: Setting, size: float, *, estimator: str = "positive") -
             given = [x.to(dtype) for x in (q, k, v)]
             heads = heads_with(projection.to(dtype), estimator, heads=q.shape[1])
             heads.fit_(*given, causal=causal)
-            values.append(relative_error(heads(*given, causal=causal), exact))
+            outputs = [heads(*given, causal=causal)]
+            if not causal:
+                outputs.append(favor_attention(*given, heads.projection, estimator=estimator))
+            if estimator == "positive":
+                outputs.append(_stand_in(*given, heads.projection, causal=causal))
+            values += [relative_error(output, exact) for output in outputs]
     return {name: largest(values) for name, values in found.items()}
+
+
+def _stand_in(queries: Tensor, keys: Tensor, values: Tensor, projection: Tensor, *, causal: bool) -> Tensor:
+    log_queries, log_keys = (favor.softmax_exponents(x, projection)[0] for x in (queries, keys))
+    if not causal:
+        return read_features(log_queries, summarise_features(log_keys, values))
+    return causal_linear_attention((log_queries - log_queries.amax(dim=-1, keepdim=True)).exp(), log_keys, values)[0]
 
 
 def difference_of(heads: FavorHeads, *, causal: bool) -> float:
