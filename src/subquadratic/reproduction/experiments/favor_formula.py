@@ -73,7 +73,7 @@ def differences(setting: Setting, size: float, *, estimator: str = "positive") -
         exact = weights(q, k, projection, estimator=estimator, causal=causal) @ v
         for name, values in found.items():
             dtype = getattr(torch, name)
-            given = [x.to(dtype) for x in (q, k, v)]
+            given = q.to(dtype), k.to(dtype), v.to(dtype)
             heads = heads_with(projection.to(dtype), estimator, heads=q.shape[1])
             heads.fit_(*given, causal=causal)
             outputs = [heads(*given, causal=causal)]

@@ -92,7 +92,7 @@ def _measure(*, full: bool, say: Callable[[str], None]) -> tuple[Lines, Lines, f
         readings = interleave(calls, rounds=5 if full else 1, least=2 if full else 1, budget=20.0, clock=time.process_time)
         for name, call in calls.items():
             seconds.setdefault(name, []).append((length, min(readings.seconds[name])))
-            repeated = [peak_above(call) for _ in range(max(1, 2048 // length) if full else 1)]
+            repeated = [peak_above(call) for _ in range(max(3, 2048 // length) if full else 1)]
             above = [math.nan if peak is None else max(peak["above"], 1) for peak in repeated]
             peaks.setdefault(name, []).append((length, statistics.median(above)))
     return seconds, peaks, difference
