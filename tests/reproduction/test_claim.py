@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquadratic.reproduction.catalogue import CLAIMS, select, within
-from subquadratic.reproduction.claim import FAILS, HOLDS, UNMEASURABLE, Claim, Condition, Measurement, Paper, figure
+from subquadratic.reproduction.claim import (
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    UNMEASURABLE,
+    Claim,
+    Condition,
+    Diverged,
+    Measurement,
+    Paper,
+    Setting,
+    figure,
+)
 
 NUMBERS = st.floats(allow_nan=False, min_value=-1e6, max_value=1e6)
 
@@ -19,8 +31,67 @@ NUMBERS = st.floats(allow_nan=False, min_value=-1e6, max_value=1e6)
 def test_a_condition_is_a_closed_interval(value: float, one: float, other: float) -> None:
     low, high = min(one, other), max(one, other)
     condition = Condition(number="x", text="x", least=low, most=high)
-    assert condition.met({"x": value}) is (low <= value <= high)
-    assert condition.met({"x": low}) and condition.met({"x": high}) and not condition.met({"x": math.nan})
+    assert condition.met(value) is (low <= value <= high)
+    assert condition.met(low) and condition.met(high) and condition.met(math.nan) is None and condition.met(None) is None
+
+
+@given(NUMBERS, st.floats(min_value=0, max_value=1e6), NUMBERS, NUMBERS)
+def test_an_interval_across_a_bound_decides_nothing(value: float, margin: float, one: float, other: float) -> None:
+    low, high = min(one, other), max(one, other)
+    met = Condition(number="x", text="x", least=low, most=high).met(value, margin)
+    inside = [low <= end <= high for end in (value - margin, value + margin)]
+    apart = value + margin < low or value - margin > high
+    assert met is (True if all(inside) else False if apart else None)
+
+
+def test_a_margin_that_is_not_known_decides_nothing_and_a_negative_one_is_refused() -> None:
+    condition = Condition(number="x", text="x", least=0.0)
+    assert condition.met(1.0, math.nan) is None and condition.met(1.0, math.inf) is None
+    with pytest.raises(ValueError, match="margin of a number is at least 0, got -1"):
+        condition.met(1.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((1.0, 1.0), HOLDS),
+        ((1.0, 0.05), UNDECIDED),
+        ((1.0, -0.05), UNDECIDED),
+        ((1.0, math.nan), UNMEASURABLE),
+        ((0.05, math.nan), UNMEASURABLE),
+        ((0.05, -1.0), FAILS),
+        ((math.nan, -1.0), FAILS),
+        ((math.nan, None), UNMEASURABLE),
+        ((1.0, math.inf), HOLDS),
+        ((1.0, -math.inf), FAILS),
+    ],
+)
+def test_what_is_not_met_counts_more_than_what_is_not_known(values: tuple[float, float], verdict: str) -> None:
+    conditions = tuple(Condition(number=name, text=name, least=0.0) for name in "ab")
+    claim = Claim(id="x.y", paper=Paper(name="X", arxiv=""), place="", text="It is.", experiment="a.b", seconds=1.0, conditions=conditions)
+    measurement = Measurement(numbers=dict(zip("ab", values, strict=True)), margins={"a": 0.1, "b": 0.1})
+    outcome = claim.judge(measurement)
+    assert outcome.verdict == verdict
+    words = {True: "yes", False: "no", None: UNDECIDED}
+    for condition, met, value in zip(conditions, outcome.met, values, strict=True):
+        missing = value is None or math.isnan(value)
+        assert condition.answer(measurement) == (UNMEASURABLE if missing else words[met])
+
+
+def test_a_model_that_diverges_makes_its_claim_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    from subquadratic.reproduction.experiments import additive
+
+    def broken(setting: Setting) -> Measurement:
+        raise Diverged("the Performer: the loss is nan at step 3")
+
+    monkeypatch.setattr(additive, "equations", broken)
+    outcome = CLAIMS["fastformer.equations"].measure(Setting())
+    assert (outcome.verdict, outcome.met) == (FAILS, [])
+    assert outcome.measurement.diverged == "the Performer: the loss is nan at step 3"
+
+
+def test_who_listens_is_no_part_of_a_setting() -> None:
+    assert Setting(say=print) == Setting() and hash(Setting(say=print)) == hash(Setting()) and Setting(seed=1) != Setting()
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.id)
@@ -34,9 +105,9 @@ def test_false_numbers_make_a_claim_fail(claim: Claim) -> None:
     assert claim.judge(Measurement(numbers=good)).verdict == HOLDS
     for condition in claim.conditions:
         bad = condition.least - 1 if math.isfinite(condition.least) else condition.most + 1
-        for value in (bad, math.nan):
-            outcome = claim.judge(Measurement(numbers={**good, condition.number: value}))
-            assert outcome.verdict == FAILS and not outcome.met[claim.conditions.index(condition)]
+        outcome = claim.judge(Measurement(numbers={**good, condition.number: bad}))
+        assert outcome.verdict == FAILS and outcome.met[claim.conditions.index(condition)] is False
+        assert claim.judge(Measurement(numbers={**good, condition.number: math.nan})).verdict == UNMEASURABLE
     with pytest.raises(KeyError):
         claim.judge(Measurement(numbers={}))
     assert claim.judge(Measurement(unavailable="no GPU")).verdict == UNMEASURABLE

@@ -187,10 +187,11 @@ def _told(claim: Claim, result: Result) -> Iterator[str]:
     width, measurement = output_width(), result.measurement
     yield f"{claim.id}: {result.verdict} ({result.seconds:.0f} s)"
     yield from textwrap.wrap(claim.text, width, initial_indent="  ", subsequent_indent="  ")
-    if measurement.unavailable:
-        yield from textwrap.wrap(measurement.unavailable, width, initial_indent="  ", subsequent_indent="  ")
-    for condition, met in zip(claim.conditions, result.met, strict=False):
-        said = f"{'yes' if met else 'NO':<4}{condition.text}: {figure(measurement.numbers[condition.number])} (asked: {condition.bounds()})"
+    for sentence in filter(None, (measurement.unavailable, measurement.diverged, measurement.finding)):
+        yield from textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="  ")
+    for condition in claim.conditions if result.met else ():
+        answer = {"yes": "yes ", "no": "NO  "}.get(answer := condition.answer(measurement), f"{answer}: ")
+        said = f"{answer}{condition.text}: {figure(measurement.numbers[condition.number])} (asked: {condition.bounds()})"
         yield from textwrap.wrap(said, width, initial_indent="  ", subsequent_indent="      ")
     lines = table([measurement.columns, *measurement.rows]) if measurement.rows else []
     if max(map(len, lines), default=0) + 2 <= width:

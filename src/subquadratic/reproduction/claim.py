@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
-HOLDS, FAILS, UNMEASURABLE = "holds", "does not hold", "not measurable here"
-NOT_RUN = "not run yet"
+HOLDS, FAILS, UNDECIDED, UNMEASURABLE = "holds", "does not hold", "undecided", "not measurable here"
+NOT_RUN, OLDER = "not run yet", "measured in an older form"
 SOURCES = {
     "read": "read in the paper",
     "repository": "read in the authors' repository",
@@ -17,7 +18,11 @@ SOURCES = {
     "theory": "computed from the paper's formula",
     "": "",
 }
-CHEAP = 120.0  # seconds on two cores
+
+
+class Diverged(FloatingPointError):
+    """The loss of a trained model is no longer a finite number. The text is a sentence that says so, without its full stop; a claim that
+    needed the model does not hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +44,32 @@ class Condition:
     least: float = -math.inf
     most: float = math.inf
 
-    def met(self, numbers: Mapping[str, float]) -> bool:
-        """Whether it is so; never of NaN.
+    def met(self, value: float | None, margin: float = 0.0) -> bool | None:
+        """Whether the number is within the bounds.
 
-        Raises:
-            KeyError: the number was not measured.
+        Args:
+            value: that was measured; None and NaN: it could not be measured.
+            margin: half of the width of its 95% interval; NaN: not known.
+
+        Returns:
+            True where the whole interval is within the bounds, False where none of it is, None where part of it is or there is no number.
         """
-        return self.least <= numbers[self.number] <= self.most
+        if not measured(value):
+            return None
+        if margin < 0:
+            raise ValueError(f"{self.number}: the margin of a number is at least 0, got {margin}")
+        low, high = (value - margin, value + margin) if margin else (value, value)
+        if high < self.least or low > self.most:
+            return False
+        return True if self.least <= low and high <= self.most else None
+
+    def answer(self, measurement: Measurement) -> str:
+        """`yes`, `no`, or why there is neither."""
+        value = measurement.numbers[self.number]
+        met = self.met(value, measurement.margins.get(self.number, 0.0))
+        if met is None:
+            return UNDECIDED if measured(value) else UNMEASURABLE
+        return "yes" if met else "no"
 
     def bounds(self) -> str:
         """`0.98 to 1.02`, `at least 5`, `at most 0.9`."""
@@ -61,12 +85,12 @@ class Setting:
     Args:
         seed: of data, weights and samples.
         effort: share of the samples and training steps that are taken; 1 is what the tolerances are made for, less is for tests.
-        say: hears what is going on.
+        say: hears what is going on. Settings that differ in nothing else are equal.
     """
 
     seed: int = 0
     effort: float = 1.0
-    say: Callable[[str], None] = lambda text: None
+    say: Callable[[str], None] = field(default=lambda text: None, compare=False)
 
     def scaled(self, count: int, *, least: int = 1) -> int:
         """So many samples or steps at this effort."""
@@ -91,19 +115,25 @@ class Measurement:
     """What an experiment found.
 
     Args:
-        numbers: what conditions are about.
+        numbers: what conditions are about. NaN: it cannot be measured here.
+        margins: half of the width of a number's 95% interval, over seeds or windows; a number without one is taken as exact.
         columns, rows: a table for people.
         plot: a plot, where there is one.
         setup: what was measured, in one sentence: sizes, samples, steps.
+        finding: what came out, in sentences, where the numbers do not say it by themselves.
         unavailable: why it cannot be measured here; everything else is empty then.
+        diverged: whose loss became infinite or NaN, and when; everything else is empty then.
     """
 
     numbers: dict[str, float] = field(default_factory=dict)
+    margins: dict[str, float] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
     plot: Plot | None = None
     setup: str = ""
+    finding: str = ""
     unavailable: str = ""
+    diverged: str = ""
 
 
 @dataclass(kw_only=True)
@@ -112,8 +142,8 @@ class Outcome:
 
     verdict: str
     measurement: Measurement
-    met: list[bool] = field(default_factory=list)
-    """Of each condition, in their order."""
+    met: list[bool | None] = field(default_factory=list)
+    """Of each condition, in their order; None: undecided, or not measurable here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +159,7 @@ class Claim:
         conditions: all of them hold, or the claim does not.
         experiment: "file.function" in `experiments/`, which takes a `Setting` and gives a `Measurement`.
         seconds: measured cost on two cores.
-        note: what a reader must know to judge the verdict.
+        note: what a reader must know to judge the verdict, whatever it is; what came out is a `Measurement.finding`.
     """
 
     id: str
@@ -153,25 +183,39 @@ class Claim:
         """Measure it and judge what was found."""
         file, _, function = self.experiment.partition(".")
         experiment = getattr(importlib.import_module(f"{__package__}.experiments.{file}"), function)
-        return self.judge(experiment(setting))
+        try:
+            return self.judge(experiment(setting))
+        except Diverged as error:
+            return self.judge(Measurement(diverged=str(error)))
 
     def judge(self, measurement: Measurement) -> Outcome:
-        """What numbers say of the claim, whoever measured them.
+        """What numbers say of the claim, whoever measured them: it does not hold where a condition is not met, and holds where all are.
+        Else it is not measurable here where a number is missing, and undecided where an interval lies across a bound.
 
         Raises:
-            KeyError: a condition's number is missing.
+            KeyError: a condition's number is not among them.
         """
         if measurement.unavailable:
             return Outcome(verdict=UNMEASURABLE, measurement=measurement)
-        met = [condition.met(measurement.numbers) for condition in self.conditions]
-        return Outcome(verdict=HOLDS if all(met) else FAILS, measurement=measurement, met=met)
+        if measurement.diverged:
+            return Outcome(verdict=FAILS, measurement=measurement)
+        numbers, margins = measurement.numbers, measurement.margins
+        met = [condition.met(numbers[condition.number], margins.get(condition.number, 0.0)) for condition in self.conditions]
+        missing = not all(measured(numbers[condition.number]) for condition in self.conditions)
+        verdict = FAILS if False in met else UNMEASURABLE if missing else UNDECIDED if None in met else HOLDS
+        return Outcome(verdict=verdict, measurement=measurement, met=met)
+
+
+def measured(value: float | None) -> TypeGuard[float]:
+    """Whether there is a number."""
+    return value is not None and not math.isnan(value)
 
 
 def counted(verdicts: Iterable[str]) -> str:
     """How many of each: `7 hold, 1 does not hold, 2 not run yet`."""
     found = Counter(verdicts)
     several = {HOLDS: "hold", FAILS: "do not hold"}
-    names = [name for name in (HOLDS, FAILS, UNMEASURABLE, NOT_RUN) if found[name]]
+    names = [name for name in (HOLDS, FAILS, UNDECIDED, UNMEASURABLE, OLDER, NOT_RUN) if found[name]]
     return ", ".join(f"{found[name]} {several.get(name, name) if found[name] > 1 else name}" for name in names)
 
 

@@ -118,7 +118,8 @@ def _section(claim: Claim, result: Result | None, outcome: Outcome | None) -> It
     if claim.printed:
         yield f"Printed: {claim.printed} ({SOURCES[claim.source]})."
         yield ""
-    yield f"**Verdict: {NOT_RUN if outcome is None else outcome.verdict}.**" + (f" {claim.note}" if claim.note else "")
+    finding = "" if result is None else result.measurement.finding
+    yield " ".join(filter(None, (f"**Verdict: {NOT_RUN if outcome is None else outcome.verdict}.**", finding, claim.note)))
     yield ""
     if result is None or outcome is None:
         yield "| asked of | bounds |"
@@ -133,14 +134,14 @@ def _section(claim: Claim, result: Result | None, outcome: Outcome | None) -> It
 
 def _measured(claim: Claim, result: Result, outcome: Outcome) -> Iterator[str]:
     found = outcome.measurement
-    if found.unavailable:
-        yield f"{found.unavailable}."
+    if found.unavailable or found.diverged:
+        yield f"{found.unavailable or found.diverged}."
         return
     yield "| asked of | bounds | measured | |"
     yield "|---|---|---:|---|"
-    for condition, met in zip(claim.conditions, outcome.met, strict=True):
-        value = figure(found.numbers[condition.number])
-        yield f"| {_cell(condition.text)} | {condition.bounds()} | {value} | {'yes' if met else '**no**'} |"
+    for condition in claim.conditions:
+        value, answer = figure(found.numbers[condition.number]), condition.answer(found)
+        yield f"| {_cell(condition.text)} | {condition.bounds()} | {value} | {'**no**' if answer == 'no' else answer} |"
     yield ""
     if found.rows:
         yield f"| {' | '.join(map(_cell, found.columns))} |"

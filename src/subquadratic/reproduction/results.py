@@ -36,7 +36,7 @@ class Result:
     seconds: float
     cpu_seconds: float
     verdict: str
-    met: list[bool]
+    met: list[bool | None]
     machine: dict[str, Any]
     measurement: Measurement
 
@@ -49,7 +49,7 @@ def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
 
 def save(results: Iterable[Result], path: Path) -> None:
     """Write the file whole or not at all."""
-    content = {"format": FORMAT, "program": PROGRAM, "results": [dataclasses.asdict(result) for result in results]}
+    content = {"format": FORMAT, "program": PROGRAM, "results": [_plain(result) for result in results]}
     text = to_json(content, indent=1, ensure_ascii=False) + "\n"
     replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
 
@@ -75,15 +75,24 @@ def _results(content: dict[str, Any]) -> list[Result]:
     return [_result(values) for values in content["results"]]
 
 
+def _plain(result: Result) -> dict[str, Any]:
+    """With the words `inf` and `-inf`, which `float` reads, since JSON has none for them."""
+    values = dataclasses.asdict(result)
+    numbers = values["measurement"]["numbers"]
+    numbers.update({name: str(value) for name, value in numbers.items() if value is not None and math.isinf(value)})
+    return values
+
+
 def _result(values: dict[str, Any]) -> Result:
     measurement = dict(values["measurement"])
     plot = measurement.get("plot")
     if plot is not None:
         series = {name: [(_number(x), _number(y)) for x, y in points] for name, points in plot["series"].items()}
         measurement["plot"] = Plot(**{**plot, "series": series, "dashed": tuple(plot["dashed"])})
-    measurement["numbers"] = {name: _number(value) for name, value in measurement["numbers"].items()}
+    for field in ("numbers", "margins"):
+        measurement[field] = {name: _number(value) for name, value in measurement.get(field, {}).items()}
     return Result(**{**values, "measurement": Measurement(**measurement)})
 
 
-def _number(value: float | None) -> float:
+def _number(value: float | str | None) -> float:
     return math.nan if value is None else float(value)

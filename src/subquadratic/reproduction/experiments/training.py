@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...training.optimizer import make_optimizer
-from ..claim import Setting
+from ..claim import Diverged, Setting
+from ..progress import Steps
 
 WARM_UP = 0.05  # of the steps
 FLOOR = 0.1  # of the learning rate, at the end
@@ -88,8 +89,9 @@ def train(
         name: for what is said on the way.
 
     Raises:
-        FloatingPointError: a loss is NaN or infinite.
+        Diverged: a loss is NaN or infinite.
     """
+    told = Steps(setting, name, plan.steps)
     optimizer = make_optimizer(model, learning_rate=plan.rate, weight_decay=plan.weight_decay)
     done, began = Done(), time.monotonic()
     model.train()
@@ -103,11 +105,10 @@ def train(
         optimizer.step()
         done.losses.append(float(value.detach()))
         if not math.isfinite(done.losses[-1]):
-            raise FloatingPointError(f"{name or 'the model'}: the loss is {done.losses[-1]} at step {step + 1}")
-        if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
-            setting.say(f"{name} step {step + 1:,} of {plan.steps:,}: loss {statistics.fmean(done.losses[-plan.every :]):.3f}".strip())
-            if until is not None and until():
-                break
+            raise Diverged(f"{name or 'the model'}: the loss is {done.losses[-1]} at step {step + 1:,}")
+        told.done(step + 1, lambda: f"loss {statistics.fmean(done.losses[-plan.every :]):.3f}")
+        if until is not None and ((step + 1) % plan.every == 0 or step + 1 == plan.steps) and until():
+            break
     done.seconds = time.monotonic() - began
     model.eval()
     return done
