@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from ...attention.additive.layer import AdditiveAttention
@@ -68,7 +69,8 @@ def leak(read: Callable[[Tensor], Tensor], tokens: Tensor, *, other: Callable[[T
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of what several seeds or windows gave, and two standard errors of it; NaN for the errors of a single value."""
-    if len(values) < 2:
-        return statistics.fmean(values), math.nan
-    return statistics.fmean(values), 2 * statistics.stdev(values) / math.sqrt(len(values))
+    """The mean of what several seeds or windows gave, and half of its 95% t-interval; NaN for that of a single value."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return mean, math.nan
+    return mean, float(stdtrit(count - 1, 0.975)) * statistics.stdev(values) / math.sqrt(count)
