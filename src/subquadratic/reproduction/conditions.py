@@ -14,4 +14,6 @@ def no_leak(number: str = "leak", models: str = "causal models") -> Condition:
 
 def needs_attention(least: float, what: str, number: str = "attention") -> Condition:
     """What attention is worth: without it, the task is done worse."""
-    return Condition(number=number, text=f"what attention is worth: {what}, against a model with its attention's output times zero", least=least)
+    return Condition(
+        number=number, text=f"what attention is worth: {what}, against a model with its attention's output times zero", least=least
+    )

@@ -25,7 +25,8 @@ CLAIMS = (
         seconds=800,
         note=(
             "Smaller than the authors' task: 2 variables, programs of 128 tokens, and printed values are part of the text. Both models are "
-            "taught programs of 32 and 64 tokens first, for so many steps as a CPU does in minutes: what a Transformer learns later is not seen."
+            "taught programs of 32 and 64 tokens first, for so many steps as a CPU does in minutes: what a Transformer learns "
+            "later is not seen."
         ),
     ),
     Claim(
@@ -35,7 +36,9 @@ CLAIMS = (
         text="Computing segments of several tokens in parallel, an approximation, costs accuracy on this task: of 8 more than of 2.",
         experiment="algorithms.segments",
         conditions=(
-            Condition(number="1 less 8", text="printed values right with segments of 1 less those with 8, in each of two seeds", least=0.02),
+            Condition(
+                number="1 less 8", text="printed values right with segments of 1 less those with 8, in each of two seeds", least=0.02
+            ),
             Condition(number="1 less 2", text="the same with 2, in each of two seeds", least=0.0),
             Condition(number="Feedback", text="printed values right with segments of 1, in each of two seeds", least=0.9),
             needs_attention(0.1, "printed values right, segments of 8"),

@@ -29,9 +29,13 @@ CLAIMS = (
         experiment="trained_recall.trained",
         conditions=(
             Condition(number="exact attention, 4 pairs", text="accuracy of exact attention, 4 pairs", least=0.99),
-            Condition(number="exact attention, least of the seeds", text="accuracy of exact attention, 16 pairs, least of 3 seeds", least=0.99),
+            Condition(
+                number="exact attention, least of the seeds", text="accuracy of exact attention, 16 pairs, least of 3 seeds", least=0.99
+            ),
             Condition(number="exact less Fastformer", text="accuracy with 16 pairs less that of a Fastformer, mean of 3 seeds", least=0.3),
-            Condition(number="gain", text="gated linear attention, 16 pairs: accuracy with key widths 8 and 16 less that with 1", least=0.1),
+            Condition(
+                number="gain", text="gated linear attention, 16 pairs: accuracy with key widths 8 and 16 less that with 1", least=0.1
+            ),
             needs_attention(0.5, "accuracy of exact attention, 16 pairs"),
             no_leak(),
         ),

@@ -77,7 +77,7 @@ def raw_keys(setting: Setting) -> Measurement:
 
 def causal_forms(setting: Setting) -> Measurement:
     """Causal and bidirectional forms of the same sizes; a classifier takes the mean over positions of either."""
-    pairs = {name: (f"{name}, causal", name) for name in ("Fastformer", "Linformer")}
+    pairs = {f"causal less bidirectional, {name}": (f"{name}, causal", name) for name in ("Fastformer", "Linformer")}
     needs = {f"attention, {name}": (f"{name}, causal", CONTROL) for name in ("Fastformer", "Linformer")}
     return _compared(setting, pairs | needs)
 
@@ -106,7 +106,8 @@ def _compared(setting: Setting, pairs: dict[str, tuple[str, str]]) -> Measuremen
             y_log=False,
         ),
         setup=(
-            f"rows of {LENGTH} of {SYMBOLS} symbols, in {CLASSES} classes by how often the first symbol comes again; two layers of 4 heads, "
+            f"rows of {LENGTH} of {SYMBOLS} symbols, in {CLASSES} classes by how often the first symbol comes again; two layers of "
+            f"4 heads, "
             f"width 64, learned positions; {setting.scaled(STEPS, least=2):,} steps of {BATCH} rows, {SEEDS} seeds, "
             f"{256 * setting.scaled(16):,} rows to judge, the same for all"
         ),

@@ -77,7 +77,8 @@ def by_position(setting: Setting) -> Measurement:
         rows=rows,
         plot=Plot(x="bytes before, at least", y="bits per byte", series=lines, y_log=False, dashed=(CONTROL,)),
         setup=_setup(
-            setting, f"the same {LENGTH - CONTEXTS[-1]} bytes of each of {len(text)} windows of validation text, after all bytes of it or fewer"
+            setting,
+            f"the same {LENGTH - CONTEXTS[-1]} bytes of each of {len(text)} windows of validation text, after all bytes of it or fewer",
         ),
     )
 
@@ -114,7 +115,8 @@ def long_range(setting: Setting) -> Measurement:
         plot=Plot(x="bytes before", y="bits per byte", series=lines, y_log=False, dashed=tuple(f"{name}, windows" for name in STREAMS)),
         setup=_setup(
             setting,
-            f"one stream of {length:,} bytes of validation text, and the same bytes at the ends of windows of {LENGTH}; the intervals are over "
+            f"one stream of {length:,} bytes of validation text, and the same bytes at the ends of windows of {LENGTH}; the "
+            f"intervals are over "
             f"blocks of {block:,} bytes",
         ),
     )
@@ -168,6 +170,7 @@ def _leaks(setting: Setting, names: tuple[str, ...]) -> float:
 
 def _setup(setting: Setting, what: str) -> str:
     return (
-        f"width 96, 2 layers of 3 heads, half of the channels shifted by a byte; {setting.scaled(STEPS, least=2):,} steps of {BATCH} windows "
+        f"width 96, 2 layers of 3 heads, half of the channels shifted by a byte; {setting.scaled(STEPS, least=2):,} steps of "
+        f"{BATCH} windows "
         f"of {LENGTH} bytes of the standard library; {what}"
     )

@@ -30,8 +30,8 @@ from .controls import leak, spread
 from .sequences import alone, urns
 from .training import Done, Loss, Plan, seeded, train
 
-LENGTH, BATCH, STEPS, SEEDS = 64, 8, 250, 3
-SYMBOLS, DRAWN = 64, 4  # of the rows, each of which is drawn from so many of its own
+LENGTH, BATCH, STEPS, SEEDS = 64, 16, 400, 3
+SYMBOLS, DRAWN = 16, 2  # of the rows, each of which is drawn from so many of its own
 HIDDEN = SYMBOLS  # the token that stands for a hidden one in the packages, which know none
 SIZES: dict[str, Any] = dict(dim=64, depth=2, heads=2)
 
@@ -208,7 +208,8 @@ def _runs(setting: Setting, pair: Pair, plan: Plan) -> tuple[dict[str, Done], di
             name: train(model, data, plan, setting, loss=loss, name=f"{name}, seed {setting.seed},")
             for name, (model, loss) in sides.items()
         }
-        batch, known = data(plan.steps), {}
+        batch = data(plan.steps)
+        known: dict[str, float] = {}
         if pair.causal:
             tokens = batch["tokens"][:, : pair.length]
             known |= {name: leak(model, tokens, other=lambda late: (late + 1) % SYMBOLS) for name, (model, _) in sides.items()}
@@ -278,7 +279,8 @@ def _told(found: list[dict[str, Done]], known: dict[str, float], pair: Pair, pla
         ),
         setup=(
             f"{plan.steps} steps of {BATCH} rows of {pair.length} tokens, each row drawn from {DRAWN} of {SYMBOLS} symbols: "
-            f"{math.log(DRAWN):.2f} nats for whoever has seen the row, {bound:.2f} or more without attention; width 64, 2 layers of 2 heads; "
+            f"{math.log(DRAWN):.2f} nats for whoever has seen the row, {bound:.2f} or more without attention; width 64, 2 layers of "
+            f"2 heads; "
             f"{len(found)} seeds, the curves of the first; the runs one after another"
         ),
     )  # fmt: skip

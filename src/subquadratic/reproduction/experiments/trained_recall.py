@@ -77,15 +77,19 @@ def trained(setting: Setting) -> Measurement:
             y=f"pairs recalled, of {PAIRS}",
             series={
                 "gated linear, key widths 1 to 16": [(float(one.state), PAIRS * one.accuracy) for one in sweep.values()],
-                "other models": sorted((float(one.state), PAIRS * one.accuracy) for (_, pairs), one in found.items() if pairs == PAIRS and one.state),
+                "other models": sorted(
+                    (float(one.state), PAIRS * one.accuracy) for (_, pairs), one in found.items() if pairs == PAIRS and one.state
+                ),
                 "one pair for each key channel": [(float(one.state), float(min(PAIRS, width))) for width, one in sweep.items()],
             },
             dashed=("one pair for each key channel",),
         ),
         setup=(
             f"{LENGTH} tokens, {SYMBOLS} keys, {SYMBOLS} values, each pair asked for once; width 64, 2 layers of 2 heads, half of the "
-            f"channels shifted by a token; at most {setting.scaled(STEPS, least=2):,} steps of {BATCH} sequences, none twice, ended at 99.8%; "
-            f"exact attention, Fastformer and the control with {PAIRS} pairs from {SEEDS} seeds, the rest from one; what the theory says is "
+            f"channels shifted by a token; at most {setting.scaled(STEPS, least=2):,} steps of {BATCH} sequences, none twice, ended "
+            f"at 99.8%; "
+            f"exact attention, Fastformer and the control with {PAIRS} pairs from {SEEDS} seeds, the rest from one; what the theory "
+            f"says is "
             "that K orthogonal keys are told apart without error"
         ),
     )
