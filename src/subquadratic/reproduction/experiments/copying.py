@@ -27,6 +27,7 @@ from .training import Done, Plan, seeded, train
 SYMBOLS, SEEDS = 64, 3
 URN, DRAWN = 16, 2  # symbols of the rows with a prefix, and how many each row is drawn from
 LENGTHS = (32, 64, 128)
+CURRICULUM = (64, 128, 256, 512, 1024)
 FIRST = 4  # latents that are judged
 STEPS, TOKENS = 1000, 8192  # at most, and in a step at most
 SIZES: dict[str, Any] = dict(dim=128, depth=1, heads=4, positions="learned")
@@ -85,32 +86,32 @@ def mirror(setting: Setting) -> Measurement:
 
 
 def curriculum(setting: Setting) -> Measurement:
-    """Lengths doubled from 64 to 8,192, each trained until it is copied; the same weights throughout."""
-    lengths = [2**power for power in range(6, 14)] if setting.effort >= 1 else [16, 32]
+    """Lengths doubled from 64 to 1,024, each trained until it is copied; the same weights throughout."""
+    lengths = CURRICULUM if setting.effort >= 1 else CURRICULUM[:2]
     model = seeded(setting, model_for, lengths[-1])
     numbers, rows, series = {}, [], {}
     for length in lengths:
         task = make_task("mirror", length=length, symbols=SYMBOLS, seed=setting.seed)
-        plan = Plan(steps=setting.scaled(6000, least=2), batch=max(1, 4096 // length), rate=5e-4, every=50)
-        until = solved(model, task, setting, enough=0.9999, count=max(2, 8192 // length))
+        plan = Plan(steps=setting.scaled(2000, least=2), batch=max(1, TOKENS // length), rate=1e-3, every=50)
+        until = solved(model, task, setting, enough=0.9999, count=max(2, 4 * TOKENS // length))
         done = train(model, batches(task, plan.batch), plan, setting, until=until, name=f"length {length:,},")
-        score = accuracy(model, task, setting, count=max(8, 32_768 // length), size=max(1, 4096 // length))
+        score = accuracy(model, task, setting, count=max(8, 65_536 // length), size=plan.batch)
         numbers[f"accuracy at {length}"] = score
         rows.append([f"{length:,}", f"{score:.3%}", f"{len(done.losses):,}", f"{done.seconds:,.0f} s"])
         series[f"length {length:,}"] = done.curve()
-    numbers["accuracy at the end"] = numbers[f"accuracy at {lengths[-1]}"]
+    numbers |= {"accuracy at the end": numbers[f"accuracy at {lengths[-1]}"], "leak": _leak(model, task)}
     return Measurement(
         numbers=numbers,
         columns=["length", "right in the second half", "steps", "training"],
         rows=rows,
         plot=Plot(x="step", y="loss of the second half, nats", series=series, x_log=False),
-        setup=f"{SYMBOLS} symbols, at most {lengths[-1] // 2:,} latents, width 128, 4 heads, one self-attention layer",
+        setup=f"{SYMBOLS} symbols, at most {lengths[-1] // 2:,} latents, width 128, 4 heads, one self-attention layer, learned positions",
     )
 
 
+def prefix_dropout(setting: Setting) -> Measurement:
     """Rows of which most is prefix, and only the prefix says which symbols a row is drawn from: the loss after a short run with and without
     half of the prefix left out in training, and without any; and the time of a step."""
-    of the prefix left out in training, and without any; and the time of a step."""
     length, latents = (4096, 256) if setting.effort >= 1 else (128, 16)
     plan = Plan(steps=setting.scaled(300, least=2), batch=1, rate=2e-3)
     sides: dict[float, Any] = {}
