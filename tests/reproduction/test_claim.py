@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subquadratic.reproduction.catalogue import CLAIMS, select, within
+from subquadratic.reproduction.catalogue import CLAIMS, cost, select, within
 from subquadratic.reproduction.claim import (
     FAILS,
     HOLDS,
@@ -141,9 +141,24 @@ def test_patterns_choose_claims_and_a_wrong_one_is_told() -> None:
 def test_a_budget_takes_the_cheapest(budget: float) -> None:
     taken, left = within(CLAIMS.values(), budget)
     assert {claim.id for claim in (*taken, *left)} == set(CLAIMS) and len(taken) + len(left) == len(CLAIMS)
-    assert sum(claim.seconds for claim in taken) <= budget
+    assert cost(taken) <= budget
     assert not taken or not left or max(c.seconds for c in taken) <= min(c.seconds for c in left)
-    assert not left or sum(c.seconds for c in taken) + left[0].seconds > budget
+    assert all(cost([*taken, claim]) > budget for claim in left)
+
+
+def test_what_claims_share_costs_once() -> None:
+    def made(name: str, experiment: str, seconds: float, group: str = "") -> Claim:
+        conditions = (Condition(number="x", text="x", least=0.0),)
+        paper = Paper(name="X", arxiv="")
+        return Claim(
+            id=name, paper=paper, place="", text="It is.", experiment=experiment, seconds=seconds, conditions=conditions, group=group
+        )
+
+    one, same, grouped, also = made("a", "x.f", 80), made("b", "x.f", 80), made("c", "x.g", 50, "runs"), made("d", "x.h", 70, "runs")
+    assert cost([one, same]) == 80 and cost([grouped, also]) == 70 and cost([one, same, grouped, also]) == 150 and cost([]) == 0
+    assert [claim.id for claim in within([one, same, grouped], 80)[0]] == ["c"]
+    assert [claim.id for claim in within([one, same], 80)[0]] == ["a", "b"]
+    assert within([one, grouped], None) == ([grouped, one], [])
 
 
 def test_the_catalogue_needs_no_torch() -> None:
@@ -157,3 +172,28 @@ def test_the_catalogue_needs_no_torch() -> None:
 )
 def test_figures_have_three_digits(value: float, text: str) -> None:
     assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "margin", "text"),
+    [
+        (1.00434, 0.0, "1.004"),  # a twentieth of what lies between the bounds is 0.002
+        (0.97996, 0.0, "0.97996"),
+        (0.98, 0.0, "0.980"),
+        (1.0, 0.003, "1.00 ± 0.0030"),
+        (1.005, 0.0151, "1.005 ± 0.0151"),
+        (math.inf, 0.0, "inf"),
+        (1.0, math.nan, "1.00 ± nan"),
+        (math.nan, 0.0, "-"),
+    ],
+)
+def test_rounding_hides_nothing_that_decides(value: float, margin: float, text: str) -> None:
+    condition = Condition(number="x", text="x", least=0.98, most=1.02)
+    assert condition.shown(Measurement(numbers={"x": value}, margins={"x": margin})) == text
+
+
+@given(NUMBERS, NUMBERS)
+def test_what_is_shown_lies_on_the_same_side(value: float, bound: float) -> None:
+    condition = Condition(number="x", text="x", least=bound)
+    shown = float(condition.shown(Measurement(numbers={"x": value})).replace(",", ""))
+    assert condition.met(shown) is condition.met(value) or abs(shown - bound) < 1e-11

@@ -239,9 +239,13 @@ def _spell(hint: Any) -> str:
         return words[hint]
     if getattr(hint, "__origin__", None) is dict:
         return "given as --...NAME VALUE"
+    if hint == tuple[str, ...]:
+        return "a list of texts"
     parts = [part for part in getattr(hint, "__args__", ()) if part is not type(None)]
     if len(parts) == 1 and hint != parts[0] and not isinstance(parts[0], str):
         return _spell(parts[0])
+    if parts and not any(isinstance(part, str) for part in parts):
+        return " or ".join(map(_spell, parts))
     return f"one of {', '.join(map(str, parts))}" if parts else str(hint)
 
 

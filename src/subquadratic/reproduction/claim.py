@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
 HOLDS, FAILS, UNDECIDED, UNMEASURABLE = "holds", "does not hold", "undecided", "not measurable here"
-NOT_RUN, OLDER = "not run yet", "measured in an older form"
+NOT_RUN, OLDER = "not run yet", "older form"
 SOURCES = {
     "read": "read in the paper",
     "repository": "read in the authors' repository",
@@ -70,6 +70,24 @@ class Condition:
         if met is None:
             return UNDECIDED if measured(value) else UNMEASURABLE
         return "yes" if met else "no"
+
+    def shown(self, measurement: Measurement) -> str:
+        """The number, with its margin, in three digits, or in more where fewer do not show on which side of a bound they are."""
+        value, margin = measurement.numbers[self.number], measurement.margins.get(self.number, 0.0)
+        if not measured(value):
+            return "-"
+        texts = ((figure(value, digits), figure(margin, digits - 1)) for digits in range(3, 17))
+        number, width = next((text for text in texts if self._tells(value, margin, *text)), (str(value), str(margin)))
+        return f"{number} ± {width}" if margin else number
+
+    def _tells(self, value: float, margin: float, *texts: str) -> bool:
+        """Whether these texts for the two leave either end on its side of each bound, and the number no further from where it is than a
+        twentieth of what lies between two bounds."""
+        read, width = (float(text.replace(",", "")) for text in texts)
+        for end, told in ((value - margin, read - width), (value, read), (value + margin, read + width)):
+            if any(_sign(end - bound) != _sign(told - bound) for bound in (self.least, self.most)):
+                return False
+        return read == value or abs(read - value) <= (self.most - self.least) / 20
 
     def bounds(self) -> str:
         """`0.98 to 1.02`, `at least 5`, `at most 0.9`."""
@@ -147,6 +165,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a claim was when it was measured. The arguments are a claim's."""
+
+    text: str
+    note: str
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One sentence of a paper, or about its model, that a measurement can contradict.
 
@@ -158,8 +185,9 @@ class Claim:
         source: where that was read, one of `SOURCES`.
         conditions: all of them hold, or the claim does not.
         experiment: "file.function" in `experiments/`, which takes a `Setting` and gives a `Measurement`.
-        seconds: measured cost on two cores.
+        seconds: measured cost on two cores, of its whole experiment.
         note: what a reader must know to judge the verdict, whatever it is; what came out is a `Measurement.finding`.
+        group: claims of one group share most of their cost, which is paid once; empty: those of the same experiment do.
     """
 
     id: str
@@ -172,6 +200,7 @@ class Claim:
     printed: str = ""
     source: str = ""
     note: str = ""
+    group: str = ""
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES or bool(self.source) != bool(self.printed):
@@ -179,14 +208,23 @@ class Claim:
         if not self.conditions:
             raise ValueError(f"{self.id}: a claim without conditions cannot fail")
 
-    def measure(self, setting: Setting) -> Outcome:
-        """Measure it and judge what was found."""
+    @property
+    def form(self) -> Form:
+        """What is asked now."""
+        return Form(text=self.text, note=self.note, conditions=self.conditions)
+
+    def find(self, setting: Setting) -> Measurement:
+        """What its experiment finds."""
         file, _, function = self.experiment.partition(".")
         experiment = getattr(importlib.import_module(f"{__package__}.experiments.{file}"), function)
         try:
-            return self.judge(experiment(setting))
+            return experiment(setting)
         except Diverged as error:
-            return self.judge(Measurement(diverged=str(error)))
+            return Measurement(diverged=str(error))
+
+    def measure(self, setting: Setting) -> Outcome:
+        """Measure it and judge what was found."""
+        return self.judge(self.find(setting))
 
     def judge(self, measurement: Measurement) -> Outcome:
         """What numbers say of the claim, whoever measured them: it does not hold where a condition is not met, and holds where all are.
@@ -195,15 +233,24 @@ class Claim:
         Raises:
             KeyError: a condition's number is not among them.
         """
-        if measurement.unavailable:
-            return Outcome(verdict=UNMEASURABLE, measurement=measurement)
-        if measurement.diverged:
-            return Outcome(verdict=FAILS, measurement=measurement)
-        numbers, margins = measurement.numbers, measurement.margins
-        met = [condition.met(numbers[condition.number], margins.get(condition.number, 0.0)) for condition in self.conditions]
-        missing = not all(measured(numbers[condition.number]) for condition in self.conditions)
-        verdict = FAILS if False in met else UNMEASURABLE if missing else UNDECIDED if None in met else HOLDS
-        return Outcome(verdict=verdict, measurement=measurement, met=met)
+        return judged(self.conditions, measurement)
+
+
+def judged(conditions: Sequence[Condition], measurement: Measurement) -> Outcome:
+    """`Claim.judge`, by any conditions."""
+    if measurement.unavailable:
+        return Outcome(verdict=UNMEASURABLE, measurement=measurement)
+    if measurement.diverged:
+        return Outcome(verdict=FAILS, measurement=measurement)
+    numbers, margins = measurement.numbers, measurement.margins
+    met = [condition.met(numbers[condition.number], margins.get(condition.number, 0.0)) for condition in conditions]
+    missing = not all(measured(numbers[condition.number]) for condition in conditions)
+    verdict = FAILS if False in met else UNMEASURABLE if missing else UNDECIDED if None in met else HOLDS
+    return Outcome(verdict=verdict, measurement=measurement, met=met)
+
+
+def _sign(value: float) -> int:
+    return 0 if abs(value) < 1e-12 else int(math.copysign(1, value))  # sums of decimal fractions are not exact
 
 
 def measured(value: float | None) -> TypeGuard[float]:
@@ -214,20 +261,19 @@ def measured(value: float | None) -> TypeGuard[float]:
 def counted(verdicts: Iterable[str]) -> str:
     """How many of each: `7 hold, 1 does not hold, 2 not run yet`."""
     found = Counter(verdicts)
-    several = {HOLDS: "hold", FAILS: "do not hold"}
+    several = {HOLDS: "hold", FAILS: "do not hold", OLDER: "were measured in an older form"}
+    single = {OLDER: "was measured in an older form"}
     names = [name for name in (HOLDS, FAILS, UNDECIDED, UNMEASURABLE, OLDER, NOT_RUN) if found[name]]
-    return ", ".join(f"{found[name]} {several.get(name, name) if found[name] > 1 else name}" for name in names)
+    return ", ".join(f"{found[name]} {(several if found[name] > 1 else single).get(name, name)}" for name in names)
 
 
-def figure(value: float) -> str:
-    """A number with three significant digits: `0.872`, `12,400`, `1.3e-06`."""
-    if not math.isfinite(value):
-        return str(value)
+def figure(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, or more: `0.872`, `12,400`, `1.3e-06`."""
+    if not math.isfinite(value) or value == 0:
+        return "0" if value == 0 else str(value)
     size = abs(value)
-    if size >= 1e7 or 0 < size < 1e-4:
-        return f"{value:.2g}"
-    if size >= 1000:
-        return f"{value:,.0f}"
-    if value == 0:
-        return "0"
-    return f"{value:#.3g}" if size < 100 else f"{value:.0f}"
+    if size >= 1e7 or size < 1e-4:
+        return f"{value:.{max(digits - 1, 1)}g}"
+    if size < 100:
+        return f"{value:#.{digits}g}".rstrip(".")
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"

@@ -2,7 +2,7 @@
 
     python -m subquadratic.reproduction.page
 
-Verdicts are computed here again, from the numbers in the results and the claims as they are now, and written into the results too.
+Verdicts are computed here again, from the numbers in the results and what was asked of them, and written into the results too.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import CLAIMS
-from .claim import FAILS, NOT_RUN, SOURCES, Claim, Outcome, counted, figure
+from .claim import FAILS, NOT_RUN, OLDER, SOURCES, Claim, counted
 from .results import Result, load, load_folder, save
+from .standing import Standing, standing
 
 RESULTS, PAGE, IMAGES = Path("benchmarks/results/reproduction"), Path("docs/reproduction.md"), Path("docs/images/reproduction")
 TITLE = "# Do the papers' claims hold here?"
 INTRODUCTION = """\
 `subq reproduce` measures claims of the papers with this package's code. Each has a target with a tolerance, a seed and a cost, and a
-verdict that follows from the measured numbers alone. What does not hold stands here as what holds does. Read the setting before the
-verdict: a claim about a model that takes days to train may be true of the paper's model and not of a small one trained for minutes.
+verdict that follows from the measured numbers alone. What does not hold stands here as what holds does; *undecided* is what has a
+number whose 95% interval, after the ±, lies across its bound. Read the setting before the verdict: a claim about a model that takes days
+to train may be true of the paper's model and not of a small one trained for minutes.
 
 ```console
 subq reproduce --list                  # every claim, its cost on two cores, its last verdict
@@ -43,10 +45,10 @@ def main() -> None:
 
 
 def judged_again(result: Result) -> Result:
-    """With the verdict that follows from its numbers and the claim as it is now."""
-    if result.id not in CLAIMS:
+    """With the verdict that follows from its numbers; as it is where it is none of a claim that there is."""
+    if not by_claim([result]):
         return result
-    outcome = CLAIMS[result.id].judge(result.measurement)
+    outcome = standing(CLAIMS[result.id], result).outcome
     return dataclasses.replace(result, verdict=outcome.verdict, met=outcome.met)
 
 
@@ -68,21 +70,21 @@ def write(root: Path, results: Mapping[str, Result]) -> None:
 
 
 def by_claim(results: list[Result]) -> dict[str, Result]:
-    """Of claims that still exist, in the catalogue's order."""
+    """Of claims that still exist, in the catalogue's order; not those that neither say what was asked nor have what is asked now."""
     found = {result.id: result for result in results}
-    return {name: found[name] for name in CLAIMS if name in found}
+    return {name: found[name] for name, claim in CLAIMS.items() if name in found and standing(claim, found[name]).word != NOT_RUN}
 
 
 def page(results: Mapping[str, Result]) -> str:
     """The whole page in Markdown."""
-    outcomes = {name: CLAIMS[name].judge(result.measurement) for name, result in results.items()}
-    parts = [TITLE, "", INTRODUCTION, "", *_overview(outcomes), ""]
+    stands = {name: standing(CLAIMS[name], result) for name, result in results.items()}
+    parts = [TITLE, "", INTRODUCTION, "", *_overview(stands), ""]
     paper = ""
     for claim in CLAIMS.values():
         if claim.id.partition(".")[0] != paper:
             paper = claim.id.partition(".")[0]
             parts += [f"## {HEADINGS[paper]}", ""]
-        parts += [*_section(claim, results.get(claim.id), outcomes.get(claim.id)), ""]
+        parts += [*_section(claim, stands.get(claim.id)), ""]
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
@@ -99,17 +101,18 @@ HEADINGS = {
 }
 
 
-def _overview(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
-    verdicts = {name: outcomes[name].verdict if name in outcomes else NOT_RUN for name in CLAIMS}
+def _overview(stands: Mapping[str, Standing]) -> Iterator[str]:
+    verdicts = {name: stands[name].word if name in stands else NOT_RUN for name in CLAIMS}
     yield f"Of {len(CLAIMS)} claims: {counted(verdicts.values())}."
     yield ""
     yield "| | claim | verdict |"
     yield "|---|---|---|"
     for name, verdict in verdicts.items():
-        yield f"| [`{name}`](#{_anchor(name)}) | {_cell(CLAIMS[name].text)} | {_strong(verdict)} |"
+        more = f": {_strong(stands[name].outcome.verdict)}" if verdict == OLDER else ""
+        yield f"| [`{name}`](#{_anchor(name)}) | {_cell(CLAIMS[name].text)} | {_strong(verdict)}{more} |"
 
 
-def _section(claim: Claim, result: Result | None, outcome: Outcome | None) -> Iterator[str]:
+def _section(claim: Claim, stands: Standing | None) -> Iterator[str]:
     yield f"### `{claim.id}`"
     yield ""
     where = f"[{claim.paper.name}](https://arxiv.org/abs/{claim.paper.arxiv})" if claim.paper.arxiv else claim.paper.name
@@ -118,30 +121,51 @@ def _section(claim: Claim, result: Result | None, outcome: Outcome | None) -> It
     if claim.printed:
         yield f"Printed: {claim.printed} ({SOURCES[claim.source]})."
         yield ""
-    finding = "" if result is None else result.measurement.finding
-    yield " ".join(filter(None, (f"**Verdict: {NOT_RUN if outcome is None else outcome.verdict}.**", finding, claim.note)))
-    yield ""
-    if result is None or outcome is None:
-        yield "| asked of | bounds |"
-        yield "|---|---|"
-        for condition in claim.conditions:
-            yield f"| {_cell(condition.text)} | {condition.bounds()} |"
+    if stands is None:
+        yield " ".join(filter(None, (f"**Verdict: {NOT_RUN}.**", claim.note)))
         yield ""
-        yield f"Takes about {_minutes(claim.seconds)} on two cores: `subq reproduce {claim.id}`."
+        yield from _asked(claim)
         return
-    yield from _measured(claim, result, outcome)
+    yield " ".join(filter(None, _verdict(claim, stands)))
+    yield ""
+    yield from _measured(claim, stands)
+    if stands.older:
+        yield ""
+        yield "Now it asks more, or something else:"
+        yield ""
+        yield from _asked(claim)
 
 
-def _measured(claim: Claim, result: Result, outcome: Outcome) -> Iterator[str]:
-    found = outcome.measurement
+def _verdict(claim: Claim, stands: Standing) -> Iterator[str]:
+    """The verdict, what came out, and how to read it, as it was written for what was measured."""
+    yield f"**Verdict: {stands.outcome.verdict}{', of an older form of the claim' if stands.older else ''}.**"
+    if stands.text != claim.text:
+        yield f"When it was measured, the claim read: {stands.text}"
+    yield stands.result.measurement.finding
+    yield stands.note
+    if not stands.known:
+        yield "The result does not say what was asked when it was measured; it is judged by what is asked now."
+
+
+def _asked(claim: Claim) -> Iterator[str]:
+    yield "| asked of | bounds |"
+    yield "|---|---|"
+    for condition in claim.conditions:
+        yield f"| {_cell(condition.text)} | {condition.bounds()} |"
+    yield ""
+    yield f"Takes about {_minutes(claim.seconds)} on two cores: `subq reproduce {claim.id}`."
+
+
+def _measured(claim: Claim, stands: Standing) -> Iterator[str]:
+    found = stands.result.measurement
     if found.unavailable or found.diverged:
-        yield f"{found.unavailable or found.diverged}."
+        yield f"{found.unavailable or found.diverged}. {_where(stands.result)}"
         return
     yield "| asked of | bounds | measured | |"
     yield "|---|---|---:|---|"
-    for condition in claim.conditions:
-        value, answer = figure(found.numbers[condition.number]), condition.answer(found)
-        yield f"| {_cell(condition.text)} | {condition.bounds()} | {value} | {'**no**' if answer == 'no' else answer} |"
+    for condition in stands.conditions:
+        answer = condition.answer(found)
+        yield f"| {_cell(condition.text)} | {condition.bounds()} | {condition.shown(found)} | {_strong(answer)} |"
     yield ""
     if found.rows:
         yield f"| {' | '.join(map(_cell, found.columns))} |"
@@ -152,14 +176,15 @@ def _measured(claim: Claim, result: Result, outcome: Outcome) -> Iterator[str]:
     if found.plot is not None:
         yield f"![{found.plot.y} against {found.plot.x}: {', '.join(found.plot.series)}](images/reproduction/{claim.id}.svg)"
         yield ""
-    yield f"{found.setup[:1].upper()}{found.setup[1:]}. {_where(result, claim)}"
+    yield f"{found.setup[:1].upper()}{found.setup[1:]}. {_where(stands.result)}"
 
 
-def _where(result: Result, claim: Claim) -> str:
+def _where(result: Result) -> str:
     machine: Mapping[str, Any] = result.machine
     threads = machine.get("threads")
+    shared = f", of which {_minutes(result.shared_seconds)} shared with claims before" if result.shared_seconds else ""
     return (
-        f"Seed {result.seed}, about {_minutes(claim.seconds)}; {machine.get('processor')}, {threads} thread{'s' * (threads != 1)}, "
+        f"Seed {result.seed}, {_minutes(result.seconds)}{shared}; {machine.get('processor')}, {threads} thread{'s' * (threads != 1)}, "
         f"PyTorch {machine.get('packages', {}).get('torch')}, Python {machine.get('python')}, revision "
         f"{machine.get('revision') or 'unknown'}, "
         f"{str(machine.get('date'))[:10]}."
@@ -175,7 +200,7 @@ def _cell(text: str) -> str:
 
 
 def _strong(verdict: str) -> str:
-    return f"**{verdict}**" if verdict == FAILS else verdict
+    return f"**{verdict}**" if verdict in (FAILS, "no") else verdict
 
 
 def _minutes(seconds: float) -> str:

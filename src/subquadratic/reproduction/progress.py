@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
 from .claim import Setting
+
+STEADY = 3  # steps, of which the first is slower than others
 
 
 class Steps:
@@ -29,9 +32,62 @@ class Steps:
         if now < self._next:
             return
         self._next = now + self._every
-        left = (now - self._began) / count * (self._total - count)
-        parts = [text for text in (more(), f"{about(left)} left") if text]
-        self._say(f"{self._name} step {count:,} of {self._total:,}: {', '.join(parts)}".strip())
+        left = f", {about((now - self._began) / count * (self._total - count))} left" if count >= STEADY else ""
+        self._say(": ".join(filter(None, (f"{self._name} step {count:,} of {self._total:,}{left}".strip(), more()))))
+
+
+class Voice:
+    """Says what goes on in a claim that takes long, with the time it has taken: never nothing for more than `every` seconds.
+
+    Args:
+        tell: writes it.
+        every: seconds between two words.
+        at_once: also what `say` is given, as soon as it is.
+    """
+
+    def __init__(self, tell: Callable[[str], None], *, every: float, at_once: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell, self._every, self._at_once, self._clock = tell, every, at_once, clock
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._on = False
+        self._title, self._about, self._word, self._began = "", 0.0, "", clock()
+        self._thread = threading.Thread(target=self._keep_telling, daemon=True)
+
+    def __enter__(self) -> Voice:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def begin(self, title: str, seconds: float) -> None:
+        """A claim that takes about so long; a title only where its name does not stand above."""
+        with self._lock:
+            self._on = True
+            self._title, self._about, self._word, self._began = title, seconds, "", self._clock()
+
+    def end(self) -> None:
+        """It is over."""
+        with self._lock:
+            self._on = False
+
+    def say(self, text: str) -> None:
+        """What goes on from now on."""
+        with self._lock:
+            self._word = text
+            if self._at_once:
+                self._speak()
+
+    def _keep_telling(self) -> None:
+        while not self._over.wait(self._every):
+            with self._lock:
+                self._speak()
+
+    def _speak(self) -> None:
+        if self._on:
+            passed = f"{about(self._clock() - self._began)} of about {about(self._about)}"
+            self._tell(": ".join(filter(None, (self._title, passed, self._word))))
 
 
 def about(seconds: float) -> str:

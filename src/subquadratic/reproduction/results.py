@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.plain_json import load_results, to_json
 from ..heads.files import replace_file
-from .claim import Measurement, Plot
+from .claim import Condition, Form, Measurement, Plot
 
 FORMAT = 1
 PROGRAM = "subq reproduce"
@@ -25,10 +25,12 @@ class Result:
     Args:
         id: of the claim.
         seed: it was measured with.
-        seconds: it took, as a clock says.
+        seconds: it took, as a clock says, with what it shares with other claims.
         cpu_seconds: of all threads; on a busy machine the better measure.
         machine: of `benchmark.machine.facts()`.
         measurement, verdict, met: see `claim.Outcome`.
+        shared_seconds: of `seconds`, those that another claim of the same run had spent.
+        form: what was asked then; None in files from before it was kept.
     """
 
     id: str
@@ -39,6 +41,8 @@ class Result:
     met: list[bool | None]
     machine: dict[str, Any]
     measurement: Measurement
+    shared_seconds: float = 0.0
+    form: Form | None = None
 
 
 def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
@@ -49,7 +53,7 @@ def merged(old: Iterable[Result], new: Iterable[Result]) -> list[Result]:
 
 def save(results: Iterable[Result], path: Path) -> None:
     """Write the file whole or not at all."""
-    content = {"format": FORMAT, "program": PROGRAM, "results": [_plain(result) for result in results]}
+    content = {"format": FORMAT, "program": PROGRAM, "results": [plain(result) for result in results]}
     text = to_json(content, indent=1, ensure_ascii=False) + "\n"
     replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
 
@@ -75,8 +79,8 @@ def _results(content: dict[str, Any]) -> list[Result]:
     return [_result(values) for values in content["results"]]
 
 
-def _plain(result: Result) -> dict[str, Any]:
-    """With the words `inf` and `-inf`, which `float` reads, since JSON has none for them."""
+def plain(result: Result) -> dict[str, Any]:
+    """Lists, dictionaries and numbers: with the words `inf` and `-inf`, which `float` reads, since JSON has none for them."""
     values = dataclasses.asdict(result)
     numbers = values["measurement"]["numbers"]
     numbers.update({name: str(value) for name, value in numbers.items() if value is not None and math.isinf(value)})
@@ -91,7 +95,16 @@ def _result(values: dict[str, Any]) -> Result:
         measurement["plot"] = Plot(**{**plot, "series": series, "dashed": tuple(plot["dashed"])})
     for field in ("numbers", "margins"):
         measurement[field] = {name: _number(value) for name, value in measurement.get(field, {}).items()}
-    return Result(**{**values, "measurement": Measurement(**measurement)})
+    form = values.get("form")
+    return Result(**{**values, "measurement": Measurement(**measurement), "form": None if form is None else _form(form)})
+
+
+def _form(values: dict[str, Any]) -> Form:
+    """A bound that is infinite is null in the file."""
+    conditions = [
+        Condition(**{name: value for name, value in condition.items() if value is not None}) for condition in values["conditions"]
+    ]
+    return Form(**{**values, "conditions": tuple(conditions)})
 
 
 def _number(value: float | str | None) -> float:

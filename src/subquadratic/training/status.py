@@ -23,6 +23,11 @@ class StatusLine:
         self._text = ""
         self._shown = False
 
+    @property
+    def visible(self) -> bool:
+        """Whether anybody can see it."""
+        return self._stream is not None
+
     def show(self, text: str) -> None:
         """From now on this is going on; said once it has been quiet for a second, or at once where a line stands already."""
         if self._stream is None:
