@@ -34,10 +34,10 @@ CLAIMS = (
         id="perceiver.curriculum",
         paper=PAPER,
         place="copy task",
-        text="Taught shorter sequences first, a small model copies 1,024 positions.",
+        text="Taught shorter sequences first, a small model copies 4,096 positions.",
         experiment="copying.curriculum",
         conditions=(
-            Condition(number="accuracy at the end", text="right in the second half, length 1,024", least=0.999),
+            Condition(number="accuracy at the end", text="right in the second half, length 4,096", least=0.999),
             no_leak(models="the model"),
         ),
         seconds=1500,
