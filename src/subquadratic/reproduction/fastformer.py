@@ -7,7 +7,7 @@ from .claim import Claim, Condition, Paper
 PAPER = Paper(name="Fastformer", arxiv="2108.09084")
 ONLY = (
     "The paper's reviews and news are not on this machine. On windows of source code a model without attention classified as well as any, "
-    "so the rows are random ones whose class is a matter of pairs of tokens."
+    "so the rows are random ones whose class is a matter of pairs of tokens; after 400 steps models still learn."
 )
 NEEDED = "accuracy of a Fastformer less that of exact attention's model with its attention's output times zero"
 
@@ -56,7 +56,7 @@ CLAIMS = (
             Condition(number="difference", text="accuracy less that with raw keys, mean of three seeds", least=0.0),
             Condition(number="attention", text=NEEDED, least=0.2),
         ),
-        seconds=120,
+        seconds=130,
         note=ONLY,
     ),
     Claim(
@@ -69,7 +69,7 @@ CLAIMS = (
             Condition(number="difference", text="accuracy less that of exact attention, mean of three seeds", least=-0.02),
             Condition(number="attention", text=NEEDED, least=0.2),
         ),
-        seconds=120,
+        seconds=130,
         note=ONLY,
     ),
 )

@@ -111,7 +111,7 @@ CLAIMS = (
                 number="gap to exact", text="loss with k = 16, a quarter of the length, less that of exact attention, nats", most=0.1
             ),
         ),
-        seconds=200,
+        seconds=210,
         note=HALVES,
     ),
     Claim(
@@ -127,7 +127,7 @@ CLAIMS = (
             Condition(number="kv", text="loss with one projection a layer less that with two, nats", most=0.1),
             Condition(number="layer", text="the same with one for all layers, nats", most=0.1),
         ),
-        seconds=160,
+        seconds=210,
         note=HALVES,
     ),
 )
