@@ -39,6 +39,6 @@ CLAIMS = (
             needs_attention(0.5, "accuracy of exact attention, 16 pairs"),
             no_leak(),
         ),
-        seconds=450,
+        seconds=400,
     ),
 )
