@@ -12,21 +12,21 @@ PACKAGES: dict[str, tuple[str, str, str, float, tuple[Condition, ...], str]] = {
         "Performer",
         "2009.14794",
         "performer-pytorch",
-        60.0,
+        200.0,
         (CAUSAL,),
         "The package's causal stabiliser looks at keys to come and the twin's does not: equal curves are asked where both read both ways.",
     ),
-    "linformer": ("Linformer", "2006.04768", "linformer", 25.0, (), ""),
+    "linformer": ("Linformer", "2006.04768", "linformer", 55.0, (), ""),
     "fastformer": (
         "Fastformer",
         "2108.09084",
         "fast-transformer-pytorch",
-        25.0,
+        55.0,
         (SLIP,),
         "The package sums raw keys; the twin keeps that, our model does not.",
     ),
     "feedback": ("Feedback Transformer", "2002.09402", "feedback-transformer-pytorch", 60.0, (CAUSAL,), ""),
-    "perceiver": ("Perceiver AR", "2202.07765", "perceiver-ar-pytorch", 25.0, (CAUSAL,), ""),
+    "perceiver": ("Perceiver AR", "2202.07765", "perceiver-ar-pytorch", 55.0, (CAUSAL,), ""),
 }
 
 CLAIMS = tuple(
