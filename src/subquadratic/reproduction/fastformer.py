@@ -5,11 +5,11 @@ from __future__ import annotations
 from .claim import Claim, Condition, Paper
 
 PAPER = Paper(name="Fastformer", arxiv="2108.09084")
-CHANCE = "one in eight by chance"
 ONLY = (
-    "Windows of source code instead of the paper's reviews and news, which are not on this machine; the paper's "
-    "own scores say nothing here."
+    "The paper's reviews and news are not on this machine. On windows of source code a model without attention classified as well as any, "
+    "so the rows are random ones whose class is a matter of pairs of tokens; after 400 steps models still learn."
 )
+NEEDED = "accuracy of a Fastformer less that of exact attention's model with its attention's output times zero"
 
 CLAIMS = (
     Claim(
@@ -62,23 +62,23 @@ CLAIMS = (
         ),
         experiment="classifying.raw_keys",
         conditions=(
-            Condition(number="least difference", text="accuracy less that with raw keys, in each of three seeds", least=0.0),
-            Condition(number="Fastformer", text=f"accuracy as the paper has it, mean of three seeds ({CHANCE})", least=0.25),
+            Condition(number="difference", text="accuracy less that with raw keys, mean of three seeds", least=0.0),
+            Condition(number="attention", text=NEEDED, least=0.2),
         ),
-        seconds=200,
-        note=f"{ONLY} Of 1,024 windows three percent either way are chance.",
+        seconds=130,
+        note=ONLY,
     ),
     Claim(
-        id="fastformer.text",
+        id="fastformer.classifying",
         paper=PAPER,
         place="abstract",
-        text="A Fastformer classifies text about as well as exact attention.",
+        text="A Fastformer classifies about as well as exact attention.",
         experiment="classifying.fastformer",
         conditions=(
-            Condition(number="difference", text="accuracy less that of exact attention, mean of two seeds", least=-0.02),
-            Condition(number="exact attention", text=f"accuracy of exact attention, mean of two seeds ({CHANCE})", least=0.25),
+            Condition(number="difference", text="accuracy less that of exact attention, mean of three seeds", least=-0.02),
+            Condition(number="attention", text=NEEDED, least=0.2),
         ),
-        seconds=160,
+        seconds=130,
         note=ONLY,
     ),
 )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from .claim import Claim, Condition, Paper
+from .conditions import needs_attention
 
 PAPER = Paper(name="Linformer", arxiv="2006.04768")
-LEARNED = "validation loss, nats per hidden byte (byte frequencies alone give 3.1)"
+HALVES = (
+    "Masked rows whose second half is the first again, instead of the paper's text: on windows of source code, a model without attention "
+    "did as well as any after minutes of training. Without attention such a token costs log 32 = 3.47 nats; models still learn at the end."
+)
 GRID = tuple((n, k) for n in (512, 1024, 2048, 4096) for k in (128, 256, 512, 1024, 2048) if k <= max(n // 2, 256) and k < n)
 RIGHT = Condition(number="difference", text="difference of the timed layer from the equation, relative", most=1e-4)
 
@@ -152,16 +156,20 @@ CLAIMS = (
     Claim(
         id="linformer.slots",
         paper=PAPER,
-        place="figure 3, table 2",
-        text="Quality grows with k, and at half of the length is nearly that of exact attention.",
+        place="figure 3",
+        text="Quality grows with k, and at a quarter of the length is nearly on par with exact attention.",
+        printed="k = 128 at n = 512 and k = 256 at n = 1,024 nearly on par with the Transformer",
+        source="read",
         experiment="slots.by_count",
         conditions=(
-            Condition(number="exact", text=f"{LEARNED}, exact attention", most=2.7),
-            Condition(number="k = 8 less k = 128", text="validation loss of k = 8 less that of k = 128, nats", least=0.0),
-            Condition(number="gap to exact", text="validation loss of k = 128 less that of exact attention, nats", most=0.05),
+            needs_attention(1.0, "nats per hidden token, exact attention"),
+            Condition(number="least less a quarter", text="loss with k = 4 less that with k = 16, nats", least=0.1),
+            Condition(
+                number="gap to exact", text="loss with k = 16, a quarter of the length, less that of exact attention, nats", most=0.1
+            ),
         ),
-        seconds=110,
-        note="One seed, and minutes of training instead of days: what a Linformer learns later is not seen here.",
+        seconds=210,
+        note=HALVES,
     ),
     Claim(
         id="linformer.sharing",
@@ -172,11 +180,11 @@ CLAIMS = (
         source="read",
         experiment="slots.sharing",
         conditions=(
-            Condition(number="none", text=f"{LEARNED}, two projections in each layer", most=2.7),
-            Condition(number="kv", text="validation loss with one projection a layer less that with two, nats", most=0.03),
-            Condition(number="layer", text="the same with one for all layers, nats", most=0.03),
+            needs_attention(0.5, "nats per hidden token, two projections in each layer"),
+            Condition(number="kv", text="loss with one projection a layer less that with two, nats", most=0.1),
+            Condition(number="layer", text="the same with one for all layers, nats", most=0.1),
         ),
-        seconds=60,
-        note="One seed; the tolerance is about what seeds differ by.",
+        seconds=210,
+        note=HALVES,
     ),
 )

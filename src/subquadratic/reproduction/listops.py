@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .claim import Claim, Condition, Paper
+from .conditions import needs_attention
 
 PAPER = Paper(name="Long Range Arena", arxiv="2011.04006")
 
@@ -29,12 +30,15 @@ CLAIMS = (
         id="listops.performer",
         paper=PAPER,
         place="table 1",
-        text="A Performer reaches 35% on ListOps, what the first token gives, where the benchmark has it at the most common value.",
+        text="By its attention a Performer reaches 35% or more on ListOps, where the benchmark has it at the most common value.",
         printed="Transformer 36.37%, Linformer 35.70%, Performer 18.01%",
         source="read",
         experiment="algorithms.listops",
-        conditions=(Condition(number="Performer", text="accuracy of a Performer", least=0.35),),
-        seconds=600,
-        note="The claim is ours, against the paper's table. On expressions of 100 to 300 tokens; the paper's have 500 to 2,000.",
+        conditions=(
+            Condition(number="Performer", text="accuracy of a Performer", least=0.35),
+            needs_attention(0.02, "accuracy of the Performer"),
+        ),
+        seconds=350,
+        note="The claim is ours, against the paper's table. On expressions of 40 to 120 tokens; the paper's have 500 to 2,000.",
     ),
 )

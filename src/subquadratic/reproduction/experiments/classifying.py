@@ -1,105 +1,114 @@
-"""Text classification on what every machine has: which package of the standard library a window of source code is from.
+"""Classification that needs attention: how often the first token of a row comes again.
 
-Axes: B batch, N length.
+Axes: B batch, N length, D width.
 """
 
 from __future__ import annotations
 
-import functools
-import statistics
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ... import models
 from ...heads.sequence_classifier import SequenceClassifier
 from ..claim import Measurement, Plot, Setting, figure
+from ..shared import shared
 from .additive import sum_raw_keys_
-from .stdlib import labelled, packages
+from .controls import leak, spread, without_attention_
+from .sequences import counted
 from .tasks import class_accuracy
 from .training import Done, Plan, seeded, train
 
-PACKAGES = ("asyncio", "email", "encodings", "http", "importlib", "multiprocessing", "unittest", "xml")
-LENGTH, BATCH, STEPS = 512, 16, 800
-SIZES: dict[str, Any] = dict(dim=64, depth=2, heads=4, positions="learned", token_shift=True)
+LENGTH, BATCH, STEPS, SEEDS = 64, 64, 400, 3
+SYMBOLS = CLASSES = 8
+CONTROL = "without attention"
+SIZES: dict[str, Any] = dict(dim=64, depth=2, heads=4, positions="learned")
 
 
 def build(name: str) -> SequenceClassifier:
-    """A classifier by its name here: a model, with "causal" or "raw keys" in it perhaps."""
+    """A classifier by its name here: a model, with "causal" or "raw keys" in it perhaps, or the control."""
     causal = "causal" in name
     if "Fastformer" in name:
         config: Any = models.FastformerConfig(**SIZES, causal=causal)
     elif "Linformer" in name:
-        config = models.LinformerConfig(**SIZES, causal=causal, max_length=LENGTH, slots=64)
+        config = models.LinformerConfig(**SIZES, causal=causal, max_length=LENGTH, slots=16)
     else:
         config = models.TransformerConfig(**SIZES, causal=causal)
-    model = SequenceClassifier(config, num_classes=len(PACKAGES), max_length=LENGTH)
+    model = SequenceClassifier(config, vocab_size=SYMBOLS, num_classes=CLASSES, max_length=LENGTH)
     if "raw keys" in name:
         sum_raw_keys_(model)
-    return model
+    return without_attention_(model) if name == CONTROL else model
 
 
-@functools.cache
-def trained(name: str, seed: int, effort: float) -> tuple[float, Done]:
-    """Accuracy on files that were not trained on, and the run; once for all claims that ask."""
-    setting = Setting(seed=seed, effort=effort)
-    texts, held_out = packages(PACKAGES, LENGTH)
+@shared
+def trained(setting: Setting, name: str) -> tuple[float, Done, float]:
+    """Accuracy on other rows, the run, and how far a causal model's hidden states move when later tokens change (0 for others); once for
+    all claims that ask."""
+
+    def rows(count: int, seed: int) -> dict[str, Tensor]:
+        return counted(count, LENGTH, seed=seed, symbols=SYMBOLS, classes=CLASSES)
+
     plan = Plan(steps=setting.scaled(STEPS, least=2), batch=setting.scaled(BATCH, least=2), rate=2e-3)
     model = seeded(setting, build, name)
-    done = train(model, lambda step: labelled(texts, LENGTH, plan.batch, seed=10_000 * (seed + 1) + step), plan, setting, name=name)
-    count = setting.scaled(16, least=1)
-    return class_accuracy(model, [labelled(held_out, LENGTH, 64, seed=i) for i in range(count)]), done
+    said = f"{name}, seed {setting.seed},"
+    done = train(model, lambda step: rows(plan.batch, 10_000 * (setting.seed + 1) + step), plan, setting, name=said)
+    accuracy = class_accuracy(model, [rows(256, seed) for seed in range(setting.scaled(16))])  # the same for all
+    return accuracy, done, _leak(model) if model.config.causal else 0.0
+
+
+def _leak(model: SequenceClassifier) -> float:
+    def hidden(tokens: Tensor) -> Tensor:
+        return model.norm(model.backbone(model.embedding(tokens)))
+
+    tokens = torch.randint(SYMBOLS, (4, LENGTH), generator=torch.Generator().manual_seed(0))
+    return leak(hidden, tokens, other=lambda late: (late + 1) % SYMBOLS)
 
 
 def fastformer(setting: Setting) -> Measurement:
     """Beside exact attention."""
-    return _compared(setting, ("Fastformer", "exact attention"), seeds=2, less="exact attention", plus="Fastformer")
+    return _compared(setting, {"difference": ("Fastformer", "exact attention"), "attention": ("Fastformer", CONTROL)})
 
 
 def raw_keys(setting: Setting) -> Measurement:
     """As the paper has it, beside the published package's slip."""
-    return _compared(setting, ("Fastformer", "Fastformer, raw keys"), seeds=3, less="Fastformer, raw keys", plus="Fastformer")
+    return _compared(setting, {"difference": ("Fastformer", "Fastformer, raw keys"), "attention": ("Fastformer", CONTROL)})
 
 
 def causal_forms(setting: Setting) -> Measurement:
     """Causal and bidirectional forms of the same sizes; a classifier takes the mean over positions of either."""
-    names = ("Fastformer", "Fastformer, causal", "Linformer", "Linformer, causal")
-    found = _compared(setting, names, seeds=1, less="", plus="")
-    values = found.numbers
-    return Measurement(
-        numbers={
-            "Fastformer": values["Fastformer, causal"] - values["Fastformer"],
-            "Linformer": values["Linformer, causal"] - values["Linformer"],
-        },
-        columns=found.columns,
-        rows=found.rows,
-        plot=found.plot,
-        setup=found.setup,
-    )
+    pairs = {f"causal less bidirectional, {name}": (f"{name}, causal", name) for name in ("Fastformer", "Linformer")}
+    needs = {f"attention, {name}": (f"{name}, causal", CONTROL) for name in ("Fastformer", "Linformer")}
+    return _compared(setting, pairs | needs)
 
 
-def _compared(setting: Setting, names: tuple[str, ...], *, seeds: int, less: str, plus: str) -> Measurement:
-    try:
-        packages(PACKAGES, LENGTH)
-    except ValueError as error:
-        return Measurement(unavailable=str(error))
-    numbers, rows, series = {}, [], {}
-    scores: dict[str, list[float]] = {}
-    for name in names:
-        runs = [trained(name, setting.seed + i, setting.effort) for i in range(seeds)]
-        scores[name] = [accuracy for accuracy, _ in runs]
-        numbers[name] = statistics.fmean(scores[name])
-        rows.append([name, *(f"{accuracy:.1%}" for accuracy in scores[name]), figure(runs[0][1].last), f"{runs[0][1].seconds:.0f} s"])
-        series[name] = runs[0][1].curve()
-    if plus:
-        differences = [a - b for a, b in zip(scores[plus], scores[less], strict=True)]
-        numbers |= {"difference": statistics.fmean(differences), "least difference": min(differences)}
-    steps = setting.scaled(STEPS, least=2)
+def _compared(setting: Setting, pairs: dict[str, tuple[str, str]]) -> Measurement:
+    """Accuracies of several seeds, and by name the differences of pairs, seed by seed."""
+    seeds = [Setting(seed=setting.seed + i, effort=setting.effort, say=setting.say) for i in range(SEEDS)]
+    names = list(dict.fromkeys(name for pair in pairs.values() for name in pair))
+    runs = {name: [trained(each, name) for each in seeds] for name in names}
+    score = {name: [accuracy for accuracy, _, _ in found] for name, found in runs.items()}
+    found = {name: spread(values) for name, values in score.items()}
+    found |= {key: spread([a - b for a, b in zip(score[plus], score[less], strict=True)]) for key, (plus, less) in pairs.items()}
     return Measurement(
-        numbers=numbers,
-        columns=["model", *(f"accuracy, seed {setting.seed + i}" for i in range(seeds)), "training loss, nats", "training"],
-        rows=rows,
-        plot=Plot(x="step", y="training loss, nats", series=series, x_log=False, y_log=False),
+        numbers={key: mean for key, (mean, _) in found.items()} | {"leak": max(moved for many in runs.values() for _, _, moved in many)},
+        margins={key: margin for key, (_, margin) in found.items()},
+        columns=["model", *(f"accuracy, seed {each.seed}" for each in seeds), "training loss, nats", "training"],
+        rows=[
+            [name, *(f"{value:.1%}" for value in score[name]), figure(many[0][1].last), f"{many[0][1].seconds:.0f} s"]
+            for name, many in runs.items()
+        ],
+        plot=Plot(
+            x="step",
+            y="training loss, nats",
+            series={name: many[0][1].curve() for name, many in runs.items()},
+            x_log=False,
+            y_log=False,
+        ),
         setup=(
-            f"{len(PACKAGES)} packages of the standard library ({', '.join(PACKAGES)}), windows of {LENGTH} bytes, validated on files "
-            f"not trained on; two layers of 4 heads, width 64, half of the channels shifted by a byte; {steps:,} steps of {BATCH} windows"
+            f"rows of {LENGTH} of {SYMBOLS} symbols, in {CLASSES} classes by how often the first symbol comes again; two layers of "
+            f"4 heads, "
+            f"width 64, learned positions; {setting.scaled(STEPS, least=2):,} steps of {BATCH} rows, {SEEDS} seeds, "
+            f"{256 * setting.scaled(16):,} rows to judge, the same for all"
         ),
     )

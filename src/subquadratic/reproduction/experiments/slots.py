@@ -1,75 +1,109 @@
-"""Linformer's quality by the number of slots and by sharing: masked bytes of the standard library."""
+"""Linformer's quality by the number of slots and by sharing: hidden tokens of rows whose second half is the first again.
+
+Without attention nothing is known of a hidden token; with it, a token is known whose other copy is seen.
+
+Axes: B batch, N length.
+"""
 
 from __future__ import annotations
 
-import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ... import models
 from ...costs.cost import parameter_count
 from ...heads.language_model import LanguageModel
 from ..claim import Measurement, Plot, Setting
-from .stdlib import VOCABULARY, bytes_of_stdlib, windows
+from ..shared import shared
+from .controls import spread, without_attention_
+from .sequences import halves
 from .training import Done, Plan, seeded, train
 
-LENGTH, BATCH, STEPS = 256, 16, 600
-SIZES: dict[str, Any] = dict(dim=64, depth=3, heads=4, causal=False, positions="learned", token_shift=True)
+LENGTH, BATCH, STEPS, SEEDS = 64, 32, 800, 3
+SYMBOLS = 32
+SIZES: dict[str, Any] = dict(dim=64, depth=2, heads=4, causal=False, positions="learned")
+EXACT, CONTROL = "exact attention", "without attention"
 
 
-@functools.cache
-def _trained(slots: int | None, share: str, seed: int, effort: float) -> tuple[float, Done, int]:
-    """Validation loss in nats, the run, and the parameters; `slots` None: exact attention."""
-    setting = Setting(seed=seed, effort=effort)
-    if slots is None:
-        config: Any = models.TransformerConfig(**SIZES)
-    else:
-        config = models.LinformerConfig(**SIZES, max_length=LENGTH, slots=slots, share=share)
-    model = seeded(setting, LanguageModel, config, vocab_size=VOCABULARY, max_length=LENGTH)
-    corpus = bytes_of_stdlib(setting)
-    hiding = torch.Generator().manual_seed(seed)
+@shared
+def _trained(setting: Setting, name: str) -> tuple[float, Done, int]:
+    """Loss in nats of hidden tokens of new rows, the run, and the parameters; `name`: "k = 8, share = kv" and the like, or exact attention,
+    or the control."""
+    model = seeded(setting, LanguageModel, _config(name), vocab_size=SYMBOLS, max_length=LENGTH)
+    if name == CONTROL:
+        without_attention_(model)
+    hiding = torch.Generator().manual_seed(setting.seed)
+
+    def rows(count: int, seed: int) -> Tensor:
+        return halves(count, LENGTH, seed=seed, symbols=SYMBOLS)
 
     def batch(step: int) -> dict[str, Any]:
-        tokens = windows(corpus.train, LENGTH, BATCH, seed=10_000 * (seed + 1) + step)
-        return {"tokens": tokens, "generator": hiding}
+        return {"tokens": rows(plan.batch, 10_000 * (setting.seed + 1) + step), "generator": hiding}
 
-    plan = Plan(steps=setting.scaled(STEPS, least=2), batch=BATCH, rate=2e-3)
-    done = train(model, batch, plan, setting, name=f"k = {slots}, {share}")
+    plan = Plan(steps=setting.scaled(STEPS, least=2), batch=setting.scaled(BATCH, least=2), rate=3e-3)
+    done = train(model, batch, plan, setting, name=f"{name}, seed {setting.seed},")
     with torch.no_grad():
-        generator = torch.Generator().manual_seed(1)
-        groups = [windows(corpus.validation, LENGTH, 64, seed=i) for i in range(setting.scaled(8, least=1))]
-        loss = sum(float(model.loss(group, generator=generator)) for group in groups) / len(groups)
-    return loss, done, parameter_count(model)
+        generator = torch.Generator().manual_seed(1)  # the same rows and hidden tokens for all
+        losses = [float(model.loss(rows(256, i), generator=generator)) for i in range(setting.scaled(8))]
+    return sum(losses) / len(losses), done, parameter_count(model)
+
+
+def _config(name: str) -> Any:
+    if name in (EXACT, CONTROL):
+        return models.TransformerConfig(**SIZES)
+    slots, _, share = name.removeprefix("k = ").partition(", share = ")
+    return models.LinformerConfig(**SIZES, max_length=LENGTH, slots=int(slots), share=share or "none")
 
 
 def by_count(setting: Setting) -> Measurement:
-    """More slots, up to half of the length, beside exact attention."""
-    counts = (8, 32, 128)
-    runs = {f"k = {k}": _trained(k, "none", setting.seed, setting.effort) for k in counts}
-    runs["exact attention"] = _trained(None, "none", setting.seed, setting.effort)
-    losses = [loss for loss, _, _ in runs.values()]
-    found = _told(setting, runs, {"exact": losses[3], "gap to exact": losses[2] - losses[3], "k = 8 less k = 128": losses[0] - losses[2]})
-    line = [(float(k), loss) for k, loss in zip(counts, losses, strict=False)]
-    series = {"Linformer": line, "exact attention": [(float(k), losses[3]) for k in counts]}
-    found.plot = Plot(x="slots k", y="validation loss, nats per hidden byte", series=series, y_log=False, dashed=("exact attention",))
+    """More slots, up to a quarter of the length, beside exact attention."""
+    counts = (4, 16)
+    runs = _runs(setting, (*(f"k = {k}" for k in counts), EXACT, CONTROL))
+    found = _told(
+        setting,
+        runs,
+        {
+            "least less a quarter": ("k = 4", "k = 16"),
+            "gap to exact": ("k = 16", EXACT),
+            "attention": (CONTROL, EXACT),
+        },
+    )
+    line = [(float(k), found.numbers[f"k = {k}"]) for k in counts]
+    series = {"Linformer": line} | {name: [(float(k), found.numbers[name]) for k in counts] for name in (EXACT, CONTROL)}
+    found.plot = Plot(x="slots k", y="loss, nats per hidden token", series=series, y_log=False, dashed=(EXACT, CONTROL))
     return found
 
 
 def sharing(setting: Setting) -> Measurement:
     """One projection for keys and values, and one for all layers, beside two in each."""
-    runs = {f"share = {share}": _trained(32, share, setting.seed, setting.effort) for share in ("none", "kv", "layer")}
-    none, kv, layer = (loss for loss, _, _ in runs.values())
-    return _told(setting, runs, {"none": none, "kv": kv - none, "layer": layer - none})
+    none, kv, layer = (f"k = 16{share}" for share in ("", ", share = kv", ", share = layer"))
+    return _told(
+        setting, _runs(setting, (none, kv, layer, CONTROL)), {"kv": (kv, none), "layer": (layer, none), "attention": (CONTROL, none)}
+    )
 
 
-def _told(setting: Setting, runs: dict[str, tuple[float, Done, int]], numbers: dict[str, float]) -> Measurement:
+def _runs(setting: Setting, names: tuple[str, ...]) -> dict[str, list[tuple[float, Done, int]]]:
+    return {name: [_trained(replace(setting, seed=setting.seed + i), name) for i in range(SEEDS)] for name in names}
+
+
+def _told(setting: Setting, runs: dict[str, list[tuple[float, Done, int]]], pairs: dict[str, tuple[str, str]]) -> Measurement:
+    """Losses, and by name the differences of pairs, seed by seed."""
+    losses = {name: [loss for loss, _, _ in many] for name, many in runs.items()}
+    found = {name: spread(values) for name, values in losses.items()}
+    found |= {key: spread([a - b for a, b in zip(losses[more], losses[less], strict=True)]) for key, (more, less) in pairs.items()}
     return Measurement(
-        numbers=numbers,
-        columns=["model", "parameters", "validation loss, nats per hidden byte", "training"],
-        rows=[[name, f"{count:,}", f"{loss:.3f}", f"{done.seconds:.0f} s"] for name, (loss, done, count) in runs.items()],
+        numbers={key: mean for key, (mean, _) in found.items()},
+        margins={key: margin for key, (_, margin) in found.items()},
+        columns=["model", "parameters", *(f"loss, seed {setting.seed + i}" for i in range(SEEDS)), "training"],
+        rows=[
+            [name, f"{many[0][2]:,}", *(f"{loss:.3f}" for loss in losses[name]), f"{sum(done.seconds for _, done, _ in many):.0f} s"]
+            for name, many in runs.items()
+        ],
         setup=(
-            f"windows of {LENGTH} bytes of the standard library, 15% hidden; width 64, 3 layers of 4 heads, "
-            f"half of the channels shifted by a byte; {setting.scaled(STEPS, least=2):,} steps of {BATCH} windows"
+            f"rows of {LENGTH} of {SYMBOLS} symbols, whose second half is the first again, 15% hidden, loss in nats per hidden token; "
+            f"width 64, 2 layers of 4 heads, learned positions; {setting.scaled(STEPS, least=2):,} steps of {BATCH} rows; {SEEDS} seeds"
         ),
     )
