@@ -20,6 +20,7 @@ from ..layers.multi_head import position_turns
 from ..layers.residual import Branch, ResidualStack, StackState
 from ..layers.streaming import Carry, Streaming, advance, default_device, part_with
 from .config import BackboneConfig
+from .row_by_row import Row, each_alone, needed, rows_alone
 
 STRETCH = 8192  # tokens whose activations exist at a time, with checkpointing: some 100 kB each at width 256 and depth 4
 
@@ -78,9 +79,16 @@ class StackBackbone(Streaming):
             y, carry.after = self._extend(x, carry.before, mask)
             return zero_padding(y, mask)
         cross = context_arguments(self, self.config, context, context_mask)
+        mask = needed(mask)
+        rows = rows_alone(self, x, mask)
+        if rows is not None:
+            return each_alone(rows, x, lambda row, own: self._whole(own, None, context_of(row, cross)))
+        return zero_padding(self._whole(x, mask, cross), mask)
+
+    def _whole(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:
         if self._goes_in_stretches(x):
-            return zero_padding(self._stretches(x, mask, cross), mask)
-        return zero_padding(self.stack(x, mask=mask, **cross, **self.shared(x, mask, None)), mask)
+            return self._stretches(x, mask, cross)
+        return self.stack(x, mask=mask, **cross, **self.shared(x, mask, None))
 
     def _goes_in_stretches(self, x: Tensor) -> bool:
         """Whether checkpointing recomputes all layers of a piece of the sequence, instead of one branch of the whole: activations of one
@@ -168,6 +176,11 @@ def context_arguments(
     if context is None:
         raise ValueError(f"this {name} has cross_attention=True: pass context, (batch, length, width)")
     return {"context": context, "context_mask": context_mask}
+
+
+def context_of(row: Row, cross: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """What one row of a batch reads."""
+    return {name: None if tensor is None else tensor[row.index : row.index + 1] for name, tensor in cross.items()}
 
 
 def make_branch(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...attention.latent.layer import LatentAttention, LatentCache
 from ...attention.latent.right_aligned import Counts, allowed_pairs, last_slots, pack_right, slot_positions
@@ -23,6 +24,7 @@ from ...layers.residual import Branch, ResidualStack, StackState
 from ...layers.streaming import Carry, Streaming, advance, default_device, part_with
 from ..backbone import make_branch, make_feed_forward
 from ..configs.perceiver_ar import PerceiverARConfig
+from ..row_by_row import Row, needed, rows_alone
 from .windows import Window, rounds_of
 
 PARTS = 1_000_000  # a dropout fraction in integers, so that masked and unmasked rows round alike
@@ -118,8 +120,23 @@ class PerceiverAR(Streaming):
         if carry is not None:
             require(latents is None, f"latents are for whole sequences: a stream has the configured ones, got latents={latents}")
             return self._step(x, mask, carry)
+        mask, latents = needed(mask), latents or self.config.latents
+        rows = rows_alone(self, x, mask)
+        return self._whole(x, mask, latents) if rows is None else self._row_by_row(rows, x, latents)
+
+    def _row_by_row(self, rows: list[Row], x: Tensor, latents: int) -> Tensor:
+        """(B, N, D) -> (B, L, D): a row with fewer real tokens than slots fills the last of these."""
+        slots = min(x.shape[1], latents)
+        outputs = []
+        for row in rows:
+            own = row.of(x)
+            y = self._whole(own, None, slots) if own.shape[1] else own
+            outputs.append(F.pad(y, (0, 0, slots - y.shape[1], 0)))
+        return torch.cat(outputs)
+
+    def _whole(self, x: Tensor, mask: Tensor | None, latents: int) -> Tensor:
         length = x.shape[1]
-        prefix = length - min(length, latents or self.config.latents)
+        prefix = length - min(length, latents)
         if mask is None:
             positions = torch.arange(length, device=x.device)
         else:
