@@ -6,8 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..training.run_folder import RunFolder
 
 
@@ -88,6 +86,8 @@ def _value(line: dict[str, Any], unit: str, factor: float) -> float:
 
 def _clock(timed: list[dict[str, Any]]) -> Any:
     """From a step to the seconds of training until then: between two that were logged in proportion, beyond the last as fast as before."""
+    import numpy as np  # here: command lines that compute nothing load this module too
+
     steps = np.array([0, *(line["step"] for line in timed)], dtype=float)
     seconds = np.array([0.0, *(line["seconds"] for line in timed)])
 
