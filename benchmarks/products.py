@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from subquadratic.benchmark.cases import Case, is_ours, label, registry, select, suite
+from subquadratic.benchmark.cases import Case, is_ours, label
 from subquadratic.benchmark.competitors import build
 from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.machine import heading, measure_rates
+from subquadratic.benchmark.suites import registry, select, suite
 from subquadratic.benchmark.timing import interleave, median, ratios
 from subquadratic.benchmark.work import Setting
 from subquadratic.core.backend import use_backend

@@ -11,8 +11,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from subquadratic.benchmark.cases import registry, select
 from subquadratic.benchmark.run import measure
+from subquadratic.benchmark.suites import registry, select
 from subquadratic.benchmark.work import Setting
 
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "subquadratic"
 LEVELS = [
     {"kernels"}, {"core"}, {"replay", "layers"}, {"attention", "generation"}, {"models"}, {"heads"}, {"compat", "costs", "data", "export"},
-    {"evaluation"}, {"hf"}, {"training", "benchmark"}, {"comparison", "reproduction"}, {"cli"},
+    {"evaluation"}, {"hf"}, {"training"}, {"benchmark"}, {"comparison", "reproduction"}, {"cli"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 KNOWS = {mechanism: {"softmax"} for mechanism in ("favor", "latent", "low_rank")}  # of the others, each mechanism: nothing else

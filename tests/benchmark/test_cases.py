@@ -2,21 +2,9 @@
 
 import pytest
 
-from subquadratic.benchmark.cases import (
-    KINDS,
-    MODES,
-    SUITES,
-    Case,
-    Sizes,
-    is_ours,
-    label,
-    modes,
-    only_against,
-    registry,
-    select,
-    suite,
-)
+from subquadratic.benchmark.cases import KINDS, MODES, Case, Sizes, is_ours, label, modes
 from subquadratic.benchmark.results import Run
+from subquadratic.benchmark.suites import SUITES, only_against, registry, select, suite
 from subquadratic.benchmark.targets import TARGETS, judge
 
 

@@ -5,10 +5,11 @@ import torch
 from benchmarks import products
 from benchmarks.products import COLUMNS, Noted, flops_of, measure, replay
 
-from subquadratic.benchmark.cases import Sizes, only_against, registry
+from subquadratic.benchmark.cases import Sizes
 from subquadratic.benchmark.floor import work_of
 from subquadratic.benchmark.machine import measure_rates
 from subquadratic.benchmark.models import build_model
+from subquadratic.benchmark.suites import only_against, registry
 from subquadratic.benchmark.work import Setting
 from subquadratic.core.backend import use_backend
 

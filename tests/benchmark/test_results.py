@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from subquadratic.benchmark.cases import registry
-from subquadratic.benchmark.plots import crossover, curves, draw, ends
+from subquadratic.benchmark.growth import LINES, crossover, crossovers, curves, slopes
+from subquadratic.benchmark.plots import draw, ends
 from subquadratic.benchmark.report import markdown, rows, seconds
 from subquadratic.benchmark.results import Result, Run, Side, load, same_conditions, save
+from subquadratic.benchmark.suites import registry
 from subquadratic.benchmark.targets import judge, slope
 
 MACHINE = {
@@ -146,7 +147,7 @@ def test_the_slope_is_that_of_the_logarithms() -> None:
 
 
 def test_the_crossing_is_where_ours_becomes_the_faster() -> None:
-    lines = curves(make_run(*along(1.0)), "lengths/train/", lambda side: side.time)
+    lines = curves(make_run(*along(1.0)), LINES["length"], lambda side: side.time)
     cross = crossover(lines["performer"], lines["x-transformers"])
     assert cross is not None and cross == pytest.approx((8192, 8192))
     assert crossover(lines["x-transformers"], lines["performer"]) is None
@@ -170,7 +171,26 @@ def test_a_line_that_ends_says_why(note: str, label: str) -> None:
         for side in result.sides:
             if side.name == "x-transformers" and result.case.length > 4096:
                 side.seconds, side.note = [], note
-    assert ends(make_run(*results), "lengths/train/", lambda side: side.time) == {"x-transformers": label}
+    assert ends(make_run(*results), LINES["length"], lambda side: side.time) == {"x-transformers": label}
+
+
+def test_what_grows_has_a_slope_and_what_overtakes_a_length(tmp_path: Path) -> None:
+    def sides(**seconds: float) -> list[Side]:
+        return [Side(name=name, seconds=[value], tokens=1) for name, value in seconds.items()]
+
+    growing = [measured(f"batches/train/512x{b}", *sides(performer=b, linformer=b**1.5)) for b in (1, 2, 4)]
+    lengths = (256, 512, 1024, 2048)
+    overtaking = [
+        measured(f"crossover/train/{n}x8", *sides(performer=n * 1e3, fastformer=1.0, linformer=2.0 * n**2, transformer=n**2))
+        for n in lengths
+    ]
+    run = make_run(*growing, *overtaking)
+    assert slopes(run)["batch"] == {"performer": pytest.approx(1), "linformer": pytest.approx(1.5)}
+    assert "width" not in slopes(run) and slopes(run)["length, 8 sequences"]["transformer"] == pytest.approx(2)
+    assert crossovers(run) == {"8 sequences": {"performer": "1,000", "fastformer": "256 or fewer", "linformer": "not up to 2,048"}}
+    text = markdown(run)
+    assert "| linformer | " in text and "## Faster in training than exact attention" in text
+    assert [path.name for path in draw(run, tmp_path)] == ["train_time_8.png", "batch_time.png"]
 
 
 def test_table_and_drawings_come_from_the_file(tmp_path: Path) -> None:

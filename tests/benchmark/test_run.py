@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from subquadratic.benchmark import competitors, imports, models, run
-from subquadratic.benchmark.cases import Case, Sizes, import_case, registry, select
+from subquadratic.benchmark.cases import Case, Sizes
 from subquadratic.benchmark.checks import causal, same_shape_and_finite, within
+from subquadratic.benchmark.floor import floor_of
 from subquadratic.benchmark.machine import facts, measure_rates
 from subquadratic.benchmark.memory import in_fresh_process, peak_above, resident
 from subquadratic.benchmark.results import NAME, Result, load
 from subquadratic.benchmark.run import measure
+from subquadratic.benchmark.suites import import_case, registry, select, suite
 from subquadratic.benchmark.work import Setting
 
 SIZES = Sizes(dim=64, depth=1, heads=2, slots=16, memories=16)  # two heads of 32: the least that perceiver-ar-pytorch takes
@@ -61,6 +63,32 @@ def test_published_packages_run_beside_ours(name: str) -> None:
     theirs = result.side("published")
     assert theirs is not None and theirs.seconds and not theirs.note, theirs
     assert theirs.tokens == result.sides[0].tokens and len(result.ratios("published")) == 1
+
+
+def test_everyday_cases_give_times_of_real_tokens() -> None:
+    once: dict[str, Any] = {"rounds": 1, "least": 1}
+    cases = {case.name: case for case in suite("everyday", sizes=SIZES)}
+    padded = dataclasses.replace(cases["crossover/padded/256x8"], length=24, row_lengths=(24, 3, 9, 0), batch=4, **once)
+    masked = dataclasses.replace(cases["padded/performer-bidirectional/train/2048x8"], length=9, row_lengths=(9, 1, 5), batch=3, **once)
+    extend = dataclasses.replace(cases["model/performer/extend/64x32"], batch=2, **once)
+    default = dataclasses.replace(cases["default/performer/train"], length=32, **once)
+    found = {result.case.name: result for result in measure([padded, masked, extend, default], probe=PROBE, memory=False).results}
+    assert all(not result.refused and all(side.seconds for side in result.sides) for result in found.values()), found
+    assert [side.tokens for side in found[padded.name].sides] == [36] * 5
+    assert [side.tokens for side in found[masked.name].sides] == [15, 15, 15]  # unpadded: three rows of five
+    share = found[masked.name].side("unpadded")
+    assert share is not None and share.share_of_floor is not None
+    assert found[extend.name].sides[0].tokens == 2 * 64 and found[extend.name].sides[0].state_bytes > 0
+    assert found[default.name].sides[0].share_of_floor is None
+
+
+def test_the_tokens_of_padded_rows_are_the_work_of_the_floor() -> None:
+    (case,) = select(["padded/transformer/train/2048x8"], registry())
+    rows = [dataclasses.replace(case, batch=1, length=length, row_lengths=()) for length in case.row_lengths]
+    floors = [floor_of("transformer", row, parameter_bytes=0) for row in rows]
+    whole = floor_of("transformer", case, parameter_bytes=0)
+    assert whole is not None and whole.flops == sum(floor.flops for floor in floors if floor is not None)
+    assert whole.bytes == sum(floor.bytes for floor in floors if floor is not None)
 
 
 def test_x_transformers_and_the_published_generate() -> None:
@@ -258,6 +286,6 @@ def test_an_import_reads_compiled_files_where_python_writes_none(monkeypatch: py
 
 
 def test_choosing_cases_needs_no_torch() -> None:
-    code = "import subquadratic.benchmark.cases as c, sys; c.registry(); assert 'torch' not in sys.modules"
+    code = "import subquadratic.benchmark.suites as c, sys; c.registry(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert json.dumps([case.to_dict() for case in registry().values()])

@@ -55,7 +55,7 @@ def test_a_refused_case_is_exit_status_1(monkeypatch: pytest.MonkeyPatch, capsys
     [
         (["--cases", "model/perfomer/train/1024"], "did you mean 'model/performer/train/1024'?"),
         (["--against", "publisht"], "did you mean 'published'?"),
-        (["--suite", "fast"], "must be one of quick, targets, lengths, full, got 'fast'"),
+        (["--suite", "fast"], "must be one of quick, everyday, targets, lengths, full, got 'fast'"),
         (["--lengths", "1k,long"], "lengths must be numbers such as 1024 or 16k, got 'long'"),
         (["--rounds", "0"], "rounds must be at least 1, got 0"),
         (["--dim", "30"], "dim must be a multiple of heads"),

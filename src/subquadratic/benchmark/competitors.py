@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .cases import BACK, PUBLISHED, Case, is_ours, label
 from .checks import same_shape_and_finite
-from .models import build_model
+from .models import build_model, unpadded
 from .parts import build_layer, build_op
 from .work import NotAvailable, Setting, Work, bidirectional_loss, bytes_of, make_tokens, training_step, without_gradients
 
@@ -39,6 +39,8 @@ def build(side: str, case: Case, setting: Setting, shared: dict[str, Any]) -> Wo
     """
     if side.startswith("self@"):
         return _after(int(side[5:]), case, setting, shared)
+    if side == "unpadded":
+        return build_model(case.sides[0], unpadded(case), setting, {})
     if case.kind == "op":
         return build_op(side, case, setting, shared)
     if case.kind == "layer":

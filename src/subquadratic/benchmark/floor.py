@@ -24,14 +24,14 @@ With T = batch x length tokens, D width, I = H K inner width, F = 4 D feed-forwa
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from .cases import BACK, Case, Sizes
+from .cases import BACK, STREAMED, WINDOWS, Case, Sizes
 from .machine import Rates
 
 NUMBER = 4  # bytes of a float32
 DECAY_RANK = 16  # of gated linear attention, its default
-WINDOW = 256  # of window attention, in the op
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +74,14 @@ def floor_of(side: str, case: Case, *, parameter_bytes: int, state_bytes: int = 
         tokens: decoded in one call.
     """
     name = _name(side, case)
-    if case.mode == "decode" and name == "perceiver_ar":
-        return None  # what it does depends on how full its latents are
-    length = 1 if case.mode == "decode" else case.length
-    work = work_of(name, case, length=length)
-    if case.mode == "decode":
+    if case.kind == "default" or (case.mode in STREAMED and name == "perceiver_ar"):
+        return None  # it has sizes of its own; what it does depends on how full its latents are
+    length = 1 if case.mode in STREAMED else case.length
+    work = _of_rows(name, case) if case.row_lengths else work_of(name, case, length=length)
+    if case.mode in STREAMED:
         moved = parameter_bytes + (1 if "transformer" in name else 2) * state_bytes
         return Floor(flops=work.flops * tokens, bytes=float(moved * tokens))
-    stream = number * case.batch * length * case.sizes.dim
+    stream = number * case.real_tokens * case.sizes.dim
     if case.kind == "op":  # q, k, v read and y written; backward reads them and dy, and writes dq, dk, dv
         forward, training = 4 * stream, 11 * stream
     else:  # the residual stream into a block and out of it; backward its gradient too, and the stream once more
@@ -89,6 +89,15 @@ def floor_of(side: str, case: Case, *, parameter_bytes: int, state_bytes: int = 
         forward, training = parameter_bytes + 2 * blocks * stream, 3 * parameter_bytes + 6 * blocks * stream
     train = case.mode == "train"
     return Floor(flops=work.training if train else work.flops, bytes=float(training if train else forward))
+
+
+def _of_rows(name: str, case: Case) -> Work:
+    """Of the real tokens alone; the latents are those of the longest row."""
+    work = Work(flops=0.0)
+    for length in case.row_lengths:
+        row = dataclasses.replace(case, batch=1, length=length, latents=case.latent_count, row_lengths=())
+        work += work_of(name, row, length=length)
+    return work
 
 
 def work_of(name: str, case: Case, *, length: int) -> Work:
@@ -118,7 +127,7 @@ _LAYER_OF = {
 
 
 def _name(side: str, case: Case) -> str:
-    if side.startswith("self@"):
+    if side == "unpadded" or side.startswith("self@"):
         side = case.sides[0]
     if side != "exact":
         return side
@@ -146,7 +155,7 @@ def _mixer(plain: str, case: Case, length: int, *, both: bool) -> Work:
         return _softmax(sizes, batch, length, _pairs(case, length, both=both))
     if plain == "feedback_transformer":
         memories = sizes.memories
-        pairs = min(case.length, memories) if case.mode == "decode" else _climb(length, memories)
+        pairs = min(case.length, memories) if case.mode in STREAMED else _climb(length, memories)
         return Work(flops=maps / 2 + 4 * inner * batch * pairs)
     raise ValueError(f"no formula for {plain!r}")
 
@@ -162,8 +171,9 @@ def _op(name: str, case: Case, length: int) -> Work:
         return Work(flops=8 * tokens * sizes.dim * sizes.slots)
     if plain == "prefix-softmax":
         return Work(flops=2 * tokens * sizes.dim)
-    if plain == "window-attention":  # what a position may see: its block and the one before
-        pairs = sum(min(position % WINDOW + 1 + WINDOW * (position >= WINDOW), position + 1) for position in range(length))
+    if plain in WINDOWS:  # what a position may see: its block and the one before
+        window = WINDOWS[plain]
+        pairs = sum(min(position % window + 1 + window * (position >= window), position + 1) for position in range(length))
         return Work(flops=4 * sizes.dim * case.batch * pairs)
     if plain in ("softmax-attention", "transformer"):
         return Work(flops=4 * sizes.dim * case.batch * _pairs(case, length, both=both))
@@ -198,7 +208,7 @@ def _output(sizes: Sizes, tokens: int) -> Work:
 
 
 def _pairs(case: Case, length: int, *, both: bool) -> int:
-    if case.mode == "decode":
+    if case.mode in STREAMED:
         return case.length + 1
     return length**2 if both else _triangle(length)
 

@@ -5,15 +5,21 @@ Axes: B batch, N length.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from .. import models as ours
 from ..heads.language_model import LanguageModel
-from .cases import BACK, Case
+from ..training.configuration import backbone_config
+from ..training.options import TrainOptions
+from ..training.resolving import resolve
+from .cases import BACK, STREAMED, Case
 from .checks import both_ways, finite_gradients, streaming_model
 from .work import (
     CHECKED,
@@ -31,8 +37,10 @@ from .work import (
 
 
 def config_of(name: str, case: Case) -> ours.BackboneConfig:
-    """The configuration of a subject at a case's sizes."""
+    """The configuration of a subject at a case's sizes, or as `subq train` has it by default."""
     plain = name.removesuffix(BACK)
+    if case.kind == "default":
+        return backbone_config(resolve(TrainOptions(model=name)))
     sizes, room = case.sizes, case.length + NEW_TOKENS + 1
     common: dict[str, Any] = {"dim": sizes.dim, "depth": sizes.depth, "heads": sizes.heads}
     if case.kind == "million":
@@ -41,7 +49,7 @@ def config_of(name: str, case: Case) -> ours.BackboneConfig:
         return ours.PerformerConfig(**common, features=sizes.features, causal=name == plain)
     if plain == "linformer":
         # Positions without a table: the weights of the slots are one already, and grow with the longest context.
-        positions: dict[str, Any] = {"positions": "fixed"} if case.mode == "decode" else {}
+        positions: dict[str, Any] = {"positions": "fixed"} if case.mode in STREAMED else {}
         length = room if name == plain else case.length
         return ours.LinformerConfig(**common, slots=sizes.slots, max_length=length, causal=name == plain, **positions)
     if plain == "fastformer":
@@ -71,8 +79,8 @@ def build_model(name: str, case: Case, setting: Setting, shared: dict[str, Any])
     model = shared[name].train(case.mode == "train")
     weights = bytes_of(model)
     check = partial(_check, model, case, setting)
-    count = case.batch * case.length
-    if case.mode == "decode":
+    count = case.real_tokens
+    if case.mode in STREAMED:
         return _decoding(model, case, setting, check=check, parameter_bytes=bytes_read_by_a_token(model))
     if case.mode == "train":
         return Work(call=train_call(model, case, setting), tokens=count, check=check, parameter_bytes=weights)
@@ -85,18 +93,42 @@ def build_model(name: str, case: Case, setting: Setting, shared: dict[str, Any])
 
 def train_call(model: LanguageModel, case: Case, setting: Setting) -> Any:
     """One training step on N predictions: of the next token, or bidirectional of each token at its own place."""
+    mask = _mask(case, setting)
     if model.config.causal:
-        tokens = make_tokens(case, setting, case.length + 1)
-        return training_step(model, lambda: model.loss(tokens))
+        tokens = make_tokens(case, setting, case.length + (mask is None))
+        return training_step(model, lambda: model.loss(tokens, mask))
     tokens = make_tokens(case, setting)
-    return training_step(model, lambda: bidirectional_loss(model(tokens), tokens))
+    if mask is None:
+        return training_step(model, lambda: bidirectional_loss(model(tokens), tokens))
+    return training_step(model, lambda: F.cross_entropy(model(tokens, mask=mask)[mask], tokens[mask]))
+
+
+def unpadded(case: Case) -> Case:
+    """As many tokens, in rows of equal lengths."""
+    return dataclasses.replace(case, length=case.real_tokens // case.batch, row_lengths=())
+
+
+def _mask(case: Case, setting: Setting) -> Tensor | None:
+    """(B, N), True = real token; None without padding."""
+    if not case.row_lengths:
+        return None
+    return (torch.arange(case.length) < torch.tensor(case.row_lengths)[:, None]).to(setting.device)
 
 
 def _decoding(model: LanguageModel, case: Case, setting: Setting, **known: Any) -> Work:
-    """New tokens after a context: read, chosen at random and read again, as generating does."""
+    """New tokens after a context: read, chosen at random and read again, as generating does; or given, one at a time."""
     context = make_tokens(case, setting)
     state = read_context(model, context, model.init_state(case.batch), limit=case.cap, clock=time.perf_counter)
     last = context[:, -1:]
+    if case.mode == "extend":
+        given = make_tokens(case, setting, NEW_TOKENS).split(1, dim=1)
+
+        def extend() -> None:
+            after: Any = state
+            for token in given:
+                _, after = model.extend(token, after)
+
+        return Work(call=without_gradients(extend), tokens=case.batch * NEW_TOKENS, state_bytes=state.nbytes(), **known)
     generator = torch.Generator(setting.device).manual_seed(2)
     return Work(
         call=lambda: model.generate(last, max_new_tokens=NEW_TOKENS, state=state, generator=generator),

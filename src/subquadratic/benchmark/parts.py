@@ -22,9 +22,8 @@ from ..attention.gated_linear.op import gated_linear_attention
 from ..attention.low_rank.op import causal_slot_attention
 from ..attention.softmax.op import softmax_attention
 from ..attention.softmax.window import window_attention
-from .cases import BACK, Case
+from .cases import BACK, WINDOWS, Case
 from .checks import both_ways, causal, finite_gradients, streaming_model, within
-from .floor import WINDOW
 from .work import CHECKED, NotAvailable, Setting, TooSlow, Work, bytes_of, bytes_read_by_a_token, training_step, without_gradients
 
 Attend = Callable[..., tuple[Tensor, Any]]
@@ -142,8 +141,8 @@ def _operation(name: str, case: Case, setting: Setting) -> Operation:
         return Operation(run=slots, causal=True)
     if name == "prefix-softmax":
         return Operation(run=lambda q, k, v, state=None: running_softmax_mean(q[..., 0] + k[..., 0], v, None, state), causal=True)
-    if name == "window-attention":
-        return Operation(run=lambda q, k, v: (window_attention(q, k, v, window=WINDOW, causal=True), None), causal=True)
+    if name in WINDOWS:
+        return Operation(run=lambda q, k, v: (window_attention(q, k, v, window=WINDOWS[name], causal=True), None), causal=True)
     if name == "softmax-attention":
         return Operation(run=lambda q, k, v: (softmax_attention(q, k, v, causal=True), None), causal=True)
     assert name == "sdpa", name

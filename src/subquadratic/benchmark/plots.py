@@ -1,15 +1,14 @@
-"""Costs against length, drawn from saved results: time and memory of a training step, and time of a token against its context."""
+"""Costs against what grows, drawn from saved results: time and memory of a training step, and time of a token against its context."""
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..heads.files import replace_file
+from .growth import EXACT, LINES, Line, Points, crossover, curves, results_of
 from .results import Run, Side
 
 COLOURS = {
@@ -21,54 +20,52 @@ NAMES = {
     "feedback_transformer": "Feedback Transformer", "gated_linear": "Gated linear attention",
     "transformer": "Transformer (ours, exact)", "x-transformers": "x-transformers (flash)",
 }  # fmt: skip
-EXACT = ("x-transformers", "transformer")
-Points = list[tuple[int, float]]
-DRAWINGS: dict[str, tuple[str, str, str, str, Callable[[Side], float | None]]] = {
-    "train_time.png": ("lengths/train/", "Training step", "sequence length (tokens)", "time of a step (s)", lambda side: side.time),
+STEP = "time of a step (s)"
+DRAWINGS: dict[str, tuple[Line, str, str, str, Callable[[Side], float | None]]] = {
+    "train_time.png": (LINES["length"], "Training step", "sequence length (tokens)", STEP, lambda side: side.time),
+    "train_time_8.png": (
+        LINES["length, 8 sequences"], "Training step, 8 sequences", "sequence length (tokens)", STEP, lambda side: side.time
+    ),
+    "train_time_padded.png": (
+        LINES["length, 8 padded"], "Training step, 8 padded sequences", "longest sequence (tokens)", STEP, lambda side: side.time
+    ),
+    "batch_time.png": (LINES["batch"], "Training step, sequences of 512 tokens", "sequences", STEP, lambda side: side.time),
+    "width_time.png": (LINES["width"], "Training step of 1,024 tokens", "width", STEP, lambda side: side.time),
+    "documents_time.png": (
+        LINES["documents"], "Training step of 8,192 tokens, in documents of equal lengths", "documents", STEP, lambda side: side.time
+    ),
     "train_memory.png": (
-        "lengths/train/", "Peak memory of a training step, above the weights", "sequence length (tokens)", "peak memory (MB)",
+        LINES["length"], "Peak memory of a training step, above the weights", "sequence length (tokens)", "peak memory (MB)",
         lambda side: None if not side.above_bytes else side.above_bytes / 1e6,
     ),
     "decode_latency.png": (
-        "lengths/decode/", "One more token", "tokens of context before it", "time of a token (ms)",
+        LINES["context"], "One more token", "tokens of context before it", "time of a token (ms)",
         lambda side: None if side.per_token is None else 1e3 * side.per_token,
     ),
 }  # fmt: skip
 
 
 def draw(run: Run, folder: Path) -> list[Path]:
-    """All drawings that the results have two lengths for, as PNG files in a folder."""
+    """All drawings that the results have two points for, as PNG files in a folder."""
     written = []
-    for name, (prefix, title, across, up, value) in DRAWINGS.items():
-        lines = curves(run, prefix, value)
+    for name, (line, title, across, up, value) in DRAWINGS.items():
+        lines = curves(run, line, value)
         if any(len(points) > 1 for points in lines.values()):
-            figure = _figure(lines, ends(run, prefix, value), title=f"{title}\n{_where(run)}", across=across, up=up)
+            exact = next((lines[name] for name in EXACT if name in lines), []) if line.overtakes else []
+            figure = _figure(lines, exact, ends(run, line, value), title=f"{title}\n{_where(run, line)}", across=across, up=up)
             replace_file(folder / name, lambda file, figure=figure: figure.savefig(file, format="png", dpi=150, facecolor="white"))  # type: ignore[misc]
             written.append(folder / name)
     return written
 
 
-def curves(run: Run, prefix: str, value: Callable[[Side], float | None]) -> dict[str, Points]:
-    """(length, value) of every side, in the order of lengths, over the cases whose names begin so. What was not measured has no point."""
-    found: dict[str, Points] = {}
-    for result in sorted(run.results, key=lambda result: result.case.length):
-        if result.case.name.startswith(prefix) and not result.refused:
-            for side in result.sides:
-                measured = value(side)
-                if measured is not None:
-                    found.setdefault(side.name, []).append((result.case.length, measured))
-    return found
-
-
-def ends(run: Run, prefix: str, value: Callable[[Side], float | None]) -> dict[str, str]:
-    """Why the line of a side ends before the others do, in a word or two."""
-    lines = curves(run, prefix, value)
+def ends(run: Run, line: Line, value: Callable[[Side], float | None]) -> dict[str, str]:
+    """Why the curve of a side ends before the others do, in a word or two."""
+    lines = curves(run, line, value)
     found = {}
     for name, points in lines.items():
         last = points[-1][0]
         if last < max(length for others in lines.values() for length, _ in others):
-            cases = (result for result in run.results if result.case.name.startswith(prefix) and result.case.length > last)
-            following = min(cases, key=lambda result: result.case.length)
+            following = next(result for result in results_of(run, line) if line.number(result.case) > last)
             side = following.side(name)
             found[name] = _in_short(following.refused or (side.note if side else ""))
     return found
@@ -84,28 +81,13 @@ def _in_short(note: str) -> str:
     return "failed" if note else "not measured"
 
 
-def crossover(ours: Points, exact: Points) -> tuple[float, float] | None:
-    """Where ours falls below exact attention and stays there, between two measured lengths on straight lines of the log-log plot;
-    None if it does not, or always is."""
-    theirs = dict(exact)
-    shared = [(length, math.log(value), math.log(theirs[length])) for length, value in ours if length in theirs]
-    for (left, a, b), (right, c, d) in reversed(list(itertools.pairwise(shared))):
-        if c >= d:
-            return None
-        if a >= b:
-            part = (a - b) / ((a - b) - (c - d))
-            return math.exp(math.log(left) + part * math.log(right / left)), math.exp(a + part * (c - a))
-    return None
-
-
-def _figure(lines: dict[str, Points], reasons: dict[str, str], *, title: str, across: str, up: str) -> Any:
+def _figure(lines: dict[str, Points], exact: Points, reasons: dict[str, str], *, title: str, across: str, up: str) -> Any:
     from matplotlib.figure import Figure  # without pyplot, which looks for a screen
 
     figure = Figure(figsize=(8.6, 4.6), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, which="major")
-    exact = next((lines[name] for name in EXACT if name in lines), [])
     crossings = []
     for name, points in lines.items():
         colour = COLOURS.get(name, "#888888")
@@ -144,12 +126,13 @@ def _round(length: int, across: str) -> str:
     return f"{length // 1024}k" if "sequence" in across and length % 1024 == 0 else f"{length:,}"
 
 
-def _where(run: Run) -> str:
-    machine, sizes = run.machine, _sizes(run)
+def _where(run: Run, line: Line) -> str:
+    machine, sizes = run.machine, _sizes(run, line)
     device = machine.get("gpu") if str(run.settings.get("device")).startswith("cuda") else machine.get("processor")
     return f"{device}, {machine.get('threads')} thread{'s' * (machine.get('threads') != 1)}, {run.settings.get('dtype')}{sizes}"
 
 
-def _sizes(run: Run) -> str:
-    found: Sequence[Any] = [result.case.sizes for result in run.results if result.case.name.startswith("lengths/")]
-    return f"; dim {found[0].dim}, depth {found[0].depth}, {found[0].heads} heads" if found else ""
+def _sizes(run: Run, line: Line) -> str:
+    found = [result.case.sizes for result in results_of(run, line)]
+    width = f"dim {found[0].dim}, " if len({sizes.dim for sizes in found}) == 1 else ""
+    return f"; {width}depth {found[0].depth}, {found[0].heads} heads"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.report import amount, size
+from .cases import STREAMED
+from .growth import crossovers, slopes
 from .results import Result, Run, Side
 from .targets import Verdict, judge
 from .timing import median
@@ -54,7 +56,28 @@ def markdown(run: Run) -> str:
         lines += ["## Targets", "", "| target | asked | measured | |", "|---|---:|---:|---|"]
         lines += [f"| {' | '.join(target_row(verdict))} |" for verdict in verdicts]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_growth(run)])
+
+
+def _growth(run: Run) -> list[str]:
+    """How a training step grows, and where models overtake exact attention; nothing where less than three points were measured."""
+    lines = []
+    if found := slopes(run):
+        names = list(found)
+        models = list(dict.fromkeys(name for each in found.values() for name in each))
+        cells = ([model, *("" if (value := found[name].get(model)) is None else f"{value:.2f}" for name in names)] for model in models)
+        lines += [
+            "## How a training step grows", "", "Slope of log time against the log of what grows, by least squares: 1 is proportional.", "",
+            f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}", *(f"| {' | '.join(row)} |" for row in cells), "",
+        ]  # fmt: skip
+    if ways := crossovers(run):
+        models = list(dict.fromkeys(name for each in ways.values() for name in each))
+        cells = ([model, *(each.get(model, "") for each in ways.values())] for model in models)
+        lines += [
+            "## Faster in training than exact attention", "", "From that many tokens in a sequence on, between two measured lengths.", "",
+            f"| | {' | '.join(ways)} |", f"|---|{'---:|' * len(ways)}", *(f"| {' | '.join(row)} |" for row in cells), "",
+        ]  # fmt: skip
+    return lines
 
 
 def _rates(run: Run) -> str:
@@ -140,7 +163,7 @@ def seconds(value: float) -> str:
 def _time(result: Result, side: Side) -> str:
     """Of a token where tokens are decoded, of a call otherwise."""
     assert side.time is not None
-    if result.case.mode != "decode" or side.per_token is None:
+    if result.case.mode not in STREAMED or side.per_token is None:
         return seconds(side.time)
     return f"{seconds(side.per_token * result.case.batch)}/token"
 

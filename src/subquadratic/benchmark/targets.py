@@ -6,15 +6,16 @@ medians of interleaved rounds in one process.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .cases import BACK, BESIDE_MILLION, MILLION
+from . import growth
+from .cases import BACK
 from .results import Result, Run
+from .suites import BESIDE_MILLION, MILLION
 from .timing import median
 
-SLOPE_FROM, SLOPE_POINTS = 4096, 3  # lengths from here on count, and so many at the least
+SLOPE_FROM = 4096  # lengths from here on count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +66,8 @@ def judge(run: Run) -> list[Verdict]:
 
 
 def slope(run: Run, side: str) -> float | None:
-    """Of log(time of a training step) against log(length), by least squares, over the lengths from 4,096 on; None for fewer than
-    three."""
-    points = []
-    for result in run.results:
-        found = result.side(side)
-        if result.case.name.startswith("lengths/train/") and result.case.length >= SLOPE_FROM and found is not None and found.time:
-            points.append((math.log(result.case.length), math.log(found.time)))
-    if len(points) < SLOPE_POINTS:
-        return None
-    x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
-    return sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
+    """Of log(time of a training step) against log(length), over the lengths from 4,096 on; None for fewer than three."""
+    return growth.slope([point for point in growth.curves(run, growth.LINES["length"]).get(side, []) if point[0] >= SLOPE_FROM])
 
 
 def _times(value: float) -> str:

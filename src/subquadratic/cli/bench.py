@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..benchmark import cases as known
+from ..benchmark.cases import Case, Sizes, label
+from ..benchmark.suites import only_against, registry, select, suite
 from .options import parse
 from .text_io import notify, print_text
 
@@ -24,6 +25,7 @@ examples:
   subq bench                                              some models at 1,024 tokens, in two minutes
   subq bench --list                                       every case there is
   subq bench --cases 'model/performer/*' --lengths 4096 --against published
+  subq bench --suite everyday --out results               padded batches, windows, decoding, growth
   subq bench --suite targets --out results                what the models are meant to reach, and whether they do
   subq bench --suite full --out results --resume          everything; continues where it was stopped
   subq bench --plot results/results.json                  table and plots again, without measuring
@@ -34,8 +36,9 @@ examples:
 class BenchOptions:
     """Measure time and memory on this machine, interleaved with other packages, and compare them with the hardware's limits."""
 
-    suite: Literal["quick", "targets", "lengths", "full"] = "quick"
-    """quick: some models at one length. targets: what they are meant to reach. lengths: a training step up to 64k tokens, and a
+    suite: Literal["quick", "everyday", "targets", "lengths", "full"] = "quick"
+    """quick: some models at one length. everyday: padded batches, the defaults of `subq train`, decoding, and how costs grow; half an hour.
+    targets: what the models are meant to reach. lengths: a training step up to 64k tokens, and a
     new token after up to 100,000. full: targets, lengths, and a step on a million tokens."""
     cases: str | None = None
     """Cases to run instead of a suite: names or patterns, such as 'model/*/train/4096'."""
@@ -115,22 +118,22 @@ def gathered(argv: Sequence[str]) -> Sequence[str]:
     return words
 
 
-def choose(options: BenchOptions) -> list[known.Case]:
+def choose(options: BenchOptions) -> list[Case]:
     """The cases that the options name.
 
     Raises:
         ValueError: an unknown case or competitor, with the nearest name, or a length that is none.
     """
-    sizes = known.Sizes(dim=options.dim, depth=options.depth, heads=options.heads)
+    sizes = Sizes(dim=options.dim, depth=options.depth, heads=options.heads)
     lengths = None if options.lengths is None else [_length(word) for word in options.lengths.split(",")]
     asked: dict[str, Any] = {"sizes": sizes, "lengths": lengths, "cuda": options.device.startswith("cuda")}
     if options.cases is not None or options.list:
-        cases = known.select((options.cases or "*").split(","), known.registry(**asked))
+        cases = select((options.cases or "*").split(","), registry(**asked))
     else:
-        cases = known.suite(options.suite, **asked)
+        cases = suite(options.suite, **asked)
     if options.against != "all":
         against = [] if options.against == "none" else options.against.split(",")
-        cases = [known.only_against(case, against) for case in cases]
+        cases = [only_against(case, against) for case in cases]
     if options.rounds is not None:
         cases = [dataclasses.replace(case, rounds=options.rounds, least=options.rounds) for case in cases]
     return cases
@@ -144,13 +147,13 @@ def _length(word: str) -> int:
     return int(count) * (1024 if text.endswith("k") else 1)
 
 
-def _listed(cases: list[known.Case]) -> Iterator[str]:
+def _listed(cases: list[Case]) -> Iterator[str]:
     width = max(len(case.name) for case in cases)
     for case in cases:
-        yield f"{case.name:<{width}}  {', '.join(known.label(side, case) for side in case.sides)}"
+        yield f"{case.name:<{width}}  {', '.join(label(side, case) for side in case.sides)}"
 
 
-def _measure(options: BenchOptions, cases: list[known.Case]) -> int:
+def _measure(options: BenchOptions, cases: list[Case]) -> int:
     import torch
 
     from ..benchmark.report import result_table, target_table
