@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from subquadratic.comparison import run as running
 from subquadratic.comparison.comparing import Comparing
 from subquadratic.comparison.display import Display
 from subquadratic.comparison.options import CompareOptions
@@ -57,8 +58,14 @@ def conditions(names: list[str], *, equal: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def comparing(text: Path, tmp_path: Path) -> Maker:
-    """Begins a comparison in `tmp_path / "out"`, or goes on with what is there; what it shows is in `display.inner.stream`."""
+def comparing(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    """Begins a comparison in `tmp_path / "out"`, or goes on with what is there; what it shows is in `display.inner.stream`.
+
+    Time and memory against length, which take fresh processes, are measured with ``speeds``.
+    """
+    timed: list[Comparing] = []
+    measure_speeds = running.measure_speeds
+    monkeypatch.setattr(running, "measure_speeds", lambda made: measure_speeds(made) if made in timed else None)
 
     def make(
         models: str = "performer,transformer",
@@ -67,6 +74,7 @@ def comparing(text: Path, tmp_path: Path) -> Maker:
         folder: str = "out",
         limits: Any = None,
         process: bool = False,
+        speeds: bool = False,
         **given: Any,
     ) -> Comparing:
         own: dict[str, Any] = {"data": str(text)} if "task" not in given and "data" not in given else {}
@@ -75,6 +83,8 @@ def comparing(text: Path, tmp_path: Path) -> Maker:
         options.check()
         (tmp_path / folder).mkdir(exist_ok=True)
         found = Comparing(options, tmp_path / folder, Display(PlainDisplay(io.StringIO())), comparison=comparison)
+        if speeds:
+            timed.append(found)
         if not process:
             found.workers = InProcess(options)  # type: ignore[assignment]
         names = [entry.name for entry in found.comparison.entries]

@@ -47,16 +47,17 @@ def test_what_is_added_gets_as_many_tokens_or_operations() -> None:
 
 @pytest.mark.parametrize("equal", ["tokens", "flops"])
 def test_its_learning_rates_are_searched_too(comparing: Maker, tmp_path: Path, equal: str) -> None:
-    run(comparing("performer", equal=equal, seeds=1, rates=2))
+    speeds = equal == "tokens"
+    run(comparing("performer", equal=equal, seeds=1, rates=2, speeds=speeds))
     kept = load(tmp_path / "out")
     options = added(CompareOptions(**kept.settings["options"]), "gated_linear", kept)
-    after = run(comparing(options.models, comparison=kept, equal=equal, seeds=1, rates=2))
+    after = run(comparing(options.models, comparison=kept, equal=equal, seeds=1, rates=2, speeds=speeds))
     entry = after.entry("gated_linear")
     assert entry.skipped == "" and [rate.error for rate in entry.rates] == ["", ""] and entry.rate is not None
     assert [trial.status for trial in after.trials] == ["done", "done"]
     if equal == "tokens":
         assert after.trials[1].steps == STEPS
-    assert {speed.entry for speed in after.speeds} == {"performer", "gated_linear"}, "measured anew, side by side"
+        assert {speed.entry for speed in after.speeds} == {"performer", "gated_linear"}, "measured anew, side by side"
 
 
 def test_a_mistake_is_not_told_as_a_loss_that_diverged(comparing: Maker, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_names_hold_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_time_left_is_that_of_what_is_missing(comparing: Maker, tmp_path: Path) -> None:
     """Also with an added model, when the budget of the first time is used up."""
-    run(comparing("performer", seeds=1, rates=1))
+    run(comparing("performer", seeds=1, rates=1, speeds=True))
     kept = load(tmp_path / "out")
     kept.seconds = 3600.0
     made = Comparing(CompareOptions(**kept.settings["options"]), None, comparing().display, comparison=kept)

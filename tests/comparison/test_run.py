@@ -62,7 +62,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_what_is_kept_is_what_was_measured(comparing: Maker, tmp_path: Path) -> None:
-    made = comparing()
+    made = comparing(speeds=True)
     comparison = run(made)
     again = load(tmp_path / "out")
     assert again == comparison and not again.interrupted and again.unit == "bits/byte"

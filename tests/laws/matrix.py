@@ -120,7 +120,11 @@ BACKBONES: dict[str, tuple[type[sq.BackboneConfig], dict[str, Any], list[dict[st
 
 
 def configs(*, causal: bool | None = None) -> list[Any]:
-    """All configurations as pytest parameters; ``causal`` restricts them to those that are, or are not."""
+    """All configurations as pytest parameters; ``causal`` restricts them to those that are, or are not.
+
+    Without it, a model that has both directions is bidirectional with its defaults alone; with further options the bidirectional one is
+    slow, since these change the same in both.
+    """
     found = []
     for name, (kind, needed, options) in BACKBONES.items():
         for option, direction in itertools.product(options, (True, False)):
@@ -128,7 +132,8 @@ def configs(*, causal: bool | None = None) -> list[Any]:
                 continue
             config = kind(**{**SMALL, **needed, **option, "causal": direction})
             label = "-".join([name, "causal" if direction else "both", *(f"{key}={value}" for key, value in option.items())])
-            found.append(pytest.param(config, id=label))
+            again = causal is None and not direction and bool(option)
+            found.append(pytest.param(config, id=label, marks=[pytest.mark.slow] if again else []))
     return found
 
 
