@@ -53,7 +53,7 @@ def test_short_sequences_and_growing_states_are_not_cut(monkeypatch: pytest.Monk
         (sq.TransformerConfig(**SIZE, checkpointing=True), False),
     ):
         model = config.build()
-        assert model._goes_in_stretches(x) is cut
-        assert not model._goes_in_stretches(x[:, :16])
+        assert model.streams_in_backward(*x.shape[:2]) is cut
+        assert not model.streams_in_backward(1, 16)
         with torch.no_grad():
-            assert not model._goes_in_stretches(x)
+            assert not model.streams_in_backward(*x.shape[:2])

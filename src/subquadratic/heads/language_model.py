@@ -25,6 +25,7 @@ from .cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
 from .embedding import TokenEmbedding, check_tokens, final_norm, read
 from .initial_weights import draw_weights_, start_uniform_
 from .saving import Pretrained
+from .stretches import goes_in_stretches, loss_of_stretches, summed
 from .targets import align_targets, both_masks, choose_masked, last_outputs, masked_share, next_tokens, valid_outputs
 
 
@@ -132,6 +133,9 @@ class LanguageModel(Pretrained):
         masked = None
         if not self.config.causal:
             masked = choose_masked(tokens, both_masks(mask, scored), mask_probability, generator)
+        elif mask is None and not arguments and goes_in_stretches(tokens, self.embedding, self.backbone, self.norm):
+            inputs, targets, _ = self._next(tokens, None, scored)
+            return loss_of_stretches(self, inputs, targets, self._loss_of_stretch)
         hidden, targets = self._predictions(tokens, mask, scored, masked, arguments)
         return chunked_cross_entropy(hidden.flatten(0, 1), self._output(hidden), targets.flatten(), vocab_size=self.vocab_size)
 
@@ -284,21 +288,32 @@ class LanguageModel(Pretrained):
         self, tokens: Tensor, mask: Tensor | None, scored: Tensor | None, masked: Tensor | None, arguments: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Hidden states (B, N', D) and what they have to predict, (B, N'), -100 where nothing."""
-        check_mask(scored, tokens.shape[0], tokens.shape[-1], name="scored")
         if not self.config.causal:
+            check_mask(scored, tokens.shape[0], tokens.shape[-1], name="scored")
             hidden = self.hidden(tokens, mask=mask, masked=masked, **arguments)
             counted = masked if scored is None or masked is None else masked & scored
             return hidden, tokens if counted is None else tokens.masked_fill(~counted, IGNORE)
+        inputs, targets, mask = self._next(tokens, mask, scored)
+        hidden = self.hidden(inputs, mask=mask, **arguments)
+        return hidden, align_targets(targets, mask, hidden.shape[1], self.config)
+
+    def _next(self, tokens: Tensor, mask: Tensor | None, scored: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs and targets of a causal model, (B, N - 1) each, and the mask of the inputs."""
+        check_mask(scored, tokens.shape[0], tokens.shape[-1], name="scored")
         require(
             tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
         )
         if may_look(tokens) and (mask is None or may_look(mask)):
             last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
             check_tokens(last, self.vocab_size)  # the last one of each row is predicted and never embedded
-        wanted = tokens if scored is None else tokens.masked_fill(~scored, IGNORE)
-        inputs, targets, mask = next_tokens(tokens, wanted, mask)
-        hidden = self.hidden(inputs, mask=mask, **arguments)
-        return hidden, align_targets(targets, mask, hidden.shape[1], self.config)
+        return next_tokens(tokens, tokens if scored is None else tokens.masked_fill(~scored, IGNORE), mask)
+
+    def _loss_of_stretch(self, tokens: Tensor, targets: Tensor, state: LanguageModelState) -> tuple[Tensor, LanguageModelState]:
+        """The summed nats of the next tokens of a stream, and its state after."""
+        carry = Carry(state)
+        hidden = _normed(self.norm, *self._outputs(tokens, None, None, carry, {}))
+        mean = chunked_cross_entropy(hidden.flatten(0, 1), self._output(hidden), targets.flatten(), vocab_size=self.vocab_size)
+        return summed(mean, targets), carry.after
 
     def _output(self, hidden: Tensor) -> Tensor | nn.Module:
         """The output map: its weight (V, D), where nobody would notice that it is not called; else the module."""

@@ -86,21 +86,26 @@ class StackBackbone(Streaming):
         return zero_padding(self._whole(x, mask, cross), mask)
 
     def _whole(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:
-        if self._goes_in_stretches(x):
+        if self.streams_in_backward(*x.shape[:2]):
             return self._stretches(x, mask, cross)
         return self.stack(x, mask=mask, **cross, **self.shared(x, mask, None))
 
-    def _goes_in_stretches(self, x: Tensor) -> bool:
-        """Whether checkpointing recomputes all layers of a piece of the sequence, instead of one branch of the whole: activations of one
-        stretch exist then, however long the sequence is."""
+    def streams_in_backward(self, batch: int, length: int) -> bool:
+        """Whether checkpointing recomputes all layers of a piece of (batch, length) tokens, instead of one branch of the whole: activations
+        of one stretch exist then, however long the sequence is."""
         return (
             self.config.checkpointing
             and self.config.causal
             and self.constant_state
-            and x.shape[0] * x.shape[1] > 2 * STRETCH
+            and batch * length > 2 * STRETCH
             and torch.is_grad_enabled()
             and not is_traced()
         )
+
+    @staticmethod
+    def stretch_length(batch: int) -> int:
+        """Tokens of each row in a stretch."""
+        return max(1, STRETCH // batch)
 
     def _stretches(self, x: Tensor, mask: Tensor | None, cross: dict[str, Tensor | None]) -> Tensor:
         """(B, N, D) -> (B, N, D): the sequence streamed; what is kept of a stretch is its input and the state before it."""
@@ -108,7 +113,7 @@ class StackBackbone(Streaming):
             part_with(self.stack, "init_state").init_state(x.shape[0], device=x.device, dtype=x.dtype, **cross),
             torch.zeros(x.shape[0], dtype=torch.int64, device=x.device),
         )
-        size = max(1, STRETCH // x.shape[0])
+        size = self.stretch_length(x.shape[0])
         pieces = x.split(size, dim=1)  # one gradient in the end, where slices would make one of full length each
         masks = [None] * len(pieces) if mask is None else mask.split(size, dim=1)
         outputs, held = [], hold(self)
