@@ -55,15 +55,17 @@ def seeded() -> None:
 
 
 class _NoGarbage:
-    """Stands for `gc` in accelerate, which collects after every training: that takes longer than those of the tests."""
+    """Stands for `gc` where it is collected after every training, and before every reading of a clock: in a process that has imported as
+    much as the tests', that takes longer than what is trained or timed."""
 
     collect = staticmethod(lambda: 0)
 
 
 @pytest.fixture(autouse=True)
 def uncollected() -> None:
-    if (memory := sys.modules.get("accelerate.utils.memory")) is not None:
-        memory.gc = _NoGarbage  # type: ignore[attr-defined]
+    for name in ("accelerate.utils.memory", "subquadratic.benchmark.timing", "subquadratic.benchmark.run"):
+        if (module := sys.modules.get(name)) is not None:
+            module.gc = _NoGarbage  # type: ignore[attr-defined]
 
 
 if SANITIZED:

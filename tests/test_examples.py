@@ -124,6 +124,7 @@ def test_packed_examples_teach_completions_and_stay_apart() -> None:
     assert figures["examples"] > 4 and figures["difference"] < 1e-4
 
 
+@pytest.mark.slow  # three exports
 def test_an_exported_model_reads_and_writes_without_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -28,7 +28,6 @@ PROBE = {"side": 256, "numbers": 1 << 18, "tries": 2}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("subquadratic.benchmark.timing.gc.collect", lambda: 0)
     monkeypatch.setattr("subquadratic.benchmark.timing.SHORT", 1e-6)
 
 

@@ -7,12 +7,6 @@ import pytest
 from subquadratic.benchmark.timing import interleave, median, ratios
 
 
-@pytest.fixture(autouse=True)
-def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Collecting all of a test run's objects takes a tenth of a second."""
-    monkeypatch.setattr("subquadratic.benchmark.timing.gc.collect", lambda: 0)
-
-
 class Bench:
     """Calls that take a set time on a clock of their own, and are written down."""
 

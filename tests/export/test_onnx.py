@@ -234,6 +234,7 @@ def test_models_of_transformers_and_of_other_dtypes_are_exported_in_float32(tmp_
         onnx(peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear")), "never")
 
 
+@pytest.mark.slow  # a run is exported and read so in tests/cli/test_convert.py
 @torch.no_grad()
 def test_from_text_to_text_and_back_without_pytorch(tmp_path: Path) -> None:
     pytest.importorskip("transformers")

@@ -51,7 +51,7 @@ def test_options_are_saved_and_outputs_come_back(implementation: str, kind: Any,
     assert not [key for key in model.state_dict() if "projection" in key]  # nothing of ours in the checkpoint
 
 
-GRAPHS = [*((*case, True) for case in CASES), *((*case, False) for case in CASES if case[1] in (bert, llama))]
+GRAPHS = [(*case, True) for case in CASES if case[1] in (bert, llama)] + [(FAVOR, llama, False)]
 
 
 @pytest.mark.parametrize(("implementation", "kind", "masked"), GRAPHS)
@@ -59,7 +59,7 @@ def test_compiles_as_one_graph(implementation: str, kind: Any, masked: bool) -> 
     check_compiled(*small(implementation, of_one_layer(kind)), masked)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # all of them
 @pytest.mark.parametrize(("implementation", "kind"), CASES)
 @pytest.mark.parametrize("masked", [False, True])
 def test_two_layers_compile_as_one_graph(implementation: str, kind: Any, masked: bool) -> None:
@@ -74,7 +74,7 @@ def check_compiled(model: Any, inputs: dict[str, Tensor], masked: bool) -> None:
         assert (real(compiled, inputs) - real(model(**given)[0], inputs)).abs().max() < 2e-4
 
 
-@pytest.mark.parametrize("implementation", [pytest.param(name, marks=pytest.mark.slow) if name == WINDOW else name for name in NAMES])
+@pytest.mark.parametrize("implementation", [pytest.param(name, marks=[] if name == FAVOR else pytest.mark.slow) for name in NAMES])
 def test_configured_models_compile_for_any_shape(implementation: str) -> None:
     model, inputs = small(implementation, of_one_layer(bert))
     torch._dynamo.reset()
@@ -85,7 +85,7 @@ def test_configured_models_compile_for_any_shape(implementation: str) -> None:
             assert (real(compiled(**given)[0], given) - real(model(**given)[0], given)).abs().max() < 2e-4
 
 
-@pytest.mark.parametrize("implementation", NAMES)
+@pytest.mark.parametrize("implementation", [pytest.param(name, marks=[] if name == FAVOR else pytest.mark.slow) for name in NAMES])
 def test_compiled_training_has_the_same_gradients(implementation: str) -> None:
     model, inputs = small(implementation, of_one_layer(bert))
     torch._dynamo.reset()
