@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.kept_memory import empty_like
 from ...core.numerics import NOTHING
 from ...kernels.native.checks import asks
 from ...kernels.native.library import Arguments, call
@@ -65,7 +66,7 @@ def favor_step(
     ``turns`` (1, K) or (B, 1, 1, K), cosines and then sines, turn queries and keys first. The output (B, H, 1, V) and the state after.
     """
     read = (queries, keys, values, turns, mask, projection, total, weight, maximum)
-    made: Any = _favor_step_like(*read)
+    made: Any = tuple(map(empty_like, (values, total, weight, maximum)))
     batch, heads, _, width = queries.shape
     step = 0 if turns is None or turns.numel() == width else width
     pointers = [None if x is None else x.data_ptr() for x in (*read, *made)]

@@ -4,11 +4,16 @@
 //     S' = exp(m - m') S + k' v^T,   z' = exp(m - m') z + k',   o = q' S' / q' z'
 //     k' = exp(w k / K^(1/4) - |k|^2 / (2 sqrt(K)) - m'),   q' = exp(w q / K^(1/4) - max of these)
 //
-// Loop order: rows and heads, divided among threads; of each the features, and of a feature the channels of values, so that S (M, V) is read,
-// rescaled, added to, written and multiplied by the query in one go.
-// Caches: S is read once and written once, elsewhere; everything else of a head (q', k', v, o, and the exponents of both in lanes of their
-// own, LANES M numbers) stays in the first cache. The projection is the same for all heads.
+// Loop order: groups of rows and heads, divided among threads. Of a group the exponents, which one product makes: the projection is the same
+// for all heads, and each has a lane of the vector for its query and one for its key. Then of each row and head the features, and of a feature
+// the channels of values, so that S (M, V) is read, rescaled, added to, written and multiplied by the query in one go.
+// Caches: S is read once and written once, elsewhere, past the caches if that is more than they hold; everything else of a group (q', k':
+// LANES M numbers) stays in the first two.
 #include "favor.h"
+
+#define TOGETHER (LANES / 2)
+#define AHEAD 64 // features whose row of S is asked for before it is needed
+#define LARGE (1 << 20) // numbers of all states, from which they are written past the caches: those of some layers fill the last one
 
 typedef struct {
     const float *queries, *keys, *values; // (B, H, K), (B, H, K), (B, H, V)
@@ -26,63 +31,99 @@ static void turned(const float *x, const float *by, long width, float *to) {
     else copy(to, x, width);
 }
 
-static void step(const token *t, long index, space *s) {
-    long row = index / t->heads, width = t->width, features = t->features, values = t->value_width;
-    long live = !t->live || t->live[row];
-    float scale = LOG2E / sqrtf(sqrtf(width)), squares[4] = {0}; // see half_squares
-    float *q = take(s, width), *k = take(s, width), *both = take(s, width * LANES), *exponents = take(s, features * LANES);
-    float *asked = take(s, padded(features)), *kept = take(s, padded(features)), *out = t->output + index * values;
-    const float *v = t->values + index * values, *by = t->turns ? t->turns + row * t->turns_step : NULL;
-    turned(t->queries + index * width, by, width, q);
-    turned(t->keys + index * width, by, width, k);
-    for (long i = 0; i < width; i++) { // the query in lane 0, the key in lane 1
-        store(both + i * LANES, (vec){q[i] * scale, live ? k[i] * scale : 0});
-        squares[i % 4] += live ? k[i] * k[i] : 0;
+// S' and the numerators of o, of some channels from `at` on; a (M, LANES): q' in its first column, k' in the column TOGETHER.
+INLINE void channels(const token *t, int vecs, int past, long index, long at, const float *a, const float *v, float shrink) {
+    long first = index * t->features * t->value_width + at;
+    const float *total = t->total + first;
+    float *after = t->total_after + first, *out = t->output + index * t->value_width + at;
+    vec sums[4], new[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < vecs; i++) sums[i] = (vec){0}, new[i] = load(v + at + i * LANES);
+    for (long m = 0; m < t->features; m++, a += LANES, total += t->value_width, after += t->value_width) {
+#pragma GCC unroll 4
+        for (int i = 0; i < vecs; i++) {
+            __builtin_prefetch(total + AHEAD * t->value_width + i * LANES);
+            vec sum = load(total + i * LANES) * shrink + new[i] * a[TOGETHER];
+            if (past) store_past(after + i * LANES, sum);
+            else store(after + i * LANES, sum);
+            sums[i] += sum * a[0];
+        }
     }
-    product(features, LANES, width, t->projection, width, both, LANES, exponents, LANES, 0);
-    float square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    float top = -INFINITY, height = -INFINITY, half = square * 0.5f / sqrtf(width), mark = t->maximum[index];
+#pragma GCC unroll 4
+    for (int i = 0; i < vecs; i++) store(out + i * LANES, sums[i]);
+}
+
+static void update(const token *t, int past, long index, const float *a, const float *v, float shrink) {
+    long values = t->value_width, features = t->features, at = 0;
+    float *out = t->output + index * values, below = 0;
+    if (past)
+        for (; at + 4 * LANES <= values; at += 4 * LANES) channels(t, 4, 1, index, at, a, v, shrink);
+    for (; at + 4 * LANES <= values; at += 4 * LANES) channels(t, 4, 0, index, at, a, v, shrink);
+    for (; at + LANES <= values; at += LANES) channels(t, 1, 0, index, at, a, v, shrink);
+    for (long i = at; i < values; i++) out[i] = 0;
     for (long m = 0; m < features; m++) {
-        asked[m] = exponents[m * LANES], kept[m] = exponents[m * LANES + 1];
-        top = asked[m] > top ? asked[m] : top;
-        height = kept[m] > height ? kept[m] : height;
-    }
-    for (long m = features; m < padded(features); m++) asked[m] = kept[m] = -INFINITY;
-    float most = live && height / LOG2E - half > mark ? height / LOG2E - half : mark, shrink = expf(mark - most);
-    for (long m = 0; m < features; m += LANES) {
-        store(asked + m, exp2_of(load(asked + m) - top));
-        store(kept + m, live ? exp2_of(load(kept + m) - (half + most) * LOG2E) : (vec){0});
-    }
-    const float *total = t->total + index * features * values, *weight = t->weight + index * features;
-    float *total_after = t->total_after + index * features * values, *weight_after = t->weight_after + index * features, below = 0;
-    for (long i = 0; i < values; i++) out[i] = 0;
-    for (long m = 0; m < features; m++, total += values, total_after += values) {
-        long i = 0;
-        for (; i + LANES <= values; i += LANES) {
-            vec sum = load(total + i) * shrink;
-            if (live) sum += load(v + i) * kept[m];
-            store(total_after + i, sum);
-            store(out + i, load(out + i) + sum * asked[m]);
+        long row = index * features + m;
+        for (long i = at; i < values; i++) {
+            float sum = t->total[row * values + i] * shrink + v[i] * a[m * LANES + TOGETHER];
+            t->total_after[row * values + i] = sum;
+            out[i] += sum * a[m * LANES];
         }
-        for (; i < values; i++) {
-            total_after[i] = total[i] * shrink + (live ? v[i] * kept[m] : 0);
-            out[i] += total_after[i] * asked[m];
-        }
-        weight_after[m] = weight[m] * shrink + kept[m];
-        below += weight_after[m] * asked[m];
+        t->weight_after[row] = t->weight[row] * shrink + a[m * LANES + TOGETHER];
+        below += t->weight_after[row] * a[m * LANES];
     }
     for (long i = 0; i < values; i++) out[i] = fabsf(below) <= t->nothing ? 0 : out[i] / below;
-    t->maximum_after[index] = most;
+}
+
+static void step(const token *t, long first, long count, int past, space s) {
+    long width = t->width, features = t->features, values = t->value_width;
+    float *turn = take(&s, width), *both = take_zeros(&s, width * LANES), *a = take(&s, features * LANES);
+    float *nothing = take_zeros(&s, values), root = sqrtf(width), scale = LOG2E / sqrtf(root);
+    vec squares[4] = {{0}, {0}, {0}, {0}}, top, off = {0}; // see half_squares
+    long live[TOGETHER];
+    for (long j = 0; j < count; j++) {
+        long row = (first + j) / t->heads;
+        const float *by = t->turns ? t->turns + row * t->turns_step : NULL;
+        live[j] = !t->live || t->live[row];
+        turned(t->queries + (first + j) * width, by, width, turn);
+        for (long i = 0; i < width; i++) both[i * LANES + j] = turn[i];
+        turned(t->keys + (first + j) * width, by, width, turn);
+        for (long i = 0; live[j] && i < width; i++) both[i * LANES + TOGETHER + j] = turn[i];
+    }
+    for (long i = 0; i < width; i++) {
+        vec x = load(both + i * LANES);
+        squares[i % 4] += x * x;
+        store(both + i * LANES, x * scale);
+    }
+    product(features, LANES, width, t->projection, width, both, LANES, a, LANES, 0);
+    squares[0] = ((squares[0] + squares[1]) + (squares[2] + squares[3])) * (0.5f / root);
+    top = load(a);
+    for (long m = 1; m < features; m++) top = larger(load(a + m * LANES), top);
+    for (long j = 0; j < count; j++) {
+        float height = top[TOGETHER + j] / LOG2E - squares[0][TOGETHER + j], mark = t->maximum[first + j];
+        float most = live[j] && height > mark ? height : mark;
+        t->maximum_after[first + j] = most;
+        off[j] = top[j];
+        off[TOGETHER + j] = live[j] ? (squares[0][TOGETHER + j] + most) * LOG2E : INFINITY; // of which nothing is left
+    }
+    for (long m = 0; m < features; m++) store(a + m * LANES, exp2_of(load(a + m * LANES) - off));
+    for (long j = 0; j < count; j++) {
+        float shrink = expf(t->maximum[first + j] - t->maximum_after[first + j]);
+        update(t, past, first + j, a + j, live[j] ? t->values + (first + j) * values : nothing, shrink);
+    }
 }
 
 int favor_step(const token *t) {
     int failed = 0;
+    long all = t->batch * t->heads, group = all ? least(TOGETHER, (all + t->threads - 1) / t->threads) : 1;
+    long numbers = all * t->features * t->value_width;
+    int past = numbers >= LARGE && t->value_width % 16 == 0 && (uintptr_t)t->total_after % 64 == 0;
 #pragma omp parallel for schedule(static) num_threads(t->threads)
-    for (long index = 0; index < t->batch * t->heads; index++) {
-        space s = space_of((t->width + t->features) * LANES + 2 * padded(t->features) + 2 * t->width + 128, &failed);
+    for (long first = 0; first < all; first += group) {
+        space s = space_of((t->width + t->features) * LANES + t->width + t->value_width + 128, &failed);
         if (!s.start) continue;
-        step(t, index, &s);
+        step(t, first, least(group, all - first), past, s);
         free(s.start);
+        if (past) stored_past();
     }
     return failed;
 }

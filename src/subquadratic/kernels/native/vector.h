@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #define LANES 16
 #elif defined(__AVX__)
+#include <immintrin.h>
 #define LANES 8
 #else
 #define LANES 4
@@ -25,6 +26,24 @@ typedef float loose __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
 INLINE vec load(const float *at) { return *(const loose *)at; }
 INLINE void store(float *at, vec x) { *(loose *)at = x; }
+
+// Past the caches, to a multiple of BYTES: for what is not read soon. Other threads read it once `stored_past` was called.
+INLINE void store_past(float *at, vec x) {
+#if LANES == 16
+    _mm512_stream_ps(at, (__m512)x);
+#elif LANES == 8
+    _mm256_stream_ps(at, (__m256)x);
+#else
+    store(at, x);
+#endif
+}
+
+INLINE void stored_past(void) {
+#if LANES > 4
+    _mm_sfence();
+#endif
+}
+
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec choose(ivec where, vec x, vec otherwise) { return (vec)(((ivec)x & where) | ((ivec)otherwise & ~where)); }
 
