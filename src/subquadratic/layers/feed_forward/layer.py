@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from ...core.errors import require, require_positive, require_probability
 from ...core.scalars import plain_scalars
+from ...core.tracing import needs_gradient
 from ..linear.layer import Linear
+from ..linear.op import most_few_rows
 from ..untouched import is_untouched
+from .few_rows import feed_forward_few_rows
 from .gelu import gelu
-from .native import NativeFeedForward, are_rows_enough, suits
+from .native import NativeFeedForward, are_rows_enough, can_be_taken, suits
 
 
 class FeedForward(nn.Module):
@@ -77,12 +80,19 @@ def in_one_operation(x: Tensor, expand: nn.Module, dropout: nn.Module, contract:
 
     Where ``expand`` is twice as wide as ``contract`` reads, one half of its channels, the first unless ``gates_last``, gates the other.
     """
-    if torch.compiler.is_compiling() or not are_rows_enough(x):
+    if torch.compiler.is_compiling() or not (are_rows_enough(x) or 0 < x.numel() <= most_few_rows() * x.shape[-1]):
         return None
     if not all(map(is_untouched, (expand, dropout, contract), (Linear, nn.Dropout, Linear))):
         return None
     weights: list[Any] = [expand.weight, expand.bias, contract.weight, contract.bias]
-    if (dropout.training and dropout.p) or not suits(x, *weights):
+    if (dropout.training and dropout.p) or not can_be_taken(x, *weights):
+        return None
+    few = not are_rows_enough(x)
+    if few:
+        if gates_last or needs_gradient(x, *weights) or not all(map(Tensor.is_contiguous, weights)):
+            return None
+        return feed_forward_few_rows(x.reshape(-1, x.shape[-1]), *weights).view(*x.shape[:-1], -1)
+    if not suits(x, expand.weight, contract.weight):
         return None
     if gates_last:
         weights[:2] = (torch.cat(tensor.chunk(2)[::-1]) for tensor in weights[:2])

@@ -127,18 +127,21 @@ def are_rows_enough(x: Tensor) -> bool:
     return x.numel() >= FEWEST_ROWS * max(x.shape[-1], 1)
 
 
-def suits(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tensor, contract_bias: Tensor | None) -> bool:
-    """Whether the kernels are the faster way for (..., D), (F, D), (F,), (E, F), (E,) where :func:`are_rows_enough`, and can be taken."""
+def suits(x: Tensor, expand: Tensor, contract: Tensor) -> bool:
+    """Whether the kernels are the faster way for (..., D), (F, D) and (E, F) where :func:`are_rows_enough`."""
     rows = x.numel() // max(x.shape[-1], 1)
+    return max(expand.numel(), contract.numel()) <= MOST_WEIGHTS and shares_of(rows, contract) == torch.get_num_threads()
+
+
+def can_be_taken(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tensor, contract_bias: Tensor | None) -> bool:
+    """Whether the kernels can compute (..., D), (F, D), (F,), (E, F), (E,)."""
     tensors = (x, expand, expand_bias, contract, contract_bias)
     return (
         x.shape[-1] == expand.shape[1]  # else PyTorch says what does not fit
-        and max(expand.numel(), contract.numel()) <= MOST_WEIGHTS
         and all(type(y) in KINDS for y in tensors)
         and are_float32(x.device, tensors)  # type: ignore[arg-type]
         and not torch.is_autocast_enabled("cpu")
         and takes_native(None, x)
-        and shares_of(rows, contract) == torch.get_num_threads()
     )
 
 
