@@ -7,20 +7,22 @@ import torch
 from torch import Tensor
 
 from subquadratic.attention.additive import native_mean, native_running
-from subquadratic.attention.favor import native_causal, native_step, native_summary
+from subquadratic.attention.favor import native_causal, native_layers, native_step, native_summary
 from subquadratic.attention.feedback import native as feedback
 from subquadratic.attention.low_rank import native as slots
 from subquadratic.attention.softmax import native as softmax
 from subquadratic.kernels.native.library import has_matrix_unit
+from subquadratic.layers.feed_forward import few_rows as feed_forward_few_rows
 from subquadratic.layers.feed_forward import native as feed_forward
+from subquadratic.layers.linear import few_rows
 from subquadratic.layers.linear import native as linear
 from subquadratic.layers.norms import native as add_norm
 from subquadratic.layers.rotary import native as rotary
 
 # Which make the operators.
 MODULES = (
-    add_norm, feed_forward, feedback, linear, native_causal, native_mean, native_running, native_step, native_summary, rotary, slots,
-    softmax,
+    add_norm, feed_forward, feed_forward_few_rows, feedback, few_rows, linear, native_causal, native_layers, native_mean, native_running,
+    native_step, native_summary, rotary, slots, softmax,
 )  # fmt: skip
 Arguments = list[Any]
 
@@ -202,6 +204,29 @@ def _feed_forward(s: Sizes) -> Arguments:
     return [torch.randn(s.length, s.width), expand, torch.randn(wide), contract, torch.randn(s.value_width), True]
 
 
+def _few_maps(s: Sizes) -> Arguments:
+    x = torch.randn(s.batch, s.length, s.width)
+    return [x, [torch.randn(out, s.width) for out in (s.inner, s.features)], [torch.randn(s.inner) if s.masked else None, None]]
+
+
+def _few_forward(s: Sizes) -> Arguments:
+    return _feed_forward(s)[:-1]
+
+
+def _layers(s: Sizes) -> Arguments:
+    """Two layers of a Performer, of unlike features and inner widths."""
+    dim, inside, width = s.value_width, s.heads * s.width, s.width
+    weights, biases, state = [], [], []
+    for features, wide in ((s.features, s.inner), (s.features + 2, s.inner + 1)):
+        expanded = wide * (2 if s.masked else 1)
+        shapes = [(dim,), *[(inside, dim)] * 3, (features, width), (dim, inside), (dim,), (expanded, dim), (dim, wide)]
+        weights += [torch.randn(shape) for shape in shapes]
+        biases += [torch.randn(size) for size in (dim, inside, inside, inside, dim, dim, expanded, dim)]
+        state += [torch.randn(s.batch, s.heads, features, width), torch.rand(s.batch, s.heads, features) + 0.1]
+        state.append(torch.zeros(s.batch, s.heads, 1))
+    return [torch.randn(s.batch, dim), _turns(s, 1), weights, biases, state, s.heads, [1e-5] * 4]
+
+
 def _product(s: Sizes) -> Arguments:
     width = s.width + s.width % 2
     return [_heads(s, s.length, width), torch.randn(s.length if s.masked else 1, width), s.turned]
@@ -226,7 +251,7 @@ _FORWARD: dict[str, Callable[[Sizes], Arguments]] = {
     "favor_causal": _features, "favor_step": _step, "favor_summarise": _summary, "favor_read": _read, "softmax_attention": _attention,
     "slot_attention": _slots, "turned_mean": _turned_mean, "running_mean": _mean, "add_norm": _norm, "feed_forward": _feed_forward,
     "complex_product": _product, "linear_maps": _maps, "sums_of_outer_products": _sums,
-    "feedback_work": _work,
+    "feedback_work": _work, "few_rows_maps": _few_maps, "feed_forward_few_rows": _few_forward, "favor_layers_step": _layers,
 }  # fmt: skip
 
 

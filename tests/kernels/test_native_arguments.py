@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from subquadratic.attention.favor import native_layers
 from subquadratic.attention.feedback import native as feedback
 from subquadratic.core.backend import use_backend
 from subquadratic.kernels.native import library
@@ -42,7 +43,8 @@ FREE = {
     ("complex_product", 0, 0), ("complex_product", 0, 1), ("complex_product", 0, 2), ("complex_product", 1, None),
     ("favor_read", 0, 2), ("favor_read", 2, 3), ("favor_step", 3, 0), ("favor_summarise", 1, 3), ("favor_summarise", 2, 0),
     ("feed_forward", 0, 0), ("turned_mean", 0, 0), ("turned_mean", 0, 2), ("turned_mean", 1, 0), ("turned_mean_backward", 4, 0),
-    ("add_norm", 0, 0),
+    ("add_norm", 0, 0), ("feed_forward_few_rows", 0, 0), ("few_rows_maps", 0, 0), ("few_rows_maps", 0, 1), ("few_rows_maps", 0, None),
+    ("few_rows_maps", (1, 0), 0), ("few_rows_maps", (1, 1), 0), ("favor_layers_step", 1, 0),
     *(("feedback_work", 0, axis) for axis in range(3)),
     ("running_mean", 3, 0), ("running_mean_backward", 6, 0), ("softmax_attention", 0, 2), ("softmax_attention", 2, 3),
     *(("sums_of_outer_products", place, 1) for place in ((0, 0), (0, 1), (1, 0), (1, 1))),
@@ -87,7 +89,10 @@ def test_none_is_refused_where_a_tensor_is_needed(name: str, more: bool) -> None
         at, *index = place if isinstance(place, tuple) else (place,)
         where, kind = schema[at].name, schema[at].type.getElementType() if index else schema[at].type
         for given in (put(None), without_memory(put(None))) if name in HERE else (without_memory(put(None)),):
-            if kind.kind() == "OptionalType":
+            if name == "favor_layers_step" and where == "biases" and "norm" in native_layers.BIASES[index[0] % len(native_layers.BIASES)]:
+                with pytest.raises(ValueError, match=f"{name}: .*norm_bias must be a float32 tensor, got None"):
+                    call(name, given)
+            elif kind.kind() == "OptionalType":
                 call(name, given)
             elif index or name == "feedback_work":  # PyTorch lets none through in a list, and asks nobody where there is no other tensor
                 with pytest.raises(RuntimeError, match=f"'{where}'|no tensor arguments"):

@@ -3,13 +3,14 @@
 Axes: B rows, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..core.state import State
 from ..replay.cuda_graph import may_replay, settings
-from ..replay.recorded_calls import Program, Recording, record
+from ..replay.recorded_calls import Program, record
 from ..replay.structure import flatten, rebuild
 from .step_cache import OneToken
 
@@ -20,10 +21,10 @@ UNKNOWN: Any = object()  # in the place of a recording that has not been tried
 class Reached:
     """How far a model has read: a state, put together when somebody asks for it."""
 
-    __slots__ = ("_form", "_state", "tensors")
+    __slots__ = ("_form", "_state", "by", "tensors")
 
-    def __init__(self, state: State | None, *, tensors: list[Tensor] | None = None, form: State | None = None):
-        self._state, self.tensors, self._form = state, tensors, form
+    def __init__(self, state: State | None, *, tensors: list[Tensor] | None = None, form: State | None = None, by: Any = None):
+        self._state, self.tensors, self._form, self.by = state, tensors, form, by
 
     @property
     def state(self) -> State | None:
@@ -31,6 +32,14 @@ class Reached:
         if self._state is None and self.tensors is not None:
             self._state = rebuild(self._form, iter(self.tensors))
         return self._state
+
+
+class Bound(NamedTuple):
+    """A recording with the weights that it reads."""
+
+    program: Program
+    holds_for: tuple[Any, ...]
+    form: State  # a state with anything in the place of its tensors
 
 
 class Steps:
@@ -47,10 +56,7 @@ class Steps:
     def __init__(self, model: Any):
         self.model = model
         self.own = OneToken.of(model)
-        self._program: Program | None = None
-        self._stamp: tuple[Any, ...] | None = None  # under what the program holds
-        self._form: State | None = None  # a state with anything in the place of its tensors
-        self._last: Reached | None = None  # what the program reached, whose layout need not be looked at
+        self._bound: Bound | None = None
         self._repeated = self._grown = 0  # steps that left shapes as they were, and that did not
 
     def read(self, token: Tensor, before: Reached) -> tuple[Tensor, Reached]:
@@ -58,34 +64,39 @@ class Steps:
         own = self.own
         if own is None or not may_replay(token) or not own.is_plain(self.model):
             return self.call(token, before)
-        kept = own.kept
+        kept, bound = own.kept, self._bound  # another thread may bind another one meanwhile
         stamp = (kept.key, settings(), token.shape, token.dtype, token.device)
-        if self._program is None or before is not self._last or stamp != self._stamp:
-            tensors = flatten(before.state)[0]
+        # The layout of what a program reached need not be looked at.
+        if bound is None or before.by is not bound or stamp != bound.holds_for[0]:
+            tensors, shapes = flatten(before.state)
             before = Reached(before.state, tensors=tensors)
-            layout = (stamp, _layout(before))
-            recording = kept.recordings.get(layout, UNKNOWN)  # one look: another thread may throw recordings away
-            if recording is UNKNOWN:
-                return self._record(token, before, layout) if self._repeated >= PATIENCE else self._watch(token, before)
-            if recording is None:
-                return self._call_from_now_on(token, before)
-            self._program, self._stamp = self._bound(recording), stamp
-            self._form = rebuild(before.state, iter([token] * len(tensors)))
-        assert self._program is not None and before.tensors is not None
-        logits, *tensors = self._program(token, *before.tensors)
-        self._last = Reached(None, tensors=tensors, form=self._form)
-        return logits, self._last
+            layout = (stamp, shapes, tuple(map(Tensor.stride, tensors)))
+            if bound is None or layout != bound.holds_for:
+                recording = kept.recordings.get(layout, UNKNOWN)  # one look: another thread may throw recordings away
+                if recording is UNKNOWN:
+                    return self._record(token, before, layout) if self._repeated >= PATIENCE else self._watch(token, before)
+                if recording is None:
+                    return self._call_from_now_on(token, before)
+                form = rebuild(before.state, iter([token] * len(tensors)))
+                bound = self._bound = Bound(recording.bind(self._weights()), layout, form)
+        assert before.tensors is not None
+        logits, *tensors = bound.program(token, *before.tensors)
+        return logits, Reached(None, tensors=tensors, form=bound.form, by=bound)
 
     def call(self, token: Tensor, before: Reached) -> tuple[Tensor, Reached]:
         """The same by the model itself."""
-        logits, state = self.model.extend(token, before.state, last_only=True)
+        logits, state = _extend(self.model)(token, before.state, last_only=True)
         return logits[:, -1], Reached(state)
 
     def _watch(self, token: Tensor, before: Reached) -> tuple[Tensor, Reached]:
         logits, after = self.call(token, before)
         after.tensors = flatten(after.state)[0]
         same = _layout(after) == _layout(before)
-        self._repeated, self._grown = (self._repeated + 1, self._grown) if same else (0, self._grown + 1)
+        if same:
+            self._repeated += 1
+        else:
+            widened = before.tensors is not None and len(before.tensors[0]) != len(after.tensors[0])  # a state of one row that held for all
+            self._repeated, self._grown = 0, self._grown + (not widened)
         if self._grown > PATIENCE:
             self.own = None  # a cache
         return logits, after
@@ -109,12 +120,38 @@ class Steps:
         own.kept.keep(layout, recording if _layout(after) == _layout(before) else None)
         return logits, after
 
-    def _bound(self, recording: Recording) -> Program:
-        return recording.bind(self._weights())
-
     def _weights(self) -> list[Tensor]:
         assert self.own is not None
         return self.own.weights
+
+
+def _extend(model: Any) -> Any:
+    """A model's ``extend``, which may itself go by recorded steps, without them."""
+    return getattr(model, "extend_by_call", model.extend)
+
+
+class OwnSteps:
+    """The steps of a model whose ``extend`` is given one token after another. They stay with the model and go with it; copies of it, and
+    files, get none."""
+
+    def __init__(self) -> None:
+        self._steps: Steps | None = None
+
+    def __reduce__(self) -> Any:
+        return OwnSteps, ()
+
+    def read(self, model: Any, token: Tensor, state: State) -> tuple[Tensor, Any] | None:
+        """One token (B, 1) after a state: the logits (B, 1, V) and the state after, by a recording; None: the model is to be called."""
+        if torch.compiler.is_compiling() or not token.is_cpu or not may_replay(token):
+            return None
+        steps = self._steps
+        if steps is None or steps.model is not model:
+            steps = self._steps = Steps(model)
+        if steps.own is None:
+            return None  # not one of our models, or one whose state grows
+        logits, after = steps.read(token, Reached(state))
+        assert after.state is not None
+        return logits.unsqueeze(1), after.state
 
 
 def _layout(reached: Reached) -> tuple[Any, ...]:

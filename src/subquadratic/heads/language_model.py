@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import generation
-from ..core.errors import check_mask, require
+from ..core.errors import check_mask
 from ..core.padding import count_on, count_real
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
-from ..core.tracing import may_look
+from ..generation.recorded_steps import OwnSteps
 from ..generation.room import check_room
 from ..layers.linear.op import linear
 from ..layers.norms.layer import sum_and_norm
@@ -22,11 +22,11 @@ from ..layers.streaming import Carry, default_device, part_with
 from ..layers.untouched import is_untouched
 from ..models.config import BackboneConfig
 from .cross_entropy import IGNORE, chunked_cross_entropy, chunked_token_losses
-from .embedding import TokenEmbedding, check_tokens, final_norm, read
+from .embedding import TokenEmbedding, final_norm, read
 from .initial_weights import draw_weights_, start_uniform_
 from .saving import Pretrained
 from .stretches import goes_in_stretches, loss_of_stretches, summed
-from .targets import align_targets, both_masks, choose_masked, last_outputs, masked_share, next_tokens, valid_outputs
+from .targets import align_targets, both_masks, choose_masked, last_outputs, masked_share, next_tokens, predicted, valid_outputs
 
 
 @state
@@ -60,6 +60,7 @@ class LanguageModel(Pretrained):
         self.backbone: Any = config.build()
         self.norm = final_norm(config)
         self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
+        self._steps = OwnSteps()
         draw_weights_(self)
         start_uniform_(self.norm, self.head, self.embedding, vocab_size=vocab_size)
 
@@ -134,7 +135,7 @@ class LanguageModel(Pretrained):
         if not self.config.causal:
             masked = choose_masked(tokens, both_masks(mask, scored), mask_probability, generator)
         elif mask is None and not arguments and goes_in_stretches(tokens, self.embedding, self.backbone, self.norm):
-            inputs, targets, _ = self._next(tokens, None, scored)
+            inputs, targets, _ = predicted(tokens, None, scored, self.vocab_size)
             return loss_of_stretches(self, inputs, targets, self._loss_of_stretch)
         hidden, targets = self._predictions(tokens, mask, scored, masked, arguments)
         return chunked_cross_entropy(hidden.flatten(0, 1), self._output(hidden), targets.flatten(), vocab_size=self.vocab_size)
@@ -230,9 +231,18 @@ class LanguageModel(Pretrained):
             last_only: logits of each row's last real token only.
 
         Returns:
-            Logits (B, N, V), or (B, 1, V), and the state after.
+            Logits (B, N, V), or (B, 1, V), and the state after. Single tokens without gradients and mask go by a recording of what the
+            call does, from the fifth on.
         """
-        return self._carried(tokens, state=state, mask=mask, last_only=last_only)
+        if mask is None and not torch.is_grad_enabled() and tokens.shape[1:] == (1,):
+            found = self._steps.read(self, tokens, state)
+            if found is not None:
+                return found
+        return self.extend_by_call(tokens, state, mask=mask, last_only=last_only)
+
+    def extend_by_call(self, tokens: Tensor, state: LanguageModelState, **options: Any) -> tuple[Tensor, LanguageModelState]:
+        """``extend``, never by a recording."""
+        return self._carried(tokens, state=state, **options)
 
     def generate(self, prompt: Tensor, *, max_new_tokens: int = 64, **options: Any) -> Any:
         """The prompt and its continuation: (B, N) -> (B, N + new).
@@ -293,20 +303,9 @@ class LanguageModel(Pretrained):
             hidden = self.hidden(tokens, mask=mask, masked=masked, **arguments)
             counted = masked if scored is None or masked is None else masked & scored
             return hidden, tokens if counted is None else tokens.masked_fill(~counted, IGNORE)
-        inputs, targets, mask = self._next(tokens, mask, scored)
+        inputs, targets, mask = predicted(tokens, mask, scored, self.vocab_size)
         hidden = self.hidden(inputs, mask=mask, **arguments)
         return hidden, align_targets(targets, mask, hidden.shape[1], self.config)
-
-    def _next(self, tokens: Tensor, mask: Tensor | None, scored: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs and targets of a causal model, (B, N - 1) each, and the mask of the inputs."""
-        check_mask(scored, tokens.shape[0], tokens.shape[-1], name="scored")
-        require(
-            tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}"
-        )
-        if may_look(tokens) and (mask is None or may_look(mask)):
-            last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
-            check_tokens(last, self.vocab_size)  # the last one of each row is predicted and never embedded
-        return next_tokens(tokens, tokens if scored is None else tokens.masked_fill(~scored, IGNORE), mask)
 
     def _loss_of_stretch(self, tokens: Tensor, targets: Tensor, state: LanguageModelState) -> tuple[Tensor, LanguageModelState]:
         """The summed nats of the next tokens of a stream, and its state after."""

@@ -6,10 +6,12 @@ Axes: B batch, N length, D width.
 import torch
 from torch import Tensor
 
-from ..core.errors import require
+from ..core.errors import check_mask, require
 from ..core.padding import count_real, pack_left
+from ..core.tracing import may_look
 from ..models.config import BackboneConfig
 from .cross_entropy import IGNORE
+from .embedding import check_tokens
 
 
 def next_tokens(tokens: Tensor, wanted: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -20,6 +22,20 @@ def next_tokens(tokens: Tensor, wanted: Tensor, mask: Tensor | None) -> tuple[Te
         tokens, wanted = tokens.gather(1, order), wanted.gather(1, order)
         mask = mask[:, 1:]  # an input counts if the token after it is real
     return tokens[:, :-1], wanted[:, 1:], mask
+
+
+def predicted(tokens: Tensor, mask: Tensor | None, scored: Tensor | None, vocab_size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs and targets of a causal model, (B, N - 1) each, targets -100 where ``scored`` is False, and the mask of the inputs.
+
+    Raises:
+        ValueError: for wrong shapes, fewer than two tokens, or a last token out of range.
+    """
+    check_mask(scored, tokens.shape[0], tokens.shape[-1], name="scored")
+    require(tokens.dim() == 2 and tokens.shape[1] >= 2, f"tokens must be (batch, length) with length at least 2, got {tuple(tokens.shape)}")
+    if may_look(tokens) and (mask is None or may_look(mask)):
+        last = tokens[:, -1:] if mask is None else tokens.masked_fill(~mask, 0)
+        check_tokens(last, vocab_size)  # the last one of each row is predicted and never embedded
+    return next_tokens(tokens, tokens if scored is None else tokens.masked_fill(~scored, IGNORE), mask)
 
 
 def align_targets(targets: Tensor, mask: Tensor | None, length: int, config: BackboneConfig) -> Tensor:

@@ -162,8 +162,12 @@ class StackBackbone(Streaming):
         return self._carried(x, state=state, mask=mask)
 
     def _extend(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
-        y, stack = advance(self.stack, x, state=state.stack, mask=mask, **self.shared(x, mask, state.seen))
+        y, stack = self._advance(x, state.stack, mask, self.shared(x, mask, state.seen))
         return y, BackboneState(stack, count_on(state.seen, mask, x.shape[1]))
+
+    def _advance(self, x: Tensor, state: StackState, mask: Tensor | None, shared: dict[str, Any]) -> tuple[Tensor, StackState]:
+        """The next piece through the stack."""
+        return advance(self.stack, x, state=state, mask=mask, **shared)
 
 
 def context_arguments(

@@ -4,13 +4,16 @@ Axes: B batch, N length, D width, H heads, M features.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..attention.favor.layer import FavorAttention
-from ..layers.residual import Branch
+from ..layers.residual import Branch, StackState
 from .backbone import StackBackbone, make_branch, make_feed_forward
 from .configs.performer import PerformerConfig
+from .performer_step import step_at_once
 
 
 class Performer(StackBackbone):
@@ -23,6 +26,10 @@ class Performer(StackBackbone):
 
     def __init__(self, config: PerformerConfig):
         super().__init__(config, _blocks(config))
+
+    def _advance(self, x: Tensor, state: StackState, mask: Tensor | None, shared: dict[str, Any]) -> tuple[Tensor, StackState]:
+        found = step_at_once(self.stack, x, state, mask, shared.get("turns"))
+        return super()._advance(x, state, mask, shared) if found is None else found
 
     @torch.no_grad()
     def redraw_(self, generator: torch.Generator | None = None) -> None:

@@ -122,8 +122,7 @@ class _Recorder(TorchFunctionMode):
             self._keep(result, is_fixed)
             return
         if function not in self.functions:
-            # Nobody differentiates what is recorded: an operator of the C kernels need not ask.
-            self.functions[function] = self._object(getattr(function, "below_autograd", function))
+            self.functions[function] = self._object(getattr(function, "as_recorded", function))
         call = f"{self.functions[function]}({', '.join(given)})"
         view = name in VIEWS or (name == "__getitem__" and _slices(args[1]))
         if view and not read and not of_constants:

@@ -10,21 +10,11 @@
 // Caches: S is read once and written once, elsewhere, past the caches if that is more than they hold; everything else of a group (q', k':
 // LANES M numbers) stays in the first two.
 #include "favor.h"
+#include "step.h"
 
 #define TOGETHER (LANES / 2)
 #define AHEAD 64 // features whose row of S is asked for before it is needed
 #define LARGE (1 << 20) // numbers of all states, from which they are written past the caches: those of some layers fill the last one
-
-typedef struct {
-    const float *queries, *keys, *values; // (B, H, K), (B, H, K), (B, H, V)
-    const float *turns;                   // cosines and sines by which queries and keys are turned first, (B or 1, K); null: they are not
-    const uint8_t *live;                  // (B,), 1 = a real token; null: all are
-    const float *projection;              // (M, K), as it was drawn
-    const float *total, *weight, *maximum; // the state before: (B, H, M, V), (B, H, M), (B, H)
-    float *output, *total_after, *weight_after, *maximum_after; // (B, H, V); the state after
-    int64_t batch, heads, width, value_width, features, turns_step, threads;
-    float nothing; // a normaliser below this has no key
-} token;
 
 static void turned(const float *x, const float *by, long width, float *to) {
     if (by) times_complex(width / 2, x, by, 1, to);

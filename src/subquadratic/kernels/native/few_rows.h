@@ -10,6 +10,23 @@
 
 #define LEAST_TURNED 13
 #define OUTPUTS 48 // of a block, which one thread makes: whole tiles
+#define MAPS 4     // that read the same, at most
+
+// Maps that read the same.
+typedef struct {
+    const float *x, *weight[MAPS], *bias[MAPS]; // (T, D); (F_j, D); (F_j,), null: none
+    float *y[MAPS];                             // (T, F_j)
+    int64_t out[MAPS], rows, dim, maps, threads;
+} few_rows;
+int few_rows_maps(const few_rows *m);
+
+// A feed-forward layer, gated where maps is 2.
+typedef struct {
+    const float *x, *expand, *expand_bias, *contract, *contract_bias; // (T, D), (maps F, D), (maps F,), (E, F), (E,)
+    float *y, *inner;                                                 // (T, E); few_numbers(T, (maps + 1) F): before the activation, and after
+    int64_t rows, dim, wide, out, maps, threads;
+} few_rows_forward;
+int feed_forward_few_rows(const few_rows_forward *f);
 
 INLINE long are_turned(long rows) { return rows >= LEAST_TURNED; }
 

@@ -74,7 +74,7 @@ def operator(
         _OPERATORS.impl(name, run_unless_differentiated, "Autograd")
         torch.library.register_fake(f"subquadratic::{name}", run_without_memory, lib=_OPERATORS)
         call = getattr(torch.ops.subquadratic, name).default
-        call.below_autograd = below_autograd  # for recordings, which see the operator alone
+        call.as_recorded = run  # nothing follows a recording's calls, whose tensors lie on a CPU: they need not be dispatched
         WITHOUT_MEMORY[call] = run_without_memory
         if work is not None:
             count_work(name, work)

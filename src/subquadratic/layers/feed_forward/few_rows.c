@@ -9,12 +9,6 @@
 #include "few_rows.h"
 #include "gelu.h"
 
-typedef struct {
-    const float *x, *expand, *expand_bias, *contract, *contract_bias; // (T, D), (maps F, D), (maps F,), (E, F), (E,)
-    float *y, *inner;                                                 // (T, E); few_numbers(T, (maps + 1) F): before the activation, and after
-    int64_t rows, dim, wide, out, maps, threads;
-} few_rows_forward;
-
 // Some numbers after the activation, of `count` before it, and of a gated layer of what they gate.
 static void activate(long count, const float *gates, const float *values, float *to) {
     for (long c = 0; c < count; c += LANES) {

@@ -91,8 +91,8 @@ def in_one_operation(x: Tensor, expand: nn.Module, dropout: nn.Module, contract:
     if few:
         if gates_last or needs_gradient(x, *weights) or not all(map(Tensor.is_contiguous, weights)):
             return None
-        return feed_forward_few_rows(x.reshape(-1, x.shape[-1]), *weights).view(*x.shape[:-1], -1)
-    if not suits(x, expand.weight, contract.weight):
+        return feed_forward_few_rows(x.reshape(-1, x.shape[-1]).contiguous(), *weights).view(*x.shape[:-1], -1)
+    if not suits(x, weights[0], weights[2]):
         return None
     if gates_last:
         weights[:2] = (torch.cat(tensor.chunk(2)[::-1]) for tensor in weights[:2])

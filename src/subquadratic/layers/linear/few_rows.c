@@ -4,14 +4,6 @@
 // Caches: x (4 T D bytes) and a part of a weight (4 D OUTPUTS bytes) stay in the first two; weights are read once, from elsewhere.
 #include "few_rows.h"
 
-#define MAPS 4
-
-typedef struct {
-    const float *x, *weight[MAPS], *bias[MAPS]; // (T, D); (F_j, D); (F_j,), null: none
-    float *y[MAPS];                             // (T, F_j)
-    int64_t out[MAPS], rows, dim, maps, threads;
-} few_rows;
-
 static void some_outputs(const few_rows *m, const float *x, long first, long map, float *turned) {
     long rows = m->rows, high = padded(rows), out = m->out[map], some = least(OUTPUTS, out - first);
     if (!are_turned(rows)) {

@@ -10,16 +10,8 @@
 // a thousand; from memory the tensors are read once.
 //
 // T rows, D width.
+#include "add_norm.h"
 #include "tensor.h"
-
-typedef struct {
-    const float *x, *delta, *weight, *bias;      // (T, D) twice, delta null: nothing is added; (D,) twice
-    float *sum, *y, *stats;                      // (T, D) twice, sum null without delta; mean and 1 / deviation of each row (T, 2)
-    const float *d_sum, *d_y;                    // (T, D); d_sum null: none reaches the sum besides
-    float *d_x, *d_weight, *d_bias, *sums;       // (T, D), (D,) twice, (shares, 2, padded_to_16(D))
-    int64_t rows, dim, shares, threads;
-    float epsilon;
-} add_norm;
 
 // Of each loop over a row there are two: whole vectors, then what is left of the row, number by number.
 static void forward_row(const add_norm *a, long row) {
