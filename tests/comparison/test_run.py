@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,15 @@ def _data_of(options: TrainOptions) -> object:
     return read_data(options)[1]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Interrupts, also where the tests are a script's background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_killed_and_gone_on_with(comparing: Maker, tmp_path: Path) -> None:
     whole = run(comparing(folder="whole"))
     made = comparing(process=True)

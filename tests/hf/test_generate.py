@@ -219,7 +219,7 @@ def test_recorded_steps_are_what_the_model_does() -> None:
     model, prompt = causal("gated_linear"), tokens(2, 5)
     found = model.generate(prompt, max_new_tokens=20, do_sample=False, return_dict_in_generate=True, output_logits=True)
     cache = found.past_key_values
-    assert cache.layer.steps is not None and cache.layer.steps._program is not None, "the step was not recorded"
+    assert cache.layer.steps is not None and cache.layer.steps._bound is not None, "the step was not recorded"
     logits = model(found.sequences[:, :-1], use_cache=False).logits[:, 4:]
     torch.testing.assert_close(torch.stack(found.logits, dim=1), logits, atol=1e-4, rtol=1e-3)
 

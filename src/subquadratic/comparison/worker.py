@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ FATAL = (KeyboardInterrupt, SystemExit)
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores Ctrl-C, but one sent here is meant
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print goes to the log
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

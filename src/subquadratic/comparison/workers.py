@@ -72,8 +72,8 @@ class Workers:
             return
         if interrupted:
             process.send_signal(signal.SIGINT)
-        elif process.stdin is not None:
-            process.stdin.close()
+        if process.stdin is not None:
+            process.stdin.close()  # ends it also where the signal came as its last run was over
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
