@@ -25,6 +25,7 @@ from . import native
 from .few_rows import MAPS, few_rows_maps
 
 FEW_ROWS = 8  # new tokens: the time is that of reading the weights
+ONE_BY_ONE = 4  # so few that oneDNN is never the fastest
 FEW_ROWS_HERE = 64  # the same where no library has kernels of its own for few rows
 FEW_NUMBERS = 1 << 14  # weights that are read in the time that a call of a kernel takes
 # Multiply-adds below which handing matrices over to oneDNN (some 12 us) costs what its kernels save, by the processor family that
@@ -50,7 +51,7 @@ def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
     """``linear`` of the same (..., D) by several maps."""
     if not _is_for_unit(x):
         few = _by_few_rows(x, maps)
-        return [_linear(x, *map_) for map_ in maps] if few is None else few
+        return [_by_library(x, *map_) for map_ in maps] if few is None else few
     fits = [_fits_unit(x, *map_) for map_ in maps]
     if all(fits) and len(maps) <= native.MAPS:
         return native.linear_by_unit(x, maps, None)
@@ -58,21 +59,25 @@ def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """By oneDNN or PyTorch, not by the matrix unit."""
+    """Not by the matrix unit."""
+    few = _by_few_rows(x, [(weight, bias)])
+    return _by_library(x, weight, bias) if few is None else few[0]
+
+
+def _by_library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """By oneDNN or PyTorch."""
     if torch.compiler.is_compiling():  # before a look at sizes, which an export may leave open
         return F.linear(x, weight, bias)
-    few = _by_few_rows(x, [(weight, bias)])
-    if few is not None:
-        return few[0]
     rows, least = x.numel() // max(x.shape[-1], 1), least_work()
     if least is None or is_traced() or not _are_plain(x, weight, bias):
         return F.linear(x, weight, bias)
     recorded = needs_gradient(x, weight, *(() if bias is None else (bias,)))
-    if rows * weight.numel() < least * (GRADIENTS if recorded else 1):
-        return F.linear(x, weight, bias)
-    flat = x.reshape(rows, x.shape[-1])
-    y = _Linear.apply(flat, weight, bias) if recorded else _by_onednn(flat, weight, bias)
-    return y.view(*x.shape[:-1], weight.shape[0])
+    if rows > ONE_BY_ONE and rows * weight.numel() >= least * (GRADIENTS if recorded else 1):
+        flat = x.reshape(rows, x.shape[-1])
+        y = _Linear.apply(flat, weight, bias) if recorded else _by_onednn(flat, weight, bias)
+        return y.view(*x.shape[:-1], weight.shape[0])
+    parts = parts_of(weight) if 0 < rows <= FEW_ROWS and not recorded else None
+    return F.linear(x, weight, bias) if parts is None else _in_bands(x, weight, bias, rows, parts)
 
 
 def _by_few_rows(x: Tensor, maps: Maps) -> list[Tensor] | None:
@@ -132,6 +137,20 @@ def parts_of(weight: Tensor) -> int | None:
     """
     parts = 4 if weight.shape[0] % 4 == 0 else 2
     return parts if weight.shape[0] % parts == 0 and weight.is_contiguous() and onednn_is_faster() else None
+
+
+def _in_bands(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int, parts: int) -> Tensor:
+    width, inner = weight.shape
+    # The columns must lie one after the other, even a single one, of which one view takes a third of the time of three.
+    if rows == 1 and x.is_contiguous():
+        columns = x.as_strided((parts, inner, 1), (0, 1, inner))
+    else:
+        columns = x.reshape(1, rows, inner).transpose(1, 2).expand(parts, inner, rows)
+    bands = weight.view(parts, width // parts, inner)
+    y = torch.bmm(bands, columns) if bias is None else torch.baddbmm(bias.view(parts, width // parts, 1), bands, columns)
+    if rows == 1:
+        return y.view(*x.shape[:-1], width)
+    return y.view(width, rows).T.contiguous().view(*x.shape[:-1], width)
 
 
 def _is_for_unit(x: Tensor) -> bool:
