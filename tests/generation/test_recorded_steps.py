@@ -1,5 +1,7 @@
 """Decoding by a recording gives what the model gives, bit for bit, whatever happens in between."""
 
+import gc
+import weakref
 from collections import OrderedDict
 from typing import Any
 
@@ -204,6 +206,71 @@ def test_tokens_and_lengths_are_still_checked(ran: list[int]) -> None:
     with pytest.raises(ValueError, match="less than vocab_size=11"):
         decoding.choose()
     assert decoding.unread == 1
+
+
+def extended(net: Any, tokens: Tensor, state: Any = None) -> tuple[list[Tensor], Any]:
+    """Token by token: the logits of each, and the state after."""
+    state, found = net.init_state(len(tokens)) if state is None else state, []
+    with torch.no_grad():
+        for token in tokens.split(1, dim=1):
+            logits, state = net.extend(token, state)
+            found.append(logits)
+    return found, state
+
+
+def by_calls(net: Any, tokens: Tensor) -> list[Tensor]:
+    state, found = net.init_state(len(tokens)), []
+    with torch.no_grad():
+        for token in tokens.split(1, dim=1):
+            logits, state = net.extend_by_call(token, state)
+            found.append(logits)
+    return found
+
+
+@recorded
+def test_extend_goes_by_recorded_steps(config: sq.BackboneConfig, ran: list[int]) -> None:
+    net, tokens = model(config), torch.randint(0, 11, (2, 14))
+    found, _ = extended(net, tokens)
+    assert len(ran) >= 14 - 1 - recorded_steps.PATIENCE - 2
+    assert all(torch.equal(one, other) for one, other in zip(found, by_calls(net, tokens), strict=True))
+
+
+def test_streams_side_by_side_and_states_gone_back_to(ran: list[int]) -> None:
+    net, tokens = model(RECORDED["performer"]), torch.randint(0, 11, (3, 12))
+    states, found = [None] * 3, [[], [], []]
+    for place in range(12):
+        for row in range(3):
+            (logits,), states[row] = extended(net, tokens[row : row + 1, place : place + 1], states[row])
+            found[row].append(logits)
+    assert len(ran) > 12
+    for row in range(3):
+        assert all(torch.equal(one, other) for one, other in zip(found[row], by_calls(net, tokens[row : row + 1]), strict=True))
+    again, _ = extended(net, tokens[:1, :2], states[0])
+    more, _ = extended(net, tokens[:1, :2], states[0])
+    assert all(torch.equal(one, other) for one, other in zip(again, more, strict=True))
+
+
+def test_extend_leaves_nothing_behind() -> None:
+    net, before = model(RECORDED["performer"]), len(recorded_steps._reached_by)
+    weak = weakref.ref(net)
+    _, state = extended(net, torch.randint(0, 11, (1, 12)))
+    assert len(recorded_steps._reached_by) == before + 1
+    gc.disable()
+    try:
+        del net, state
+        assert weak() is None and len(recorded_steps._reached_by) == before
+    finally:
+        gc.enable()
+
+
+def test_what_is_set_by_hand_counts_from_the_next_stream_on(ran: list[int]) -> None:
+    net, tokens = model(RECORDED["performer"]), torch.randint(0, 11, (1, 12))
+    extended(net, tokens)
+    for part in net.modules():
+        if isinstance(part, torch.nn.LayerNorm):
+            part.eps = 0.5
+    found, _ = extended(net, tokens)
+    assert all(torch.equal(one, other) for one, other in zip(found, by_calls(net, tokens), strict=True))
 
 
 def test_an_encoder_decoder_is_recorded_too(ran: list[int]) -> None:

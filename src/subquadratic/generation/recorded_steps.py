@@ -3,6 +3,7 @@
 Axes: B rows, V vocabulary.
 """
 
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -130,28 +131,27 @@ def _extend(model: Any) -> Any:
     return getattr(model, "extend_by_call", model.extend)
 
 
-class OwnSteps:
-    """The steps of a model whose ``extend`` is given one token after another. They stay with the model and go with it; copies of it, and
-    files, get none."""
+def read_by_recording(model: Any, token: Tensor, state: State) -> tuple[Tensor, Any] | None:
+    """One token (B, 1) after a state, for a model whose ``extend`` is given one after another: the logits (B, 1, V) and the state after, by
+    a recording; None: the model is to be called.
 
-    def __init__(self) -> None:
-        self._steps: Steps | None = None
+    A state that was not reached in this way begins a text: the model is called, and looked at before the next token."""
+    if torch.compiler.is_compiling() or not token.is_cpu or not may_replay(token):
+        return None
+    known = _reached_by.get(id(state))
+    goes_on = known is not None and known[0]() is state and known[1].model is model
+    steps = known[1] if known is not None and goes_on else Steps(model)
+    if steps.own is None:
+        return None  # not one of our models, or one whose state grows
+    logits, reached = steps.read(token, Reached(state)) if goes_on else steps.call(token, Reached(state))
+    after = reached.state
+    assert after is not None
+    key = id(after)
+    _reached_by[key] = weakref.ref(after, lambda _: _reached_by.pop(key, None)), steps
+    return logits.unsqueeze(1), after
 
-    def __reduce__(self) -> Any:
-        return OwnSteps, ()
 
-    def read(self, model: Any, token: Tensor, state: State) -> tuple[Tensor, Any] | None:
-        """One token (B, 1) after a state: the logits (B, 1, V) and the state after, by a recording; None: the model is to be called."""
-        if torch.compiler.is_compiling() or not token.is_cpu or not may_replay(token):
-            return None
-        steps = self._steps
-        if steps is None or steps.model is not model:
-            steps = self._steps = Steps(model)
-        if steps.own is None:
-            return None  # not one of our models, or one whose state grows
-        logits, after = steps.read(token, Reached(state))
-        assert after.state is not None
-        return logits.unsqueeze(1), after.state
+_reached_by: dict[int, tuple[weakref.ref[State], Steps]] = {}  # by the identity of a state that is still there
 
 
 def _layout(reached: Reached) -> tuple[Any, ...]:

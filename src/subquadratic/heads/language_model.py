@@ -14,7 +14,7 @@ from ..core.errors import check_mask
 from ..core.padding import count_on, count_real
 from ..core.scalars import plain_scalars
 from ..core.state import State, state
-from ..generation.recorded_steps import OwnSteps
+from ..generation.recorded_steps import read_by_recording
 from ..generation.room import check_room
 from ..layers.linear.op import linear
 from ..layers.norms.layer import sum_and_norm
@@ -60,7 +60,6 @@ class LanguageModel(Pretrained):
         self.backbone: Any = config.build()
         self.norm = final_norm(config)
         self.head = None if tie_embeddings else nn.Linear(config.dim, vocab_size, bias=False)
-        self._steps = OwnSteps()
         draw_weights_(self)
         start_uniform_(self.norm, self.head, self.embedding, vocab_size=vocab_size)
 
@@ -235,7 +234,7 @@ class LanguageModel(Pretrained):
             call does, from the fifth on.
         """
         if mask is None and not torch.is_grad_enabled() and tokens.shape[1:] == (1,):
-            found = self._steps.read(self, tokens, state)
+            found = read_by_recording(self, tokens, state)
             if found is not None:
                 return found
         return self.extend_by_call(tokens, state, mask=mask, last_only=last_only)
