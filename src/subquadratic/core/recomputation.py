@@ -5,13 +5,15 @@ tensors are gone when it returns, gradients come out wrong without a word, as th
 """
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from .free_memory import release_free_memory
 
 UNCHANGED: Mapping[int, Tensor] = {}
 _version = operator.attrgetter("_version")
@@ -110,6 +112,27 @@ def recomputed(held: Held | None, function: Callable[..., Any], *given: Any, **o
 def hold(*roots: nn.Module) -> Held | None:
     """What :func:`recomputed` needs of the modules that a function reads."""
     return None if torch.compiler.is_compiling() else Held(*roots)
+
+
+def streamed(
+    root: nn.Module, step: Callable[..., tuple[Tensor, Any]], state: Any, pieces: Iterable[tuple[Tensor | None, ...]]
+) -> list[Tensor]:
+    """What ``step(*piece, state) -> (result, state after)`` gives of each piece of a long sequence, one after another. Activations of one
+    piece exist at a time: what is kept of it is itself and the state before it.
+
+    Args:
+        root: the modules that ``step`` reads.
+    """
+    held, results = hold(root), []
+    for piece in pieces:
+        result, state = recomputed(held, _with_room, step, *piece, state)
+        results.append(result)
+    return results
+
+
+def _with_room(step: Callable[..., Any], first: Tensor, *rest: Any) -> Any:
+    release_free_memory(first.device)
+    return step(first, *rest)
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:

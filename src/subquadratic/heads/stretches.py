@@ -9,12 +9,11 @@ Axes: B batch, N length.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..core.free_memory import release_free_memory
 from ..core.numerics import exact_dtype
-from ..core.recomputation import hold, recomputed
-from ..core.state import State
+from ..core.recomputation import streamed
 from ..kernels.derivatives import is_transformed
 from ..layers.untouched import HOUSE, is_untouched
 from .cross_entropy import IGNORE
@@ -42,18 +41,10 @@ def loss_of_stretches(model: Any, tokens: Tensor, targets: Tensor, step: Step) -
     Returns:
         Scalar in nats; 0 with no counted target.
     """
-    held, total, state = hold(model), None, model.init_state(len(tokens))
     size = model.backbone.stretch_length(len(tokens))
-    for piece, wanted in zip(tokens.split(size, dim=1), targets.split(size, dim=1), strict=True):
-        nats, state = recomputed(held, _released, step, piece, wanted, state)
-        total = nats if total is None else total + nats
-    assert total is not None
+    pieces = zip(tokens.split(size, dim=1), targets.split(size, dim=1), strict=True)
+    total = torch.stack(streamed(model, step, model.init_state(len(tokens)), pieces)).sum()
     return total / (targets != IGNORE).sum().clamp_min(1)
-
-
-def _released(step: Step, tokens: Tensor, targets: Tensor, state: State) -> tuple[Tensor, Any]:
-    release_free_memory(tokens.device)
-    return step(tokens, targets, state)
 
 
 def _is_known(part: nn.Module) -> bool:

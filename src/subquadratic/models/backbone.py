@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from ..core.backend import is_traced
 from ..core.errors import NotCausalError, require
-from ..core.free_memory import release_free_memory
 from ..core.padding import checked, count_on, zero_padding
-from ..core.recomputation import hold, recomputed
+from ..core.recomputation import streamed
 from ..core.state import State, state
 from ..layers.feed_forward.layer import FeedForward
 from ..layers.multi_head import position_turns
@@ -116,15 +115,8 @@ class StackBackbone(Streaming):
         size = self.stretch_length(x.shape[0])
         pieces = x.split(size, dim=1)  # one gradient in the end, where slices would make one of full length each
         masks = [None] * len(pieces) if mask is None else mask.split(size, dim=1)
-        outputs, held = [], hold(self)
-        for piece, real in zip(pieces, masks, strict=True):
-            y, state = recomputed(held, self._stretch, piece, state, real)
-            outputs.append(y)
-        return torch.cat(outputs, dim=1)
-
-    def _stretch(self, x: Tensor, state: BackboneState, mask: Tensor | None) -> tuple[Tensor, BackboneState]:
-        release_free_memory(x.device)
-        return self._extend(x, state, mask)
+        step = lambda piece, real, before: self._extend(piece, before, real)  # noqa: E731
+        return torch.cat(streamed(self, step, state, zip(pieces, masks, strict=True)), dim=1)
 
     def init_state(
         self,
