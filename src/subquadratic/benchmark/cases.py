@@ -118,6 +118,16 @@ class Case:
         return cls(**{**values, "sides": tuple(values["sides"]), "row_lengths": rows, "sizes": Sizes(**values["sizes"])})
 
 
+def again(side: str, case: Case) -> Case | None:
+    """The case in which the first side stands beside itself: after fewer tokens (`self@N`), or on as many in rows of equal lengths without
+    padding (`unpadded`); None for another side. The model is the very same."""
+    if side.startswith("self@"):
+        return dataclasses.replace(case, length=int(side[5:]))
+    if side == "unpadded":
+        return dataclasses.replace(case, length=case.real_tokens // case.batch, row_lengths=(), latents=case.latent_count)
+    return None
+
+
 def label(side: str, case: Case) -> str:
     """A side as people know it: the published package by its name."""
     if side == "published":

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cases import BACK, PUBLISHED, Case, is_ours, label
+from .cases import BACK, PUBLISHED, Case, again, is_ours, label
 from .checks import same_shape_and_finite
-from .models import build_model, unpadded
+from .models import build_model
 from .parts import build_layer, build_op
 from .work import NotAvailable, Setting, Work, bidirectional_loss, bytes_of, make_tokens, training_step, without_gradients
 
@@ -37,10 +37,9 @@ def build(side: str, case: Case, setting: Setting, shared: dict[str, Any]) -> Wo
         NotAvailable: it cannot be had here.
         TooSlow: it takes longer than the case allows.
     """
-    if side.startswith("self@"):
-        return _after(int(side[5:]), case, setting, shared)
-    if side == "unpadded":
-        return build_model(case.sides[0], unpadded(case), setting, {})
+    own = again(side, case)
+    if own is not None:
+        return build_model(case.sides[0], own, setting, shared)
     if case.kind == "op":
         return build_op(side, case, setting, shared)
     if case.kind == "layer":
@@ -50,13 +49,6 @@ def build(side: str, case: Case, setting: Setting, shared: dict[str, Any]) -> Wo
     if is_ours(side):
         return build_model(side, case, setting, shared)
     return _build_other(side, case, setting)
-
-
-def _after(length: int, case: Case, setting: Setting, shared: dict[str, Any]) -> Work:
-    """The very model of the first side, at another length: weights and whatever else it has are the same."""
-    import dataclasses
-
-    return build_model(case.sides[0], dataclasses.replace(case, length=length), setting, shared)
 
 
 def _build_other(side: str, case: Case, setting: Setting) -> Work:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from .cases import BACK, STREAMED, WINDOWS, Case, Sizes
+from .cases import BACK, STREAMED, WINDOWS, Case, Sizes, again
 from .machine import Rates
 
 NUMBER = 4  # bytes of a float32
@@ -127,7 +127,7 @@ _LAYER_OF = {
 
 
 def _name(side: str, case: Case) -> str:
-    if side == "unpadded" or side.startswith("self@"):
+    if again(side, case) is not None:
         side = case.sides[0]
     if side != "exact":
         return side

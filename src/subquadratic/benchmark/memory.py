@@ -79,7 +79,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any] | None:
     and that of the other length before and after."""
     import torch
 
-    from .cases import Case
+    from .cases import Case, again
 
     torch.set_num_threads(request["threads"])
     case = Case.from_dict(request["case"])
@@ -90,7 +90,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any] | None:
 
     setting = Setting(dtype=getattr(torch, request["dtype"]))
     shared: dict[str, Any] = {}
-    if request["side"].startswith("self@"):
+    if again(request["side"], case) is not None:
         build(case.sides[0], case, setting, shared)
     work = build(request["side"], case, setting, shared)
     load_libraries()

@@ -5,7 +5,6 @@ Axes: B batch, N length.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from functools import partial
 from typing import Any
@@ -101,11 +100,6 @@ def train_call(model: LanguageModel, case: Case, setting: Setting) -> Any:
     if mask is None:
         return training_step(model, lambda: bidirectional_loss(model(tokens), tokens))
     return training_step(model, lambda: F.cross_entropy(model(tokens, mask=mask)[mask], tokens[mask]))
-
-
-def unpadded(case: Case) -> Case:
-    """As many tokens, in rows of equal lengths."""
-    return dataclasses.replace(case, length=case.real_tokens // case.batch, row_lengths=())
 
 
 def _mask(case: Case, setting: Setting) -> Tensor | None:

@@ -61,23 +61,22 @@ def markdown(run: Run) -> str:
 
 def _growth(run: Run) -> list[str]:
     """How a training step grows, and where models overtake exact attention; nothing where less than three points were measured."""
-    lines = []
-    if found := slopes(run):
-        names = list(found)
-        models = list(dict.fromkeys(name for each in found.values() for name in each))
-        cells = ([model, *("" if (value := found[name].get(model)) is None else f"{value:.2f}" for name in names)] for model in models)
-        lines += [
-            "## How a training step grows", "", "Slope of log time against the log of what grows, by least squares: 1 is proportional.", "",
-            f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}", *(f"| {' | '.join(row)} |" for row in cells), "",
-        ]  # fmt: skip
-    if ways := crossovers(run):
-        models = list(dict.fromkeys(name for each in ways.values() for name in each))
-        cells = ([model, *(each.get(model, "") for each in ways.values())] for model in models)
-        lines += [
-            "## Faster in training than exact attention", "", "From that many tokens in a sequence on, between two measured lengths.", "",
-            f"| | {' | '.join(ways)} |", f"|---|{'---:|' * len(ways)}", *(f"| {' | '.join(row)} |" for row in cells), "",
-        ]  # fmt: skip
-    return lines
+    grown = {name: {side: f"{value:.2f}" for side, value in of_sides.items()} for name, of_sides in slopes(run).items()}
+    slope = "Slope of log time against the log of what grows, by least squares: 1 is proportional."
+    since = "From that many tokens in a sequence on, between two measured lengths."
+    return [
+        *_by_model("How a training step grows", slope, grown),
+        *_by_model("Faster in training than exact attention", since, crossovers(run)),
+    ]
+
+
+def _by_model(title: str, text: str, columns: dict[str, dict[str, str]]) -> list[str]:
+    """A table with a row for each model that any column has; nothing without columns."""
+    if not columns:
+        return []
+    models = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [f"| {' | '.join([model, *(column.get(model, '') for column in columns.values())])} |" for model in models]
+    return [f"## {title}", "", text, "", f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}", *rows, ""]
 
 
 def _rates(run: Run) -> str:

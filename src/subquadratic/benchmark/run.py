@@ -13,13 +13,12 @@ import torch
 
 from ..core.free_memory import keep_freed_memory
 from ..core.threads import check_threads
-from .cases import STREAMED, Case, is_ours
+from .cases import STREAMED, Case, again, is_ours
 from .competitors import build
 from .floor import floor_of
 from .imports import measure_import
 from .machine import COPY, SIDE, Rates, facts, measure_rates, synchronize_of
 from .memory import in_fresh_process, peak_above
-from .models import unpadded
 from .results import NAME, Result, Run, Side, load, same_conditions, save
 from .timing import interleave, reason
 from .work import NotAvailable, Setting, TooSlow, Work
@@ -127,7 +126,7 @@ def _measure_case(case: Case, setting: Setting, *, memory: bool, known: Run, pro
         work = works[side.name]
         side.seconds, side.note = readings.seconds.get(side.name, []), readings.dropped.get(side.name, side.note)
         side.tokens, side.parameter_bytes, side.state_bytes = work.tokens, work.parameter_bytes, work.state_bytes
-        if is_ours(side.name) or side.name == "unpadded" or side.name.startswith("self@"):
+        if is_ours(side.name) or again(side.name, case) is not None:
             _put_floor(side, case, setting, rates)
     if setting.device.startswith("cuda"):
         for side in result.sides if memory and case.memory else ():
@@ -212,10 +211,7 @@ def _expected(name: str, case: Case, known: Run) -> float | None:
 
 
 def _put_floor(side: Side, case: Case, setting: Setting, rates: Rates) -> None:
-    if side.name.startswith("self@"):
-        case = dataclasses.replace(case, length=int(side.name[5:]))
-    elif side.name == "unpadded":
-        case = unpadded(case)
+    case = again(side.name, case) or case
     floor = floor_of(
         side.name, case, parameter_bytes=side.parameter_bytes, state_bytes=side.state_bytes,
         number=setting.dtype.itemsize, tokens=max(1, side.tokens // case.batch) if case.mode in STREAMED else 1,

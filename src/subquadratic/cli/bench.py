@@ -53,7 +53,7 @@ class BenchOptions:
     heads: int = 4
     """Number of attention heads."""
     against: str = "all"
-    """Competitors: all, none, or some of published, x-transformers, exact, sdpa, fla, self."""
+    """Competitors: all, none, or some of published, x-transformers, exact, sdpa, fla, self, unpadded."""
     rounds: int | None = None
     """Rounds per case. Default: a few, fewer for slow cases."""
     memory: bool = True
