@@ -18,7 +18,7 @@ typedef struct {
     float *const *after;                          // likewise
     const int64_t *sizes;                         // (layers, 3): features, outputs of expand, inputs of contract
     const float *epsilons;                        // (layers, 2), of the norms
-    float *stream, *scratch;                      // (B, D), x after all layers; as scratch_of says
+    float *stream, *scratch;                      // (B, D), x after all layers; what lies between two parts
     int64_t layers, batch, dim, heads, width, turns_step, threads; // D, K of a head
     float nothing; // see step.h
 } layers;
