@@ -22,7 +22,7 @@ def count(options: TrainOptions) -> int:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(deadline=None, max_examples=2)
+@settings(deadline=None, max_examples=4)
 @given(parameters=st.integers(200_000, 20_000_000), length=st.sampled_from([128, 512, 2048]))
 def test_every_model_has_the_parameters_asked_for(name: str, parameters: int, length: int) -> None:
     entry = contestant(CompareOptions(length=length), name, None)

@@ -85,7 +85,7 @@ FIRST_AND_NEXT = """
 import os, torch, subquadratic as sq
 from torch.utils.flop_counter import FlopCounterMode
 torch.set_num_threads(1)
-for kind, more in (("Performer", {}), ("Linformer", {"max_length": 512})):
+for kind, more in (("Performer", {}), ("Performer", {"causal": False}), ("Linformer", {"max_length": 512}), ("Transformer", {})):
     if child := os.fork():  # each has its own, in which nothing was called yet
         assert os.waitpid(child, 0)[1] == 0
         continue
@@ -102,4 +102,4 @@ for kind, more in (("Performer", {}), ("Linformer", {"max_length": 512})):
 def test_the_first_call_of_a_process_counts_like_the_next() -> None:
     """A counter takes what is registered when it is made, and hears of no operator that comes later."""
     found = subprocess.run([sys.executable, "-c", FIRST_AND_NEXT], capture_output=True, text=True, check=True).stdout.split()
-    assert len(found) == 4 and found[::2] == found[1::2]
+    assert len(found) == 8 and found[::2] == found[1::2]

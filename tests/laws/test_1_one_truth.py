@@ -50,7 +50,7 @@ def test_forward_equals_extend_over_any_split(config: sq.BackboneConfig, head: s
 
 
 @pytest.mark.parametrize(("config", "head"), [param for param in HEADS if param.values[1] in ("backbone", "classifier")])
-@settings(max_examples=1, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(data=st.data())
 def test_so_it_does_without_a_head_and_with_another(config: sq.BackboneConfig, head: str, data: st.DataObject) -> None:
     check_any_split(config, head, data)
