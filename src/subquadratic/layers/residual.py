@@ -47,16 +47,16 @@ class Branch(Streaming):
         dim: D.
         norm: "layer", "scale" or "rezero".
         reads: the shared arguments that ``layer`` takes by keyword.
-        token_shift: shift tokens before the layer.
+        token_shift: how many tokens lend channels to each before the layer (True: one).
         causal: direction of the shift.
     """
 
     def __init__(
-        self, layer: nn.Module, *, dim: int, norm: str = "layer", reads: Sequence[str] = (), token_shift: bool = False, causal: bool = True
+        self, layer: nn.Module, *, dim: int, norm: str = "layer", reads: Sequence[str] = (), token_shift: int = False, causal: bool = True
     ):
         super().__init__()
         self.norm: Any = make_norm(norm, dim)
-        self.shift: Any = TokenShift(dim, causal=causal) if token_shift else None
+        self.shift: Any = TokenShift(dim, causal=causal, tokens=int(token_shift)) if token_shift else None
         self.layer: Any = layer
         self.gain = Gain() if norm == "rezero" else None
         self.reads = tuple(reads)

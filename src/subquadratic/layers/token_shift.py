@@ -1,13 +1,13 @@
-"""Token shift: some channels of each token come from its neighbour, before a layer sees it (RWKV-LM's time shift).
+"""Token shift: some channels of each token come from its neighbours, before a layer sees it (RWKV-LM's time shift).
 
-Axes: B batch, N length, D width.
+Axes: B batch, N length, D width, S tokens that are borrowed from.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import NotCausalError
+from ..core.errors import NotCausalError, require_positive
 from ..core.padding import pack_left, zero_padding
 from ..core.state import State, state
 from .streaming import Carry, Streaming
@@ -15,23 +15,33 @@ from .streaming import Carry, Streaming
 
 @state
 class ShiftState(State):
-    """The channels that the next token will borrow."""
+    """The channels that the next tokens will borrow."""
 
-    last: Tensor  # (B, D_shifted) of the last real token; zeros before the first
+    last: Tensor  # (B, S, D_shifted) of the last real tokens, the latest at the end; zeros before the first
 
 
 class TokenShift(Streaming):
-    """Causal: the second half of the channels comes from the token before. Bidirectional: one third from the token after, one third
-    unchanged,
-    one third from the token before (channels that do not divide stay). Neighbours are real tokens: padding in between is skipped.
+    """Causal: the second half of the channels comes from the tokens before. Bidirectional: one third from those after, one third unchanged,
+    one third from those before (channels that do not divide stay). Neighbours are real tokens: padding in between is skipped.
 
     Has no parameters.
+
+    Args:
+        dim: D.
+        causal: borrow from tokens before only.
+        tokens: S. Each token nearer by one lends twice the channels, and the two farthest lend alike: with 1 all are the next
+            neighbour's, with 3 half of them, a quarter the second's and a quarter the third's.
+
+    Raises:
+        ValueError: if ``tokens`` is not positive.
     """
 
-    def __init__(self, dim: int, *, causal: bool):
+    def __init__(self, dim: int, *, causal: bool, tokens: int = 1):
         super().__init__()
+        require_positive(tokens=tokens)
         self.causal = causal
         self.part = dim // 2 if causal else dim // 3
+        self.shares = _halved(self.part, tokens)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, carry: Carry | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D). ``carry``: of a :class:`ShiftState`."""
@@ -40,15 +50,15 @@ class TokenShift(Streaming):
             return self._step(x, mask, carry)
         if self.causal:
             kept, moved, rest = self._split(x)
-            return torch.cat((kept, _from_before(moved, mask), rest), dim=-1)
+            return torch.cat((kept, *_from_before(moved, mask, self.shares), rest), dim=-1)
         after, kept, before, rest = x.split([self.part, self.part, self.part, x.shape[-1] - 3 * self.part], dim=-1)
-        return torch.cat((_from_after(after, mask), kept, _from_before(before, mask), rest), dim=-1)
+        return torch.cat((*_from_after(after, mask, self.shares), kept, *_from_before(before, mask, self.shares), rest), dim=-1)
 
     def init_state(self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> ShiftState:
         """Nothing seen yet."""
         if not self.causal:
             raise NotCausalError("this token shift")
-        return ShiftState(torch.zeros(batch_size, self.part, device=device, dtype=dtype))
+        return ShiftState(torch.zeros(batch_size, len(self.shares), self.part, device=device, dtype=dtype))
 
     def extend(self, x: Tensor, state: ShiftState, *, mask: Tensor | None = None) -> tuple[Tensor, ShiftState]:
         """(B, N, D) and the state before -> (B, N, D) and the state after."""
@@ -56,30 +66,53 @@ class TokenShift(Streaming):
 
     def _step(self, x: Tensor, mask: Tensor | None, carry: Carry) -> Tensor:
         kept, moved, rest = self._split(x)
-        line = torch.cat((carry.before.last[:, None].to(moved.dtype), moved), dim=1)
+        tokens = len(self.shares)
+        line = torch.cat((carry.before.last.to(moved.dtype), moved), dim=1)
+        line_mask = None if mask is None else F.pad(mask, (tokens, 0), value=True)
+        borrowed = [piece[:, tokens:] for piece in _from_before(line, line_mask, self.shares)]
         if mask is not None:
-            line_mask = torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
-            latest = _latest(line_mask)[..., None].expand_as(line)  # for each place, the last real one up to it
-            line = line.gather(1, latest)
-        carry.after = ShiftState(line[:, -1])
-        return torch.cat((kept, line[:, :-1], rest), dim=-1)
+            order, _ = pack_left(line_mask)
+            places = order.gather(1, mask.sum(dim=1)[:, None] + torch.arange(tokens, device=mask.device))
+            carry.after = ShiftState(line.gather(1, places[..., None].expand(-1, -1, line.shape[-1])))
+        else:
+            carry.after = ShiftState(line[:, -tokens:])
+        return torch.cat((kept, *borrowed, rest), dim=-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         kept, moved, rest = x.split([self.part, self.part, x.shape[-1] - 2 * self.part], dim=-1)
         return kept, moved, rest
 
 
-def _from_before(x: Tensor, mask: Tensor | None) -> Tensor:
+def _halved(part: int, tokens: int) -> list[int]:
+    """How many of ``part`` channels come from each of so many tokens, the nearest first."""
+    shares = []
+    for _ in range(tokens - 1):
+        shares.append(part - part // 2)
+        part //= 2
+    return [*shares, part]
+
+
+def _from_before(x: Tensor, mask: Tensor | None, shares: list[int]) -> list[Tensor]:
+    """Channels of each token become those of the real tokens before it, so many of each; zeros where there are none."""
+    pieces = []
+    for away, share in enumerate(shares, 1):
+        if mask is None:
+            piece, x = x.split([share, x.shape[-1] - share], dim=-1)
+            pieces.append(F.pad(piece, (0, 0, away, 0))[:, : x.shape[1]])
+        else:
+            piece, x = _next_before(x, mask).split([share, x.shape[-1] - share], dim=-1)
+            pieces.append(piece)
+    return pieces
+
+
+def _next_before(x: Tensor, mask: Tensor) -> Tensor:
     """Each token's channels become those of the real token before it; zeros for the first."""
-    line = F.pad(x, (0, 0, 1, 0))
-    if mask is None:
-        return line[:, :-1]
     latest = _latest(F.pad(mask, (1, 0), value=True))[:, :-1]
-    return line.gather(1, latest[..., None].expand_as(x))
+    return F.pad(x, (0, 0, 1, 0)).gather(1, latest[..., None].expand_as(x))
 
 
-def _from_after(x: Tensor, mask: Tensor | None) -> Tensor:
-    return _from_before(x.flip(1), None if mask is None else mask.flip(1)).flip(1)
+def _from_after(x: Tensor, mask: Tensor | None, shares: list[int]) -> list[Tensor]:
+    return [piece.flip(1) for piece in _from_before(x.flip(1), None if mask is None else mask.flip(1), shares)]
 
 
 def _latest(mask: Tensor) -> Tensor:

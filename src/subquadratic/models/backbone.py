@@ -185,13 +185,13 @@ def context_of(row: Row, cross: dict[str, Tensor | None]) -> dict[str, Tensor | 
 
 
 def make_branch(
-    config: BackboneConfig, layer: nn.Module, *, reads: tuple[str, ...] = ("mask", "turns"), token_shift: bool = False
+    config: BackboneConfig, layer: nn.Module, *, reads: tuple[str, ...] = ("mask", "turns"), token_shift: int = False
 ) -> Branch:
     """A residual branch with the configuration's norm."""
     return Branch(layer, dim=config.dim, norm=config.norm, reads=reads, token_shift=token_shift, causal=config.causal)
 
 
-def make_feed_forward(config: BackboneConfig, *, token_shift: bool = False) -> Branch:
+def make_feed_forward(config: BackboneConfig, *, token_shift: int = False) -> Branch:
     """The feed-forward branch of a configuration."""
     layer = FeedForward(config.dim, mult=config.ff_mult, glu=config.ff_glu, chunks=config.ff_chunks, dropout=config.dropout)
     return make_branch(config, layer, reads=(), token_shift=token_shift)

@@ -82,6 +82,7 @@ class BackboneConfig:
                 require_flags(**{field.name: value})
         require_positive(dim=self.dim, depth=self.depth, heads=self.heads, head_dim=self.head_dim, ff_chunks=self.ff_chunks)
         require_probability(dropout=self.dropout, attention_dropout=self.attention_dropout)
+        self._check_token_shift()
         require_choice("norm", self.norm, NORMS)
         require_choice("positions", self.positions, POSITIONS)
         require_above_zero(ff_mult=self.ff_mult)
@@ -102,6 +103,11 @@ class BackboneConfig:
             raise ValueError(
                 f"head_dim must be even for rotary positions, got {self.head_width}; choose an even head_dim or other positions"
             )
+
+    def _check_token_shift(self) -> None:
+        shift = getattr(self, "token_shift", False)
+        if not isinstance(shift, int) or shift < 0:
+            raise ValueError(f"token_shift must be True, False or a number of tokens, got {shift!r}")
 
     @property
     def head_width(self) -> int:

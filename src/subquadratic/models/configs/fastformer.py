@@ -21,8 +21,8 @@ class FastformerConfig(BackboneConfig):
     """Values are the queries, the authors' default."""
     tie_logit_vectors: bool = False
     """All layers share the vectors that give the attention logits."""
-    token_shift: bool = False
-    """Shift half of the channels by one token before each layer."""
+    token_shift: bool | int = False
+    """Shift half of the channels before each layer: by one token, or by up to as many as a number says."""
 
     def build(self) -> Fastformer:
         """A freshly initialised :class:`Fastformer`."""

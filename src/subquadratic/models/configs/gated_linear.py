@@ -34,8 +34,8 @@ class GatedLinearConfig(BackboneConfig):
     """Decays are a sigmoid to the power of one over this: larger forgets more slowly."""
     output_gate: bool = True
     """Gate the attention's output by swish(W x)."""
-    token_shift: bool = False
-    """Shift half of the channels by one token before each layer."""
+    token_shift: bool | int = False
+    """Shift half of the channels before each layer: by one token, or by up to as many as a number says."""
     qkv_bias: bool = False
     """Biases of the query, key and value maps."""
     out_bias: bool = False

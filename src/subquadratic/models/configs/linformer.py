@@ -30,8 +30,8 @@ class LinformerConfig(BackboneConfig):
     """One head of keys and values for all queries."""
     projection: str = "learned"
     """How the sequence is summed into slots: "learned", "pool" or "conv"."""
-    token_shift: bool = False
-    """Shift half of the channels by one token before each layer."""
+    token_shift: bool | int = False
+    """Shift half of the channels before each layer: by one token, or by up to as many as a number says."""
     cross_attention: bool = False
     """Each layer also attends to slots of a context: self-attention, cross-attention, feed-forward."""
     context_dim: int | None = None

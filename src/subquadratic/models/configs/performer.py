@@ -42,8 +42,8 @@ class PerformerConfig(BackboneConfig):
     """Heads that attend exactly within a window instead; one number, or one per layer."""
     local_window: int = 256
     """Window of the local heads."""
-    token_shift: bool = False
-    """Shift half of the channels by one token before each layer."""
+    token_shift: bool | int = False
+    """Shift half of the channels before each layer: by one token, or by up to as many as a number says."""
     cross_attention: bool = False
     """Each layer also attends to a context: self-attention, cross-attention, feed-forward."""
     context_dim: int | None = None

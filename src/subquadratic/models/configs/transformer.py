@@ -22,8 +22,8 @@ class TransformerConfig(BackboneConfig):
 
     window: int | None = None
     """Attend to the last ``window`` tokens only (that many less one to each side when bidirectional); None: to all."""
-    token_shift: bool = False
-    """Shift half of the channels by one token before each layer."""
+    token_shift: bool | int = False
+    """Shift half of the channels before each layer: by one token, or by up to as many as a number says."""
     cross_attention: bool = False
     """Each layer also attends to a context: self-attention, cross-attention, feed-forward."""
     context_dim: int | None = None
