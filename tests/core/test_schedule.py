@@ -31,6 +31,12 @@ def test_the_rate_rises_over_the_warm_up_and_falls_along_a_cosine() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+def test_along_a_line_it_falls_to_nothing() -> None:
+    schedule = Schedule(max_steps=100, seconds=None, warmup=0.1, shape="linear")
+    rates = [schedule.factor(step) for step in range(101)]
+    assert rates[9] == pytest.approx(1.0) and rates[55] == pytest.approx(0.5) and rates[100] == 0.0
+
+
 def test_a_budget_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("subquadratic.core.schedule.time.monotonic", lambda: now)

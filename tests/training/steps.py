@@ -68,7 +68,8 @@ def first_steps(folder: Path, kind: str, batch_size: int, accumulation: int, ste
     """Of a model that hardly learns, so that the steps differ by their rows alone."""
     chosen = KINDS[kind]
     data = {"data": str(folder / chosen["data"])} if "data" in chosen else {}
-    options = TrainOptions(**{**SIZES, **chosen, **data, "batch_size": batch_size, "accumulation": accumulation, "max_steps": steps})
+    split = {"batch_size": batch_size, "accumulation": accumulation, "max_steps": steps, "precision": "float32"}
+    options = TrainOptions(**{**SIZES, **chosen, **data, **split})
     options, problem = prepare(resolve(options))
     if "task" in chosen:
         problem = dataclasses.replace(problem, train=Sparse(problem.train, ROWS))

@@ -36,7 +36,7 @@ def test_more_steps(run: Any, tmp_path: Path, measurements: Any) -> None:
     assert lines[: len(before)] == before  # nothing of what was measured is lost
     rates = {line["step"]: line["learning_rate"] for line in lines if "learning_rate" in line}
     assert rates[20] < 0.0005 < rates[30] and rates[60] < 0.0005  # fell, rose, fell
-    assert max(rates.values()) > 0.0019
+    assert max(rates.values()) > 0.0018
     saved, facts = yaml.safe_load((folder / "run.yaml").read_text()), json.loads((folder / "run.json").read_text())
     assert saved["max_steps"] == 60 and facts["result"]["steps"] == 60 and [e["step"] for e in facts["extended"]] == [20]
     assert "continued after step 20" in (folder / "README.md").read_text()

@@ -28,6 +28,7 @@ from ..training.estimate import run_device, step_cost, step_seconds
 from ..training.optimizer import make_optimizer
 from ..training.options import TrainOptions
 from ..training.plan import Plan
+from ..training.precision import forward_precision
 from ..training.problems.problem import Problem, evenly, validate
 from ..training.problems.setup import task_of
 from ..training.run_folder import RunFolder
@@ -270,7 +271,7 @@ def _item_seconds(problem: Problem, model: Any, batch_size: int) -> float:
 def _brief(model: Any, problem: Problem, options: TrainOptions, *, seconds: float | None, steps: int | None) -> Any:
     """The losses of a short training with the schedule of a run."""
     assert options.learning_rate is not None
-    schedule = Schedule(max_steps=steps, seconds=seconds, warmup=options.warmup)
+    schedule = Schedule(max_steps=steps, seconds=seconds, warmup=options.warmup, shape=options.schedule)
     optimizer = make_optimizer(model, learning_rate=options.learning_rate, weight_decay=options.weight_decay)
     generator = torch.Generator().manual_seed(SEARCH_SEED)
     schedule.start(seconds)
@@ -281,7 +282,8 @@ def _brief(model: Any, problem: Problem, options: TrainOptions, *, seconds: floa
         ):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * schedule.factor(step)
-            loss = problem.loss(model, {name: value.to(run_device()) for name, value in batch.items()})
+            with forward_precision(options.precision):
+                loss = problem.loss(model, {name: value.to(run_device()) for name, value in batch.items()})
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip or math.inf)
             optimizer.step()

@@ -53,6 +53,12 @@ def no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(device_type=kind, enabled=False) if on else nullcontext()
 
 
+def is_narrow_on_cpu(tensor: Tensor) -> bool:
+    """Whether attention to this had better be computed in float32: its exponentials and sums are float32's anyway, the C kernels have no
+    other dtype, and PyTorch's backward takes four times as long in bfloat16. Compilers and exports keep the dtype that they see."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float16, torch.bfloat16) and not torch.compiler.is_compiling()
+
+
 class Float32Buffers(nn.Module):
     """A module whose buffers stay float32 at least, whatever dtype the model gets: their rounding errors add up."""
 

@@ -10,9 +10,10 @@ class Schedule:
     """Progress from 0 to 1 towards `max_steps` or the end of `seconds`, whichever comes first.
 
     With a time budget the learning rate follows the clock, so it has come down to its end when the time is up, however
-    fast the machine is and whatever else runs on it. `warmup` is a share of the run; `floor` the last rate of a cosine
-    over the peak; with `apart`, `seconds` are those of training alone, without what was put `aside`. A run that goes on after
-    its end has a second schedule, from `first_step` and `first_elapsed` seconds on.
+    fast the machine is and whatever else runs on it. `warmup` is a share of the run; `shape` "cosine", "linear" (which ends
+    at nothing) or "constant"; `floor` the last rate of a cosine over the peak; with `apart`, `seconds` are those of training
+    alone, without what was put `aside`. A run that goes on after its end has a second schedule, from `first_step` and
+    `first_elapsed` seconds on.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Schedule:
         if self.shape == "constant":
             return 1.0
         share = (progress - self.warmup) / (1 - self.warmup)
+        if self.shape == "linear":
+            return 1.0 - share
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share))
 
 

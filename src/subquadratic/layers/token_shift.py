@@ -70,7 +70,7 @@ class TokenShift(Streaming):
         line = torch.cat((carry.before.last.to(moved.dtype), moved), dim=1)
         line_mask = None if mask is None else F.pad(mask, (tokens, 0), value=True)
         borrowed = [piece[:, tokens:] for piece in _from_before(line, line_mask, self.shares)]
-        if mask is not None:
+        if mask is not None and line_mask is not None:
             order, _ = pack_left(line_mask)
             places = order.gather(1, mask.sum(dim=1)[:, None] + torch.arange(tokens, device=mask.device))
             carry.after = ShiftState(line.gather(1, places[..., None].expand(-1, -1, line.shape[-1])))

@@ -15,7 +15,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from ..core.backend_info import backend_info
 from ..core.threads import use_threads
 from ..heads.files import CONFIG, read_config
 from ..heads.saving import read_weights
@@ -194,7 +193,7 @@ def _train(run: Run, started: float, checkpoint: Path | None, progress: dict[str
         facts |= {name: before[name] for name in ("started", EXTENDED) if name in before}
     told = {name: facts[name] for name in ("model", "parameters", "class")}
     data = {"kind": problem.kind, "data": problem.text, "digest": problem.digest}
-    computes = str(backend_info())
+    computes = facts["machine"]["computes"]
     size = f"{facts['parameters'] / 1e6:.2f} M parameters"
     lines = [f"computes    {computes}", f"data        {problem.text}", f"model       {options.model}, {size}, in {folder.path}"]
     display.report("start", "\n".join(lines), folder=str(folder.path), step=progress.get("step", 0), computes=computes, **told, **data)

@@ -16,6 +16,7 @@ from ..evaluation.report import size
 from .display import PlainDisplay, clock
 from .optimizer import make_optimizer
 from .options import TrainOptions
+from .precision import forward_precision, trains_in_bfloat16
 from .problems.problem import Problem
 
 SMALL = 1 << 28  # bytes; models and batches that surely fit are not counted
@@ -100,11 +101,11 @@ def dry_run(problem: Problem, options: TrainOptions, display: PlainDisplay) -> d
 
 def step_cost(model: Any, problem: Problem, options: TrainOptions) -> TrainingCost:
     """What a training step takes; of a batch of very many tokens, from a smaller one."""
-    bfloat16 = options.precision == "bfloat16" or (options.precision == "auto" and torch.cuda.is_available())
     length = problem.tokens if problem.kind != "sequence_to_sequence" else math.ceil(problem.tokens / 2)
     batch = options.batch_size or 1
     counted = min(batch, max(1, COUNTED // length))
-    cost = training_cost(model, batch_size=counted, length=length, precision="bfloat16" if bfloat16 else "float32")
+    precision = "bfloat16" if trains_in_bfloat16(options.precision) else "float32"
+    cost = training_cost(model, batch_size=counted, length=length, precision=precision)
     if counted == batch:
         return cost
     grown = {name: int(getattr(cost, name) * batch / counted) for name in ("activation_bytes", "temporary_bytes", "forward_flops", "flops")}
@@ -146,7 +147,9 @@ def step_seconds(model: Any, problem: Problem, options: TrainOptions) -> float:
         batch = {name: value.to(device) for name, value in problem.collate(items).items()}
         started = time.perf_counter()
         for _ in range(options.accumulation):
-            problem.loss(model, batch).backward()
+            with forward_precision(options.precision):
+                loss = problem.loss(model, batch)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip or math.inf)
         optimizer.step()
         optimizer.zero_grad()

@@ -81,5 +81,5 @@ def describe_extension(options: TrainOptions, place: Extension) -> str:
     end += [f"{options.budget} in all"] if options.budget is not None else []
     peak = f"{options.learning_rate:g}"
     warm = f"warms up again over {options.warmup:.0%} of that, to {peak}" if options.warmup else f"is {peak} again"
-    fall = ", and falls" if options.schedule == "cosine" else ""
+    fall = ", and falls" if options.schedule != "constant" else ""
     return f"a finished run, after step {place.step:,} to {' or '.join(end)}; the learning rate {warm}{fall}"

@@ -22,6 +22,7 @@ from ..core.schedule import Schedule
 from .checkpoints import Checkpoints, remove_checkpoint
 from .optimizer import make_optimizer
 from .options import TrainOptions
+from .precision import trains_in_bfloat16
 from .problems.problem import Batch, Problem
 
 MANY_STEPS = 10**9  # the Trainer wants a number; the clock stops the run long before
@@ -195,9 +196,6 @@ class SubquadraticTrainer(Trainer):
 def training_arguments(options: TrainOptions, output_dir: str) -> TrainingArguments:
     """The Trainer's own options: only those that differ from its defaults for a reason."""
     assert options.batch_size and options.learning_rate
-    bfloat16 = options.precision == "bfloat16" or (
-        options.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    )
     transformers.utils.logging.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -213,7 +211,7 @@ def training_arguments(options: TrainOptions, output_dir: str) -> TrainingArgume
         weight_decay=options.weight_decay,
         max_grad_norm=options.clip,
         use_cpu=not torch.accelerator.is_available(),  # without, torchrun on a CPU would start processes that do not know of each other
-        bf16=bfloat16,
+        bf16=trains_in_bfloat16(options.precision),
         seed=options.seed,
         logging_strategy="no",  # we write metrics.jsonl ourselves, and hand the same lines to trackers
         logging_nan_inf_filter=False,

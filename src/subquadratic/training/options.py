@@ -58,8 +58,8 @@ class TrainOptions(DataOptions):
     """Batches per optimizer step (gradient accumulation); every prediction has the same weight."""
     learning_rate: float | None = None
     """Peak learning rate, reached after the warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: decays to a hundredth (cosine), or stays."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning rate after the warm-up: falls to nothing (linear) or to a hundredth (cosine), or stays."""
     warmup: float = 0.05
     """Fraction of the run over which the learning rate warms up."""
     weight_decay: float = 0.1
@@ -69,7 +69,8 @@ class TrainOptions(DataOptions):
     ema: float | None = None
     """Decay of an exponential moving average of the weights, such as 0.999; the average is validated and saved."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the forward pass. auto: bfloat16 if the GPU supports it, else float32."""
+    """Precision of the forward pass. auto: bfloat16 on a GPU that has it and on a CPU with AVX512-BF16 (without AMX), where it is
+    faster; else float32. Weights, their updates and all validations are float32 in any case."""
     threads: int | None = None
     """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
     (100 if that is more)."""

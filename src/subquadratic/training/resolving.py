@@ -79,7 +79,7 @@ def _check(options: TrainOptions) -> None:
     require_value(0 <= options.clip < math.inf, "clip", "at least 0", options.clip)
     require_value(options.ema is None or 0 < options.ema < 1, "ema", "above 0 and below 1", options.ema)
     require_value(0 <= options.seed < 2**32, "seed", "from 0 to 2**32 - 1", options.seed)
-    for name, allowed in (("precision", ("auto", "float32", "bfloat16")), ("schedule", ("cosine", "constant"))):
+    for name, allowed in (("precision", ("auto", "float32", "bfloat16")), ("schedule", ("linear", "cosine", "constant"))):
         require_value(getattr(options, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(options, name))
     if options.quiet and options.json:
         raise ValueError("quiet prints nothing and json one object a line: leave out one of the two")

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...core.backend import computed_by
 from ...core.causality import keep_out
 from ...core.errors import require_positive
-from ...core.numerics import exact_dtype, no_autocast
+from ...core.numerics import exact_dtype, is_narrow_on_cpu, no_autocast
 from ...core.packed import document_bounds, state_rows
 from ...core.state import State, state
 from ...core.tracing import needs_gradient
@@ -106,6 +106,11 @@ def causal_slot_attention(
         state = empty_slots(documents, keys.shape[1], slots, width, values.shape[-1], device=queries.device, dtype=exact)
     elif state.keys.dtype != exact:
         state = state.to(dtype=exact)
+    dtype = values.dtype
+    if length > 1 and is_narrow_on_cpu(values):
+        queries, keys, values, key_weights, value_weights = (
+            tensor.float() for tensor in (queries, keys, values, key_weights, value_weights)
+        )
     with no_autocast(values):
         inputs, before = (queries, keys, values, key_weights, value_weights), (state.keys, state.values)
         computer = computed_by(
@@ -132,7 +137,7 @@ def causal_slot_attention(
 
             output, *after = attend(queries, keys, values)
             output = keep_out(lambda *parts: attend(*parts)[0], (queries, keys, values), output)
-    return output.to(values.dtype), SlotState(*after)
+    return output.to(dtype), SlotState(*after)
 
 
 def _step(inputs: tuple[Tensor, ...], key_slots: Tensor, value_slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,10 +12,11 @@ from torch.nn.attention import SDPBackend
 
 from ...core.backend import computed_by
 from ...core.causality import keep_out
+from ...core.numerics import is_narrow_on_cpu, no_autocast
 from ...core.tracing import needs_gradient
 from ...kernels.derivatives import is_transformed
 from .formula import attention_by_formula, bottom_right_causal
-from .native import NativeSoftmaxAttention, suits
+from .native import FEWEST_QUERIES, NativeSoftmaxAttention, suits
 from .parts import OnePart, after_past, may_be_in_parts
 
 LARGE_MASK = 2**18  # pairs: below, one call with a mask costs less than two without
@@ -41,6 +42,10 @@ def softmax_attention(
     """
     if allowed is not None and causal:
         raise ValueError("allowed and causal=True exclude each other: put causality into allowed")
+    if queries.shape[-2] >= FEWEST_QUERIES and is_narrow_on_cpu(values):
+        with no_autocast(values):
+            wide = (queries.float(), keys.float(), values.float())
+            return softmax_attention(*wide, allowed=allowed, causal=causal, dropout=dropout).to(values.dtype)
     output = _attend(queries, keys, values, allowed, causal, dropout)
     if not causal or dropout > 0.0 or queries.dim() != 4 or queries.shape[2] == 1:
         return output

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ...core.backend import computed_by, is_traced
 from ...core.causality import keep_out
+from ...core.numerics import is_narrow_on_cpu, no_autocast
 from ...core.padding import pack_left
 from ...core.state import State, state
 from ...core.tracing import in_one_call, may_look
@@ -66,6 +67,12 @@ def window_attention(
     Returns:
         (B, H, N, K); zeros for padded positions.
     """
+
+    if is_narrow_on_cpu(values):
+        with no_autocast(values):
+            wide = (queries.float(), keys.float(), values.float())
+            output = window_attention(*wide, window=window, causal=causal, sliding=sliding, mask=mask, dropout=dropout)
+        return output.to(values.dtype)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if computed_by(None, v) == "formula" or not may_be_in_parts(q, k, v, dropout):
