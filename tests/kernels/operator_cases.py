@@ -174,6 +174,11 @@ def _attention(s: Sizes) -> Arguments:
     return [_heads(s, s.length, s.width), _heads(s, keys, s.width), _heads(s, keys, s.value_width), s.masked]
 
 
+def _window(s: Sizes) -> Arguments:
+    q, k, v = _heads(s, s.length, s.width), _heads(s, s.length, s.width), _heads(s, s.length, s.value_width)
+    return [q, k, v, s.features, s.masked, s.turned, torch.randint(-1, s.length + 2, (s.batch,)) if s.apart else None]
+
+
 def _slots(s: Sizes) -> Arguments:
     q, k, v = _heads(s, s.length, s.width), _heads(s, s.length, s.width), _heads(s, s.length, s.value_width)
     e, f = torch.randn(2, s.batch if s.masked else 1, s.length, s.features).unbind(0)
@@ -249,6 +254,7 @@ def _work(s: Sizes) -> Arguments:
 
 _FORWARD: dict[str, Callable[[Sizes], Arguments]] = {
     "favor_causal": _features, "favor_step": _step, "favor_summarise": _summary, "favor_read": _read, "softmax_attention": _attention,
+    "window_attention": _window,
     "slot_attention": _slots, "turned_mean": _turned_mean, "running_mean": _mean, "add_norm": _norm, "feed_forward": _feed_forward,
     "complex_product": _product, "linear_maps": _maps, "sums_of_outer_products": _sums,
     "feedback_work": _work, "few_rows_maps": _few_maps, "feed_forward_few_rows": _few_forward, "favor_layers_step": _layers,
@@ -281,6 +287,7 @@ _BACKWARD: dict[str, Callable[[Arguments, tuple[Tensor, ...], Sizes], Arguments]
     "favor_summarise_backward": lambda a, y, s: [_like(y[0]), _like(y[1]), *a, y[2]],
     "favor_read_backward": lambda a, y, s: [_like(y[0]), *a, *y],
     "softmax_attention_backward": lambda a, y, s: [_like(y[0]), *a, *y],
+    "window_attention_backward": lambda a, y, s: [_like(y[0]), *a, *y],
     "slot_attention_backward": lambda a, y, s: [_like(y[0]), _like(y[1]), _like(y[2]), *a[:5], y[3]],
     "turned_mean_backward": _turned_mean_back,
     "running_mean_backward": _mean_back,

@@ -47,6 +47,7 @@ FREE = {
     ("few_rows_maps", (1, 0), 0), ("few_rows_maps", (1, 1), 0), ("favor_layers_step", 1, 0),
     *(("feedback_work", 0, axis) for axis in range(3)),
     ("running_mean", 3, 0), ("running_mean_backward", 6, 0), ("softmax_attention", 0, 2), ("softmax_attention", 2, 3),
+    ("window_attention", 2, 3),
     *(("sums_of_outer_products", place, 1) for place in ((0, 0), (0, 1), (1, 0), (1, 1))),
 }  # fmt: skip
 

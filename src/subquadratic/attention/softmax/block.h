@@ -19,14 +19,16 @@ typedef struct {
     rows queries, keys, values, output, d_output, d_queries, d_keys, d_values;
     float *normaliser; // (B, H, N) log2 of the sum of exponentials
     float *sums;       // what each share of the queries adds to the gradients of keys and values
+    const int64_t *lengths; // (B,) of a window's queries and keys, behind which each is seen by itself alone; null: all are real
     int64_t batch, heads, length, count, width, value_width;
-    int64_t causal, shares, threads; // causal: query i sees keys up to count - length + i
+    int64_t causal, window, sliding, shares, threads; // causal: query i sees keys up to count - length + i; window: see `reach`
 } attention;
 
 typedef struct {
-    long batch, head, at, queries, columns, end; // end: of the keys that the chunk's last query sees
-    float *q, *base, *sum, *mixed;               // (K, C); (C,) what is taken from scores; (C,); (V, C)
-    operand queries_right;                       // (K, C)
+    long batch, head, at, queries, columns, first, end; // of the keys that any of the queries sees
+    float *q, *base, *sum, *mixed;                      // (K, C); (C,) what is taken from scores; (C,); (V, C)
+    operand queries_right;                              // (K, C)
+    float low[CHUNK], high[CHUNK];                      // in a window: the first and last key that each query sees, counted from `at`
 } chunk;
 
 // A thread's key block.
@@ -44,7 +46,7 @@ typedef struct {
 } slopes;
 typedef struct {
     float *d_keys, *d_values, *d_scores, *mixed; // (S, step) twice; (J, C); (V, C)
-    long key_step, value_step;
+    long key_step, value_step, begun; // begun: how many keys have been given a sum, of zero to begin with
 } sums;
 
 static long space_for_key_block(const attention *a) {
@@ -65,6 +67,28 @@ INLINE long last_seen(const attention *a, const chunk *c, const key_block *b) {
     return a->causal ? a->count - a->length + c->at - b->first : b->count;
 }
 
+// The first and last key that a query sees. With a window of W (as many queries as keys then) either its own block of W and the one before, and
+// where not causal the one after; or, sliding, the W keys that end with itself, and where not causal W - 1 after it.
+INLINE void reach(const attention *a, long batch, long i, long *low, long *high) {
+    *low = 0, *high = a->causal ? a->count - a->length + i : a->count - 1;
+    if (!a->window) return;
+    if (a->lengths && i >= a->lengths[batch]) {
+        *low = *high = i;
+        return;
+    }
+    if (a->lengths && *high >= a->lengths[batch]) *high = a->lengths[batch] - 1;
+    long block = i / a->window, after = a->sliding ? i + a->window - 1 : (block + 2) * a->window - 1;
+    *low = a->sliding ? i - a->window + 1 : (block - 1) * a->window;
+    if (*low < 0) *low = 0;
+    if (after < *high) *high = after;
+}
+
+// Scores of a key for queries from i on, minus infinity where it is outside of their windows; the key counted from the chunk's first query.
+INLINE vec within(const chunk *c, long key, long i, vec scores) {
+    vec at = all(key);
+    return choose((load(c->low + i) > at) | (load(c->high + i) < at), all(-INFINITY), scores);
+}
+
 // Scores of a key j for queries from i on, minus infinity where it may not be seen.
 INLINE vec visible(long seen, long j, long i, vec scores) {
     if (j - seen <= i) return scores;
@@ -81,11 +105,16 @@ INLINE vec visible(long seen, long j, long i, vec scores) {
 typedef struct {
     const chunk *c;
     const float *inner; // null: these are scores
-    long seen;
+    long seen, first;   // where there is a window, the key block's first key, counted from the chunk's first query
+    int window;
     float *weights, scale;         // (J, C), for slopes
     operand left, right;           // (J, C): to be multiplied from the right, and from the left
     float most[CHUNK], sum[CHUNK]; // forward: the largest score, and the sum of weights before this key block
 } passage;
+
+INLINE vec shown(const passage *p, long j, long i, vec scores) {
+    return p->window ? within(p->c, p->first + j, i, scores) : visible(p->seen, j, i, scores);
+}
 
 INLINE void put_results(const four *x, long row) {
 #pragma GCC unroll 4
@@ -104,7 +133,7 @@ static __attribute__((noinline)) void put_forward(const four *x, long row, int f
         long j = x->at + tile / 2 * SIDE + row, i = x->right + tile % 2 * SIDE;
         weights[tile] = (vec){0};
         if (!is_in(x, row, tile)) continue;
-        vec score = visible(p->seen, j, i, sum_at(x, tile, row));
+        vec score = shown(p, j, i, sum_at(x, tile, row));
         store(p->most + i, larger(score, load(p->most + i)));
         weights[tile] = exp2_of(score - load(p->c->base + i));
         store(p->c->sum + i, load(p->c->sum + i) + weights[tile]);
@@ -128,7 +157,7 @@ static __attribute__((noinline)) void put_backward(const four *x, long row, int 
         float *weight = p->weights + j * CHUNK + i;
         if (p->inner) numbers[tile] = load(weight) * (sum - load(p->inner + i)) * p->scale;
         else {
-            numbers[tile] = exp2_of(visible(p->seen, j, i, sum) - load(p->c->base + i));
+            numbers[tile] = exp2_of(shown(p, j, i, sum) - load(p->c->base + i));
             store(weight, numbers[tile]);
         }
     }
@@ -181,9 +210,9 @@ static void forward_key_block(const attention *a, const key_block *b, queue *q, 
     passage passages[2], *before = NULL;
     for (long i = 0; i < count; i++) {
         const chunk *c = chunks + i;
-        if (keys_seen(b, c) <= 0) continue;
+        if (keys_seen(b, c) <= 0 || c->first >= b->first + b->count) continue;
         passage *p = passages + i % 2;
-        p->c = c, p->seen = last_seen(a, c, b), p->right = operand_in(b->memory[3 + i % 2], keys_seen(b, c));
+        p->c = c, p->seen = last_seen(a, c, b), p->first = b->first - c->at, p->window = a->window > 0, p->right = operand_in(b->memory[3 + i % 2], keys_seen(b, c));
         memcpy(p->most, c->base, sizeof p->most), memcpy(p->sum, c->sum, sizeof p->sum);
         weigh(a, b, q, p);
         if (before) mix(a, b, q, before);
@@ -198,7 +227,7 @@ static void backward_key_block(const attention *a, const key_block *b, queue *q,
     passage scores, gradients;
     long keys = keys_seen(b, c);
     scores.c = gradients.c = c, scores.weights = gradients.weights = b->scores;
-    scores.inner = NULL, scores.seen = last_seen(a, c, b), scores.left = operand_in(b->memory[3], c->queries);
+    scores.inner = NULL, scores.seen = last_seen(a, c, b), scores.first = b->first - c->at, scores.window = a->window > 0, scores.left = operand_in(b->memory[3], c->queries);
     gradients.inner = g->inner, gradients.scale = 1 / sqrtf(a->width);
     gradients.left = operand_in(b->memory[4], c->queries), gradients.right = operand_in(b->memory[5], keys);
     multiply_backward(q, keys, c->columns, a->width, b->keys, c->queries_right, NULL, 0, &scores);
@@ -222,8 +251,16 @@ static void backward_end(queue *q) {}
 
 // Exponents to base 2 of the queries for the keys of a key block that the chunk sees, (J, C); minus infinity where one may not be seen.
 static long exponents(const attention *a, const chunk *c, const key_block *b) {
-    long keys = least(b->count, c->end - b->first), seen = last_seen(a, c, b);
+    long keys = least(b->count, c->end - b->first), seen = last_seen(a, c, b), from = b->first - c->at;
     multiply(keys, c->columns, a->width, b->keys, c->queries_right, b->scores, CHUNK, 0);
+    if (a->window) {
+        for (long j = 0; j < keys; j++) {
+            if (from + j >= c->low[CHUNK - 1] && from + j <= c->high[0]) continue; // all see it
+            for (long i = 0; i < c->columns; i += LANES)
+                store(b->scores + j * CHUNK + i, within(c, from + j, i, load(b->scores + j * CHUNK + i)));
+        }
+        return keys;
+    }
     for (long j = seen < 0 ? 0 : seen + 1; j < keys; j++)
         for (long i = 0; i < c->columns; i += LANES) store(b->scores + j * CHUNK + i, visible(seen, j, i, load(b->scores + j * CHUNK + i)));
     return keys;

@@ -30,18 +30,21 @@ class Attention(Arguments, layout="softmax"):
 
     _fields_ = [
         *((name, Rows) for name in ROWS),
-        ("normaliser", POINTER), ("sums", POINTER),
-        *((name, INT64) for name in ("batch", "heads", "length", "count", "width", "value_width", "causal", "shares", "threads")),
+        ("normaliser", POINTER), ("sums", POINTER), ("lengths", POINTER),
+        *((name, INT64) for name in ("batch", "heads", "length", "count", "width", "value_width")),
+        *((name, INT64) for name in ("causal", "window", "sliding", "shares", "threads")),
     ]  # fmt: skip
 
 
-def _call(name: str, queries: Tensor, keys: Tensor, values: Tensor, **more: Any) -> None:
+def call_softmax(name: str, queries: Tensor, keys: Tensor, values: Tensor, **more: Any) -> None:
+    """A function of softmax.c on these."""
     batch, heads, length, width = queries.shape
     sizes = dict(batch=batch, heads=heads, length=length, count=keys.shape[2], width=width, value_width=values.shape[3])
     call(name, Attention(**fields(queries=queries, keys=keys, values=values, **sizes, **more)))
 
 
-def _output_like(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+def output_like(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """Unfilled: the output, and a number a query."""
     batch, heads, length, _ = queries.shape
     return queries.new_empty(batch, length, heads, values.shape[3]).transpose(1, 2), queries.new_empty(batch, heads, length)
 
@@ -50,14 +53,14 @@ def _work_of_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, *_
     return positions(queries) * keys.shape[2] * (keys.shape[3] + values.shape[3])
 
 
-@operator(work=_work_of_softmax_attention, fake=_output_like, check=asks(**GIVEN, require=FITS))
+@operator(work=_work_of_softmax_attention, fake=output_like, check=asks(**GIVEN, require=FITS))
 def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(K)) v of (B, H, N, K), (B, H, S, K), (B, H, S, V), and the logarithm to base 2 of its normaliser (B, H, N).
 
     ``causal``: query i sees keys up to S - N + i; S is at least N then.
     """
-    output, normaliser = _output_like(queries, keys, values, causal)
-    _call("softmax_attention_forward", queries, keys, values, causal=causal, output=output, normaliser=normaliser)
+    output, normaliser = output_like(queries, keys, values, causal)
+    call_softmax("softmax_attention_forward", queries, keys, values, causal=causal, output=output, normaliser=normaliser)
     return output, normaliser
 
 
@@ -82,7 +85,7 @@ def softmax_attention_backward(
     heads = queries.shape[0] * queries.shape[1]
     shares = shares_of(heads, queries.shape[2])
     widths = 32 + keys.shape[3] + values.shape[3]  # with what fills up vectors
-    _call(
+    call_softmax(
         "softmax_attention_backward", queries, keys, values, causal=causal, output=output, normaliser=normaliser,
         d_output=d_output, d_queries=d_queries, d_keys=d_keys, d_values=d_values,
         shares=shares, sums=queries.new_empty(heads * shares * keys.shape[2] * widths),

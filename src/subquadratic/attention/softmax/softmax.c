@@ -2,6 +2,8 @@
 // at a time.
 //
 //     S = q k^T / sqrt(K),   P = softmax(S),   o = P v
+// A window leaves out keys before and after those that a query sees: a chunk goes through the key blocks that any of its queries sees.
+//
 //     dv = P^T do,   dS = P * (do v^T - rowsum(do * o)),   dq = dS k / sqrt(K),   dk = dS^T q / sqrt(K)
 //
 // Exponents are to base 2. Forward keeps what is taken from a query's scores (its base), the sum of weights relative to it, and their mixture
@@ -27,7 +29,12 @@ static long space_for_chunk(const attention *a) {
 static chunk chunk_of(const attention *a, long index, long at, space *s) {
     chunk c = {.batch = index / a->heads, .head = index % a->heads, .at = at};
     c.queries = least(CHUNK, a->length - at), c.columns = padded(c.queries);
-    c.end = a->causal ? a->count - a->length + at + c.queries : a->count;
+    for (long i = 0; i < CHUNK; i++) { // those that fill up the chunk see what the last one sees
+        long low, high;
+        reach(a, c.batch, at + least(i, c.queries - 1), &low, &high);
+        if (!i) c.first = low;
+        c.low[i] = low - at, c.high[i] = high - at, c.end = high + 1;
+    }
     c.q = take(s, a->width * CHUNK), c.base = take(s, CHUNK), c.sum = take(s, CHUNK), c.mixed = take(s, a->value_width * CHUNK);
     float scale[CHUNK];
     for (long i = 0; i < CHUNK; i++) scale[i] = LOG2E / sqrtf(a->width);
@@ -37,13 +44,14 @@ static chunk chunk_of(const attention *a, long index, long at, space *s) {
     return c;
 }
 
-// What is taken from a chunk's scores at first: those of the first key, which every query sees.
+// What is taken from a chunk's scores at first: those of the first key, which every query sees. In a window no key is seen by all, and the
+// first ones seen give a base.
 static void begin_sums(const attention *a, const chunk *c) {
     const float *key = row_of(&a->keys, c->batch, c->head, 0);
     for (long i = 0; i < CHUNK; i += LANES) {
         vec score = {0};
-        for (long x = 0; i < c->columns && x < a->width; x++) score += key[x] * load(c->q + x * CHUNK + i);
-        store(c->base + i, larger(all(-3e38f), score));
+        for (long x = 0; !a->window && i < c->columns && x < a->width; x++) score += key[x] * load(c->q + x * CHUNK + i);
+        store(c->base + i, a->window ? all(-3e38f) : larger(all(-3e38f), score));
     }
     memset(c->sum, 0, CHUNK * 4);
     memset(c->mixed, 0, a->value_width * CHUNK * 4);
@@ -70,7 +78,7 @@ static void forward_chunks(const attention *a, long head, long at, long stop, sp
         begin_sums(a, chunks + count);
     }
     const chunk *c = chunks;
-    for (b.first = 0; b.first < end; b.first += KEY_BLOCK) {
+    for (b.first = c->first; b.first < end; b.first += KEY_BLOCK) {
         b.count = least(KEY_BLOCK, end - b.first);
         b.keys = left_of(b.count, a->width, row_of(&a->keys, c->batch, c->head, b.first), a->keys.row, b.memory[0]);
         b.values = left_transposed(a->value_width, b.count, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
@@ -132,6 +140,14 @@ static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
     return g;
 }
 
+// Sums of the keys up to `end`, where they have not begun: only then, so that they are still in a cache when they are added to.
+static void begin_key_sums(const attention *a, sums *d, long end) {
+    for (; d->begun < end; d->begun++) {
+        memset(d->d_keys + d->begun * d->key_step, 0, a->width * 4);
+        memset(d->d_values + d->begun * d->value_step, 0, a->value_width * 4);
+    }
+}
+
 // Some of a share's chunks: `count` of them, a step apart.
 static void backward_chunks(const attention *a, long head, long at, long step, long count, sums *d, space *s) {
     chunk chunks[TOGETHER];
@@ -145,15 +161,16 @@ static void backward_chunks(const attention *a, long head, long at, long step, l
         chunks[i] = chunk_of(a, head, at + i * step, s), end = chunks[i].end;
         given[i] = slopes_of(a, chunks + i, d, s);
     }
+    begin_key_sums(a, d, end);
     const chunk *c = chunks;
-    for (b.first = 0; b.first < end; b.first += KEY_BLOCK) {
+    for (b.first = c->first; b.first < end; b.first += KEY_BLOCK) {
         b.count = least(KEY_BLOCK, end - b.first);
         const float *keys = row_of(&a->keys, c->batch, c->head, b.first);
         b.keys = left_of(b.count, a->width, keys, a->keys.row, b.memory[0]);
         b.values = left_of(b.count, a->value_width, row_of(&a->values, c->batch, c->head, b.first), a->values.row, b.memory[1]);
         b.keys_transposed = left_transposed(a->width, b.count, keys, a->keys.row, b.memory[2]);
         for (long i = 0; i < count; i++)
-            if (chunks[i].end > b.first) backward_key_block(a, &b, &q, chunks + i, given + i, d);
+            if (chunks[i].end > b.first && chunks[i].first < b.first + b.count) backward_key_block(a, &b, &q, chunks + i, given + i, d);
     }
     backward_end(&q);
     for (long i = 0; i < count; i++)
@@ -161,29 +178,41 @@ static void backward_chunks(const attention *a, long head, long at, long step, l
                   a->d_queries.row);
 }
 
+// Where a share sums up gradients: in its own memory, or at once in the results, where it is the only one and vectors have no rest.
+static sums sums_of(const attention *a, long task, long each, int at_once) {
+    long head = task / a->shares;
+    if (at_once)
+        return (sums){.d_keys = row_of(&a->d_keys, head / a->heads, head % a->heads, 0), .key_step = a->d_keys.row,
+                      .d_values = row_of(&a->d_values, head / a->heads, head % a->heads, 0), .value_step = a->d_values.row};
+    float *own = a->sums + task * each;
+    memset(own, 0, each * 4);
+    return (sums){.d_keys = own, .key_step = padded(a->width), .d_values = own + a->count * padded(a->width),
+                  .value_step = padded(a->value_width), .begun = a->count};
+}
+
 // A head's chunks are dealt out to shares, each of which sums up gradients of all keys; these are added in order.
 int softmax_attention_backward(const attention *a) {
     int failed = 0;
     long heads = a->batch * a->heads, shares = a->shares, some = TOGETHER, step = shares * CHUNK;
     long each = a->count * (padded(a->width) + padded(a->value_width));
+    int at_once = shares == 1 && padded(a->width) == a->width && padded(a->value_width) == a->value_width;
 #pragma omp parallel num_threads(a->threads)
     {
         tiles_begin();
 #pragma omp for schedule(dynamic)
         for (long task = 0; task < heads * shares; task++) {
-            float *own = a->sums + task * each;
-            memset(own, 0, each * 4);
-            sums d = {.d_keys = own, .key_step = padded(a->width), .value_step = padded(a->value_width)};
-            d.d_values = own + a->count * d.key_step;
+            sums d = sums_of(a, task, each, at_once);
             for (long at = task % shares * CHUNK; at < a->length; at += some * step) {
                 space s = space_of(space_for_key_block(a) + space_for_sums(a) + some * (space_for_chunk(a) + space_for_slopes(a)), &failed);
                 if (!s.start) continue;
                 backward_chunks(a, task / shares, at, step, least(some, (a->length - at + step - 1) / step), &d, &s);
                 free(s.start);
             }
+            begin_key_sums(a, &d, a->count);
         }
         tiles_end();
     }
+    if (at_once) return failed;
 #pragma omp parallel for schedule(static) num_threads(a->threads)
     for (long index = 0; index < heads; index++) {
         float *first = a->sums + index * shares * each, *values = first + a->count * padded(a->width);
@@ -200,7 +229,7 @@ int softmax_attention_backward(const attention *a) {
 const field_layout softmax_layout[] = {
     STRUCT(attention), FIELD(attention, queries), FIELD(attention, keys), FIELD(attention, values), FIELD(attention, output),
     FIELD(attention, d_output), FIELD(attention, d_queries), FIELD(attention, d_keys), FIELD(attention, d_values),
-    FIELD(attention, normaliser), FIELD(attention, sums), FIELD(attention, batch), FIELD(attention, heads), FIELD(attention, length),
-    FIELD(attention, count), FIELD(attention, width), FIELD(attention, value_width), FIELD(attention, causal), FIELD(attention, shares),
-    FIELD(attention, threads), END,
+    FIELD(attention, normaliser), FIELD(attention, sums), FIELD(attention, lengths), FIELD(attention, batch), FIELD(attention, heads), FIELD(attention, length),
+    FIELD(attention, count), FIELD(attention, width), FIELD(attention, value_width), FIELD(attention, causal), FIELD(attention, window),
+    FIELD(attention, sliding), FIELD(attention, shares), FIELD(attention, threads), END,
 };

@@ -24,6 +24,7 @@ from .op import softmax_attention
 from .parts import may_be_in_parts
 from .window_blocks import windows_in_parts
 from .window_formula import near, pack_heads, unpack_heads, windows_by_formula
+from .window_native import native_windows, suits
 
 
 @state
@@ -75,7 +76,10 @@ def window_attention(
         return output.to(values.dtype)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if computed_by(None, v) == "formula" or not may_be_in_parts(q, k, v, dropout):
+        computer = computed_by(None, v, native=dropout == 0.0 and partial(suits, q, k, v, window))
+        if computer == "native":
+            return native_windows(q, k, v, window, causal, sliding, mask)
+        if computer == "formula" or not may_be_in_parts(q, k, v, dropout):
             return windows_by_formula(q, k, v, window, causal, sliding, mask, dropout)
         length = q.shape[2]
         near_all = length <= (window if sliding else 2 * window)  # everything is near: one block
