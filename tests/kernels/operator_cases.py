@@ -211,25 +211,44 @@ def _feed_forward(s: Sizes) -> Arguments:
 
 def _few_maps(s: Sizes) -> Arguments:
     x = torch.randn(s.batch, s.length, s.width)
-    return [x, [torch.randn(out, s.width) for out in (s.inner, s.features)], [torch.randn(s.inner) if s.masked else None, None]]
+    weights, scales = _maps_of([torch.randn(out, s.width) for out in (s.inner, s.features)], in_8_bits=s.turned)
+    return [x, weights, scales, [torch.randn(s.inner) if s.masked else None, None]]
 
 
 def _few_forward(s: Sizes) -> Arguments:
     return _feed_forward(s)[:-1]
 
 
+def _in_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.randint(-127, 128, weight.shape, dtype=torch.int8), torch.rand(len(weight)) / 100
+
+
+def _maps_of(weights: list[Tensor], *, in_8_bits: bool) -> tuple[list[Tensor], list[Tensor | None]]:
+    found: list[Any] = [_in_8_bits(weight) if in_8_bits else (weight, None) for weight in weights]
+    return [weight for weight, _ in found], [scale for _, scale in found]
+
+
+def _few_forward_int8(s: Sizes) -> Arguments:
+    x, expand, expand_bias, contract, contract_bias = _few_forward(s)
+    return [x, *_in_8_bits(expand), expand_bias, *_in_8_bits(contract), contract_bias]
+
+
 def _layers(s: Sizes) -> Arguments:
     """Two layers of a Performer, of unlike features and inner widths."""
     dim, inside, width = s.value_width, s.heads * s.width, s.width
-    weights, biases, state = [], [], []
+    weights, scales, biases, state = [], [], [], []
     for features, wide in ((s.features, s.inner), (s.features + 2, s.inner + 1)):
         expanded = wide * (2 if s.masked else 1)
         shapes = [(dim,), *[(inside, dim)] * 3, (features, width), (dim, inside), (dim,), (expanded, dim), (dim, wide)]
-        weights += [torch.randn(shape) for shape in shapes]
+        made = [torch.randn(shape) for shape in shapes]
+        for name, weight in zip(native_layers.WEIGHTS, made, strict=True):
+            found, scale = _in_8_bits(weight) if s.turned and name in native_layers.MAPS else (weight, None)
+            weights.append(found)
+            scales.append(scale)
         biases += [torch.randn(size) for size in (dim, inside, inside, inside, dim, dim, expanded, dim)]
         state += [torch.randn(s.batch, s.heads, features, width), torch.rand(s.batch, s.heads, features) + 0.1]
         state.append(torch.zeros(s.batch, s.heads, 1))
-    return [torch.randn(s.batch, dim), _turns(s, 1), weights, biases, state, s.heads, [1e-5] * 4]
+    return [torch.randn(s.batch, dim), _turns(s, 1), weights, scales, biases, state, s.heads, [1e-5] * 4]
 
 
 def _product(s: Sizes) -> Arguments:
@@ -258,6 +277,7 @@ _FORWARD: dict[str, Callable[[Sizes], Arguments]] = {
     "slot_attention": _slots, "turned_mean": _turned_mean, "running_mean": _mean, "add_norm": _norm, "feed_forward": _feed_forward,
     "complex_product": _product, "linear_maps": _maps, "sums_of_outer_products": _sums,
     "feedback_work": _work, "few_rows_maps": _few_maps, "feed_forward_few_rows": _few_forward, "favor_layers_step": _layers,
+    "feed_forward_few_rows_int8": _few_forward_int8,
 }  # fmt: skip
 
 

@@ -43,7 +43,8 @@ FREE = {
     ("complex_product", 0, 0), ("complex_product", 0, 1), ("complex_product", 0, 2), ("complex_product", 1, None),
     ("favor_read", 0, 2), ("favor_read", 2, 3), ("favor_step", 3, 0), ("favor_summarise", 1, 3), ("favor_summarise", 2, 0),
     ("feed_forward", 0, 0), ("turned_mean", 0, 0), ("turned_mean", 0, 2), ("turned_mean", 1, 0), ("turned_mean_backward", 4, 0),
-    ("add_norm", 0, 0), ("feed_forward_few_rows", 0, 0), ("few_rows_maps", 0, 0), ("few_rows_maps", 0, 1), ("few_rows_maps", 0, None),
+    ("add_norm", 0, 0), ("feed_forward_few_rows", 0, 0), ("feed_forward_few_rows_int8", 0, 0),
+    ("few_rows_maps", 0, 0), ("few_rows_maps", 0, 1), ("few_rows_maps", 0, None),
     ("few_rows_maps", (1, 0), 0), ("few_rows_maps", (1, 1), 0), ("favor_layers_step", 1, 0),
     *(("feedback_work", 0, axis) for axis in range(3)),
     ("running_mean", 3, 0), ("running_mean_backward", 6, 0), ("softmax_attention", 0, 2), ("softmax_attention", 2, 3),
@@ -93,13 +94,16 @@ def test_none_is_refused_where_a_tensor_is_needed(name: str, more: bool) -> None
             if name == "favor_layers_step" and where == "biases" and "norm" in native_layers.BIASES[index[0] % len(native_layers.BIASES)]:
                 with pytest.raises(ValueError, match=f"{name}: .*norm_bias must be a float32 tensor, got None"):
                     call(name, given)
+            elif where == "scales":  # without one a weight must be float32
+                with pytest.raises(ValueError, match=f"{name}: .* must be .*float32.*int8"):
+                    call(name, given)
             elif kind.kind() == "OptionalType":
                 call(name, given)
             elif index or name == "feedback_work":  # PyTorch lets none through in a list, and asks nobody where there is no other tensor
                 with pytest.raises(RuntimeError, match=f"'{where}'|no tensor arguments"):
                     call(name, given)
             else:
-                with pytest.raises(ValueError, match=rf"{name}: {where} must be .*float32.*, got None"):
+                with pytest.raises(ValueError, match=rf"{name}: {where} must be .*(float32|int8).*, got None"):
                     call(name, given)
 
 

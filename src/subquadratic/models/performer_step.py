@@ -3,6 +3,7 @@
 Axes: B batch, D width.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,19 +17,23 @@ from ..core.backend import PLAIN, are_float32, takes_native
 from ..core.padding import count_on
 from ..core.tracing import needs_gradient
 from ..layers.feed_forward.layer import FeedForward
+from ..layers.linear.int8 import Int8Linear
 from ..layers.linear.layer import Linear
-from ..layers.linear.op import most_few_rows
+from ..layers.linear.op import FEW_ROWS_HERE, most_few_rows
 from ..layers.residual import Branch, BranchState, ResidualStack, StackState
 from ..layers.untouched import untouched_parts
 
-KINDS = {Branch, FavorAttention, FavorHeads, FeedForward, Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.ModuleDict, ResidualStack}
+KINDS = {
+    Branch, FavorAttention, FavorHeads, FeedForward, Linear, Int8Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.ModuleDict,
+    ResidualStack,
+}  # fmt: skip
 NAMES = ("attention", "feed_forward")
 READS = ("mask", "turns")
 
 
 def step_at_once(stack: Any, x: Tensor, state: Any, mask: Tensor | None, turns: Tensor | None) -> tuple[Tensor, StackState] | None:
     """The stack's ``extend`` by one token of few rows, (B, 1, D), by the C kernels; None where it is to be made of the modules."""
-    if torch.compiler.is_compiling() or mask is not None or x.shape[1] != 1 or not 0 < x.shape[0] <= most_few_rows():
+    if torch.compiler.is_compiling() or mask is not None or x.shape[1] != 1 or not 0 < x.shape[0] <= FEW_ROWS_HERE:
         return None
     if torch.is_autocast_enabled("cpu") or not takes_native(None, x) or type(state) is not StackState:
         return None
@@ -39,15 +44,16 @@ def step_at_once(stack: Any, x: Tensor, state: Any, mask: Tensor | None, turns: 
     if not all(type(before) is FavorState and type(before.summary) is FeatureState for before in befores):
         return None
     parts = [part for before in befores for part in (before.summary.total, before.summary.weight, before.summary.maximum)]
-    weights, biases = [_weights(*block) for block in blocks], [_biases(*block) for block in blocks]
-    flat, more = [one for own in weights for one in own], [one for own in biases for one in own]
-    given = [x, *flat, *parts, *(one for one in (*more, turns) if one is not None)]
-    if needs_gradient(*given) or not all(type(one) in PLAIN for one in given) or not are_float32(x.device, given):
+    weights, scales, biases = (_flat(own(*block) for block in blocks) for own in (_weights, _scales, _biases))
+    read = [*weights, *parts, *(one for one in (*scales, *biases, turns) if one is not None)]
+    if needs_gradient(x, *read) or not all(type(one) in PLAIN for one in (x, *read)) or not _are_of_kernel(x, weights, scales, read):
         return None
-    if any(len(part) != len(x) for part in parts) or not all(one.is_contiguous() for one in given[1:]):
+    if any(len(part) != len(x) for part in parts) or not all(one.is_contiguous() for one in read):
         return None
     epsilons = [norm.eps for attention, forward in blocks for norm in (attention.norm, forward.norm)]
-    y, *after = favor_layers_step(x.reshape(len(x), -1).contiguous(), turns, flat, more, parts, blocks[0][0].layer.heads, epsilons)
+    y, *after = favor_layers_step(
+        x.reshape(len(x), -1).contiguous(), turns, weights, scales, biases, parts, blocks[0][0].layer.heads, epsilons
+    )
     states: list[BranchState] = []
     seen = count_on(befores[0].seen, None, 1)  # the same for all layers
     for layer in range(len(blocks)):
@@ -83,6 +89,14 @@ def _is_plain_branch(attention: Any, forward: Any) -> bool:
     return plain and layer.causal and not layer.local_heads and attention.reads == READS
 
 
+def _are_of_kernel(x: Tensor, weights: list[Any], scales: list[Any], read: list[Tensor]) -> bool:
+    """Whether all is float32 but the weights that have scales, which are int8, and rows are few enough."""
+    if all(scale is None for scale in scales):
+        return len(x) <= most_few_rows() and are_float32(x.device, [x, *read])
+    whole = {id(weight) for weight, scale in zip(weights, scales, strict=True) if scale is not None}
+    return are_float32(x.device, [x, *(one for one in read if id(one) not in whole)])
+
+
 def _weights(attention: Any, forward: Any) -> list[Tensor]:
     layer, feed = attention.layer, forward.layer
     maps = [layer.query.weight, layer.key.weight, layer.value.weight, layer.favor.projection, layer.output.weight]
@@ -93,3 +107,14 @@ def _biases(attention: Any, forward: Any) -> list[Tensor | None]:
     layer, feed = attention.layer, forward.layer
     maps = [layer.query.bias, layer.key.bias, layer.value.bias, layer.output.bias]
     return [attention.norm.bias, *maps, forward.norm.bias, feed.expand.bias, feed.contract.bias]
+
+
+def _scales(attention: Any, forward: Any) -> list[Tensor | None]:
+    """Of the weights: None of those that are float32."""
+    layer, feed = attention.layer, forward.layer
+    maps = [layer.query, layer.key, layer.value, None, layer.output, None, feed.expand, feed.contract]
+    return [None, *(one.scale if type(one) is Int8Linear else None for one in maps)]
+
+
+def _flat(groups: Iterable[list[Any]]) -> list[Any]:
+    return [one for group in groups for one in group]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = {"float32": torch.float32, "bool": torch.bool, "int64": torch.int64}
+DTYPES = {"float32": torch.float32, "bool": torch.bool, "int64": torch.int64, "int8": torch.int8}
 LAYOUTS = {"rows": "({0}.stride(-1) == 1 or shape[-1] == 1)", "copied": "True", "contiguous": "{0}.is_contiguous()"}
 _AXIS = re.compile(r"[A-Z]\w*")
 
@@ -58,8 +58,8 @@ def asks(*, sizes: Mapping[str, str] | None = None, require: Mapping[str, str] |
         require: what else must hold, as expressions, and what to say where it does not, with ``{}`` around axes and arguments.
         tensors: of each its axes (``"B H N K"``: names, numbers, or expressions without spaces), several shapes divided by ``|``; behind a
             comma "rows" (a row's numbers lie side by side, rows may lie apart) or "copied" (they may lie anyhow), else it is contiguous;
-            "bool", else it is float32. None passes where the function takes it: PyTorch hands it through for any tensor. The first tensor
-            that has an axis, which may not be None, says how long it is.
+            "bool", "int8" or "int64", else it is float32. None passes where the function takes it: PyTorch hands it through for any tensor.
+            The first tensor that has an axis, which may not be None, says how long it is.
 
     Source is made of it and compiled: the check runs before each call of operators that take 50 microseconds for a new token.
     """

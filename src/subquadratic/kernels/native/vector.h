@@ -27,6 +27,18 @@ typedef float loose __attribute__((vector_size(BYTES), aligned(4), may_alias));
 INLINE vec load(const float *at) { return *(const loose *)at; }
 INLINE void store(float *at, vec x) { *(loose *)at = x; }
 
+INLINE vec load_int8(const int8_t *at) {
+#if LANES == 16
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
+#else
+    vec x;
+    for (int lane = 0; lane < LANES; lane++) x[lane] = at[lane];
+    return x;
+#endif
+}
+
 // Past the caches, to a multiple of BYTES: for what is not read soon. Other threads read it once `stored_past` was called.
 INLINE void store_past(float *at, vec x) {
 #if LANES == 16

@@ -23,9 +23,10 @@ static void activate(long count, const float *gates, const float *values, float 
 
 int feed_forward_few_rows(const few_rows_forward *f) {
     int failed = 0;
-    long rows = f->rows, dim = f->dim, wide = f->wide, out = f->out, turned = are_turned(rows), high = padded(rows), all_of = f->maps * wide;
+    long rows = f->rows, dim = f->dim, wide = f->wide, out = f->out, high = padded(rows), all_of = f->maps * wide;
+    long turned = are_turned(rows, f->expand_scale);
     long lines = turned ? wide : rows, line = turned ? high : wide, step = turned ? high : all_of; // the numbers before the activation
-    float *active = f->inner + few_numbers(rows, all_of);
+    float *active = f->inner + few_numbers(rows, all_of, turned);
     const float *values = f->maps == 2 ? f->inner + wide * (turned ? high : 1) : NULL;
 #pragma omp parallel num_threads(f->threads)
     {
@@ -42,12 +43,13 @@ int feed_forward_few_rows(const few_rows_forward *f) {
         if (!failed) {
 #pragma omp for schedule(static)
             for (long first = 0; first < all_of; first += OUTPUTS)
-                map_some(rows, dim, first, all_of, x, f->expand, f->expand_bias, f->inner, all_of);
+                map_some(rows, dim, first, all_of, x, f->expand, f->expand_scale, f->expand_bias, f->inner, all_of);
 #pragma omp for schedule(static)
             for (long i = 0; i < lines; i++) activate(line, f->inner + i * step, values ? values + i * step : NULL, active + i * line);
 #pragma omp for schedule(static)
             for (long first = 0; first < out; first += OUTPUTS) {
-                map_some(rows, wide, first, out, active, f->contract, f->contract_bias, turned ? y - first * high : f->y, out);
+                float *to = turned ? y - first * high : f->y;
+                map_some(rows, wide, first, out, active, f->contract, f->contract_scale, f->contract_bias, to, out);
                 long some = least(OUTPUTS, out - first);
                 if (turned) transpose(some, rows, some, y, high, f->y + first, out);
             }
@@ -58,8 +60,9 @@ int feed_forward_few_rows(const few_rows_forward *f) {
 }
 
 const field_layout few_rows_forward_layout[] = {
-    STRUCT(few_rows_forward), FIELD(few_rows_forward, x), FIELD(few_rows_forward, expand), FIELD(few_rows_forward, expand_bias),
-    FIELD(few_rows_forward, contract), FIELD(few_rows_forward, contract_bias), FIELD(few_rows_forward, y),
-    FIELD(few_rows_forward, inner), FIELD(few_rows_forward, rows), FIELD(few_rows_forward, dim), FIELD(few_rows_forward, wide),
+    STRUCT(few_rows_forward), FIELD(few_rows_forward, x), FIELD(few_rows_forward, expand), FIELD(few_rows_forward, contract),
+    FIELD(few_rows_forward, expand_scale), FIELD(few_rows_forward, expand_bias), FIELD(few_rows_forward, contract_scale),
+    FIELD(few_rows_forward, contract_bias), FIELD(few_rows_forward, y), FIELD(few_rows_forward, inner),
+    FIELD(few_rows_forward, rows), FIELD(few_rows_forward, dim), FIELD(few_rows_forward, wide),
     FIELD(few_rows_forward, out), FIELD(few_rows_forward, maps), FIELD(few_rows_forward, threads), END,
 };

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ...core.errors import require, require_positive, require_probability
 from ...core.scalars import plain_scalars
 from ...core.tracing import needs_gradient
+from ..linear.int8 import Int8Linear
 from ..linear.layer import Linear
-from ..linear.op import most_few_rows
+from ..linear.op import FEW_ROWS_HERE, most_few_rows
 from ..untouched import is_untouched
-from .few_rows import feed_forward_few_rows
+from .few_rows import feed_forward_few_rows, feed_forward_few_rows_int8
 from .gelu import gelu
 from .native import NativeFeedForward, are_rows_enough, can_be_taken, suits
 
@@ -75,25 +76,41 @@ class FeedForward(nn.Module):
         )
 
 
-def in_one_operation(x: Tensor, expand: nn.Module, dropout: nn.Module, contract: nn.Module, *, gates_last: bool = False) -> Tensor | None:
+def in_one_operation(x: Tensor, expand: Any, dropout: Any, contract: Any, *, gates_last: bool = False) -> Tensor | None:
     """contract(dropout(gelu(expand(x)))) of (B, N, D) by the C kernels; None where it is to be made of the modules.
 
     Where ``expand`` is twice as wide as ``contract`` reads, one half of its channels, the first unless ``gates_last``, gates the other.
     """
-    if torch.compiler.is_compiling() or not (are_rows_enough(x) or 0 < x.numel() <= most_few_rows() * x.shape[-1]):
+    if torch.compiler.is_compiling():
         return None
-    if not all(map(is_untouched, (expand, dropout, contract), (Linear, nn.Dropout, Linear))):
+    kind = Int8Linear if type(expand) is Int8Linear else Linear
+    many, most = are_rows_enough(x), most_few_rows() if kind is Linear else FEW_ROWS_HERE
+    if not (many or 0 < x.numel() <= most * x.shape[-1]):
         return None
-    weights: list[Any] = [expand.weight, expand.bias, contract.weight, contract.bias]
-    if (dropout.training and dropout.p) or not can_be_taken(x, *weights):
+    if not all(map(is_untouched, (expand, dropout, contract), (kind, nn.Dropout, kind))):
         return None
-    few = not are_rows_enough(x)
-    if few:
+    if (dropout.training and dropout.p) or (many and not suits(x, expand.weight, contract.weight)):
+        return None
+    if kind is Int8Linear:
+        if not many:
+            return None if gates_last else _of_few_int8(x, expand, contract)
+        expand.refuse_training()
+    weights: list[Any] = [layer.weight if kind is Linear else layer.widened(x.dtype) for layer in (expand, contract)]
+    weights = [weights[0], expand.bias, weights[1], contract.bias]
+    if not can_be_taken(x, weights):
+        return None
+    if not many:
         if gates_last or needs_gradient(x, *weights) or not all(map(Tensor.is_contiguous, weights)):
             return None
         return feed_forward_few_rows(x.reshape(-1, x.shape[-1]).contiguous(), *weights).view(*x.shape[:-1], -1)
-    if not suits(x, weights[0], weights[2]):
-        return None
     if gates_last:
         weights[:2] = (torch.cat(tensor.chunk(2)[::-1]) for tensor in weights[:2])
     return NativeFeedForward.apply(x.reshape(-1, x.shape[-1]), *weights).view(*x.shape[:-1], -1)
+
+
+def _of_few_int8(x: Tensor, expand: Any, contract: Any) -> Tensor | None:
+    floats = [expand.scale, expand.bias, contract.scale, contract.bias]
+    if needs_gradient(x, *floats) or not can_be_taken(x, floats, width=expand.in_features):
+        return None
+    given = expand.weight, expand.scale, expand.bias, contract.weight, contract.scale, contract.bias
+    return feed_forward_few_rows_int8(x.reshape(-1, x.shape[-1]).contiguous(), *given).view(*x.shape[:-1], -1)

@@ -5,6 +5,7 @@ Kept are the arguments and what comes before the activation; PyTorch's maps keep
 Axes: T rows (batch and length together), D width in, F inner width, E width out.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -133,11 +134,12 @@ def suits(x: Tensor, expand: Tensor, contract: Tensor) -> bool:
     return max(expand.numel(), contract.numel()) <= MOST_WEIGHTS and shares_of(rows, contract) == torch.get_num_threads()
 
 
-def can_be_taken(x: Tensor, expand: Tensor, expand_bias: Tensor | None, contract: Tensor, contract_bias: Tensor | None) -> bool:
-    """Whether the kernels can compute (..., D), (F, D), (F,), (E, F), (E,)."""
-    tensors = (x, expand, expand_bias, contract, contract_bias)
+def can_be_taken(x: Tensor, floats: Sequence[Tensor | None], *, width: int | None = None) -> bool:
+    """Whether the kernels can compute (..., D), (F, D), (F,), (E, F), (E,). ``width``: D, where ``floats`` do not begin with (F, D)."""
+    tensors = (x, *floats)
+    width = floats[0].shape[1] if width is None else width  # type: ignore[union-attr]
     return (
-        x.shape[-1] == expand.shape[1]  # else PyTorch says what does not fit
+        x.shape[-1] == width  # else PyTorch says what does not fit
         and all(type(y) in KINDS for y in tensors)
         and are_float32(x.device, tensors)  # type: ignore[arg-type]
         and not torch.is_autocast_enabled("cpu")

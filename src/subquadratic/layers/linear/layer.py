@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..untouched import is_untouched
+from .int8 import Int8Linear, int8_maps_of
 from .op import linear, linear_together
 
 
@@ -36,6 +37,8 @@ def maps_of(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     """What each layer makes of the same (..., D); linear maps with nothing in their place read it once."""
     if all(is_untouched(layer, Linear) for layer in layers):
         return linear_together(x, [(layer.weight, layer.bias) for layer in layers])  # type: ignore[misc]
+    if all(is_untouched(layer, Int8Linear) for layer in layers):
+        return int8_maps_of(x, layers)
     return [layer(x) for layer in layers]
 
 
@@ -48,7 +51,7 @@ def map_exactly(x: Tensor, layer: nn.Module, given: torch.dtype, *, plus: Tensor
     if is_untouched(layer, Linear):
         assert isinstance(layer, Linear)
         return linear(x, layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype), plus=plus)
-    y = layer(fitting(x, given)).to(x.dtype)
+    y = layer(x if is_untouched(layer, Int8Linear) else fitting(x, given)).to(x.dtype)
     return y if plus is None else y + plus
 
 

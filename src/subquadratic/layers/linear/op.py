@@ -50,7 +50,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, plus: Tenso
 def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
     """``linear`` of the same (..., D) by several maps."""
     if not _is_for_unit(x):
-        few = _by_few_rows(x, maps)
+        few = by_few_rows(x, maps)
         return [_by_library(x, *map_) for map_ in maps] if few is None else few
     fits = [_fits_unit(x, *map_) for map_ in maps]
     if all(fits) and len(maps) <= native.MAPS:
@@ -60,7 +60,7 @@ def linear_together(x: Tensor, maps: Maps) -> list[Tensor]:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Not by the matrix unit."""
-    few = _by_few_rows(x, [(weight, bias)])
+    few = by_few_rows(x, [(weight, bias)])
     return _by_library(x, weight, bias) if few is None else few[0]
 
 
@@ -80,20 +80,26 @@ def _by_library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias) if parts is None else _in_bands(x, weight, bias, rows, parts)
 
 
-def _by_few_rows(x: Tensor, maps: Maps) -> list[Tensor] | None:
-    """Several maps of the same few rows (..., D) by the C kernel; None where it cannot be taken, or is not the fastest."""
-    if torch.compiler.is_compiling() or not x.is_cpu or not 0 < x.numel() <= most_few_rows() * x.shape[-1]:
+def by_few_rows(x: Tensor, maps: Maps, scales: Sequence[Tensor] | None = None) -> list[Tensor] | None:
+    """Several maps of the same few rows (..., D) by the C kernel; None where it cannot be taken, or is not the fastest. ``scales`` (F,): of
+    the outputs of weights that are int8."""
+    if torch.compiler.is_compiling() or not x.is_cpu:
+        return None
+    most = most_few_rows() if scales is None else FEW_ROWS_HERE
+    if not 0 < x.numel() <= most * x.shape[-1]:
         return None
     weights, biases = [weight for weight, _ in maps], [bias for _, bias in maps]
     if len(maps) > MAPS or sum(map(Tensor.numel, weights)) < FEW_NUMBERS or not takes_native(None, x):
         return None
-    for weight, bias in maps:
-        fits = _are_plain(x, weight, bias) and weight.shape[1:] == x.shape[-1:] and weight.is_contiguous()
+    given = [None] * len(maps) if scales is None else scales
+    for (weight, bias), scale in zip(maps, given, strict=True):
+        plain = _are_plain(x, weight, bias) if scale is None else _are_plain(x, scale, bias) and type(weight) in PLAIN
+        fits = plain and weight.shape[1:] == x.shape[-1:] and weight.is_contiguous()
         if not fits or (bias is not None and (bias.shape != weight.shape[:1] or type(bias) not in PLAIN or not bias.is_contiguous())):
             return None
     if torch.is_grad_enabled() and needs_gradient(x, *weights, *(bias for bias in biases if bias is not None)):
         return None
-    return few_rows_maps(x.contiguous(), weights, biases)
+    return few_rows_maps(x.contiguous(), weights, given, biases)
 
 
 @functools.cache

@@ -14,12 +14,14 @@ from ...attention.feedback.segments import Segments
 from ...attention.feedback.weights import LAYER_EPSILON, SCALE_EPSILON, LayerWeights, MemoryWeights
 from ...core.backend import PLAIN, is_traced
 from ...layers.feed_forward.layer import FeedForward
+from ...layers.linear.int8 import Int8Linear
 from ...layers.norms.layer import ScaleNorm
 from ...layers.untouched import untouched_parts
 from ..configs.feedback_transformer import FeedbackTransformerConfig
 from .loop import BiasTable, FeedbackState
 from .stack import FeedbackLayer
 
+WORTH_WIDENING = 16  # tokens, for which int8 weights become those of x; fewer go through the modules
 FOREIGN = (nn.Linear, nn.Dropout, nn.LayerNorm, nn.ModuleList)
 
 
@@ -59,8 +61,8 @@ def run_fast(
         before, empty = state.memory.to(x.dtype), (window - state.seen).clamp_min(0)
     if bias_table is not None:
         bias = bias_table(min(window, length + (0 if state is None else window)), 0, like=x)[:, 0].to(x.dtype)
-    shared = MemoryWeights(memory.weights(), *_norm_weights(memory.norm), memory.key_value.weight, bias)
-    layers = [_layer_weights(layer) for layer in stack.layers]
+    shared = MemoryWeights(memory.weights(), *_norm_weights(memory.norm), _weight(memory.key_value, x), bias)
+    layers = [_layer_weights(layer, x) for layer in stack.layers]
     y, line = feedback_recurrence(x, before, empty, shared, layers, heads=config.heads, window=window, detach_every=config.detach_every)
     if state is None or count is None:
         return y, None
@@ -88,6 +90,8 @@ def _is_readable(module: nn.Module, x: Tensor) -> bool:
         assert isinstance(module, ScaleNorm)
         if module.epsilon != SCALE_EPSILON:
             return False
+    elif kind is Int8Linear:
+        return x.shape[1] >= WORTH_WIDENING and not x.requires_grad and not (module.training and torch.is_grad_enabled())
     elif kind is nn.Dropout:
         if module.training and module.p:
             return False
@@ -101,6 +105,10 @@ def _is_readable(module: nn.Module, x: Tensor) -> bool:
     )
 
 
+def _weight(layer: Any, x: Tensor) -> Tensor:
+    return layer.widened(x.dtype) if type(layer) is Int8Linear else layer.weight
+
+
 def _norm_weights(norm: nn.Module | None) -> tuple[Tensor | None, Tensor | None]:
     if norm is None:
         return None, None
@@ -110,19 +118,19 @@ def _norm_weights(norm: nn.Module | None) -> tuple[Tensor | None, Tensor | None]
     return norm.weight, norm.bias
 
 
-def _layer_weights(layer: nn.Module) -> LayerWeights:
+def _layer_weights(layer: nn.Module, x: Tensor) -> LayerWeights:
     assert isinstance(layer, FeedbackLayer) and isinstance(layer.feed_forward.layer, FeedForward)
     attention, branch, inner = layer.attention, layer.feed_forward, layer.feed_forward.layer
     return LayerWeights(
         *_norm_weights(layer.norm),
-        attention.query.weight,
-        attention.output.weight,
+        _weight(attention.query, x),
+        _weight(attention.output, x),
         attention.output.bias,
         None if layer.gain is None else layer.gain.gain,
         *_norm_weights(branch.norm),
-        inner.expand.weight,
+        _weight(inner.expand, x),
         inner.expand.bias,
-        inner.contract.weight,
+        _weight(inner.contract, x),
         inner.contract.bias,
         None if branch.gain is None else branch.gain.gain,
     )
