@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .core.errors import NotCausalError
     from .core.state import State
     from .heads import EncoderDecoder, LanguageModel, SequenceClassifier
+    from .heads.quantization import quantize_
     from .loading import load
     from .models import (
         BackboneConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "backend_info",
     "compat",
     "load",
+    "quantize_",
     "use_backend",
 ]
 
@@ -76,6 +78,7 @@ _HOMES = dict.fromkeys(__all__, "models") | {
     "backend_info": "core.backend_info",
     "compat": "compat",
     "load": "loading",
+    "quantize_": "heads.quantization",
     "use_backend": "core.backend",
 }
 __getattr__, __dir__ = on_first_use(__name__, globals(), _HOMES)

@@ -266,3 +266,12 @@ def test_a_score_that_cannot_be_printed_is_in_the_file_asked_for(
     assert main(["evaluate", "saved", "--data", "a.txt", "--out", "score.json"]) == 1
     assert capsys.readouterr().err == "subq evaluate: there is no standard output to write to\n"
     assert json.loads((place / "score.json").read_text())["score"]["predicted"] == len(WORDS)
+
+
+def test_weights_in_8_bits(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact, held = score(capsys, "performer"), score(capsys, "performer", "--quantize", "int8")
+    assert held["model"] == exact["model"] + ", int8"
+    assert 0 < abs(held["score"]["bits_per_byte"] - exact["score"]["bits_per_byte"]) < 0.02
+    sq.load("saved", quantize="int8").save_pretrained("small")
+    whole = score(capsys, "saved", "--quantize", "int8", "--data", "text.txt")
+    assert score(capsys, "small", "--data", "text.txt")["score"]["loss"] == whole["score"]["loss"]

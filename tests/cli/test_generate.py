@@ -72,6 +72,17 @@ def test_greedy_text_is_what_the_model_gives(
     assert capsysbinary.readouterr().out == before + text_of(greedy(runs, before, 6)) + b"\n"
 
 
+def test_weights_in_8_bits(runs: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    held = sq.load(runs / "causal", quantize="int8")
+    held.save_pretrained(tmp_path / "small")
+    wanted = held.generate(torch.tensor([list(b"ab")]), max_new_tokens=6, temperature=0.0)[0, 2:].tolist()
+    for argv in ([str(runs / "causal"), "--quantize", "int8"], [str(tmp_path / "small")]):
+        assert main(["generate", *argv, "--prompt", "ab", "--max_new_tokens", "6", "--temperature", "0"]) == 0
+        assert capsysbinary.readouterr().out == b"ab" + text_of(wanted) + b"\n"
+    assert main(["generate", str(runs / "causal"), "--prompt", "ab", "--quantize", "int4"]) == 2
+    assert b"int8" in capsysbinary.readouterr().err
+
+
 def test_without_a_prompt_it_begins_a_document(runs: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["generate", str(runs / "causal"), "--max_new_tokens", "6", "--temperature", "0"]) == 0
     lm = sq.LanguageModel.from_pretrained(runs / "causal")

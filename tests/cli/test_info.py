@@ -81,6 +81,15 @@ def test_a_saved_model_by_its_configuration(
     assert "SequenceClassifier" in shown(capsys, ".")
 
 
+def test_a_model_saved_in_8_bits_is_told_as_in_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = sq.LanguageModel(sq.PerformerConfig(dim=16, depth=1, heads=2), vocab_size=7)
+    model.save_pretrained(tmp_path / "a")
+    sq.quantize_(model).save_pretrained(tmp_path / "b")
+    asked = ("--length", "64", "--options", "false")
+    first, second = (numbers(capsys, str(tmp_path / name), *asked) for name in "ab")
+    assert first["lengths"] == second["lengths"] and first["length"] == 64
+
+
 def test_lengths_double() -> None:
     assert doubling(1000) == [256, 512, 1000]
     assert doubling(256) == [256]

@@ -238,6 +238,8 @@ def test_loading_something_else(tmp_path: Path) -> None:
     out = convert_checkpoint(tmp_path / "old.pt", "linformer", tmp_path / "new", heads=2)
     tokens = torch.randint(0, 20, (2, 9))
     assert torch.equal(sq.load(out)(tokens), load(out)(tokens))
+    with pytest.raises(ValueError, match=r"quantize is for models of this package's own heads.*holds a compat\."):
+        sq.load(out, quantize="int8")
     with pytest.raises(ValueError, match=r"not a LanguageModel: subquadratic.load loads either"):
         sq.LanguageModel.from_pretrained(out)
     weights = (out / "model.safetensors").read_bytes()

@@ -279,6 +279,21 @@ def test_from_text_to_text_and_back_without_pytorch(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "tokenizer.json").exists()
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_weights_in_8_bits_stay_in_them(tmp_path: Path) -> None:
+    model = sq.LanguageModel(sq.PerformerConfig(dim=64, depth=1, heads=2, features=8), vocab_size=11)
+    sizes = []
+    for name in ("a", "b"):
+        onnx(model.eval(), tmp_path / name)
+        sizes.append((tmp_path / name / "weights.bin").stat().st_size)
+        if name == "a":
+            sq.quantize_(model)
+    tokens, _ = drawn("none", 2, 33)
+    agree(model(tokens), OnnxModel.load(tmp_path / "b")(tokens.numpy()))
+    assert sizes[1] < 0.3 * sizes[0]
+
+
 def test_refused(tmp_path: Path) -> None:
     for wanted, model in (
         ("PerceiverAR is not exported to ONNX.*run it with PyTorch", sq.LanguageModel(sq.PerceiverARConfig(**SMALL, latents=4))),

@@ -26,6 +26,7 @@ from transformers import (
 import subquadratic as sq
 from subquadratic.attention.favor import fitting
 from subquadratic.hf import SubquadraticConfig, SubquadraticForCausalLM
+from subquadratic.hf.convert import convert
 
 CLOSE: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-5}
 
@@ -292,3 +293,12 @@ def test_nothing_is_drawn_anew(tmp_path: Path) -> None:
                 assert held[key].isfinite().all() and float(held[key].float().std()) < 10 * float(tensor.float().std()) + 1e-6, key
             else:
                 assert torch.equal(held[key], tensor), key
+
+
+def test_weights_in_8_bits_are_refused(tmp_path: Path) -> None:
+    sq.quantize_(sq.LanguageModel(sq.PerformerConfig(dim=16, depth=1, heads=2), vocab_size=7)).save_pretrained(tmp_path / "small")
+    with pytest.raises(ValueError, match=r"8 bits \(quantize='int8'\), which subquadratic\.load opens"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    with pytest.raises(ValueError, match=r"convert the model that it was made of"):
+        convert(tmp_path / "small", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

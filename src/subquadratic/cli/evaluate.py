@@ -28,6 +28,7 @@ examples:
   subq evaluate runs/performer-1 --data book.txt        on another text, in the memory of a piece of it
   subq evaluate runs/performer-1 --context 256          in windows, as training validates
   subq evaluate runs/performer-1 --data book.txt --format json --out score.json --by_position loss.svg
+  subq evaluate runs/performer-1 --quantize int8        what weights of 8 bits cost
   subq evaluate runs/reviews --data more_reviews.csv    a classifier: accuracy and confusion matrix
   subq evaluate runs/prices --data later.csv            a series: errors of the one-step forecast, in the units of the data
   cat book.txt | subq evaluate runs/performer-1 --data -
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
         from ..evaluation.trained import load_trained
 
         use_threads(options.threads)
-        trained = load_trained(options.run)
+        trained = load_trained(options.run, quantize=options.quantize)
     material, score = _measure(options, trained)
     report = {
         "run": str(trained.folder),

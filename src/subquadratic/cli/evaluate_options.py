@@ -53,6 +53,8 @@ class EvaluateOptions:
     """Windows, rows or short documents in a batch."""
     max_tokens: int | None = None
     """Stop after this many tokens."""
+    quantize: Literal["int8"] | None = None
+    """int8: hold the model's weights in 8 bits, in a quarter of the memory. Default: as they were saved."""
     threads: int | None = None
     """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
     (100 if that is more)."""

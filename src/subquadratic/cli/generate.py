@@ -29,6 +29,7 @@ examples:
   subq generate runs/performer-1 --prompt "import " --samples 3 --format json
   git diff | subq generate runs/performer-1 --prompt - --echo false
   subq generate runs/performer-1 --prompt "import os" --log_probs | head
+  subq generate runs/performer-1 --quantize int8                          weights of 8 bits: less memory, sooner where they are wide
   subq generate runs/performer-1 --interactive                            line by line, reading nothing twice
   subq generate runs/translator --prompt "ein Text"                       an encoder-decoder: the prompt is its source
   subq generate runs/music --prompt "60 62 64" --out tune.npy             a model of integers, or of numbers
@@ -56,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
         from ..core.threads import use_threads
 
         use_threads(options.threads)
-        loaded = load(options.run, CONTINUES, tokenizer=tokenizer)
+        loaded = load(options.run, CONTINUES, tokenizer=tokenizer, quantize=options.quantize)
     if options.interactive:
         from .conversation import converse
 

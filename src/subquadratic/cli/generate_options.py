@@ -50,6 +50,8 @@ class GenerateOptions:
     """Number of last tokens that the repetition penalty looks at. Default: all of prompt and text."""
     stop: list[str] | None = None
     """Stop before this string; may be given several times. \\n is a line break, \\t a tab, \\\\ a backslash."""
+    quantize: Literal["int8"] | None = None
+    """int8: hold the model's weights in 8 bits, in a quarter of the memory. Default: as they were saved."""
     threads: int | None = None
     """Number of threads. Default: one per core (PyTorch's own choice); under torchrun, a share of the cores. At most 8 per core
     (100 if that is more)."""

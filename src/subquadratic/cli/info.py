@@ -159,6 +159,7 @@ def _asked_of_folder(path: str) -> tuple[Path, str, dict[str, Any]]:
     folder = find_folder(path)
     content = read_config(folder)
     head = str(content.pop("class"))
+    content.pop("quantize", None)  # what is said is of float32 weights, which can be trained
     if head not in heads.__all__:
         raise ValueError(f"run: {folder} holds a {head} of a published package; subq info knows the models of subq models only")
     return folder, head, content

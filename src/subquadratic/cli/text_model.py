@@ -66,8 +66,9 @@ def check_kind(folder: Path, kind: str, wanted: tuple[str, ...]) -> None:
     raise ValueError(f"run: the model in {folder} {what}, and only a bidirectional one can fill in; use subq generate {folder}")
 
 
-def load(path: str, wanted: tuple[str, ...], *, tokenizer: Tokenizer | None = None) -> TextModel:
+def load(path: str, wanted: tuple[str, ...], *, tokenizer: Tokenizer | None = None, quantize: str | None = None) -> TextModel:
     """The model of text, integers or numbers in a folder, on the GPU if there is one, with its own tokenizer or the one given.
+    ``quantize``: as in `subquadratic.load`.
 
     Raises:
         ValueError: there is none that does what is wanted; the message says what is there.
@@ -77,7 +78,7 @@ def load(path: str, wanted: tuple[str, ...], *, tokenizer: Tokenizer | None = No
     from ..evaluation.vocabulary import check_vocabulary
 
     check(path, wanted)
-    folder, found = load_model(path)
+    folder, found = load_model(path, quantize=quantize)
     model, kind = _of_text(folder, found)
     check_kind(folder, kind, wanted)
     tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer

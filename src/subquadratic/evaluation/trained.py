@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..heads.quantization import is_quantized, parameter_count
 from ..loading import load
 from .report import shortened
 from .saved import find_saved, read_facts, read_options
@@ -39,20 +40,22 @@ class Trained:
         head = {"SequenceClassifier": ", classifier", "EncoderDecoder": ", encoder-decoder"}.get(type(self.model).__name__, "")
         if not head and config is not None:
             head = ", next tokens" if config.causal else ", masked tokens"
-        return f"{name}{head}, {sum(p.numel() for p in self.model.parameters()) / 1e6:.2f} M parameters"
+        held = ", int8" if is_quantized(self.model) else ""
+        return f"{name}{head}, {parameter_count(self.model) / 1e6:.2f} M parameters{held}"
 
 
-def load_trained(path: str) -> Trained:
+def load_trained(path: str, *, quantize: str | None = None) -> Trained:
     """The model in a run folder, or in any folder that save_pretrained or subq convert wrote, on the GPU if there is one.
+    ``quantize``: as in `subquadratic.load`.
 
     Raises:
         ValueError: there is none, or its files are damaged; the message says what is there.
     """
-    folder, model = load_model(path)
+    folder, model = load_model(path, quantize=quantize)
     return Trained(folder, model, read_options(folder / "run.yaml"), read_facts(folder / "run.json"))
 
 
-def load_model(path: str) -> tuple[Path, Any]:
+def load_model(path: str, *, quantize: str | None = None) -> tuple[Path, Any]:
     """The folder and the model of `load_trained`, for those who do not ask how it was trained.
 
     Raises:
@@ -61,7 +64,7 @@ def load_model(path: str) -> tuple[Path, Any]:
     saved = find_saved(path)
     folder = saved.folder
     with telling_why(folder):
-        model = load(folder)
+        model = load(folder, quantize=quantize)
     return folder, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

@@ -3,6 +3,7 @@
 Axes: B batch, N length, D width, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from ..core.errors import check_mask, require, require_positive
 from ..core.padding import check_positions, token_positions, zero_padding
 from ..core.scalars import plain_scalars
 from ..core.tracing import in_one_call, may_look
+from ..layers.linear.int8 import Int8Embedding
 from ..layers.norms.layer import ScaleNorm
 from ..layers.positions import make_positions
 from ..layers.streaming import advance
+from ..layers.untouched import is_untouched
 from ..models.config import BackboneConfig
 
 
@@ -42,7 +45,7 @@ class TokenEmbedding(nn.Module):
         )
         self.max_length = max_length if max_length is not None else limit
         self.vocab_size = vocab_size
-        self.table = nn.Embedding(vocab_size, config.dim)
+        self.table: Any = nn.Embedding(vocab_size, config.dim)
         self.positions = make_positions(config.positions, config.dim, max_length=self.max_length, axial_shape=config.axial_shape)
         held = getattr(self.positions, "max_length", None)
         if held is not None:
@@ -107,9 +110,12 @@ class TokenEmbedding(nn.Module):
             check_tokens(tokens, self.vocab_size)
         return self.table(tokens)
 
-    def output_weight(self, hidden: Tensor) -> Tensor:
+    def output_weight(self, hidden: Tensor) -> Tensor | Callable[[Tensor], Tensor]:
         """(V, D), for an output map of (..., D) that is tied to the table: its weight, or what the module that stands in its place makes of
-        every token: with what an adapter adds, and with weights that are loaded only when it is called."""
+        every token: with what an adapter adds, and with weights that are loaded only when it is called. Of a table in 8 bits, the map
+        itself, (..., D) -> (..., V)."""
+        if is_untouched(self.table, Int8Embedding):
+            return self.table.logits
         if type(self.table) is nn.Embedding and self.table.weight.device == hidden.device:
             return self.table.weight
         return self.table(torch.arange(self.vocab_size, device=hidden.device))

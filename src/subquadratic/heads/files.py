@@ -12,6 +12,7 @@ from typing import Any
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"  # beside weights in several files, as transformers writes a large model
 FORMAT = 1
+QUANTIZED = ("int8",)  # ways in which weights may be held, under the key "quantize" of config.json
 FOR_TRANSFORMERS = ("model_type", "architectures", "auto_map")  # keys of config.json that are not ours: see `.shim`
 OPTIONS = {  # ours, in a file that transformers wrote, which has many of its own
     "LanguageModel": {"config", "vocab_size", "max_length", "tie_embeddings"},

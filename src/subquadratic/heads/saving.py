@@ -15,7 +15,8 @@ from ..layers.streaming import Streaming, part_with
 # With a head comes every backbone, so that plain torch.load knows the classes of their streaming states.
 from ..models import fastformer, gated_linear, linformer, perceiver_ar, performer, transformer  # noqa: F401
 from ..models.feedback_transformer import backbone as feedback_transformer  # noqa: F401
-from .files import CONFIG, FORMAT, INDEX, WEIGHTS, check_replaceable, parts_of_weights, read_config, replace_files
+from .files import CONFIG, FORMAT, INDEX, QUANTIZED, WEIGHTS, check_replaceable, parts_of_weights, read_config, replace_files
+from .quantization import Unfilled, check_quantize, hold_in_8_bits_, is_quantized, quantize_, take_dtype_of_vectors_
 from .shim import SHIM, TEXT, hub_keys
 
 
@@ -51,7 +52,8 @@ class Pretrained(Streaming):
             raise ValueError("path is empty: name a folder")
         options, name = self.options(), type(self).__name__
         hub = hub_keys(name, causal=options.get("config", {}).get("causal", True))
-        content = {"format": FORMAT, "class": name, **hub, **options}
+        held = {"quantize": "int8"} if is_quantized(self) else {}
+        content = {"format": FORMAT, "class": name, **hub, **options, **held}
         folder = Path(path)
         check_replaceable(folder)
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
@@ -69,32 +71,54 @@ class Pretrained(Streaming):
             file.unlink(missing_ok=True)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None) -> Self:
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, dtype: torch.dtype | str | None = None, quantize: str | None = None
+    ) -> Self:
         """The model saved in the folder ``path``, on the CPU, in eval mode.
 
         Args:
             dtype: of the floating-point weights: a ``torch.dtype``, or its name ("bfloat16"). None or "auto": each as it was saved.
+            quantize: "int8": hold the weights of maps and token tables in 8 bits, as :func:`subquadratic.quantize_` does. None: as they
+                were saved; weights that were saved in 8 bits stay in them.
 
         Raises:
             FileNotFoundError: if ``path`` holds no saved model.
-            ValueError: if it holds another kind of model, of another format, or damaged files; for another ``dtype``.
+            ValueError: if it holds another kind of model, of another format, or damaged files; for another ``dtype`` or ``quantize``.
         """
         wanted = floating_dtype(dtype)
+        if quantize is not None:
+            check_quantize(quantize)
         folder = Path(path)
         content = read_config(folder)
         if (name := content.pop("class")) != cls.__name__:
             raise ValueError(f"{folder / CONFIG} describes {an(name)}, not {an(cls.__name__)}: subquadratic.load loads either")
-        try:
-            model = cls.from_options(content)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{folder / CONFIG} does not describe a {cls.__name__}: {error}") from error
+        model = _built(cls, content, folder)
         tensors = read_weights(folder)
-        take_dtypes_(model, tensors, wanted)
+        late = quantize is not None and not is_quantized(model)
+        take_dtypes_(model, tensors, None if late else wanted)
+        take_dtype_of_vectors_(model)
         try:
             model.load_state_dict(tensors, strict=True)
         except RuntimeError as error:
             raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+        if late:
+            quantize_(model).to(wanted)  # from the digits that were saved
         return model.eval()
+
+
+def _built(cls: Any, content: dict[str, Any], folder: Path) -> Any:
+    """The model that config.json describes, with weights that are still to be loaded."""
+    held = content.pop("quantize", None)
+    require(held in (None, *QUANTIZED), f"{folder / CONFIG} says quantize={held!r}, which this version does not read")
+    try:
+        if held is None:
+            return cls.from_options(content)
+        with Unfilled():
+            model = cls.from_options(content)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG} does not describe a {cls.__name__}: {error}") from error
+    hold_in_8_bits_(model)
+    return model
 
 
 def _check_writable(tensors: dict[str, Tensor]) -> None:

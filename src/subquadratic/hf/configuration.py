@@ -81,6 +81,11 @@ class SubquadraticConfig(PreTrainedConfig):
         """The keys of a file that ``save_pretrained`` of our own heads wrote."""
         if kwargs.pop("format", FORMAT) != FORMAT:
             raise ValueError(f"config.json has another format than {FORMAT}, the one that this version reads")
+        if "quantize" in kwargs:
+            raise ValueError(
+                f"this model was saved with weights in 8 bits (quantize={kwargs['quantize']!r}), which subquadratic.load opens and "
+                "transformers does not: open or convert the model that it was made of"
+            )
         if "encoder_config" in kwargs:  # its vocab_size and max_length are the source's
             self.source_vocab_size, self.source_max_position_embeddings = self.vocab_size, kwargs.pop("max_length", None)
             self.vocab_size = kwargs.pop("target_vocab_size", None) or self.vocab_size
