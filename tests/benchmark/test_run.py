@@ -81,6 +81,17 @@ def test_everyday_cases_give_times_of_real_tokens() -> None:
     assert found[default.name].sides[0].share_of_floor is None
 
 
+def test_weights_in_8_bits_beside_float32() -> None:
+    wide = {case.name: case for case in suite("everyday", sizes=SIZES)}["wide/performer/decode/64x8"]
+    assert (wide.sizes.dim, wide.sizes.depth, wide.batch) == (1024, 12, 8)
+    small = dataclasses.replace(wide, sizes=SIZES, batch=2, rounds=1, least=1)
+    trained = dataclasses.replace(tiny("model/performer/train/48")[0], sides=("performer", "int8"))
+    decoding, training = measure([small, trained], probe=PROBE, memory=False).results
+    assert [side.note for side in decoding.sides] == ["", ""] and all(side.seconds for side in decoding.sides)
+    assert decoding.sides[0].tokens == decoding.sides[1].tokens == 2 * models.NEW_TOKENS and len(decoding.ratios("int8")) == 1
+    assert "not trained" in training.sides[1].note
+
+
 def test_the_tokens_of_padded_rows_are_the_work_of_the_floor() -> None:
     (case,) = select(["padded/transformer/train/2048x8"], registry())
     rows = [dataclasses.replace(case, batch=1, length=length, row_lengths=()) for length in case.row_lengths]

@@ -38,10 +38,10 @@ PUBLISHED = {
     "feedback_transformer": "feedback-transformer-pytorch",
     "perceiver_ar": "perceiver-ar-pytorch",
 }
-AGAINST = ("published", "x-transformers", "exact", "sdpa", "fla", "self", "unpadded")
+AGAINST = ("published", "x-transformers", "exact", "sdpa", "fla", "self", "unpadded", "int8")
 """What `--against` knows: the published package of a model, x-transformers with flash attention, our own exact Transformer, PyTorch's
-attention kernel, flash-linear-attention (on a GPU), the side itself after fewer tokens, and, where rows are padded, the side itself on as
-many tokens in rows of equal lengths."""
+attention kernel, flash-linear-attention (on a GPU), the side itself after fewer tokens, where rows are padded the side itself on as many
+tokens in rows of equal lengths, and the side itself with weights in 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,8 @@ def label(side: str, case: Case) -> str:
         return f"{case.sides[0]} after {int(side[5:]):,}" if case.mode in STREAMED else f"{case.sides[0]}, {int(side[5:]):,} tokens"
     if side == "unpadded":
         return f"{case.sides[0]}, unpadded"
+    if side == "int8":
+        return f"{case.sides[0]}, int8"
     return "exact attention (ours)" if side == "exact" else side
 
 

@@ -8,6 +8,7 @@ Axes: B batch, N length, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import io
 import warnings
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..heads.quantization import quantize_
 from .cases import BACK, PUBLISHED, Case, again, is_ours, label
 from .checks import same_shape_and_finite
 from .models import build_model
@@ -46,9 +48,21 @@ def build(side: str, case: Case, setting: Setting, shared: dict[str, Any]) -> Wo
         return build_layer(side, case, setting, shared)
     if side == "exact":
         return build_model("transformer" + BACK * case.sides[0].endswith(BACK), case, setting, shared)
+    if side == "int8":
+        return build_model(case.sides[0], case, setting, _in_8_bits(case, setting, shared))
     if is_ours(side):
         return build_model(side, case, setting, shared)
     return _build_other(side, case, setting)
+
+
+def _in_8_bits(case: Case, setting: Setting, shared: dict[str, Any]) -> dict[str, Any]:
+    """The first side's model, as `build_model` finds it in what sides share, with weights in 8 bits."""
+    if case.mode == "train":
+        raise NotAvailable("weights in 8 bits are not trained")
+    name = case.sides[0]
+    if name not in shared:
+        build_model(name, case, setting, shared)
+    return {name: quantize_(copy.deepcopy(shared[name]))}
 
 
 def _build_other(side: str, case: Case, setting: Setting) -> Work:

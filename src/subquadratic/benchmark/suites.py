@@ -25,6 +25,7 @@ UNEQUAL, UNEQUAL_OF = (1024, 267, 2030, 711, 1502, 893, 1777, 454), 2048  # real
 DECODED = (1, 32, 128)  # sequences
 GROWING = ("performer", "linformer", "fastformer", "gated_linear", "transformer")
 BATCHES, WIDTHS, DOCUMENTS = (1, 2, 4, 8, 16), (64, 128, 256, 512), (1, 2, 4, 8, 16, 32)
+WIDE, WIDE_DECODED = Sizes(dim=1024, depth=12, heads=16), (1, 8)  # where a new token is the time of reading the weights
 DOCUMENT_TOKENS = 8192  # in all documents together
 CROSSOVER = (256, 512, 1024, 2048, 4096)  # lengths of 8 sequences, all full or as unequal as above
 
@@ -140,7 +141,12 @@ def _everyday(sizes: Sizes) -> list[Case]:
     found += [_case("op", name, "train", 4096, **own) for name in WINDOWS]
     for mode in STREAMED:
         found += [_case("model", "performer", mode, 64, batch=batch, sides=("exact",), **own) for batch in DECODED]
-    return [*found, *_growth(**own), *_crossover(**own)]
+    return [*found, *_wide(**own | {"sizes": WIDE}), *_growth(**own), *_crossover(**own)]
+
+
+def _wide(**rest: Any) -> list[Case]:
+    cases = (_case("model", "performer", "decode", 64, batch=batch, sides=("int8",), **rest) for batch in WIDE_DECODED)
+    return [dataclasses.replace(case, name=case.name.replace("model", "wide", 1)) for case in cases]
 
 
 def _default(name: str, **rest: Any) -> Case:

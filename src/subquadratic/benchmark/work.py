@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..attention.low_rank.projection import SlotProjection
 from ..core.state import State
+from ..layers.linear.int8 import Int8Embedding, Int8Weight
 from .cases import Case
 
 CHECKED = 160  # tokens of a check: more than a chunk of any mechanism
@@ -64,12 +65,13 @@ class Work:
 
 
 def bytes_of(model: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    in_8_bits = [tensor for module in model.modules() if isinstance(module, Int8Weight) for tensor in module.buffers()]
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *in_8_bits))
 
 
 def bytes_read_by_a_token(model: nn.Module) -> int:
     """Of the weights, less the tables of which a token reads one row: the embedding, and what positions weigh in a Linformer's slots."""
-    tables = (module for module in model.modules() if isinstance(module, nn.Embedding | SlotProjection))
+    tables = (module for module in model.modules() if isinstance(module, nn.Embedding | Int8Embedding | SlotProjection))
     return bytes_of(model) - sum(bytes_of(table) for table in tables)
 
 
