@@ -1,7 +1,7 @@
 """What `subq train` uses where nothing else is said: one line per model.
 
 Sizes and rates are for about five minutes on two CPU cores, where many small steps are worth more than few large ones; how they were
-found is in docs/defaults.md. `context` is the length of a training window in tokens, the learning rates are peaks of a cosine, `fields`
+found is in docs/defaults.md. `context` is the length of a training window in tokens, the learning rates are peaks, `fields`
 are further fields of the model's configuration, and `causal_only` says again what the configuration says, which only torch could tell
 (a test compares).
 """
@@ -31,17 +31,18 @@ class ModelDefaults:
         return fields
 
 
+SHIFT = 5  # a quarter of the channels from the token before, an eighth from the one before that ...
 GATED = {"ff_glu": True, "ff_mult": 2.667}  # as many weights as an ungated layer of four times the width
 
 DEFAULTS: dict[str, ModelDefaults] = {
     # Local heads and the token shift give the neighbourhood exactly; random features the rest.
-    "performer": ModelDefaults(depth=3, fields={"features": 64, "local_heads": 3, "local_window": 64, "token_shift": True, **GATED}),
-    "linformer": ModelDefaults(fields={"slots": 64, "token_shift": True}),  # its max_length is the context
-    "fastformer": ModelDefaults(fields={"token_shift": True, **GATED}),
+    "performer": ModelDefaults(depth=3, fields={"features": 64, "local_heads": 3, "local_window": 64, "token_shift": SHIFT, **GATED}),
+    "linformer": ModelDefaults(fields={"slots": 64, "token_shift": SHIFT}),  # its max_length is the context
+    "fastformer": ModelDefaults(fields={"token_shift": SHIFT, **GATED}),
     # Sequential: a segment of 16 trades the paper's one token at a time for a usable speed.
     "feedback_transformer": ModelDefaults(causal_only=True, fields={"segment_length": 16, "memory_length": 128}),
-    "gated_linear": ModelDefaults(depth=3, causal_only=True, fields={"token_shift": True, **GATED}),
+    "gated_linear": ModelDefaults(depth=3, causal_only=True, fields={"token_shift": SHIFT, **GATED}),
     "perceiver_ar": ModelDefaults(causal_only=True, fields={"latents": 128}),
-    "transformer": ModelDefaults(depth=3, fields={"token_shift": True, **GATED}),
+    "transformer": ModelDefaults(depth=3, fields={"token_shift": SHIFT, **GATED}),
 }
 MODELS = tuple(DEFAULTS)
