@@ -2,7 +2,7 @@
 
     train/performer/2048                forward and backward of the loss, one sequence
     train/linformer-bidirectional/4096
-    default/performer                   the same of the model and the batch that `subq train` has by default
+    default/performer                   the same of the model, the batch and the precision that `subq train` has by default
     padded/performer                    8 sequences of 256 to 2,048 tokens, right-padded; time per real token
     unpadded/performer                  as many real tokens in 8 sequences of equal lengths, without a mask
     masked/transformer-bidirectional    one sequence of 2,048 tokens with a mask that leaves out an eighth of it
@@ -19,6 +19,7 @@ Axes: B batch, N length.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -124,10 +125,16 @@ def _default(subject: str) -> tuple[Call, int]:
     model = sq.LanguageModel(backbone_config(options), vocab_size=VOCABULARY)
     batch, context = int(options.batch_size or 1), int(options.context or 1)
     tokens = _tokens(batch, context + 1)
+    try:
+        from subquadratic.training.precision import forward_precision
+    except ImportError:  # of versions that train in float32 on a CPU
+        forward_precision = contextlib.nullcontext
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        model.loss(tokens).backward()
+        with forward_precision("auto"):
+            loss = model.loss(tokens)
+        loss.backward()
 
     return step, batch * context
 

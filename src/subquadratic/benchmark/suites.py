@@ -150,7 +150,7 @@ def _wide(**rest: Any) -> list[Case]:
 
 
 def _default(name: str, **rest: Any) -> Case:
-    """The model and the batch that `subq train` has by default, whatever the sizes of the others."""
+    """The model, the batch and the precision that `subq train` has by default, whatever the sizes of the others."""
     from ..training.defaults import DEFAULTS
 
     defaults = DEFAULTS[name]
