@@ -107,7 +107,7 @@ def causal_slot_attention(
     elif state.keys.dtype != exact:
         state = state.to(dtype=exact)
     dtype = values.dtype
-    if length > 1 and is_narrow_on_cpu(values):
+    if is_narrow_on_cpu(values) and length > 1:
         queries, keys, values, key_weights, value_weights = (
             tensor.float() for tensor in (queries, keys, values, key_weights, value_weights)
         )

@@ -42,7 +42,7 @@ def softmax_attention(
     """
     if allowed is not None and causal:
         raise ValueError("allowed and causal=True exclude each other: put causality into allowed")
-    if queries.shape[-2] >= FEWEST_QUERIES and is_narrow_on_cpu(values):
+    if is_narrow_on_cpu(values) and queries.shape[-2] >= FEWEST_QUERIES:  # in this order: an export may not ask for a length
         with no_autocast(values):
             wide = (queries.float(), keys.float(), values.float())
             return softmax_attention(*wide, allowed=allowed, causal=causal, dropout=dropout).to(values.dtype)
