@@ -132,6 +132,7 @@ def test_a_model_for_onnx_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--from is for checkpoints of published packages" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # as a model does in tests/export/test_onnx.py
 def test_a_run_for_onnx_runtime_goes_from_text_to_text(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -45,6 +45,7 @@ def test_what_is_added_gets_as_many_tokens_or_operations() -> None:
         assert steps_of(comparison, comparison.entry("two"), "rate") == rate_steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("equal", ["tokens", "flops"])
 def test_its_learning_rates_are_searched_too(comparing: Maker, tmp_path: Path, equal: str) -> None:
     run(comparing("performer", equal=equal, seeds=1, rates=2, speeds=True))
@@ -108,6 +109,7 @@ def test_names_hold_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert options.models == "performer" and options.model == f"mine.py:other,{tmp_path}/mine.py:build"
 
 
+@pytest.mark.slow
 def test_the_time_left_is_that_of_what_is_missing(comparing: Maker, tmp_path: Path) -> None:
     """Also with an added model, when the budget of the first time is used up."""
     run(comparing("performer", seeds=1, rates=1, speeds=True))

@@ -126,6 +126,7 @@ def ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow  # tests/cli/test_compare.py goes on with one, too
 @pytest.mark.usefixtures("ctrl_c")
 def test_killed_and_gone_on_with(comparing: Maker, tmp_path: Path) -> None:
     whole = run(comparing(folder="whole"))
@@ -152,6 +153,7 @@ def test_killed_and_gone_on_with(comparing: Maker, tmp_path: Path) -> None:
     assert [trial.value for trial in done.trials] == [trial.value for trial in whole.trials]
 
 
+@pytest.mark.slow
 def test_a_failing_model_is_reported_and_loses_nothing(comparing: Maker, file: Path) -> None:
     models = f"{file}:dying,{file}:raising,{file}:fine"
     comparison = run(comparing("performer", process=True, model=models, seeds=2, rates=1, limits={"run_steps": dict.fromkeys(

@@ -98,6 +98,7 @@ for kind, more in (("Performer", {}), ("Performer", {"causal": False}), ("Linfor
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that begin where another is")
 def test_the_first_call_of_a_process_counts_like_the_next() -> None:
     """A counter takes what is registered when it is made, and hears of no operator that comes later."""

@@ -197,6 +197,7 @@ def test_the_environment_may_choose() -> None:
     assert found.stdout.strip() == "torch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [*VARIANTS, *TESTED], ids=lambda variant: variant.name)
 def test_the_compiler_has_nothing_to_say(variant: Variant) -> None:
     gcc = shutil.which("gcc")

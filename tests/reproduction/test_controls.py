@@ -138,6 +138,7 @@ def answers(claim: str, setting: Setting) -> dict[str, bool | None]:
     return dict(zip(conditions(claim), outcome.met, strict=True))
 
 
+@pytest.mark.slow
 def test_our_linformer_beside_the_package_needs_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     def worth() -> float:
         measurement = CLAIMS["published.linformer"].measure(Setting(effort=0.25)).measurement

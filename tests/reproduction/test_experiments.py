@@ -30,7 +30,12 @@ def test_what_is_missing_here_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> 
     assert outcome.verdict == UNMEASURABLE and outcome.measurement.unavailable == "linformer is not installed"
 
 
-@pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.id)
+SLOW = ("linformer.linear", "linformer.spectrum")  # seconds each at their least
+
+
+@pytest.mark.parametrize(
+    "claim", [pytest.param(claim, id=claim.id, marks=pytest.mark.slow if claim.id in SLOW else []) for claim in CLAIMS.values()]
+)
 def test_every_experiment_gives_the_numbers_of_its_conditions(claim: Claim) -> None:
     outcome = claim.measure(LEAST)
     found = outcome.measurement

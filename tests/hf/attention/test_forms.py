@@ -54,7 +54,9 @@ def test_options_are_saved_and_outputs_come_back(implementation: str, kind: Any,
 GRAPHS = [(*case, True) for case in CASES if case[1] in (bert, llama)] + [(FAVOR, llama, False)]
 
 
-@pytest.mark.parametrize(("implementation", "kind", "masked"), GRAPHS)
+@pytest.mark.parametrize(
+    ("implementation", "kind", "masked"), [pytest.param(*case, marks=[] if case[0] == FAVOR else pytest.mark.slow) for case in GRAPHS]
+)
 def test_compiles_as_one_graph(implementation: str, kind: Any, masked: bool) -> None:
     check_compiled(*small(implementation, of_one_layer(kind)), masked)
 

@@ -65,6 +65,7 @@ def test_training_brings_the_copy_closer(distilled: dict[str, tuple[Path, dict[s
     assert json.loads((out / "distil.json").read_text())["distilled"] == after
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that begin where another is")
 def test_a_bare_process_opens_the_copies(distilled: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path) -> None:
     asked = {source: [str(out), str(tmp_path / source)] for source, (out, _) in distilled.items()}
