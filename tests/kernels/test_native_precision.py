@@ -44,7 +44,7 @@ def favor_steps(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 def feed_forward(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     x, expand, contract = q.flatten(0, 2), k[0, 0], v[0, 0].mT
     given = x, expand / K, expand[:, 0], contract, contract[:, 0]
-    native = x.dtype is torch.float32 and feed_forward_native.can_be_taken(*given)
+    native = x.dtype is torch.float32 and feed_forward_native.can_be_taken(x, given[1:])
     return feed_forward_native.NativeFeedForward.apply(*given) if native else feed_forward_native.feed_forward_by_formula(*given)
 
 
