@@ -25,7 +25,7 @@ def test_builds_of_pytorch_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
     runs = []
     for build in ("+cpu", "+cu130"):
         monkeypatch.setattr(torch, "__version__", public + build)
-        options = type("Options", (), {"model": "performer", "precision": "float32"})()
+        options = type("Options", (), {"model": "performer"})()
         assert describe(options, 0, {})["versions"]["torch"] == public + build
         runs.append(Run(machine=facts(), settings={}, results=[]))
     assert same_conditions(*runs) == f"torch was {public}+cpu, and is {public}+cu130"

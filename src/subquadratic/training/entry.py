@@ -26,6 +26,7 @@ from .further import EXTENDED, describe_extension, extend, last_extension, longe
 from .integrity import check_files, read_progress
 from .options import TrainOptions
 from .plan import Plan, plan_run
+from .precision import computes
 from .problems import classification, language, sequence_to_sequence
 from .problems.problem import Problem
 from .problems.setup import Progress, describe, read_rows
@@ -187,16 +188,16 @@ def _train(run: Run, started: float, checkpoint: Path | None, progress: dict[str
         run.restore(checkpoint, progress, extension)
     facts = describe(options, sum(parameter.numel() for parameter in model.parameters()), problem.facts)
     facts["class"] = type(model).__name__
+    facts["machine"]["computes"] = computed = computes(options.precision)
     if checkpoint is None:
         folder.open(options, facts)
     else:
         facts |= {name: before[name] for name in ("started", EXTENDED) if name in before}
     told = {name: facts[name] for name in ("model", "parameters", "class")}
     data = {"kind": problem.kind, "data": problem.text, "digest": problem.digest}
-    computes = facts["machine"]["computes"]
     size = f"{facts['parameters'] / 1e6:.2f} M parameters"
-    lines = [f"computes    {computes}", f"data        {problem.text}", f"model       {options.model}, {size}, in {folder.path}"]
-    display.report("start", "\n".join(lines), folder=str(folder.path), step=progress.get("step", 0), computes=computes, **told, **data)
+    lines = [f"computes    {computed}", f"data        {problem.text}", f"model       {options.model}, {size}, in {folder.path}"]
+    display.report("start", "\n".join(lines), folder=str(folder.path), step=progress.get("step", 0), computes=computed, **told, **data)
     if extension is not None and extension.begins(progress):
         display.say(f"going on    {describe_extension(options, extension)}")
     elif resuming:

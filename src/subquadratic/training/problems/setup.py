@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from ...core.backend_info import backend_info
 from ...data import Corpus, Examples, Task, load_examples, load_tokenizer, make_task
 from ...data.source import TEXT_FIELD
 from ...evaluation.processor import processor
 from ...evaluation.versions import versions
 from ..options import TrainOptions
-from ..precision import computes
 
 Progress = Callable[[int, int | None], None] | None  # called with the bytes done, and the bytes there are (None: not known)
 
@@ -97,7 +97,7 @@ def describe(options: TrainOptions, parameters: int, data: dict[str, Any]) -> di
             "cpu_threads": torch.get_num_threads(),
             "gpus": torch.cuda.device_count(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "computes": computes(options.precision),
+            "computes": str(backend_info()),
         },
         "started": now(),
     }
