@@ -85,7 +85,8 @@ def test_what_is_kept_is_what_was_measured(comparing: Maker, tmp_path: Path) -> 
 def test_equal_time(comparing: Maker) -> None:
     comparison = run(comparing("performer,feedback_transformer", equal="time", seeds=1))
     for trial in comparison.trials:
-        assert 0.25 <= trial.seconds <= 0.3 + 3 * trial.seconds / max(trial.steps, 1)
+        # A step that other work interrupts may take a second; a run that nothing ends takes minutes.
+        assert 0.25 <= trial.seconds <= 1.3 + 3 * trial.seconds / max(trial.steps, 1)
 
 
 def test_all_see_the_same_windows_in_the_same_order(text: Path) -> None:
