@@ -45,8 +45,7 @@ def test_what_is_added_gets_as_many_tokens_or_operations() -> None:
         assert steps_of(comparison, comparison.entry("two"), "rate") == rate_steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("equal", ["tokens", "flops"])
+@pytest.mark.parametrize("equal", ["tokens", pytest.param("flops", marks=pytest.mark.slow)])
 def test_its_learning_rates_are_searched_too(comparing: Maker, tmp_path: Path, equal: str) -> None:
     run(comparing("performer", equal=equal, seeds=1, rates=2, speeds=True))
     kept = load(tmp_path / "out")

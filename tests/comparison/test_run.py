@@ -127,7 +127,6 @@ def ctrl_c() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.slow  # tests/cli/test_compare.py goes on with one, too
 @pytest.mark.usefixtures("ctrl_c")
 def test_killed_and_gone_on_with(comparing: Maker, tmp_path: Path) -> None:
     whole = run(comparing(folder="whole"))

@@ -185,7 +185,7 @@ def test_any_folder_of_ours_opens_with_its_tokenizer(kind: str, tmp_path: Path) 
     assert len(ids) > 2 or kind == "own template"
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it(number: signal.Signals) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["type"] != "lifespan.startup":
