@@ -93,20 +93,10 @@ def _build_other(side: str, case: Case, setting: Setting) -> Work:
             return same_shape_and_finite(output, shape, F.cross_entropy(output.flatten(0, 1), wanted.flatten()))
 
     if case.mode == "train":
-        call: Callable[[], object] = training_step(model, lambda: _in_its_precision(case, lambda: loss(model, tokens)))
+        call: Callable[[], object] = training_step(model, lambda: loss(model, tokens))
     else:
         call = without_gradients(lambda: _logits(model, tokens[:, : case.length]))
     return Work(call=call, tokens=case.batch * case.length, check=check, parameter_bytes=bytes_of(model))
-
-
-def _in_its_precision(case: Case, loss: Callable[[], Tensor]) -> Tensor:
-    """A loss as it is computed where a case has it from: `subq train` may multiply in bfloat16."""
-    if case.kind != "default":
-        return loss()
-    from ..training.precision import forward_precision
-
-    with forward_precision("auto"):
-        return loss()
 
 
 def _published(subject: str, case: Case) -> tuple[nn.Module, Loss]:

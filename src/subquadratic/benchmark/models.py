@@ -5,6 +5,7 @@ Axes: B batch, N length.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from .. import models as ours
 from ..heads.language_model import LanguageModel
 from ..training.configuration import backbone_config
 from ..training.options import TrainOptions
+from ..training.precision import forward_precision
 from ..training.resolving import resolve
 from .cases import BACK, STREAMED, Case
 from .checks import both_ways, finite_gradients, streaming_model
@@ -95,11 +97,17 @@ def train_call(model: LanguageModel, case: Case, setting: Setting) -> Any:
     mask = _mask(case, setting)
     if model.config.causal:
         tokens = make_tokens(case, setting, case.length + (mask is None))
-        return training_step(model, lambda: model.loss(tokens, mask))
+        return training_step(model, lambda: _loss(model, tokens, mask, case))
     tokens = make_tokens(case, setting)
     if mask is None:
         return training_step(model, lambda: bidirectional_loss(model(tokens), tokens))
     return training_step(model, lambda: F.cross_entropy(model(tokens, mask=mask)[mask], tokens[mask]))
+
+
+def _loss(model: LanguageModel, tokens: Tensor, mask: Tensor | None, case: Case) -> Tensor:
+    """Of the next token; of a default of `subq train` in the precision that it trains in."""
+    with forward_precision("auto") if case.kind == "default" else contextlib.nullcontext():
+        return model.loss(tokens, mask)
 
 
 def _mask(case: Case, setting: Setting) -> Tensor | None:
