@@ -36,17 +36,44 @@ class Attention(Arguments, layout="softmax"):
     ]  # fmt: skip
 
 
-def call_softmax(name: str, queries: Tensor, keys: Tensor, values: Tensor, **more: Any) -> None:
-    """A function of softmax.c on these."""
+def _call(name: str, queries: Tensor, keys: Tensor, values: Tensor, **more: Any) -> None:
     batch, heads, length, width = queries.shape
     sizes = dict(batch=batch, heads=heads, length=length, count=keys.shape[2], width=width, value_width=values.shape[3])
     call(name, Attention(**fields(queries=queries, keys=keys, values=values, **sizes, **more)))
 
 
-def output_like(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+def output_like(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """Unfilled: the output, and a number a query."""
-    batch, heads, length, _ = queries.shape
+    batch, heads, length = queries.shape[:3]
     return queries.new_empty(batch, length, heads, values.shape[3]).transpose(1, 2), queries.new_empty(batch, heads, length)
+
+
+def attend_forward(queries: Tensor, keys: Tensor, values: Tensor, **which: Any) -> tuple[Tensor, Tensor]:
+    """The output and the normaliser. ``which``: fields that say which keys a query sees."""
+    output, normaliser = output_like(queries, keys, values)
+    _call("softmax_attention_forward", queries, keys, values, output=output, normaliser=normaliser, **which)
+    return output, normaliser
+
+
+def gradients_like(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Unfilled: gradients of queries, keys and values."""
+    return positions_first(queries), positions_first(keys), positions_first(values)
+
+
+def attend_backward(
+    d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, output: Tensor, normaliser: Tensor, **which: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys and values, from what :func:`attend_forward` gave."""
+    d_queries, d_keys, d_values = gradients_like(d_output, queries, keys, values)
+    heads = queries.shape[0] * queries.shape[1]
+    shares = shares_of(heads, queries.shape[2])
+    widths = 32 + keys.shape[3] + values.shape[3]  # with what fills up vectors
+    _call(
+        "softmax_attention_backward", queries, keys, values, output=output, normaliser=normaliser,
+        d_output=d_output, d_queries=d_queries, d_keys=d_keys, d_values=d_values,
+        shares=shares, sums=queries.new_empty(heads * shares * keys.shape[2] * widths), **which,
+    )  # fmt: skip
+    return d_queries, d_keys, d_values
 
 
 def _work_of_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
@@ -59,13 +86,7 @@ def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: boo
 
     ``causal``: query i sees keys up to S - N + i; S is at least N then.
     """
-    output, normaliser = output_like(queries, keys, values, causal)
-    call_softmax("softmax_attention_forward", queries, keys, values, causal=causal, output=output, normaliser=normaliser)
-    return output, normaliser
-
-
-def _gradients_like(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return positions_first(queries), positions_first(keys), positions_first(values)
+    return attend_forward(queries, keys, values, causal=causal)
 
 
 def _work_of_softmax_attention_backward(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> int:
@@ -74,23 +95,14 @@ def _work_of_softmax_attention_backward(d_output: Tensor, queries: Tensor, keys:
 
 @operator(
     work=_work_of_softmax_attention_backward,
-    fake=_gradients_like,
+    fake=gradients_like,
     check=asks(**GIVEN, d_output="B H N V, rows", output="B H N V, rows", normaliser="B H N", require=FITS),
 )
 def softmax_attention_backward(
     d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, causal: bool, output: Tensor, normaliser: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values."""
-    d_queries, d_keys, d_values = _gradients_like(d_output, queries, keys, values)
-    heads = queries.shape[0] * queries.shape[1]
-    shares = shares_of(heads, queries.shape[2])
-    widths = 32 + keys.shape[3] + values.shape[3]  # with what fills up vectors
-    call_softmax(
-        "softmax_attention_backward", queries, keys, values, causal=causal, output=output, normaliser=normaliser,
-        d_output=d_output, d_queries=d_queries, d_keys=d_keys, d_values=d_values,
-        shares=shares, sums=queries.new_empty(heads * shares * keys.shape[2] * widths),
-    )  # fmt: skip
-    return d_queries, d_keys, d_values
+    return attend_backward(d_output, queries, keys, values, output, normaliser, causal=causal)
 
 
 def suits(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> bool:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.layout import dense_channels, positions_first
+from ...core.layout import dense_channels
 from ...core.padding import pack_left
 from ...kernels.derivatives import differentiable, keep, kept
 from ...kernels.native.checks import asks
-from ...kernels.native.operators import operator, positions, shares_of
-from .native import call_softmax, output_like
+from ...kernels.native.operators import operator, positions
+from .native import attend_backward, attend_forward, gradients_like, output_like
 from .window_formula import pack_heads, unpack_heads, windows_by_formula
 
 FARTHEST = 1 << 22  # keys of a window are counted from its chunk in float32
@@ -47,12 +47,6 @@ def suits(queries: Tensor, keys: Tensor, values: Tensor, window: int) -> bool:
     )
 
 
-def _output_like(
-    queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, lengths: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    return output_like(queries, keys, values, causal)
-
-
 def _pairs(queries: Tensor, window: int, causal: bool, sliding: bool) -> int:
     seen = window * (1 if sliding else 2) if causal else (2 * window if sliding else 3 * window)
     return positions(queries) * min(seen, queries.shape[2])
@@ -62,7 +56,7 @@ def _work_of_window_attention(queries: Tensor, keys: Tensor, values: Tensor, win
     return _pairs(queries, window, causal, sliding) * (keys.shape[3] + values.shape[3])
 
 
-@operator(work=_work_of_window_attention, fake=_output_like, check=asks(**GIVEN, require=FITS))
+@operator(work=_work_of_window_attention, fake=output_like, check=asks(**GIVEN, require=FITS))
 def window_attention(
     queries: Tensor, keys: Tensor, values: Tensor, window: int, causal: bool, sliding: bool, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -70,14 +64,7 @@ def window_attention(
 
     ``lengths`` (B,): how many positions of a row are real; the others, behind these, are seen by themselves alone.
     """
-    output, normaliser = output_like(queries, keys, values, causal)
-    sizes = dict(window=window, causal=causal, sliding=sliding, lengths=lengths)
-    call_softmax("softmax_attention_forward", queries, keys, values, **sizes, output=output, normaliser=normaliser)
-    return output, normaliser
-
-
-def _gradients_like(d_output: Tensor, queries: Tensor, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return positions_first(queries), positions_first(keys), positions_first(values)
+    return attend_forward(queries, keys, values, window=window, causal=causal, sliding=sliding, lengths=lengths)
 
 
 def _work_of_window_attention_backward(
@@ -88,7 +75,7 @@ def _work_of_window_attention_backward(
 
 @operator(
     work=_work_of_window_attention_backward,
-    fake=_gradients_like,
+    fake=gradients_like,
     check=asks(**GIVEN, d_output="B H N V, rows", output="B H N V, rows", normaliser="B H N", require=FITS),
 )
 def window_attention_backward(
@@ -104,16 +91,8 @@ def window_attention_backward(
     normaliser: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values."""
-    d_queries, d_keys, d_values = _gradients_like(d_output, queries, keys, values)
-    heads = queries.shape[0] * queries.shape[1]
-    shares = shares_of(heads, queries.shape[2])
-    widths = 32 + keys.shape[3] + values.shape[3]  # with what fills up vectors
-    call_softmax(
-        "softmax_attention_backward", queries, keys, values, window=window, causal=causal, sliding=sliding, lengths=lengths,
-        output=output, normaliser=normaliser, d_output=d_output, d_queries=d_queries, d_keys=d_keys, d_values=d_values,
-        shares=shares, sums=queries.new_empty(heads * shares * keys.shape[2] * widths),
-    )  # fmt: skip
-    return d_queries, d_keys, d_values
+    which = dict(window=window, causal=causal, sliding=sliding, lengths=lengths)
+    return attend_backward(d_output, queries, keys, values, output, normaliser, **which)
 
 
 def _composition(
