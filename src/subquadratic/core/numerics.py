@@ -59,6 +59,12 @@ def is_narrow_on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float16, torch.bfloat16) and not torch.compiler.is_compiling()
 
 
+def in_float32(attend: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``attend`` of the tensors in float32, in the dtype of the last of them."""
+    with no_autocast(tensors[-1]):
+        return attend(*(tensor.float() for tensor in tensors)).to(tensors[-1].dtype)
+
+
 class Float32Buffers(nn.Module):
     """A module whose buffers stay float32 at least, whatever dtype the model gets: their rounding errors add up."""
 

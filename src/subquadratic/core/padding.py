@@ -5,6 +5,7 @@ Axes: B batch, N length, D width. A mask is bool (B, N), True = real token; None
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .errors import check_mask, check_sequence, require
 from .tracing import in_one_call, may_look
@@ -95,6 +96,12 @@ def pack_left(mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     order = _false_first(~mask) if torch.compiler.is_exporting() else torch.argsort(mask.logical_not().to(torch.uint8), dim=-1, stable=True)
     return order, mask.gather(1, order)
+
+
+def last_places(mask: Tensor, span: int) -> Tensor:
+    """Where the last ``span`` real tokens of a stream stand, (B, span) int64, in a line of ``span`` tokens before and a piece (B, N)."""
+    order, _ = pack_left(F.pad(mask, (span, 0), value=True))
+    return order.gather(1, mask.sum(dim=1)[:, None] + torch.arange(span, device=mask.device))
 
 
 def order_right(mask: Tensor) -> Tensor:

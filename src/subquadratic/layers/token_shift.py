@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import NotCausalError, require_positive
-from ..core.padding import pack_left, zero_padding
+from ..core.padding import last_places, pack_left, zero_padding
 from ..core.state import State, state
 from .streaming import Carry, Streaming
 
@@ -70,12 +70,11 @@ class TokenShift(Streaming):
         line = torch.cat((carry.before.last.to(moved.dtype), moved), dim=1)
         line_mask = None if mask is None else F.pad(mask, (tokens, 0), value=True)
         borrowed = [piece[:, tokens:] for piece in _from_before(line, line_mask, self.shares)]
-        if mask is not None and line_mask is not None:
-            order, _ = pack_left(line_mask)
-            places = order.gather(1, mask.sum(dim=1)[:, None] + torch.arange(tokens, device=mask.device))
-            carry.after = ShiftState(line.gather(1, places[..., None].expand(-1, -1, line.shape[-1])))
-        else:
+        if mask is None:
             carry.after = ShiftState(line[:, -tokens:])
+        else:
+            places = last_places(mask, tokens)
+            carry.after = ShiftState(line.gather(1, places[..., None].expand(-1, -1, line.shape[-1])))
         return torch.cat((kept, *borrowed, rest), dim=-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

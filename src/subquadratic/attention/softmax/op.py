@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend
 
 from ...core.backend import computed_by
 from ...core.causality import keep_out
-from ...core.numerics import is_narrow_on_cpu, no_autocast
+from ...core.numerics import in_float32, is_narrow_on_cpu
 from ...core.tracing import needs_gradient
 from ...kernels.derivatives import is_transformed
 from .formula import attention_by_formula, bottom_right_causal
@@ -43,9 +43,7 @@ def softmax_attention(
     if allowed is not None and causal:
         raise ValueError("allowed and causal=True exclude each other: put causality into allowed")
     if is_narrow_on_cpu(values) and queries.shape[-2] >= FEWEST_QUERIES:  # in this order: an export may not ask for a length
-        with no_autocast(values):
-            wide = (queries.float(), keys.float(), values.float())
-            return softmax_attention(*wide, allowed=allowed, causal=causal, dropout=dropout).to(values.dtype)
+        return in_float32(partial(softmax_attention, allowed=allowed, causal=causal, dropout=dropout), queries, keys, values)
     output = _attend(queries, keys, values, allowed, causal, dropout)
     if not causal or dropout > 0.0 or queries.dim() != 4 or queries.shape[2] == 1:
         return output

@@ -8,6 +8,7 @@ Axes: B batch, H heads, N length, K head width, W window, G blocks.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from torch.nn import functional as F
 
 from ...core.backend import computed_by, is_traced
 from ...core.causality import keep_out
-from ...core.numerics import is_narrow_on_cpu, no_autocast
-from ...core.padding import pack_left
+from ...core.numerics import in_float32, is_narrow_on_cpu
+from ...core.padding import last_places, pack_left
 from ...core.state import State, state
 from ...core.tracing import in_one_call, may_look
 from .cache import append
@@ -68,12 +69,9 @@ def window_attention(
     Returns:
         (B, H, N, K); zeros for padded positions.
     """
-
     if is_narrow_on_cpu(values):
-        with no_autocast(values):
-            wide = (queries.float(), keys.float(), values.float())
-            output = window_attention(*wide, window=window, causal=causal, sliding=sliding, mask=mask, dropout=dropout)
-        return output.to(values.dtype)
+        given = dict[str, Any](window=window, causal=causal, sliding=sliding, mask=mask, dropout=dropout)
+        return in_float32(partial(window_attention, **given), queries, keys, values)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         computer = computed_by(None, v, native=dropout == 0.0 and partial(suits, q, k, v, window))
@@ -158,14 +156,12 @@ def _after(state: WindowState, keys: Tensor, values: Tensor, mask: Tensor | None
             for past, new in ((state.keys, keys), (state.values, values))
         )
         return WindowState(keys, values, state.seen + length)
-    added = mask.sum(dim=1)
-    order, _ = pack_left(F.pad(mask, (span, 0), value=True))
-    places = order.gather(1, added[:, None] + torch.arange(span, device=mask.device))[:, None, :, None]
+    places = last_places(mask, span)[:, None, :, None]
     keys, values = (
         torch.cat((past.to(new.dtype), new), dim=2).gather(2, places.expand(-1, past.shape[1], -1, past.shape[3]))
         for past, new in ((state.keys, keys), (state.values, values))
     )
-    return WindowState(keys, values, state.seen + added)
+    return WindowState(keys, values, state.seen + mask.sum(dim=1))
 
 
 def _extend_by_places(
