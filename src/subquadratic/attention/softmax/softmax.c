@@ -2,15 +2,14 @@
 // at a time.
 //
 //     S = q k^T / sqrt(K),   P = softmax(S),   o = P v
-// A window leaves out keys before and after those that a query sees: a chunk goes through the key blocks that any of its queries sees.
-//
 //     dv = P^T do,   dS = P * (do v^T - rowsum(do * o)),   dq = dS k / sqrt(K),   dk = dS^T q / sqrt(K)
 //
 // Exponents are to base 2. Forward keeps what is taken from a query's scores (its base), the sum of weights relative to it, and their mixture
 // of values; a larger base rescales both. Kept for backward is log2 of the whole sum, from which P is made again.
 //
-// Loop order: forward, threads take chunks of queries of a head, and go through its key blocks. Backward, threads take shares of a head's
-// chunks, and go for each through the key blocks, adding to gradients of all keys and values that are the share's own. With a matrix unit up
+// Loop order: forward, threads take chunks of queries of a head, and go through its key blocks, in a window through those that any of its
+// queries sees. Backward, threads take shares of a head's chunks, and go for each through the key blocks, adding to gradients of all keys and
+// values that are the share's own, or, where it is the only one, the results. With a matrix unit up
 // to TOGETHER chunks go through the key blocks together, since these are packed for them.
 // Caches: a chunk's (K, C) and (V, C) and the scores (J, C), 16, 16 and 32 KB at K = V = 64, are for the first two caches, whatever the length;
 // keys and values stream in for each chunk, backward a share's gradients of them too, from the second cache or beyond.
@@ -18,6 +17,8 @@
 // The queries of a chunk lie along the vector: maxima and sums are then vector operations, and without a matrix unit keys and values are read
 // where they lie. B batch, H heads, N queries, S keys, C chunk of queries, J key block, K width of queries and keys, V width of values.
 #include "block.h"
+
+#define LOWEST -3e38f // a base below every score
 
 // How many chunks a key block is packed for, so that there are enough of these for all threads.
 static long together(long chunks, long threads) { return least(TOGETHER, 1 + (chunks - 1) / (4 * threads)); }
@@ -29,11 +30,12 @@ static long space_for_chunk(const attention *a) {
 static chunk chunk_of(const attention *a, long index, long at, space *s) {
     chunk c = {.batch = index / a->heads, .head = index % a->heads, .at = at};
     c.queries = least(CHUNK, a->length - at), c.columns = padded(c.queries);
-    for (long i = 0; i < CHUNK; i++) { // those that fill up the chunk see what the last one sees
-        long low, high;
+    long low, high;
+    reach(a, c.batch, at + c.queries - 1, &low, &high), c.end = high + 1;
+    reach(a, c.batch, at, &c.first, &high);
+    for (long i = 0; a->window && i < CHUNK; i++) { // those that fill up the chunk see what the last one sees
         reach(a, c.batch, at + least(i, c.queries - 1), &low, &high);
-        if (!i) c.first = low;
-        c.low[i] = low - at, c.high[i] = high - at, c.end = high + 1;
+        c.low[i] = low - at, c.high[i] = high - at;
     }
     c.q = take(s, a->width * CHUNK), c.base = take(s, CHUNK), c.sum = take(s, CHUNK), c.mixed = take(s, a->value_width * CHUNK);
     float scale[CHUNK];
@@ -44,15 +46,20 @@ static chunk chunk_of(const attention *a, long index, long at, space *s) {
     return c;
 }
 
-// What is taken from a chunk's scores at first: those of the first key, which every query sees. In a window no key is seen by all, and the
-// first ones seen give a base.
-static void begin_sums(const attention *a, const chunk *c) {
+// What is taken from a chunk's scores at first: those of the first key, which every query sees.
+static void first_scores(const attention *a, const chunk *c) {
     const float *key = row_of(&a->keys, c->batch, c->head, 0);
     for (long i = 0; i < CHUNK; i += LANES) {
         vec score = {0};
-        for (long x = 0; !a->window && i < c->columns && x < a->width; x++) score += key[x] * load(c->q + x * CHUNK + i);
-        store(c->base + i, a->window ? all(-3e38f) : larger(all(-3e38f), score));
+        for (long x = 0; i < c->columns && x < a->width; x++) score += key[x] * load(c->q + x * CHUNK + i);
+        store(c->base + i, larger(all(LOWEST), score));
     }
+}
+
+static void begin_sums(const attention *a, const chunk *c) {
+    if (a->window) // there is no key that all see: the first that each sees gives its base
+        for (long i = 0; i < CHUNK; i++) c->base[i] = LOWEST;
+    else first_scores(a, c);
     memset(c->sum, 0, CHUNK * 4);
     memset(c->mixed, 0, a->value_width * CHUNK * 4);
 }
@@ -143,8 +150,8 @@ static slopes slopes_of(const attention *a, chunk *c, const sums *d, space *s) {
 // Sums of the keys up to `end`, where they have not begun: only then, so that they are still in a cache when they are added to.
 static void begin_key_sums(const attention *a, sums *d, long end) {
     for (; d->begun < end; d->begun++) {
-        memset(d->d_keys + d->begun * d->key_step, 0, a->width * 4);
-        memset(d->d_values + d->begun * d->value_step, 0, a->value_width * 4);
+        memset(d->d_keys + d->begun * d->key_step, 0, padded(a->width) * 4);
+        memset(d->d_values + d->begun * d->value_step, 0, padded(a->value_width) * 4);
     }
 }
 
@@ -185,9 +192,8 @@ static sums sums_of(const attention *a, long task, long each, int at_once) {
         return (sums){.d_keys = row_of(&a->d_keys, head / a->heads, head % a->heads, 0), .key_step = a->d_keys.row,
                       .d_values = row_of(&a->d_values, head / a->heads, head % a->heads, 0), .value_step = a->d_values.row};
     float *own = a->sums + task * each;
-    memset(own, 0, each * 4);
     return (sums){.d_keys = own, .key_step = padded(a->width), .d_values = own + a->count * padded(a->width),
-                  .value_step = padded(a->value_width), .begun = a->count};
+                  .value_step = padded(a->value_width)};
 }
 
 // A head's chunks are dealt out to shares, each of which sums up gradients of all keys; these are added in order.
@@ -229,7 +235,7 @@ int softmax_attention_backward(const attention *a) {
 const field_layout softmax_layout[] = {
     STRUCT(attention), FIELD(attention, queries), FIELD(attention, keys), FIELD(attention, values), FIELD(attention, output),
     FIELD(attention, d_output), FIELD(attention, d_queries), FIELD(attention, d_keys), FIELD(attention, d_values),
-    FIELD(attention, normaliser), FIELD(attention, sums), FIELD(attention, lengths), FIELD(attention, batch), FIELD(attention, heads), FIELD(attention, length),
-    FIELD(attention, count), FIELD(attention, width), FIELD(attention, value_width), FIELD(attention, causal), FIELD(attention, window),
-    FIELD(attention, sliding), FIELD(attention, shares), FIELD(attention, threads), END,
+    FIELD(attention, normaliser), FIELD(attention, sums), FIELD(attention, lengths), FIELD(attention, batch),
+    FIELD(attention, heads), FIELD(attention, length), FIELD(attention, count), FIELD(attention, width), FIELD(attention, value_width),
+    FIELD(attention, causal), FIELD(attention, window), FIELD(attention, sliding), FIELD(attention, shares), FIELD(attention, threads), END,
 };
