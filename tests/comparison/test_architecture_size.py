@@ -9,7 +9,7 @@ from subquadratic.comparison.architecture_size import sized_architecture
 from subquadratic.comparison.foreign import ForeignModel
 from subquadratic.comparison.looking_ahead import check_causal
 from subquadratic.comparison.sizing import TOLERANCE
-from subquadratic.costs.cost import parameter_count
+from subquadratic.heads.quantization import parameter_count
 
 from .architectures import NAMES, architecture
 from .conftest import Maker

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from subquadratic.comparison.contestants import contestant
 from subquadratic.comparison.options import CompareOptions, target_parameters
 from subquadratic.comparison.sizing import TOLERANCE, sized
-from subquadratic.costs.cost import parameter_count
 from subquadratic.heads.language_model import LanguageModel
+from subquadratic.heads.quantization import parameter_count
 from subquadratic.training import MODELS, TrainOptions
 from subquadratic.training.configuration import backbone_config
 

@@ -10,7 +10,8 @@ from torch import nn
 
 import subquadratic as sq
 from subquadratic.costs.abstract_run import abstract_run
-from subquadratic.costs.cost import costs_along, decode_cost, parameter_count, training_cost
+from subquadratic.costs.cost import costs_along, decode_cost, training_cost
+from subquadratic.heads.quantization import parameter_count
 
 SIZES: dict[str, Any] = {"dim": 32, "depth": 2, "heads": 2}
 CONFIGS = {

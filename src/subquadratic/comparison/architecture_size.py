@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..costs.cost import parameter_count
+from ..heads.quantization import parameter_count
 from ..hf.architecture import Sizes, own_sizes
 from .foreign import build
 from .sizing import TOLERANCE, nearest

@@ -17,10 +17,11 @@ from ..benchmark.machine import facts
 from ..benchmark.memory import peak_above
 from ..core.schedule import Schedule
 from ..core.threads import use_threads
-from ..costs.cost import TrainingCost, parameter_count
+from ..costs.cost import TrainingCost
 from ..costs.memory import available_memory
 from ..evaluation.report import size
 from ..evaluation.windows import TextWindows
+from ..heads.quantization import parameter_count
 from ..loading import load
 from ..training.configuration import backbone_config, pair_configs
 from ..training.entry import carry_out, read_data, state_problem

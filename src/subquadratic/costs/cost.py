@@ -27,6 +27,7 @@ from torch import nn
 from ..heads.cross_entropy import chunked_cross_entropy
 from ..heads.encoder_decoder import EncoderDecoder
 from ..heads.language_model import LanguageModel
+from ..heads.quantization import parameter_count
 from ..heads.sequence_classifier import SequenceClassifier
 from .abstract_run import abstract_run
 
@@ -64,11 +65,6 @@ class DecodeCost:
     state_bytes: int
     flops: int
     extrapolated: bool
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Numbers that the model learns; tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def training_cost(model: nn.Module, *, batch_size: int, length: int, precision: str = "float32") -> TrainingCost:

@@ -40,9 +40,7 @@ def quantize_(model: nn.Module, quantize: str = "int8") -> nn.Module:
     """
     check_quantize(quantize)
     require(not is_quantized(model), "the model is quantised already")
-    parts = _parts(model)
-    made = {id(part): (Int8Embedding if type(part) is nn.Embedding else Int8Linear).of(part) for part in parts}
-    _put_in_place(model, made)
+    _put_in_place(model, {id(part): _kind(part).of(part) for part in _parts(model)})
     return model.eval()
 
 
@@ -52,7 +50,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers a model has learned, those in 8 bits with them."""
+    """Numbers that a model learns, or has learned and holds in 8 bits; tied ones once."""
     of_maps = [part for part in model.modules() if isinstance(part, Int8Weight)]
     in_8_bits = sum(part.weight.numel() + (0 if getattr(part, "bias", None) is None else len(part.weight)) for part in of_maps)
     return sum(parameter.numel() for parameter in model.parameters()) + in_8_bits
@@ -77,8 +75,7 @@ class Unfilled(TorchFunctionMode):
 
 def hold_in_8_bits_(model: nn.Module) -> None:
     """Put modules in the place of a model's maps and tables whose 8 bits are still to be loaded."""
-    parts = _parts(model)
-    _put_in_place(model, {id(part): (Int8Embedding if type(part) is nn.Embedding else Int8Linear).unfilled(part) for part in parts})
+    _put_in_place(model, {id(part): _kind(part).unfilled(part) for part in _parts(model)})
 
 
 def take_dtype_of_vectors_(model: nn.Module) -> None:
@@ -104,6 +101,10 @@ def _parts(model: nn.Module) -> list[Any]:
             found.append(part)
     require(bool(found), f"{type(model).__name__} has no linear maps to quantise")
     return found
+
+
+def _kind(part: nn.Module) -> Any:
+    return Int8Embedding if type(part) is nn.Embedding else Int8Linear
 
 
 def _put_in_place(model: nn.Module, made: Mapping[int, Int8Weight]) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from ..core.threads import use_threads
 from ..heads.files import CONFIG, read_config
+from ..heads.quantization import parameter_count
 from ..heads.saving import read_weights
 from .callbacks import Signals
 from .checkpoints import CheckpointError, Checkpoints, way_back
@@ -186,7 +187,7 @@ def _train(run: Run, started: float, checkpoint: Path | None, progress: dict[str
     extension = last_extension(before)
     if checkpoint is not None:
         run.restore(checkpoint, progress, extension)
-    facts = describe(options, sum(parameter.numel() for parameter in model.parameters()), problem.facts)
+    facts = describe(options, parameter_count(model), problem.facts)
     facts["class"] = type(model).__name__
     facts["machine"]["computes"] = computed = computes(options.precision)
     if checkpoint is None:

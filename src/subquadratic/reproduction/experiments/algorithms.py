@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ... import models
-from ...costs.cost import parameter_count
 from ...data.tasks import make_task
 from ...heads.language_model import LanguageModel
+from ...heads.quantization import parameter_count
 from ...heads.sequence_classifier import SequenceClassifier
 from ..claim import Measurement, Plot, Setting
 from ..shared import shared

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ... import models
-from ...costs.cost import parameter_count
 from ...heads.language_model import LanguageModel
+from ...heads.quantization import parameter_count
 from ..claim import Measurement, Plot, Setting
 from ..shared import shared
 from .controls import spread, without_attention_

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from ... import models
-from ...costs.cost import parameter_count
 from ...data.tasks import make_task
 from ...heads.language_model import LanguageModel
+from ...heads.quantization import parameter_count
 from ..claim import Measurement, Plot, Setting
 from .controls import leak, spread, without_attention_
 from .tasks import accuracy, batches, solved
